@@ -1,0 +1,52 @@
+# Every target sets up what it needs: python3 >= 3.11 with venv, g++, make and perl are enough.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+MODEL ?= digits
+TEST ?= all
+WAVES ?=
+ROWS ?= 4
+COLS ?= 4
+JOBS ?= 2
+BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/*.py)))
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint sim bench soak clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The stamp comes last, so that an interrupted set-up is taken up again. build-isolation is left on: setuptools comes
+# from the constraints too. "strict" links the files one by one, which mypy and importlib.resources both follow.
+$(READY): pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+venv: $(READY) ## Create .venv with the project and its tools
+
+demo: $(READY) ## Ten digits on the RTL and on the twin; MODEL=digits|mnist
+	$(PY) -m brownout.host.demo --model $(MODEL)
+
+lint: $(READY) ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy hw cosim host benchmarks
+
+test: lint ## All quick tests
+	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not soak"
+
+soak: $(READY) ## Long random sweeps of the RTL
+	$(PY) -m pytest -n $(JOBS) -m soak
+
+sim: $(READY) ## cocotb testbenches; TEST=name WAVES=1 ROWS=4 COLS=4
+	$(PY) -m brownout.cosim.run_tests --test $(TEST) --rows $(ROWS) --cols $(COLS) $(if $(WAVES),--waves)
+
+bench: $(READY) ## All benchmarks; results in build/results
+	set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(PY) benchmarks/$$name.py; done
+
+clean: ## Remove build products (the virtual environment stays)
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,165 @@
+"""Measure the shipped models: ``python -m brownout.host.models.evaluate digits`` writes the model card.
+
+Class agreement is the share of generated images that the classifier assigns to the class they were asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from brownout.hw.config import AcceleratorConfig
+
+from ..accelerator import Accelerator
+from ..offloading import calibrate, offload, restore
+from ..sampling import sample
+from .classifier import Classifier
+from .data import load_dataset
+from .load import WEIGHTS, load_classifier, load_denoiser
+from .spec import ModelSpec, get_spec
+
+CALIBRATION_SEED = 1_000_003
+"""Noise of calibration runs: not the noise of any picture that is judged."""
+
+BATCH = 100
+
+
+def calibration_run(spec: ModelSpec, images_per_class: int = 2) -> dict[str, float]:
+    """Input scales of all layers of a shipped model, calibrated on a sampling run of its own.
+
+    Raises
+    ------
+    WeightsNotFound
+        The denoiser is not trained.
+    """
+    labels = list(range(spec.num_classes)) * images_per_class
+    return calibrate(load_denoiser(spec.name), lambda model: sample(model, spec, labels, seed=CALIBRATION_SEED))
+
+
+def class_agreement(classifier: Classifier, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of images (N, 1, H, W) in [0, 1] that are classified as their label (N,)."""
+    with torch.no_grad():
+        return (classifier(images).argmax(1) == labels).float().mean().item()
+
+
+def evaluate(
+    name: str,
+    *,
+    images_per_class: int = 100,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    seed: int = 0,
+    int8: bool = False,
+) -> float:
+    """Class agreement of a shipped model.
+
+    Parameters
+    ----------
+    name : str
+        ``digits`` or ``mnist``.
+    images_per_class : int
+        Images generated of each class; all differ in their noise.
+    num_inference_steps, guidance_scale : optional
+        As in `sample`.
+    seed : int
+        Of the noise.
+    int8 : bool
+        Run all Linear layers in int8, on the twin, instead of float32.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    WeightsNotFound
+        The denoiser or the classifier is not trained.
+    """
+    spec = get_spec(name)
+    classifier, model = load_classifier(name), load_denoiser(name)
+    if not int8:
+        return _agreement(model, classifier, spec, images_per_class, num_inference_steps, guidance_scale, seed)
+    with Accelerator(AcceleratorConfig(), backend="twin") as accelerator:
+        offload(model, accelerator, calibration=calibration_run(spec))
+        try:
+            return _agreement(model, classifier, spec, images_per_class, num_inference_steps, guidance_scale, seed)
+        finally:
+            restore(model)
+
+
+def _agreement(
+    model: nn.Module,
+    classifier: Classifier,
+    spec: ModelSpec,
+    images_per_class: int,
+    steps: int | None,
+    guidance: float | None,
+    seed: int,
+) -> float:
+    labels = torch.arange(spec.num_classes).repeat(images_per_class)
+    right = 0.0
+    for index, part in enumerate(labels.split(BATCH)):
+        # Seeds of batches are far apart, so that neighbouring `seed`s share no noise.
+        images = sample(
+            model, spec, part, seed=seed + index * 1_000_000, num_inference_steps=steps, guidance_scale=guidance
+        )
+        right += class_agreement(classifier, images, part) * len(part)
+    return right / len(labels)
+
+
+def model_card(name: str, *, images_per_class: int = 200) -> dict[str, object]:
+    """What is shipped, how it was trained and how good it is; every figure is measured by this call.
+
+    Raises
+    ------
+    WeightsNotFound
+        The denoiser or the classifier is not trained.
+    """
+    spec = get_spec(name)
+    data = load_dataset(name)
+    model, classifier = load_denoiser(name), load_classifier(name)
+    with safe_open(WEIGHTS / f"{name}-denoiser.safetensors", framework="pt") as file:
+        recipe = json.loads((file.metadata() or {}).get("recipe", "{}"))
+    return {
+        "model": name,
+        "data": {
+            "train_images": len(data.train_images),
+            "held_out_images": len(data.test_images),
+            "image_size_px": spec.image_size,
+        },
+        "denoiser": {"parameters": sum(p.numel() for p in model.parameters()), "recipe": recipe},
+        "classifier": {
+            "parameters": sum(p.numel() for p in classifier.parameters()),
+            "held_out_accuracy": round(class_agreement(classifier, data.test_images, data.test_labels), 4),
+        },
+        "sampling": {
+            "scheduler": "DDIM",
+            "num_inference_steps": spec.num_inference_steps,
+            "guidance_scale": spec.guidance_scale,
+        },
+        "class_agreement": {
+            "images": images_per_class * spec.num_classes,
+            "float32": round(evaluate(name, images_per_class=images_per_class), 4),
+            "int8": round(evaluate(name, images_per_class=images_per_class, int8=True), 4),
+        },
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Measure a shipped model and write its card.")
+    parser.add_argument("model", help="digits or mnist")
+    parser.add_argument("--images-per-class", type=int, default=200)
+    arguments = parser.parse_args()
+    text = json.dumps(model_card(arguments.model, images_per_class=arguments.images_per_class), indent=2)
+    (WEIGHTS / f"{arguments.model}.json").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

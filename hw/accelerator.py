@@ -1,0 +1,220 @@
+"""The accelerator: everything between the two AXI ports."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, ResetInserter, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect
+
+from .array.accumulator import Accumulator
+from .array.sequencer import Sequencer
+from .array.systolic import SystolicArray
+from .bus.axi import Axi4LiteSignature, Axi4Signature
+from .bus.read_port import ReadPort
+from .bus.write_port import WritePort
+from .commands import ErrorCause
+from .config import ACC_BITS, AcceleratorConfig
+from .control.command_processor import CommandProcessor
+from .control.counters import Counters
+from .control.register_file import RegisterFile
+from .drain.drain import Drain
+from .load.fetcher import Fetcher
+from .load.receiver import Receiver
+from .registers import ADDRESS_BITS, COUNTERS
+
+
+
+class Accelerator(wiring.Component):
+    """Weight-stationary systolic-array accelerator.
+
+    Commands come from a ring in memory, data from and to the same memory; see `brownout.hw.commands` for the
+    command format and `brownout.hw.registers` for the register map.
+
+    Members
+    -------
+    m_axi : AXI4 master
+    s_axil : AXI4-Lite slave
+    irq : interrupt, level
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "m_axi": Out(Axi4Signature(address_bits=config.address_bits, data_bytes=config.bus_bytes)),
+                "s_axil": In(Axi4LiteSignature(address_bits=ADDRESS_BITS)),
+                "irq": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        m.submodules.read_port = read_port = ReadPort(config)
+        m.submodules.write_port = write_port = WritePort(config)
+        m.submodules.registers = registers = RegisterFile(config)
+        m.submodules.processor = processor = CommandProcessor(config)
+        m.submodules.array = array = SystolicArray(config)
+        m.submodules.accumulator = accumulator = Accumulator(config)
+        fetcher, receiver = Fetcher(config), Receiver(config)
+        sequencer, drain = Sequencer(config), Drain(config)
+        datapath_reset = ResetInserter(processor.datapath_reset)
+        m.submodules.fetcher = datapath_reset(fetcher)
+        m.submodules.receiver = datapath_reset(receiver)
+        m.submodules.sequencer = datapath_reset(sequencer)
+        m.submodules.drain = datapath_reset(drain)
+
+        self._connect_bus(m, read_port, write_port)
+        self._connect_control(m, registers, processor, read_port, write_port, receiver, drain)
+        self._connect_reads(m, processor, read_port, fetcher, receiver)
+        connect(m, fetcher.job, receiver.job)
+        connect(m, drain.request, write_port.request)
+        connect(m, drain.beat, write_port.beat)
+        for engine in (fetcher, sequencer, drain):
+            m.d.comb += [engine.params.eq(processor.params), engine.start.eq(processor.start)]
+        m.d.comb += [
+            fetcher.slab_freed.eq(sequencer.slab_freed),
+            fetcher.channel_freed.eq(drain.channel_freed),
+            sequencer.slab_loaded.eq(receiver.slab_loaded),
+            sequencer.tile_loaded.eq(receiver.tile_loaded),
+            sequencer.bank_freed.eq(drain.bank_freed),
+            drain.block_done.eq(sequencer.block_done),
+            drain.channels_loaded.eq(receiver.channels_loaded),
+            receiver.a_addr.eq(sequencer.a_addr),
+            receiver.a_enable.eq(sequencer.a_enable),
+            receiver.w_addr.eq(sequencer.w_addr),
+            receiver.w_enable.eq(sequencer.w_enable),
+            receiver.channel_addr.eq(drain.channel_addr),
+            receiver.channel_enable.eq(drain.channel_enable),
+            drain.channel_row.eq(receiver.channel_row),
+            array.a_row.eq(receiver.a_row),
+            array.w_row.eq(receiver.w_row),
+            array.load.eq(sequencer.load),
+            array.swap.eq(sequencer.swap),
+            accumulator.valid.eq(sequencer.acc_valid),
+            accumulator.bank.eq(sequencer.acc_bank),
+            accumulator.first.eq(sequencer.acc_first),
+            accumulator.address.eq(sequencer.acc_address),
+            accumulator.y_row.eq(array.y_row),
+            accumulator.drain_enable.eq(drain.acc_enable),
+            accumulator.drain_bank.eq(drain.acc_bank),
+            accumulator.drain_address.eq(drain.acc_address),
+            drain.acc_row.eq(accumulator.drain_row),
+        ]
+        self._connect_counters(m, registers, processor, sequencer, receiver, drain)
+        return m
+
+    def _connect_bus(self, m: Module, read_port: ReadPort, write_port: WritePort) -> None:
+        axi = self.m_axi
+        for name, member in axi.signature.members.items():
+            port = read_port.axi if name[:2] == "ar" or name[0] == "r" else write_port.axi
+            outer, inner = getattr(axi, name), getattr(port, name)
+            m.d.comb += outer.eq(inner) if member.flow == Out else inner.eq(outer)
+
+    def _connect_control(
+        self,
+        m: Module,
+        registers: RegisterFile,
+        processor: CommandProcessor,
+        read_port: ReadPort,
+        write_port: WritePort,
+        receiver: Receiver,
+        drain: Drain,
+    ) -> None:
+        connect(m, wiring.flipped(self.s_axil), registers.axil)
+        for name in ("ring_base", "ring_entries", "tail", "timeout", "doorbell", "acknowledge", "soft_reset"):
+            m.d.comb += getattr(processor, name).eq(getattr(registers, name))
+        for name in ("head", "busy", "stopped", "cause", "drained", "failed"):
+            m.d.comb += getattr(registers, name).eq(getattr(processor, name))
+        m.d.comb += [
+            self.irq.eq(registers.irq),
+            processor.bus_idle.eq(read_port.idle & write_port.idle),
+            processor.bus_progress.eq(read_port.progress | write_port.progress),
+            processor.engines_done.eq(drain.done),
+            processor.fault.eq(read_port.error | write_port.error | receiver.bad_record),
+            processor.fault_cause.eq(
+                Mux(
+                    read_port.error,
+                    ErrorCause.AXI_READ,
+                    Mux(write_port.error, ErrorCause.AXI_WRITE, ErrorCause.CHANNEL_RECORD),
+                )
+            ),
+            read_port.stop.eq(processor.stop),
+            write_port.stop.eq(processor.stop),
+        ]
+
+    def _connect_reads(
+        self,
+        m: Module,
+        processor: CommandProcessor,
+        read_port: ReadPort,
+        fetcher: Fetcher,
+        receiver: Receiver,
+    ) -> None:
+        """Commands are fetched only while the fetcher rests, so a multiplexer without arbitration is enough."""
+        with m.If(processor.fetching):
+            m.d.comb += [
+                read_port.request.payload.eq(processor.request.payload),
+                read_port.request.valid.eq(processor.request.valid),
+                processor.request.ready.eq(read_port.request.ready),
+                processor.beat.valid.eq(read_port.beat.valid),
+                read_port.beat.ready.eq(processor.beat.ready),
+            ]
+        with m.Else():
+            m.d.comb += [
+                read_port.request.payload.eq(fetcher.request.payload),
+                read_port.request.valid.eq(fetcher.request.valid),
+                fetcher.request.ready.eq(read_port.request.ready),
+                receiver.beat.valid.eq(read_port.beat.valid),
+                read_port.beat.ready.eq(receiver.beat.ready),
+            ]
+        m.d.comb += [
+            processor.beat.payload.eq(read_port.beat.payload),
+            receiver.beat.payload.eq(read_port.beat.payload),
+        ]
+
+    def _connect_counters(
+        self,
+        m: Module,
+        registers: RegisterFile,
+        processor: CommandProcessor,
+        sequencer: Sequencer,
+        receiver: Receiver,
+        drain: Drain,
+    ) -> None:
+        config = self.config
+        acc_bytes = config.cols * ACC_BITS // 8
+        m.submodules.counters = counters = Counters(increment_bits=16)
+        acc_write = Signal()
+        m.d.sync += acc_write.eq(sequencer.acc_valid)
+        running = processor.running
+        values = {
+            "cycles": running,
+            "busy_cycles": sequencer.a_enable,
+            "stall_load_cycles": sequencer.stall_load,
+            "stall_weight_cycles": sequencer.stall_weight,
+            "stall_drain_cycles": sequencer.stall_drain,
+            "macs": sequencer.macs,
+            "sram_read_bytes": (
+                Mux(sequencer.a_enable, config.rows, 0)
+                + Mux(sequencer.w_enable, config.cols, 0)
+                + Mux(sequencer.acc_valid & ~sequencer.acc_first, acc_bytes, 0)
+                + Mux(drain.acc_enable, acc_bytes, 0)
+            ),
+            "sram_write_bytes": (
+                Mux(receiver.a_written, config.rows, 0)
+                + Mux(receiver.w_written, config.cols, 0)
+                + Mux(acc_write, acc_bytes, 0)
+            ),
+            "dram_read_bytes": Mux(self.m_axi.rvalid & self.m_axi.rready, config.bus_bytes, 0),
+            "dram_write_bytes": Mux(self.m_axi.wvalid & self.m_axi.wready, config.bus_bytes, 0),
+            "commands": processor.command_done,
+        }
+        assert list(values) == [counter.name for counter in COUNTERS]
+        for name, value in values.items():
+            m.d.comb += counters.increments[name].eq(value)
+        m.d.comb += [
+            counters.clear.eq(registers.soft_reset),
+            counters.capture.eq(registers.capture),
+            registers.snapshot.eq(counters.snapshot),
+        ]

@@ -1,0 +1,83 @@
+"""Accumulators below the array: two banks, one being summed into while the other is written out."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal
+from amaranth.lib.memory import Memory
+
+from ..config import ACC_BITS, AcceleratorConfig
+
+
+class Accumulator(Elaboratable):
+    """Sums rows of partial products over the k-tiles, in two banks of `block_col_tiles * block_rows` rows.
+
+    Accumulation: `valid` with `address`, `first` and `bank` in cycle t, `y_row` in cycle t + 1; the sum is stored
+    at the end of t + 1. The same address may come again two cycles later. `first` ignores the old sum.
+
+    Drain: `drain_enable` with `drain_address` in cycle t gives `drain_row` from t + 1 on until the next enable,
+    from bank `drain_bank`. Both sides must not use one bank at the same time.
+
+    Members
+    -------
+    valid, bank, first : 1 bit
+    address, drain_address : index of a row in a bank
+    y_row, drain_row : C * 32 bits
+    drain_enable, drain_bank : 1 bit
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        self.depth = config.block_rows * config.block_col_tiles
+        self.valid = Signal()
+        self.bank = Signal()
+        self.first = Signal()
+        self.address = Signal(range(self.depth))
+        self.y_row = Signal(ACC_BITS * config.cols)
+        self.drain_enable = Signal()
+        self.drain_bank = Signal()
+        self.drain_address = Signal(range(self.depth))
+        self.drain_row = Signal(ACC_BITS * config.cols)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        cols = self.config.cols
+        write_enable = Signal()
+        write_first = Signal()
+        write_bank = Signal()
+        write_address = Signal.like(self.address)
+        m.d.sync += [
+            write_enable.eq(self.valid),
+            write_first.eq(self.first),
+            write_bank.eq(self.bank),
+            write_address.eq(self.address),
+        ]
+        reads = []
+        writes = []
+        for index in range(2):
+            memory = Memory(shape=ACC_BITS * cols, depth=self.depth, init=[])
+            m.submodules[f"bank_{index}"] = memory
+            read = memory.read_port()
+            write = memory.write_port()
+            summing = self.valid & (self.bank == index)
+            m.d.comb += [
+                read.en.eq(summing | (self.drain_enable & (self.drain_bank == index))),
+                read.addr.eq(Mux(summing, self.address, self.drain_address)),
+                write.addr.eq(write_address),
+                write.en.eq(write_enable & (write_bank == index)),
+            ]
+            reads.append(read)
+            writes.append(write)
+        old = Signal(ACC_BITS * cols)
+        m.d.comb += [
+            old.eq(Mux(write_bank, reads[1].data, reads[0].data)),
+            self.drain_row.eq(Mux(self.drain_bank, reads[1].data, reads[0].data)),
+        ]
+        sums = []
+        for c in range(cols):
+            lane = slice(ACC_BITS * c, ACC_BITS * (c + 1))
+            total = Signal(ACC_BITS, name=f"sum_{c}")
+            m.d.comb += total.eq(Mux(write_first, 0, old[lane]) + self.y_row[lane])
+            sums.append(total)
+        for write in writes:
+            m.d.comb += write.data.eq(Cat(sums))
+        return m

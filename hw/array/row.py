@@ -1,0 +1,81 @@
+"""One row of processing elements: the innermost hardware of the accelerator."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Signal, signed
+
+from ..config import ACC_BITS, AcceleratorConfig
+
+MODULE_NAME = "brownout_array_row"
+
+
+class ArrayRow(Elaboratable):
+    """C weight-stationary processing elements side by side.
+
+    Activations enter at column 0 and move one column per cycle; partial sums enter from the row above and leave
+    one cycle later, ``psum_out[c] = psum_in[c] + a[c] * active[c]``, two's complement, wrapping mod 2^32.
+
+    Each element holds two weights. `load` writes the shadow weight, `swap` copies shadow to active; a weight
+    swapped in one cycle multiplies from the next one on. `load` and `swap` in the same cycle are allowed:
+    the active weight takes the old shadow.
+
+    The registers have no reset: whatever they hold is overwritten before a valid row uses it.
+
+    Members
+    -------
+    a_in : 8 bits
+        Activation for column 0.
+    w_in : C * 8 bits
+        Weights for the shadow registers.
+    load, swap : C bits
+        Per-column control.
+    psum_in, psum_out : C * 32 bits
+        Partial sums.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        cols = config.cols
+        self.a_in = Signal(8)
+        self.w_in = Signal(8 * cols)
+        self.load = Signal(cols)
+        self.swap = Signal(cols)
+        self.psum_in = Signal(ACC_BITS * cols)
+        self.psum_out = Signal(ACC_BITS * cols)
+        self._domain = ClockDomain("sync", reset_less=True)
+
+    @property
+    def ports(self) -> list[Signal]:
+        """Signals of the module's boundary."""
+        return [self._domain.clk, self.a_in, self.w_in, self.load, self.swap, self.psum_in, self.psum_out]
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.domains += self._domain
+        cols = self.config.cols
+        moving = self.a_in
+        sums = []
+        shadows = [Signal(signed(8), name=f"shadow_{c}", reset_less=True) for c in range(cols)]
+        actives = [Signal(signed(8), name=f"active_{c}", reset_less=True) for c in range(cols)]
+        # Loads and swaps happen for R of many cycles: the outer test lets a simulator skip all columns at once.
+        with m.If(self.load.any()):
+            for c in range(cols):
+                with m.If(self.load[c]):
+                    m.d.sync += shadows[c].eq(self.w_in[8 * c : 8 * c + 8])
+        with m.If(self.swap.any()):
+            for c in range(cols):
+                with m.If(self.swap[c]):
+                    m.d.sync += actives[c].eq(shadows[c])
+        for c in range(cols):
+            psum = Signal(ACC_BITS, name=f"psum_{c}", reset_less=True)
+            product = Signal(signed(16), name=f"product_{c}")
+            m.d.comb += product.eq(moving.as_signed() * actives[c])
+            # The slice truncates on purpose: sums wrap.
+            m.d.sync += psum.eq((self.psum_in[ACC_BITS * c : ACC_BITS * (c + 1)].as_signed() + product)[:ACC_BITS])
+            sums.append(psum)
+            if c + 1 < cols:
+                following = Signal(8, name=f"a_{c + 1}", reset_less=True)
+                m.d.sync += following.eq(moving)
+                moving = following
+        m.d.comb += self.psum_out.eq(Cat(sums))
+        return m

@@ -1,0 +1,276 @@
+"""Runs the passes: loads weight tiles into the array and feeds it rows of activations."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..block_walker import BlockWalker
+from ..config import AcceleratorConfig
+from ..load.fetcher import BUFFERS
+from ..load.receiver import activation_depth, weight_depth
+from ..params import K_BITS, params_layout
+from .systolic import output_latency
+
+BANKS = 2
+"""Accumulator banks."""
+
+
+class Sequencer(wiring.Component):
+    """Issues every pass of a product: per block, slab, k-tile and column tile one weight tile and the block's rows.
+
+    Two halves work on neighbouring passes. The *weight half* waits until the data of a pass is on chip (and, for
+    the first pass of a block, until an accumulator bank is free) and reads the weight tile in R cycles; the *row
+    half* then reads one row of activations per cycle, back to back with the pass before. A pass therefore takes
+    max(rows, R, 3) cycles once data keeps up.
+
+    Members
+    -------
+    start : pulse, begin the product in `params`
+    slab_loaded, tile_loaded, bank_freed : pulses that return credits
+    slab_freed : pulse, the last row of a slab was read
+    w_addr, w_enable : weight scratchpad
+    a_addr, a_enable : activation scratchpad; enable means a row was issued
+    load, swap : to the array, aligned with the scratchpads' data
+    acc_valid, acc_bank, acc_first, acc_address : to the accumulator, one cycle before the row's sums are out
+    block_done : pulse, all sums of a block are stored
+    macs : useful multiply-accumulates of the row issued
+    stall_load, stall_weight, stall_drain : why no row was issued
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        self.acc_depth = config.block_rows * config.block_col_tiles
+        super().__init__(
+            {
+                "params": In(params_layout(config)),
+                "start": In(1),
+                "slab_loaded": In(1),
+                "tile_loaded": In(1),
+                "bank_freed": In(1),
+                "slab_freed": Out(1),
+                "w_addr": Out(range(weight_depth(config))),
+                "w_enable": Out(1),
+                "a_addr": Out(range(activation_depth(config))),
+                "a_enable": Out(1),
+                "load": Out(1),
+                "swap": Out(1),
+                "acc_valid": Out(1),
+                "acc_bank": Out(1),
+                "acc_first": Out(1),
+                "acc_address": Out(range(self.acc_depth)),
+                "block_done": Out(1),
+                "macs": Out(range(config.rows * config.cols + 1)),
+                "stall_load": Out(1),
+                "stall_weight": Out(1),
+                "stall_drain": Out(1),
+            }
+        )
+
+    def _pass_layout(self) -> data.StructLayout:
+        config = self.config
+        return data.StructLayout(
+            {
+                "rows": range(config.block_rows + 1),
+                "a_addr": range(activation_depth(config)),
+                "acc_address": range(self.acc_depth),
+                "bank": 1,
+                "first": 1,
+                "slab_last": 1,
+                "block_last": 1,
+                "macs": range(config.rows * config.cols + 1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        pending = Signal(self._pass_layout())
+        pending_valid = Signal()
+        pending_fresh = Signal()
+        taken = Signal()
+        walking = self._weight_half(m, pending, pending_valid, pending_fresh, taken)
+        rowing = self._row_half(m, pending, pending_valid & ~pending_fresh, taken)
+        m.d.comb += self.stall_weight.eq(
+            (walking | pending_valid) & ~rowing & ~self.stall_load & ~self.stall_drain
+        )
+        with m.If(rowing):
+            m.d.comb += [self.stall_load.eq(0), self.stall_drain.eq(0)]
+        return m
+
+    def _weight_half(
+        self, m: Module, pending: data.View, pending_valid: Signal, pending_fresh: Signal, taken: Signal
+    ) -> Signal:
+        config, params = self.config, self.params
+        m.submodules.walker = walker = BlockWalker(config)
+        slabs_ready = Signal(range(BUFFERS + 1))
+        tiles_ready = Signal(range(BUFFERS * config.slab_k_tiles + 1))
+        banks_free = Signal(range(BANKS + 1), init=BANKS)
+
+        k_left = Signal(K_BITS)
+        n_left = Signal.like(walker.cols)
+        k_tile = Signal(range(config.slab_k_tiles))
+        col_tile = Signal(range(config.block_col_tiles))
+        bank = Signal()
+        buffer = Signal(range(BUFFERS))
+        first_k = Signal()
+        new_block = Signal()
+        a_addr = Signal(range(activation_depth(config) + config.block_rows))
+        w_addr = Signal(range(weight_depth(config) + config.rows))
+        acc_address = Signal(range(self.acc_depth + config.block_rows))
+
+        new_slab = Signal()
+        new_tile = Signal()
+        last_k = Signal()
+        last_col = Signal()
+        slab_last_tile = Signal()
+        k_valid = Signal(range(config.rows + 1))
+        n_valid = Signal(range(config.cols + 1))
+        m.d.comb += [
+            new_tile.eq(col_tile == 0),
+            new_slab.eq(new_tile & (k_tile == 0)),
+            last_k.eq(k_left <= config.rows),
+            last_col.eq(n_left <= config.cols),
+            slab_last_tile.eq(last_k | (k_tile == config.slab_k_tiles - 1)),
+            k_valid.eq(Mux(last_k, k_left, config.rows)),
+            n_valid.eq(Mux(last_col, n_left, config.cols)),
+        ]
+
+        load_left = Signal(range(config.rows + 1))
+        no_bank = Signal()
+        no_data = Signal()
+        go = Signal()
+        m.d.comb += [
+            no_bank.eq(walker.valid & new_block & (banks_free == 0)),
+            no_data.eq(walker.valid & ((new_slab & (slabs_ready == 0)) | (new_tile & (tiles_ready == 0)))),
+            go.eq(walker.valid & ~no_bank & ~no_data & ~pending_valid & (load_left <= 1)),
+            self.stall_drain.eq(no_bank & ~pending_valid & (load_left == 0)),
+            self.stall_load.eq(no_data & ~no_bank & ~pending_valid & (load_left == 0)),
+        ]
+        m.d.sync += [
+            slabs_ready.eq(slabs_ready + self.slab_loaded - (go & new_slab)),
+            tiles_ready.eq(tiles_ready + self.tile_loaded - (go & new_tile)),
+            banks_free.eq(banks_free + self.bank_freed - (go & new_block)),
+            pending_fresh.eq(go),
+            self.load.eq(self.w_enable & (load_left == config.rows)),
+        ]
+        m.d.comb += [
+            walker.m.eq(params.m),
+            walker.n.eq(params.n),
+            walker.batch.eq(params.batch),
+            walker.start.eq(self.start),
+            walker.advance.eq(go & last_k & last_col),
+            self.w_enable.eq(load_left != 0),
+        ]
+        with m.If(load_left != 0):
+            m.d.sync += [load_left.eq(load_left - 1), self.w_addr.eq(self.w_addr + 1)]
+        with m.If(taken):
+            m.d.sync += pending_valid.eq(0)
+        with m.If(go):
+            m.d.sync += [
+                load_left.eq(config.rows),
+                self.w_addr.eq(w_addr),
+                pending_valid.eq(1),
+                pending.rows.eq(walker.rows),
+                pending.a_addr.eq(a_addr),
+                pending.acc_address.eq(acc_address),
+                pending.bank.eq(bank),
+                pending.first.eq(first_k),
+                pending.slab_last.eq(slab_last_tile & last_col),
+                pending.block_last.eq(last_k & last_col),
+                pending.macs.eq(k_valid * n_valid),
+                new_block.eq(0),
+                # The next pass: the next column tile, else the next k-tile, else the next slab, else the next block.
+                col_tile.eq(col_tile + 1),
+                n_left.eq(n_left - config.cols),
+                w_addr.eq(w_addr + config.rows),
+                acc_address.eq(acc_address + config.block_rows),
+            ]
+            tile_entries = config.block_col_tiles * config.rows
+            slab_entries = config.slab_k_tiles * tile_entries
+            with m.If(last_col):
+                tile_end = Array(
+                    [
+                        index * slab_entries + (tile + 1) * tile_entries
+                        for index in range(BUFFERS)
+                        for tile in range(config.slab_k_tiles)
+                    ]
+                )
+                m.d.sync += [
+                    first_k.eq(0),
+                    col_tile.eq(0),
+                    n_left.eq(walker.cols),
+                    acc_address.eq(0),
+                    k_tile.eq(k_tile + 1),
+                    k_left.eq(k_left - config.rows),
+                    a_addr.eq(a_addr + config.block_rows),
+                    w_addr.eq(tile_end[buffer * config.slab_k_tiles + k_tile]),
+                ]
+                with m.If(slab_last_tile):
+                    m.d.sync += [
+                        k_tile.eq(0),
+                        buffer.eq(~buffer),
+                        a_addr.eq(Mux(buffer, 0, config.slab_k_tiles * config.block_rows)),
+                        w_addr.eq(Mux(buffer, 0, slab_entries)),
+                    ]
+                with m.If(last_k):
+                    m.d.sync += [bank.eq(~bank), new_block.eq(1)]
+        # The walker shows a new block one cycle after start or advance.
+        entered = Signal()
+        m.d.sync += entered.eq(self.start | walker.advance)
+        with m.If(entered):
+            m.d.sync += [k_left.eq(params.k), n_left.eq(walker.cols), first_k.eq(1), new_block.eq(1)]
+            m.d.comb += go.eq(0)
+        return walker.valid
+
+    def _row_half(self, m: Module, pending: data.View, pending_ready: Signal, taken: Signal) -> Signal:
+        config = self.config
+        current = Signal(self._pass_layout())
+        rows_left = Signal(range(config.block_rows + 1))
+        last_row = Signal()
+        m.d.comb += [
+            taken.eq(pending_ready & (rows_left <= 1)),
+            self.a_enable.eq(rows_left != 0),
+            self.a_addr.eq(current.a_addr),
+            last_row.eq(rows_left == 1),
+            self.slab_freed.eq(last_row & current.slab_last),
+            self.macs.eq(Mux(self.a_enable, current.macs, 0)),
+        ]
+        m.d.sync += self.swap.eq(taken)
+        with m.If(rows_left != 0):
+            m.d.sync += [
+                rows_left.eq(rows_left - 1),
+                current.a_addr.eq(current.a_addr + 1),
+                current.acc_address.eq(current.acc_address + 1),
+            ]
+        with m.If(taken):
+            m.d.sync += [current.eq(pending), rows_left.eq(pending.rows)]
+
+        # The row is at the array one cycle after its issue and its sums are out `output_latency` cycles later;
+        # the accumulator wants to know one cycle before. Registered once more here, hence equal to the latency.
+        stages = output_latency(config)
+        travelling = data.StructLayout(
+            {"bank": 1, "first": 1, "block_last": 1, "address": range(self.acc_depth)}
+        )
+        valid = self.a_enable
+        tag = Signal(travelling, name="tag")
+        m.d.comb += [
+            tag.bank.eq(current.bank),
+            tag.first.eq(current.first),
+            tag.block_last.eq(current.block_last & last_row),
+            tag.address.eq(current.acc_address),
+        ]
+        for stage in range(1, stages + 1):
+            valid_next = Signal(name=f"valid_d{stage}")
+            tag_next = Signal(travelling, name=f"tag_d{stage}", reset_less=True)
+            m.d.sync += [valid_next.eq(valid), tag_next.eq(tag)]
+            valid, tag = valid_next, tag_next
+        m.d.comb += [
+            self.acc_valid.eq(valid),
+            self.acc_bank.eq(tag.bank),
+            self.acc_first.eq(tag.first),
+            self.acc_address.eq(tag.address),
+        ]
+        storing = Signal()
+        m.d.sync += [storing.eq(valid & tag.block_last), self.block_done.eq(storing)]
+        return self.a_enable

@@ -1,0 +1,95 @@
+"""Walks the blocks of a product; loader, sequencer and drain each have one and go at their own pace."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import BATCH_BITS, DIMENSION_BITS, AcceleratorConfig
+
+
+def count_units(extent: Value, unit: int, most: int) -> Value:
+    """ceil(extent / unit) for extents of at most `most` units, without a divider: one comparator per unit."""
+    return sum((extent > unit * index for index in range(most)), start=Cat())
+
+
+class BlockWalker(wiring.Component):
+    """Presents the blocks in the order of `brownout.hw.tiling.blocks`.
+
+    `start` loads the first block; while `valid`, the outputs describe the current block, and `advance` moves on.
+    The outputs follow one cycle after `start` or `advance`.
+
+    Members
+    -------
+    m, n, batch : dimensions, constant while walking
+    rows : rows of the block
+    col_tiles : column tiles of the block
+    cols : columns of the block
+    last_in_row : the last block of a row of blocks, after which N starts over
+    last_in_product : the last block of one product of the batch
+    last : the last block of all
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        block_cols = config.block_col_tiles * config.cols
+        super().__init__(
+            {
+                "start": In(1),
+                "advance": In(1),
+                "m": In(DIMENSION_BITS),
+                "n": In(DIMENSION_BITS),
+                "batch": In(BATCH_BITS),
+                "valid": Out(1),
+                "rows": Out(range(config.block_rows + 1)),
+                "col_tiles": Out(range(config.block_col_tiles + 1)),
+                "cols": Out(range(block_cols + 1)),
+                "last_in_row": Out(1),
+                "last_in_product": Out(1),
+                "last": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        m_left = Signal(DIMENSION_BITS)
+        n_left = Signal(DIMENSION_BITS)
+        batch_left = Signal(BATCH_BITS)
+
+        most_rows, most_tiles = config.block_rows, config.block_col_tiles
+        with m.If(m_left > 2 * most_rows):
+            m.d.comb += self.rows.eq(most_rows)
+        with m.Elif(m_left > most_rows):
+            m.d.comb += self.rows.eq((m_left + 1) >> 1)
+        with m.Else():
+            m.d.comb += self.rows.eq(m_left)
+
+        tiles_left = Signal(range(2 * most_tiles + 1))
+        m.d.comb += tiles_left.eq(count_units(n_left, config.cols, 2 * most_tiles))
+        with m.If(n_left > 2 * most_tiles * config.cols):
+            m.d.comb += self.col_tiles.eq(most_tiles)
+        with m.Elif(tiles_left > most_tiles):
+            m.d.comb += self.col_tiles.eq((tiles_left + 1) >> 1)
+        with m.Else():
+            m.d.comb += self.col_tiles.eq(tiles_left)
+        full_cols = Signal.like(self.cols)
+        m.d.comb += [
+            full_cols.eq(self.col_tiles * config.cols),
+            self.last_in_row.eq(n_left <= full_cols),
+            self.cols.eq(Mux(self.last_in_row, n_left, full_cols)),
+            self.last_in_product.eq(self.last_in_row & (m_left == self.rows)),
+            self.last.eq(self.last_in_product & (batch_left == 1)),
+        ]
+        with m.If(self.start):
+            m.d.sync += [self.valid.eq(1), m_left.eq(self.m), n_left.eq(self.n), batch_left.eq(self.batch)]
+        with m.Elif(self.advance):
+            m.d.sync += n_left.eq(n_left - self.cols)
+            with m.If(self.last_in_row):
+                m.d.sync += [n_left.eq(self.n), m_left.eq(m_left - self.rows)]
+            with m.If(self.last_in_product):
+                m.d.sync += [m_left.eq(self.m), batch_left.eq(batch_left - 1)]
+            with m.If(self.last):
+                m.d.sync += self.valid.eq(0)
+        return m

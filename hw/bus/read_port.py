@@ -1,0 +1,81 @@
+"""Read side of the AXI4 master."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Const, Module, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from ..config import AcceleratorConfig
+from .axi import BURST_INCR, RESP_OKAY, Axi4Signature
+
+
+def burst_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """A legal AXI burst: aligned address and number of beats less one."""
+    return data.StructLayout({"addr": config.address_bits, "len": 8})
+
+
+class ReadPort(wiring.Component):
+    """Issues read bursts and passes their beats on in order, one request and one beat per cycle.
+
+    Survives a reset of the datapath, because the bus must see every transaction through. While `stop` is high no
+    further request is taken and arriving beats are dropped.
+
+    Members
+    -------
+    request : stream of bursts
+    beat : stream of data beats
+    stop : drop everything
+    idle : nothing is outstanding
+    error : pulse, a beat carried an error response
+    progress : pulse, a handshake happened on AR or R
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "axi": Out(Axi4Signature(address_bits=config.address_bits, data_bytes=config.bus_bytes)),
+                "request": In(stream.Signature(burst_layout(config))),
+                "beat": Out(stream.Signature(8 * config.bus_bytes)),
+                "stop": In(1),
+                "idle": Out(1),
+                "error": Out(1),
+                "progress": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        axi = self.axi
+        bursts = Signal(range(self.config.read_outstanding + 1))
+        taken = Signal()
+        finished = Signal()
+        has_room = Signal()
+        m.d.comb += [
+            axi.arid.eq(0),
+            axi.arsize.eq(exact_log2(self.config.bus_bytes)),
+            axi.arburst.eq(BURST_INCR),
+            has_room.eq(bursts < Const(self.config.read_outstanding)),
+            self.request.ready.eq(~self.stop & has_room & (~axi.arvalid | axi.arready)),
+            taken.eq(self.request.valid & self.request.ready),
+            axi.rready.eq(self.stop | self.beat.ready),
+            self.beat.valid.eq(axi.rvalid & ~self.stop),
+            self.beat.payload.eq(axi.rdata),
+            finished.eq(axi.rvalid & axi.rready & axi.rlast),
+            self.idle.eq(bursts == 0),
+            self.error.eq(axi.rvalid & axi.rready & (axi.rresp != RESP_OKAY)),
+            self.progress.eq((axi.rvalid & axi.rready) | (axi.arvalid & axi.arready)),
+        ]
+        # A burst counts from the moment it is taken: AR may still be waiting for its handshake.
+        m.d.sync += bursts.eq(bursts + taken - finished)
+        with m.If(axi.arready):
+            m.d.sync += axi.arvalid.eq(0)
+        with m.If(taken):
+            m.d.sync += [
+                axi.arvalid.eq(1),
+                axi.araddr.eq(self.request.payload.addr),
+                axi.arlen.eq(self.request.payload.len),
+            ]
+        return m

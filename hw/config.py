@@ -1,0 +1,178 @@
+"""The one configuration from which RTL, register map, commands, twin and documentation derive."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+ACC_BITS = 32
+"""Width of products' sums inside the array, of the accumulators and of raw outputs."""
+
+K_LIMIT = 131_071
+"""Largest K: K * (-128)^2 still fits a signed 32-bit accumulator."""
+
+DIMENSION_BITS = 24
+"""M and N are at most 2^24 - 1."""
+
+BATCH_BITS = 16
+"""At most 2^16 - 1 products in one batched command."""
+
+MAX_SLAB_K_TILES = 16
+"""Bounds the control logic of arrays with very few rows."""
+
+RTL_REVISION = 1
+"""Raised when the generated hardware changes for an unchanged configuration."""
+
+
+def _check_int(owner: str, name: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{owner}.{name} must be an integer in {low}..{high}, not {value!r}")
+
+
+def _check_power_of_two(owner: str, name: str, value: int) -> None:
+    if value & (value - 1):
+        raise ValueError(f"{owner}.{name} must be a power of two, not {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """The simulated DRAM behind the AXI master. Changes timing and size, never RTL.
+
+    Attributes
+    ----------
+    size_bytes : int
+        Size of the memory; addresses are ``0 .. size_bytes-1``.
+    latency_cycles : int
+        Cycles from an accepted read address to the earliest first beat, and from a last write beat to its response.
+    bytes_per_cycle : int
+        Bandwidth, shared by reads and writes.
+    banks, row_bytes : int
+        Geometry used to count row activations (open-page policy); costs no time.
+    read_queue, write_queue : int
+        Bursts that the memory accepts before it holds back further addresses.
+    """
+
+    size_bytes: int = 1 << 28
+    latency_cycles: int = 64
+    bytes_per_cycle: int = 16
+    banks: int = 16
+    row_bytes: int = 2048
+    read_queue: int = 64
+    write_queue: int = 16
+
+    def __post_init__(self) -> None:
+        _check_int("MemoryConfig", "size_bytes", self.size_bytes, 1 << 16, 1 << 40)
+        _check_int("MemoryConfig", "latency_cycles", self.latency_cycles, 1, 1 << 16)
+        _check_int("MemoryConfig", "bytes_per_cycle", self.bytes_per_cycle, 1, 1024)
+        _check_int("MemoryConfig", "banks", self.banks, 1, 1024)
+        _check_int("MemoryConfig", "row_bytes", self.row_bytes, 64, 1 << 20)
+        _check_int("MemoryConfig", "read_queue", self.read_queue, 1, 256)
+        _check_int("MemoryConfig", "write_queue", self.write_queue, 1, 256)
+        for name in ("banks", "row_bytes"):
+            _check_power_of_two("MemoryConfig", name, getattr(self, name))
+        if self.size_bytes % 4096:
+            raise ValueError(f"MemoryConfig.size_bytes must be a multiple of 4096, not {self.size_bytes!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceleratorConfig:
+    """A weight-stationary int8 systolic-array accelerator and its memory.
+
+    Attributes
+    ----------
+    rows, cols : int
+        Size of the array: `rows` along K, `cols` along N; 1..128 each.
+    bus_bytes : int
+        Width of the AXI4 data bus in bytes, a power of two in 4..128.
+    address_bits : int
+        Width of AXI addresses.
+    block_rows : int
+        Largest number of rows of M that share one weight tile (one pass).
+    block_col_tiles : int
+        Largest number of column tiles that share one slab of activations; with `block_rows`
+        it sets the size of the accumulator memory.
+    slab_bytes : int
+        Bytes of each row of A fetched at once, rounded down to whole k-tiles (1..16 of them).
+    drain_lanes : int
+        Output elements requantised and packed per cycle.
+    read_outstanding, write_outstanding : int
+        AXI bursts in flight.
+    memory : MemoryConfig
+        The simulated DRAM.
+    """
+
+    rows: int = 16
+    cols: int = 16
+    bus_bytes: int = 16
+    address_bits: int = 40
+    block_rows: int = 128
+    block_col_tiles: int = 4
+    slab_bytes: int = 64
+    drain_lanes: int = 4
+    read_outstanding: int = 64
+    write_outstanding: int = 16
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+
+    def __post_init__(self) -> None:
+        owner = "AcceleratorConfig"
+        _check_int(owner, "rows", self.rows, 1, 128)
+        _check_int(owner, "cols", self.cols, 1, 128)
+        _check_int(owner, "bus_bytes", self.bus_bytes, 4, 128)
+        _check_power_of_two(owner, "bus_bytes", self.bus_bytes)
+        _check_int(owner, "address_bits", self.address_bits, 32, 56)
+        _check_int(owner, "block_rows", self.block_rows, 1, 4096)
+        _check_int(owner, "block_col_tiles", self.block_col_tiles, 1, 64)
+        _check_int(owner, "slab_bytes", self.slab_bytes, 1, 4096)
+        _check_int(owner, "drain_lanes", self.drain_lanes, 1, 128)
+        _check_int(owner, "read_outstanding", self.read_outstanding, 1, 255)
+        _check_int(owner, "write_outstanding", self.write_outstanding, 1, 255)
+        if not isinstance(self.memory, MemoryConfig):
+            raise ValueError(f"{owner}.memory must be a MemoryConfig, not {self.memory!r}")
+        if self.memory.size_bytes > 1 << self.address_bits:
+            raise ValueError(
+                f"{owner}.memory.size_bytes must fit address_bits={self.address_bits}, not {self.memory.size_bytes!r}"
+            )
+
+    @property
+    def slab_k_tiles(self) -> int:
+        """k-tiles of activations fetched at once."""
+        return max(1, min(MAX_SLAB_K_TILES, self.slab_bytes // self.rows))
+
+    @property
+    def lanes(self) -> int:
+        """Drain lanes in use: never more than there are columns."""
+        return min(self.drain_lanes, self.cols)
+
+    @property
+    def rtl_hash(self) -> str:
+        """16 hexadecimal digits over all that shapes the RTL; names the build folder."""
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name != "memory"}
+        text = json.dumps({"revision": RTL_REVISION, **fields}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def hash_word(self) -> int:
+        """32-bit hash in the CONFIG_HASH register, compared when a host opens the device."""
+        return int(self.rtl_hash[:8], 16)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-compatible form."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> AcceleratorConfig:
+        """Inverse of `to_dict`.
+
+        Raises
+        ------
+        ValueError
+            A field is unknown or its value is out of range.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(fields) - known):
+            raise ValueError(f"AcceleratorConfig has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        memory = fields.get("memory", {})
+        return cls(**{**fields, "memory": memory if isinstance(memory, MemoryConfig) else MemoryConfig(**memory)})

@@ -1,0 +1,399 @@
+"""Fetches commands from the ring, checks them and runs them one after the other."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from ..bus.read_port import burst_layout
+from ..commands import (
+    CHANNEL_RECORD_BYTES,
+    COMMAND_BYTES,
+    COMMAND_VERSION,
+    GEMM_FIELDS,
+    RESERVED_RANGES,
+    ErrorCause,
+    GemmFlag,
+    Opcode,
+)
+from ..config import BATCH_BITS, DIMENSION_BITS, K_LIMIT, AcceleratorConfig
+from ..params import params_layout
+
+STORED_BYTES = max(spec.offset + spec.bits // 8 for spec in GEMM_FIELDS)
+"""Bytes of a command that carry fields; of the others only "any bit set" is kept."""
+
+CAUSE_BITS = 8
+RING_INDEX_BITS = 16
+
+
+class CommandProcessor(wiring.Component):
+    """Ring engine.
+
+    After a doorbell it fetches the command at `head`, refuses it or starts the engines with `params`, waits until
+    they and the bus are done, and goes on until `head` reaches `tail`. An error stops the ring: `failed` pulses
+    with `cause`, `head` stays at the command that failed until `acknowledge`, which moves past it.
+
+    On an error in mid-command (`fault`) it holds `stop` until nothing is outstanding on the bus, or until the bus
+    has made no progress for the time-out, and then resets the datapath.
+
+    Members
+    -------
+    ring_base, ring_entries, tail, doorbell : from the registers
+    acknowledge : pulse, the host has seen the error
+    soft_reset : pulse, abandon everything and return to index 0
+    timeout : cycles without bus progress, 0 for never
+    head, busy, stopped : status
+    drained, failed, cause : pulses and the reason
+    params, start : to the engines
+    fetching : beats belong to the command fetch
+    request, beat : command fetch
+    engines_done : pulse
+    bus_idle, bus_progress : state of the AXI ports
+    fault, fault_cause : pulse from the datapath and its reason
+    stop, datapath_reset : abort
+    command_done, running : for the counters
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "ring_base": In(64),
+                "ring_entries": In(RING_INDEX_BITS),
+                "tail": In(RING_INDEX_BITS),
+                "doorbell": In(1),
+                "acknowledge": In(1),
+                "soft_reset": In(1),
+                "timeout": In(32),
+                "head": Out(RING_INDEX_BITS),
+                "busy": Out(1),
+                "stopped": Out(1),
+                "drained": Out(1),
+                "failed": Out(1),
+                "cause": Out(CAUSE_BITS),
+                "params": Out(params_layout(config)),
+                "start": Out(1),
+                "fetching": Out(1),
+                "request": Out(stream.Signature(burst_layout(config))),
+                "beat": In(stream.Signature(8 * config.bus_bytes)),
+                "engines_done": In(1),
+                "bus_idle": In(1),
+                "bus_progress": In(1),
+                "fault": In(1),
+                "fault_cause": In(CAUSE_BITS),
+                "stop": Out(1),
+                "datapath_reset": Out(1),
+                "command_done": Out(1),
+                "running": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        bus_bytes = self.config.bus_bytes
+        command = Signal(8 * STORED_BYTES)
+        reserved_set = Signal()
+        beats_in = Signal(range(COMMAND_BYTES // bus_bytes + 1))
+        fields = {spec.name: command[8 * spec.offset : 8 * spec.offset + spec.bits] for spec in GEMM_FIELDS}
+        self._decode(m, fields)
+
+        next_head = Signal(RING_INDEX_BITS)
+        m.d.comb += next_head.eq(Mux(self.head + 1 == self.ring_entries, 0, self.head + 1))
+        ring_bad = (
+            (self.ring_entries == 0)
+            | (self.ring_base[: exact_log2(COMMAND_BYTES)] != 0)
+            | (self.ring_base >> self.config.address_bits).any()
+            | (self.tail >= self.ring_entries)
+        )
+        pending = Signal()  # a doorbell that has not been looked at
+        engines_finished = Signal()
+        reset_wanted = Signal()
+        quiet_cycles = Signal(32)
+        timed_out = Signal()
+        extents_start = Signal()
+        extents_done = Signal()
+        extents_cause = Signal(CAUSE_BITS)
+        self._check_extents(m, fields, extents_start, extents_done, extents_cause)
+        simple_cause = self._check_fields(m, fields, reserved_set)
+
+        m.d.comb += [
+            timed_out.eq((self.timeout != 0) & (quiet_cycles >= self.timeout)),
+            self.request.payload.addr.eq(self.ring_base + (self.head << exact_log2(COMMAND_BYTES))),
+            self.request.payload.len.eq(COMMAND_BYTES // bus_bytes - 1),
+        ]
+        # The watchdog runs only while something is outstanding: compute phases may be long.
+        with m.If(self.bus_progress | self.bus_idle):
+            m.d.sync += quiet_cycles.eq(0)
+        with m.Elif(~timed_out):
+            m.d.sync += quiet_cycles.eq(quiet_cycles + 1)
+        with m.If(self.doorbell):
+            m.d.sync += pending.eq(1)
+        with m.If(self.engines_done):
+            m.d.sync += engines_finished.eq(1)
+        with m.If(self.soft_reset):
+            m.d.sync += reset_wanted.eq(1)
+
+        def leave_on_fault() -> None:
+            """Last statement of the states in which the bus is in use: overrides their other transitions."""
+            with m.If(self.fault):
+                m.d.sync += self.cause.eq(self.fault_cause)
+                m.next = "ABORT"
+            with m.Elif(timed_out):
+                m.d.sync += [self.cause.eq(ErrorCause.BUS_TIMEOUT), quiet_cycles.eq(0)]
+                m.next = "ABORT"
+            with m.Elif(reset_wanted):
+                m.next = "ABORT"
+
+        with m.FSM() as fsm:
+            with m.State("IDLE"):
+                with m.If(reset_wanted):
+                    m.next = "RESET"
+                with m.Elif(pending & ~self.stopped):
+                    m.d.sync += pending.eq(self.doorbell)
+                    with m.If(ring_bad):
+                        m.d.sync += self.cause.eq(ErrorCause.RING)
+                        m.next = "FAIL"
+                    with m.Elif(self.head != self.tail):
+                        m.next = "QUIET"
+                    with m.Else():
+                        m.d.comb += self.drained.eq(1)
+            with m.State("QUIET"):
+                # After a time-out late answers may still come in; they must not be taken for this command's.
+                m.d.comb += self.stop.eq(~self.bus_idle)
+                with m.If(self.bus_idle):
+                    m.next = "REQUEST"
+                with m.Elif(timed_out):
+                    m.d.sync += [self.cause.eq(ErrorCause.BUS_TIMEOUT), quiet_cycles.eq(0)]
+                    m.next = "FAIL"
+            with m.State("REQUEST"):
+                m.d.comb += [self.fetching.eq(1), self.request.valid.eq(1)]
+                m.d.sync += [beats_in.eq(0), reserved_set.eq(0)]
+                with m.If(self.request.ready):
+                    m.next = "FETCH"
+                leave_on_fault()
+            with m.State("FETCH"):
+                m.d.comb += [self.fetching.eq(1), self.beat.ready.eq(1)]
+                with m.If(self.beat.valid):
+                    self._store_beat(m, command, reserved_set, beats_in)
+                    m.d.sync += beats_in.eq(beats_in + 1)
+                    with m.If(beats_in == COMMAND_BYTES // bus_bytes - 1):
+                        m.next = "CHECK"
+                leave_on_fault()
+            with m.State("CHECK"):
+                m.d.sync += self.cause.eq(simple_cause)
+                m.d.comb += extents_start.eq(simple_cause == ErrorCause.NONE)
+                m.next = "EXTENTS"
+                with m.If(simple_cause != ErrorCause.NONE):
+                    m.next = "FAIL"
+            with m.State("EXTENTS"):
+                with m.If(extents_done):
+                    m.d.sync += self.cause.eq(extents_cause)
+                    m.next = "START"
+                    with m.If(extents_cause != ErrorCause.NONE):
+                        m.next = "FAIL"
+            with m.State("START"):
+                m.d.comb += self.start.eq(1)
+                m.d.sync += engines_finished.eq(0)
+                m.next = "RUN"
+            with m.State("RUN"):
+                with m.If(engines_finished & self.bus_idle):
+                    m.d.comb += self.command_done.eq(1)
+                    m.d.sync += self.head.eq(next_head)
+                    m.next = "QUIET"
+                    with m.If(next_head == self.tail):
+                        m.d.comb += self.drained.eq(1)
+                        m.next = "IDLE"
+                with m.Else():
+                    leave_on_fault()
+            with m.State("ABORT"):
+                m.d.comb += self.stop.eq(1)
+                with m.If(self.bus_idle | timed_out):
+                    m.d.comb += self.datapath_reset.eq(1)
+                    m.d.sync += quiet_cycles.eq(0)
+                    m.next = "FAIL"
+                    with m.If(reset_wanted):
+                        m.next = "RESET"
+            with m.State("FAIL"):
+                m.d.comb += self.failed.eq(1)
+                m.d.sync += [self.stopped.eq(1), pending.eq(0)]
+                m.next = "IDLE"
+            with m.State("RESET"):
+                m.d.sync += [self.head.eq(0), self.stopped.eq(0), pending.eq(0), reset_wanted.eq(0)]
+                m.next = "IDLE"
+
+        active = Signal()
+        m.d.comb += [
+            active.eq(
+                fsm.ongoing("REQUEST")
+                | fsm.ongoing("FETCH")
+                | fsm.ongoing("CHECK")
+                | fsm.ongoing("EXTENTS")
+                | fsm.ongoing("START")
+                | fsm.ongoing("RUN")
+            ),
+            self.running.eq(active),
+            self.busy.eq(~fsm.ongoing("IDLE") | (pending & ~self.stopped)),
+        ]
+        with m.If(self.acknowledge & self.stopped):
+            m.d.sync += self.stopped.eq(0)
+            with m.If(self.cause != ErrorCause.RING):
+                m.d.sync += self.head.eq(next_head)
+        return m
+
+    def _store_beat(self, m: Module, command: Signal, reserved_set: Signal, beats_in: Signal) -> None:
+        bus_bytes = self.config.bus_bytes
+        with m.Switch(beats_in):
+            for beat in range(COMMAND_BYTES // bus_bytes):
+                first = beat * bus_bytes
+                kept = min(bus_bytes, STORED_BYTES - first)
+                with m.Case(beat):
+                    if kept > 0:
+                        m.d.sync += command[8 * first : 8 * (first + kept)].eq(self.beat.payload)
+                    reserved = [
+                        self.beat.payload[8 * (byte - first) : 8 * (byte - first) + 8]
+                        for low, high in RESERVED_RANGES
+                        for byte in range(max(low, first), min(high, first + bus_bytes))
+                    ]
+                    if reserved:
+                        with m.If(Cat(reserved).any()):
+                            m.d.sync += reserved_set.eq(1)
+
+    def _decode(self, m: Module, fields: dict[str, Value]) -> None:
+        for name in params_layout(self.config).members:
+            if name in fields:
+                m.d.comb += self.params[name].eq(fields[name])
+        m.d.comb += [
+            self.params.channel.eq((fields["flags"] & GemmFlag.CHANNEL) != 0),
+            self.params.requant.eq((fields["flags"] & GemmFlag.REQUANT) != 0),
+        ]
+
+    def _check_fields(self, m: Module, fields: dict[str, Value], reserved_set: Signal) -> Signal:
+        """Checks of single fields; the first that fails names the cause."""
+        address_bits = self.config.address_bits
+        bus_bits = exact_log2(self.config.bus_bytes)
+
+        def misaligned(name: str) -> Value:
+            return fields[name][:bus_bits] != 0
+
+        def bad_window(base: str, limit: str) -> Value:
+            top = Const(1 << address_bits, 64)
+            return misaligned(base) | misaligned(limit) | (fields[base] >= fields[limit]) | (fields[limit] > top)
+
+        def out_of_range(name: str, most: int) -> Value:
+            return (fields[name] == 0) | (fields[name] > most)
+
+        flags = fields["flags"]
+        channel = (flags & GemmFlag.CHANNEL) != 0
+        requant = (flags & GemmFlag.REQUANT) != 0
+        known = sum(GemmFlag)
+        row_bytes = Signal(DIMENSION_BITS + 2)
+        m.d.comb += row_bytes.eq(Mux(requant, fields["n"], fields["n"] << 2))
+        checks = (
+            (ErrorCause.OPCODE, fields["opcode"] != Opcode.GEMM),
+            (ErrorCause.VERSION, fields["version"] != COMMAND_VERSION),
+            (ErrorCause.RESERVED, reserved_set),
+            (ErrorCause.FLAGS, ((flags & ~Const(known, 16)) != 0) | (requant & ~channel)),
+            (ErrorCause.BATCH, out_of_range("batch", (1 << BATCH_BITS) - 1)),
+            (ErrorCause.M, out_of_range("m", (1 << DIMENSION_BITS) - 1)),
+            (ErrorCause.N, out_of_range("n", (1 << DIMENSION_BITS) - 1)),
+            (ErrorCause.K, out_of_range("k", K_LIMIT)),
+            (ErrorCause.LDA, misaligned("lda")),
+            (ErrorCause.LDW, misaligned("ldw")),
+            (ErrorCause.LDY, misaligned("ldy") | (fields["ldy"] < row_bytes)),
+            (ErrorCause.A_ADDR, misaligned("a_addr")),
+            (ErrorCause.W_ADDR, misaligned("w_addr")),
+            (ErrorCause.Y_ADDR, misaligned("y_addr")),
+            (
+                ErrorCause.CHANNEL_ADDR,
+                Mux(channel, misaligned("channel_addr"), fields["channel_addr"] != 0),
+            ),
+            (ErrorCause.A_BATCH_STRIDE, misaligned("a_batch_stride")),
+            (ErrorCause.W_BATCH_STRIDE, misaligned("w_batch_stride")),
+            (ErrorCause.Y_BATCH_STRIDE, misaligned("y_batch_stride")),
+            (ErrorCause.READ_WINDOW, bad_window("read_base", "read_limit")),
+            (ErrorCause.WRITE_WINDOW, bad_window("write_base", "write_limit")),
+        )
+        cause = Signal(CAUSE_BITS, name="simple_cause")
+        for value, condition in reversed(checks):
+            with m.If(condition):
+                m.d.comb += cause.eq(value)
+        return cause
+
+    def _check_extents(
+        self, m: Module, fields: dict[str, Value], start: Signal, done: Signal, cause: Signal
+    ) -> None:
+        """Compare the last byte of each operand with its window, with one multiplier over several cycles."""
+        bus_bytes = self.config.bus_bytes
+        factor = Signal(32)
+        stride = Signal(32)
+        product = Signal(64)
+        end = Signal(64)
+        requant = (fields["flags"] & GemmFlag.REQUANT) != 0
+        channel = (fields["flags"] & GemmFlag.CHANNEL) != 0
+
+        def whole_beats(count: Value) -> Value:
+            return (count + bus_bytes - 1) & ~Const(bus_bytes - 1, 32)
+
+        read = ("read_base", "read_limit")
+        write = ("write_base", "write_limit")
+        one = Const(1, 32)
+        operands = (
+            (ErrorCause.A_WINDOW, "a_addr", fields["m"], "lda", "a_batch_stride", whole_beats(fields["k"]), read),
+            (ErrorCause.W_WINDOW, "w_addr", fields["k"], "ldw", "w_batch_stride", whole_beats(fields["n"]), read),
+            (
+                ErrorCause.Y_WINDOW,
+                "y_addr",
+                fields["m"],
+                "ldy",
+                "y_batch_stride",
+                whole_beats(Mux(requant, fields["n"], fields["n"] << 2)),
+                write,
+            ),
+            (
+                ErrorCause.CHANNEL_WINDOW,
+                "channel_addr",
+                one,
+                "ldy",
+                "y_batch_stride",
+                whole_beats(fields["n"] * CHANNEL_RECORD_BYTES),
+                read,
+            ),
+        )
+        m.d.sync += product.eq(factor * stride)
+        with m.FSM(name="extents"):
+            with m.State("IDLE"):
+                with m.If(start):
+                    m.d.sync += cause.eq(ErrorCause.NONE)
+                    m.next = "A_WINDOW_ROWS"
+            for index, (error, base, rows, row_stride, batch_stride, row_bytes, (low, high)) in enumerate(operands):
+                following = f"{operands[index + 1][0].name}_ROWS" if index + 1 < len(operands) else "DONE"
+                is_channel = error is ErrorCause.CHANNEL_WINDOW
+                with m.State(f"{error.name}_ROWS"):
+                    m.d.sync += [factor.eq(rows - 1), stride.eq(fields[row_stride])]
+                    m.next = f"{error.name}_BATCH"
+                with m.State(f"{error.name}_BATCH"):
+                    m.d.sync += [
+                        factor.eq(0 if is_channel else fields["batch"] - 1),
+                        stride.eq(fields[batch_stride]),
+                        end.eq(fields[base] + row_bytes),
+                    ]
+                    m.next = f"{error.name}_SUM"
+                with m.State(f"{error.name}_SUM"):
+                    m.d.sync += end.eq(end + product)
+                    m.next = f"{error.name}_SUM_BATCH"
+                with m.State(f"{error.name}_SUM_BATCH"):
+                    m.d.sync += end.eq(end + product)
+                    m.next = f"{error.name}_COMPARE"
+                with m.State(f"{error.name}_COMPARE"):
+                    # An address that is itself outside would make the sum meaningless, so it is compared as well.
+                    outside = (
+                        (fields[base] < fields[low]) | (fields[base] >= fields[high]) | (end > fields[high])
+                    )
+                    with m.If(outside & (channel if is_channel else 1) & (cause == ErrorCause.NONE)):
+                        m.d.sync += cause.eq(error)
+                    m.next = following
+            with m.State("DONE"):
+                m.d.comb += done.eq(1)
+                m.next = "IDLE"

@@ -1,0 +1,207 @@
+"""Fetches operands: walks the product and issues the reads, ahead of the array."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import exact_log2
+
+from ..block_walker import BlockWalker, count_units
+from ..bus.bursts import RowBursts, beats_covering
+from ..bus.read_port import burst_layout
+from ..commands import CHANNEL_RECORD_BYTES
+from ..config import AcceleratorConfig
+from ..params import K_BITS, params_layout
+from .jobs import JobKind, job_layout, most_job_rows, most_row_bytes
+
+BUFFERS = 2
+"""Slabs (activations and weights), and channel tables, that are on chip at a time."""
+
+
+class Fetcher(wiring.Component):
+    """Walks blocks and, in each, slabs of K; every slab is one job for activations and one for weights.
+
+    With a channel table the block's records come first. A slab waits until one of two slab buffers is free, a
+    channel table until one of two channel buffers is.
+
+    Members
+    -------
+    start : pulse, begin the product in `params`
+    slab_freed, channel_freed : pulse, a buffer may be overwritten
+    request : stream of read bursts
+    job : stream of jobs, in the order of the requests
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "params": In(params_layout(config)),
+                "start": In(1),
+                "slab_freed": In(1),
+                "channel_freed": In(1),
+                "request": Out(stream.Signature(burst_layout(config))),
+                "job": Out(stream.Signature(job_layout(config))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, params = self.config, self.params
+        bus_bits = exact_log2(config.bus_bytes)
+        slab_k = config.slab_k_tiles * config.rows
+        m.submodules.walker = walker = BlockWalker(config)
+        m.submodules.bursts = bursts = RowBursts(
+            config, most_rows=most_job_rows(config), most_row_bytes=most_row_bytes(config)
+        )
+        connect(m, bursts.request, flipped(self.request))
+        m.d.comb += [
+            walker.start.eq(self.start),
+            walker.m.eq(params.m),
+            walker.n.eq(params.n),
+            walker.batch.eq(params.batch),
+        ]
+
+        slabs_free = Signal(range(BUFFERS + 1), init=BUFFERS)
+        channels_free = Signal(range(BUFFERS + 1), init=BUFFERS)
+        slab_taken = Signal()
+        channel_taken = Signal()
+        m.d.sync += [
+            slabs_free.eq(slabs_free + self.slab_freed - slab_taken),
+            channels_free.eq(channels_free + self.channel_freed - channel_taken),
+        ]
+
+        a_product = Signal(config.address_bits)  # A of the current product of the batch
+        w_product = Signal(config.address_bits)
+        a_block = Signal(config.address_bits)  # first row of the block, k = 0
+        w_block = Signal(config.address_bits)  # k = 0, first column of the block
+        channel_block = Signal(config.address_bits)
+        w_slab = Signal(config.address_bits)
+        k_done = Signal(K_BITS)
+        k_left = Signal(K_BITS)
+
+        slab_rows = Signal(range(slab_k + 1))
+        slab_tiles = Signal(range(config.slab_k_tiles + 1))
+        zero_rows = Signal(range(config.rows + 1))
+        last_slab = Signal()
+        m.d.comb += [
+            last_slab.eq(k_left <= slab_k),
+            slab_rows.eq(Mux(last_slab, k_left, slab_k)),
+            slab_tiles.eq(count_units(slab_rows, config.rows, config.slab_k_tiles)),
+            zero_rows.eq(slab_tiles * config.rows - slab_rows),
+        ]
+
+        job = self.job.payload
+        addr = Signal(config.address_bits)
+        issue = Signal()
+        m.d.comb += [
+            job.offset.eq(addr[:bus_bits]),
+            job.beats.eq(beats_covering(job.offset, job.row_bytes, config.bus_bytes)),
+            bursts.addr.eq(addr),
+            bursts.rows.eq(job.rows),
+            bursts.beats.eq(job.beats),
+            bursts.start.eq(issue & self.job.ready),
+            self.job.valid.eq(issue),
+        ]
+
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.sync += [
+                        a_product.eq(params.a_addr),
+                        w_product.eq(params.w_addr),
+                        a_block.eq(params.a_addr),
+                        w_block.eq(params.w_addr),
+                        channel_block.eq(params.channel_addr),
+                    ]
+                    m.next = "BLOCK"
+            with m.State("BLOCK"):
+                m.d.sync += [w_slab.eq(w_block), k_done.eq(0), k_left.eq(params.k)]
+                with m.If(params.channel):
+                    m.d.comb += [
+                        addr.eq(channel_block),
+                        job.kind.eq(JobKind.CHANNELS),
+                        job.rows.eq(1),
+                        job.elements.eq(walker.cols),
+                        job.row_bytes.eq(walker.cols * CHANNEL_RECORD_BYTES),
+                        issue.eq(channels_free != 0),
+                        channel_taken.eq(issue & self.job.ready),
+                    ]
+                    with m.If(channel_taken):
+                        m.next = "CHANNEL_REQUESTS"
+                with m.Else():
+                    m.next = "ACTIVATIONS"
+            with m.State("CHANNEL_REQUESTS"):
+                with m.If(~bursts.busy):
+                    m.next = "ACTIVATIONS"
+            with m.State("ACTIVATIONS"):
+                m.d.comb += [
+                    addr.eq(a_block + k_done),
+                    bursts.stride.eq(params.lda),
+                    job.kind.eq(JobKind.ACTIVATIONS),
+                    job.rows.eq(walker.rows),
+                    job.elements.eq(slab_tiles),
+                    job.row_bytes.eq(slab_rows),
+                    issue.eq(slabs_free != 0),
+                    slab_taken.eq(issue & self.job.ready),
+                ]
+                with m.If(slab_taken):
+                    m.next = "ACTIVATION_REQUESTS"
+            with m.State("ACTIVATION_REQUESTS"):
+                with m.If(~bursts.busy):
+                    m.next = "WEIGHTS"
+            with m.State("WEIGHTS"):
+                m.d.comb += [
+                    addr.eq(w_slab),
+                    bursts.stride.eq(params.ldw),
+                    job.kind.eq(JobKind.WEIGHTS),
+                    job.rows.eq(slab_rows),
+                    job.zero_rows.eq(zero_rows),
+                    job.elements.eq(walker.col_tiles),
+                    job.row_bytes.eq(walker.cols),
+                    issue.eq(1),
+                ]
+                with m.If(self.job.ready):
+                    m.next = "WEIGHT_REQUESTS"
+            with m.State("WEIGHT_REQUESTS"):
+                with m.If(~bursts.busy):
+                    m.d.sync += [
+                        w_slab.eq(bursts.next_row),
+                        k_done.eq(k_done + slab_k),
+                        k_left.eq(k_left - slab_k),
+                    ]
+                    m.next = "ACTIVATIONS"
+                    with m.If(last_slab):
+                        m.next = "NEXT_BLOCK"
+            with m.State("NEXT_BLOCK"):
+                a_next = Signal(config.address_bits)
+                a_product_next = Signal(config.address_bits)
+                w_product_next = Signal(config.address_bits)
+                m.d.comb += [
+                    walker.advance.eq(1),
+                    a_next.eq(a_block + walker.rows * params.lda),
+                    a_product_next.eq(a_product + params.a_batch_stride),
+                    w_product_next.eq(w_product + params.w_batch_stride),
+                ]
+                m.d.sync += [
+                    w_block.eq(w_block + walker.cols),
+                    channel_block.eq(channel_block + walker.cols * CHANNEL_RECORD_BYTES),
+                ]
+                with m.If(walker.last_in_row):
+                    m.d.sync += [
+                        a_block.eq(a_next),
+                        w_block.eq(w_product),
+                        channel_block.eq(params.channel_addr),
+                    ]
+                with m.If(walker.last_in_product):
+                    m.d.sync += [
+                        a_product.eq(a_product_next),
+                        w_product.eq(w_product_next),
+                        a_block.eq(a_product_next),
+                        w_block.eq(w_product_next),
+                    ]
+                m.next = "BLOCK"
+                with m.If(walker.last):
+                    m.next = "IDLE"
+        return m

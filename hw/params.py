@@ -1,0 +1,35 @@
+"""A decoded and checked GEMM command, as the engines see it."""
+
+from __future__ import annotations
+
+from amaranth.lib import data
+
+from .config import BATCH_BITS, DIMENSION_BITS, K_LIMIT, AcceleratorConfig
+
+K_BITS = K_LIMIT.bit_length()
+STRIDE_BITS = 32
+
+
+def params_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """Fields that stay constant while a GEMM command runs."""
+    address = config.address_bits
+    return data.StructLayout(
+        {
+            "batch": BATCH_BITS,
+            "m": DIMENSION_BITS,
+            "n": DIMENSION_BITS,
+            "k": K_BITS,
+            "lda": STRIDE_BITS,
+            "ldw": STRIDE_BITS,
+            "ldy": STRIDE_BITS,
+            "a_addr": address,
+            "w_addr": address,
+            "y_addr": address,
+            "channel_addr": address,
+            "a_batch_stride": STRIDE_BITS,
+            "w_batch_stride": STRIDE_BITS,
+            "y_batch_stride": STRIDE_BITS,
+            "channel": 1,
+            "requant": 1,
+        }
+    )

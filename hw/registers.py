@@ -1,0 +1,80 @@
+"""The register map: one table, from which the AXI4-Lite slave, the host and the C header derive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ID_WORD = 0x4E575242
+"""ASCII "BRWN", little-endian."""
+
+INTERFACE_VERSION = 1
+
+ADDRESS_BITS = 12
+
+
+@dataclass(frozen=True)
+class Register:
+    """A 32-bit register: byte offset, access (``ro``, ``rw``, ``wo`` or ``w1c``) and meaning."""
+
+    name: str
+    offset: int
+    access: str
+    doc: str
+
+
+REGISTERS = (
+    Register("ID", 0x000, "ro", "ASCII BRWN"),
+    Register("VERSION", 0x004, "ro", "version of registers and commands"),
+    Register("CONFIG_HASH", 0x008, "ro", "hash of the configuration that the RTL was generated from"),
+    Register("DIMENSIONS", 0x00C, "ro", "bits 15..0 rows, 31..16 cols"),
+    Register("CONTROL", 0x010, "wo", "bit 0: soft reset"),
+    Register("STATUS", 0x014, "ro", "bit 0: busy, bit 1: stopped by an error"),
+    Register("IRQ", 0x018, "w1c", "bit 0: ring drained, bit 1: error; the interrupt line is their OR"),
+    Register("RING_BASE_LO", 0x01C, "rw", "address of the ring, low half; aligned to a command"),
+    Register("RING_BASE_HI", 0x020, "rw", "address of the ring, high half"),
+    Register("RING_ENTRIES", 0x024, "rw", "commands in the ring, 1..65535"),
+    Register("RING_HEAD", 0x028, "ro", "index of the next command to be fetched"),
+    Register("RING_TAIL", 0x02C, "rw", "doorbell: index after the last valid command; starts the ring"),
+    Register("TIMEOUT", 0x030, "rw", "cycles without bus progress that count as an error; 0: never"),
+    Register("ERROR_CAUSE", 0x034, "ro", "ErrorCause; cleared by writing bit 1 of IRQ"),
+    Register("ERROR_INDEX", 0x038, "ro", "ring index of the command that failed"),
+    Register("SNAPSHOT", 0x03C, "wo", "any write copies all counters to the snapshot"),
+)
+
+STATUS_BUSY = 1
+STATUS_ERROR = 2
+IRQ_DONE = 1
+IRQ_ERROR = 2
+
+COUNTER_BASE = 0x100
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A 64-bit counter, read from the snapshot (low half first)."""
+
+    name: str
+    doc: str
+
+
+COUNTERS = (
+    Counter("cycles", "from the doorbell's first fetch to the last write response"),
+    Counter("busy_cycles", "a row of activations entered the array"),
+    Counter("stall_load_cycles", "array idle, the next pass waits for data from memory"),
+    Counter("stall_weight_cycles", "array idle, the next weight tile is still being loaded into the array"),
+    Counter("stall_drain_cycles", "array idle, both accumulator banks wait to be written out"),
+    Counter("macs", "useful multiply-accumulates: tails do not count"),
+    Counter("sram_read_bytes", "read from scratchpads and accumulators"),
+    Counter("sram_write_bytes", "written to scratchpads and accumulators"),
+    Counter("dram_read_bytes", "read beats times bus width"),
+    Counter("dram_write_bytes", "write beats times bus width"),
+    Counter("commands", "commands completed"),
+)
+
+
+def counter_offset(index: int) -> int:
+    """Byte offset of the low half of counter `index`."""
+    return COUNTER_BASE + 8 * index
+
+
+OFFSETS = {register.name: register.offset for register in REGISTERS}
