@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import BATCH_BITS, DIMENSION_BITS, AcceleratorConfig
-
-
-def count_units(extent: Value, unit: int, most: int) -> Value:
-    """ceil(extent / unit) for extents of at most `most` units, without a divider: one comparator per unit."""
-    return sum((extent > unit * index for index in range(most)), start=Cat())
+from .split import split_size
 
 
 class BlockWalker(wiring.Component):
@@ -58,22 +54,10 @@ class BlockWalker(wiring.Component):
         n_left = Signal(DIMENSION_BITS)
         batch_left = Signal(BATCH_BITS)
 
-        most_rows, most_tiles = config.block_rows, config.block_col_tiles
-        with m.If(m_left > 2 * most_rows):
-            m.d.comb += self.rows.eq(most_rows)
-        with m.Elif(m_left > most_rows):
-            m.d.comb += self.rows.eq((m_left + 1) >> 1)
-        with m.Else():
-            m.d.comb += self.rows.eq(m_left)
-
-        tiles_left = Signal(range(2 * most_tiles + 1))
-        m.d.comb += tiles_left.eq(count_units(n_left, config.cols, 2 * most_tiles))
-        with m.If(n_left > 2 * most_tiles * config.cols):
-            m.d.comb += self.col_tiles.eq(most_tiles)
-        with m.Elif(tiles_left > most_tiles):
-            m.d.comb += self.col_tiles.eq((tiles_left + 1) >> 1)
-        with m.Else():
-            m.d.comb += self.col_tiles.eq(tiles_left)
+        m.d.comb += [
+            self.rows.eq(split_size(m, m_left, largest=config.block_rows, unit=1, name="m")),
+            self.col_tiles.eq(split_size(m, n_left, largest=config.block_col_tiles, unit=config.cols, name="n")),
+        ]
         full_cols = Signal.like(self.cols)
         m.d.comb += [
             full_cols.eq(self.col_tiles * config.cols),

@@ -1,7 +1,7 @@
 """How the hardware cuts a product into blocks and passes: the rule in Python, for the host and the tests.
 
-A product is computed block by block (rows of M, then column tiles of N, then batch outermost); inside a block
-slab by slab along K, inside a slab k-tile by k-tile, inside a k-tile column tile by column tile. The innermost
+A product is computed block by block (batch outermost, then rows of M, then column tiles of N); inside a block slab
+by slab along K, inside a slab k-tile by k-tile, inside a k-tile column tile by column tile. The innermost
 unit is a *pass*: one weight tile (R x C) against the rows of one M block.
 """
 
@@ -13,10 +13,16 @@ from dataclasses import dataclass
 from .config import AcceleratorConfig
 
 
-def split_extent(total: int, largest: int) -> Iterator[tuple[int, int]]:
-    """Cut `total` into pieces of at most `largest`; the last two share evenly what is left for them.
+BALANCED_PIECES = 4
+"""So many last pieces of an extent are made equal."""
 
-    Even halves instead of a full piece and a small rest: a pass with few rows cannot hide the load of its weights.
+
+def split_extent(total: int, largest: int) -> Iterator[tuple[int, int]]:
+    """Cut `total` into pieces of at most `largest`, the last few of equal size.
+
+    Equal pieces instead of full ones and a small rest: a pass with few rows cannot hide the load of its weights, and
+    a block of few column tiles has little use of its activations. As long as more than `BALANCED_PIECES` full pieces
+    are left, a full one is taken; then ceil(left / ceil(left / largest)).
 
     Yields
     ------
@@ -25,12 +31,8 @@ def split_extent(total: int, largest: int) -> Iterator[tuple[int, int]]:
     """
     start = 0
     while (left := total - start) > 0:
-        if left > 2 * largest:
-            size = largest
-        elif left > largest:
-            size = (left + 1) // 2
-        else:
-            size = left
+        pieces = -(-left // largest)
+        size = largest if pieces > BALANCED_PIECES else -(-left // pieces)
         yield start, size
         start += size
 
@@ -58,3 +60,8 @@ def blocks(config: AcceleratorConfig, m: int, n: int, batch: int = 1) -> Iterato
 def ideal_cycles(config: AcceleratorConfig, m: int, n: int, k: int, batch: int = 1) -> int:
     """Cycles of a product on an array that is never idle: M * ceil(K/R) * ceil(N/C)."""
     return batch * m * -(-k // config.rows) * -(-n // config.cols)
+
+
+def slabs(config: AcceleratorConfig, k: int) -> Iterator[tuple[int, int]]:
+    """First k-tile and number of k-tiles of each slab, the unit in which operands are fetched."""
+    return split_extent(-(-k // config.rows), config.slab_k_tiles)

@@ -11,6 +11,7 @@ from ..config import AcceleratorConfig
 from ..load.fetcher import BUFFERS
 from ..load.receiver import activation_depth, weight_depth
 from ..params import K_BITS, params_layout
+from ..split import split_size
 from .systolic import output_latency
 
 BANKS = 2
@@ -124,6 +125,9 @@ class Sequencer(wiring.Component):
         last_k = Signal()
         last_col = Signal()
         slab_last_tile = Signal()
+        slab_tiles = split_size(m, k_left, largest=config.slab_k_tiles, unit=config.rows, name="slab")
+        slab_tiles_left = Signal.like(slab_tiles)  # meaningful after the slab's first k-tile
+        tiles_left = Signal.like(slab_tiles)
         k_valid = Signal(range(config.rows + 1))
         n_valid = Signal(range(config.cols + 1))
         m.d.comb += [
@@ -131,7 +135,8 @@ class Sequencer(wiring.Component):
             new_slab.eq(new_tile & (k_tile == 0)),
             last_k.eq(k_left <= config.rows),
             last_col.eq(n_left <= config.cols),
-            slab_last_tile.eq(last_k | (k_tile == config.slab_k_tiles - 1)),
+            tiles_left.eq(Mux(k_tile == 0, slab_tiles, slab_tiles_left)),
+            slab_last_tile.eq(tiles_left == 1),
             k_valid.eq(Mux(last_k, k_left, config.rows)),
             n_valid.eq(Mux(last_col, n_left, config.cols)),
         ]
@@ -202,6 +207,7 @@ class Sequencer(wiring.Component):
                     n_left.eq(walker.cols),
                     acc_address.eq(0),
                     k_tile.eq(k_tile + 1),
+                    slab_tiles_left.eq(tiles_left - 1),
                     k_left.eq(k_left - config.rows),
                     a_addr.eq(a_addr + config.block_rows),
                     w_addr.eq(tile_end[buffer * config.slab_k_tiles + k_tile]),

@@ -7,12 +7,13 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
 
-from ..block_walker import BlockWalker, count_units
+from ..block_walker import BlockWalker
 from ..bus.bursts import RowBursts, beats_covering
 from ..bus.read_port import burst_layout
 from ..commands import CHANNEL_RECORD_BYTES
 from ..config import AcceleratorConfig
 from ..params import K_BITS, params_layout
+from ..split import split_size
 from .jobs import JobKind, job_layout, most_job_rows, most_row_bytes
 
 BUFFERS = 2
@@ -50,7 +51,7 @@ class Fetcher(wiring.Component):
         m = Module()
         config, params = self.config, self.params
         bus_bits = exact_log2(config.bus_bytes)
-        slab_k = config.slab_k_tiles * config.rows
+        most_slab_k = config.slab_k_tiles * config.rows
         m.submodules.walker = walker = BlockWalker(config)
         m.submodules.bursts = bursts = RowBursts(
             config, most_rows=most_job_rows(config), most_row_bytes=most_row_bytes(config)
@@ -81,15 +82,16 @@ class Fetcher(wiring.Component):
         k_done = Signal(K_BITS)
         k_left = Signal(K_BITS)
 
-        slab_rows = Signal(range(slab_k + 1))
-        slab_tiles = Signal(range(config.slab_k_tiles + 1))
+        slab_tiles = split_size(m, k_left, largest=config.slab_k_tiles, unit=config.rows, name="slab")
+        slab_k = Signal(range(most_slab_k + 1))  # rows of W in the slab's k-tiles, and of those the valid ones
+        slab_rows = Signal(range(most_slab_k + 1))
         zero_rows = Signal(range(config.rows + 1))
         last_slab = Signal()
         m.d.comb += [
+            slab_k.eq(slab_tiles * config.rows),
             last_slab.eq(k_left <= slab_k),
             slab_rows.eq(Mux(last_slab, k_left, slab_k)),
-            slab_tiles.eq(count_units(slab_rows, config.rows, config.slab_k_tiles)),
-            zero_rows.eq(slab_tiles * config.rows - slab_rows),
+            zero_rows.eq(slab_k - slab_rows),
         ]
 
         job = self.job.payload
