@@ -1,0 +1,1 @@
+"""Amaranth hardware: everything that becomes Verilog, and its configuration."""

@@ -23,7 +23,6 @@ from .load.receiver import Receiver
 from .registers import ADDRESS_BITS, COUNTERS
 
 
-
 class Accelerator(wiring.Component):
     """Weight-stationary systolic-array accelerator.
 

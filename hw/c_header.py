@@ -46,8 +46,6 @@ def c_header_text(config: AcceleratorConfig) -> str:
     ]
     lines += [_define(f"OPCODE_{opcode.name}", f"{int(opcode)}u", "value of GEMM_OPCODE") for opcode in Opcode]
     lines += [_define(f"FLAG_{flag.name}", f"{int(flag)}u", "bit of GEMM_FLAGS") for flag in GemmFlag]
-    lines += [
-        _define(f"GEMM_{f.name.upper()}", f"{f.offset}u", f"uint{f.bits}_t: {f.doc}") for f in GEMM_FIELDS
-    ]
+    lines += [_define(f"GEMM_{f.name.upper()}", f"{f.offset}u", f"uint{f.bits}_t: {f.doc}") for f in GEMM_FIELDS]
     lines += ["", f"#endif /* {_GUARD} */", ""]
     return "\n".join(lines)

@@ -39,4 +39,3 @@ def verilog_text(config: AcceleratorConfig) -> str:
     text = _convert(accelerator, TOP_NAME, _ports(accelerator))
     row_text = _convert(row, MODULE_NAME, row.ports)
     return f"{text}\n{row_text}"
-

@@ -13,7 +13,7 @@ def count_units(extent: Value, unit: int, most: int) -> Value:
 
 
 def split_size(m: Module, left: Value, *, largest: int, unit: int, name: str) -> Signal:
-    """Size of the next piece, in units of `unit`, when `left` is still to be cut into pieces of at most `largest` units.
+    """Size of the next piece, in units, when `left` is still to be cut into pieces of at most `largest` units.
 
     `unit` is 1 or the side of a tile; an incomplete last tile counts as one.
     """

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from .config import AcceleratorConfig
 
-
 BALANCED_PIECES = 4
 """So many last pieces of an extent are made equal."""
 

@@ -1,0 +1,1 @@
+"""The systolic array, its accumulators and the sequencing of passes."""

@@ -92,9 +92,7 @@ class Sequencer(wiring.Component):
         taken = Signal()
         walking = self._weight_half(m, pending, pending_valid, pending_fresh, taken)
         rowing = self._row_half(m, pending, pending_valid & ~pending_fresh, taken)
-        m.d.comb += self.stall_weight.eq(
-            (walking | pending_valid) & ~rowing & ~self.stall_load & ~self.stall_drain
-        )
+        m.d.comb += self.stall_weight.eq((walking | pending_valid) & ~rowing & ~self.stall_load & ~self.stall_drain)
         with m.If(rowing):
             m.d.comb += [self.stall_load.eq(0), self.stall_drain.eq(0)]
         return m
@@ -255,9 +253,7 @@ class Sequencer(wiring.Component):
         # The row is at the array one cycle after its issue and its sums are out `output_latency` cycles later;
         # the accumulator wants to know one cycle before. Registered once more here, hence equal to the latency.
         stages = output_latency(config)
-        travelling = data.StructLayout(
-            {"bank": 1, "first": 1, "block_last": 1, "address": range(self.acc_depth)}
-        )
+        travelling = data.StructLayout({"bank": 1, "first": 1, "block_last": 1, "address": range(self.acc_depth)})
         valid = self.a_enable
         tag = Signal(travelling, name="tag")
         m.d.comb += [

@@ -81,8 +81,6 @@ class SystolicArray(Elaboratable):
                 o_psum_out=psum_out,
             )
             psum = psum_out
-        columns = [
-            delay(m, psum[ACC_BITS * c : ACC_BITS * (c + 1)], cols - 1 - c, f"y_skew_{c}") for c in range(cols)
-        ]
+        columns = [delay(m, psum[ACC_BITS * c : ACC_BITS * (c + 1)], cols - 1 - c, f"y_skew_{c}") for c in range(cols)]
         m.d.comb += self.y_row.eq(Cat(columns))
         return m

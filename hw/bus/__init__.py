@@ -1,0 +1,1 @@
+"""The AXI4 master: ports, bursts and signatures."""

@@ -1,0 +1,1 @@
+"""The command ring, the registers and the counters."""

@@ -187,12 +187,11 @@ class CommandProcessor(wiring.Component):
                 m.next = "EXTENTS"
                 with m.If(simple_cause != ErrorCause.NONE):
                     m.next = "FAIL"
-            with m.State("EXTENTS"):
-                with m.If(extents_done):
-                    m.d.sync += self.cause.eq(extents_cause)
-                    m.next = "START"
-                    with m.If(extents_cause != ErrorCause.NONE):
-                        m.next = "FAIL"
+            with m.State("EXTENTS"), m.If(extents_done):
+                m.d.sync += self.cause.eq(extents_cause)
+                m.next = "START"
+                with m.If(extents_cause != ErrorCause.NONE):
+                    m.next = "FAIL"
             with m.State("START"):
                 m.d.comb += self.start.eq(1)
                 m.d.sync += engines_finished.eq(0)
@@ -321,9 +320,7 @@ class CommandProcessor(wiring.Component):
                 m.d.comb += cause.eq(value)
         return cause
 
-    def _check_extents(
-        self, m: Module, fields: dict[str, Value], start: Signal, done: Signal, cause: Signal
-    ) -> None:
+    def _check_extents(self, m: Module, fields: dict[str, Value], start: Signal, done: Signal, cause: Signal) -> None:
         """Compare the last byte of each operand with its window, with one multiplier over several cycles."""
         bus_bytes = self.config.bus_bytes
         factor = Signal(32)
@@ -363,10 +360,9 @@ class CommandProcessor(wiring.Component):
         )
         m.d.sync += product.eq(factor * stride)
         with m.FSM(name="extents"):
-            with m.State("IDLE"):
-                with m.If(start):
-                    m.d.sync += cause.eq(ErrorCause.NONE)
-                    m.next = "A_WINDOW_ROWS"
+            with m.State("IDLE"), m.If(start):
+                m.d.sync += cause.eq(ErrorCause.NONE)
+                m.next = "A_WINDOW_ROWS"
             for index, (error, base, rows, row_stride, batch_stride, row_bytes, (low, high)) in enumerate(operands):
                 following = f"{operands[index + 1][0].name}_ROWS" if index + 1 < len(operands) else "DONE"
                 is_channel = error is ErrorCause.CHANNEL_WINDOW
@@ -388,9 +384,7 @@ class CommandProcessor(wiring.Component):
                     m.next = f"{error.name}_COMPARE"
                 with m.State(f"{error.name}_COMPARE"):
                     # An address that is itself outside would make the sum meaningless, so it is compared as well.
-                    outside = (
-                        (fields[base] < fields[low]) | (fields[base] >= fields[high]) | (end > fields[high])
-                    )
+                    outside = (fields[base] < fields[low]) | (fields[base] >= fields[high]) | (end > fields[high])
                     with m.If(outside & (channel if is_channel else 1) & (cause == ErrorCause.NONE)):
                         m.d.sync += cause.eq(error)
                     m.next = following

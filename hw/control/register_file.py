@@ -120,7 +120,7 @@ class RegisterFile(wiring.Component):
             m.d.sync += error_index.eq(self.head)
         with m.If(self.soft_reset):
             m.d.sync += [irq.eq(0), self.tail.eq(0), error_index.eq(0)]
-        assert IRQ_DONE == 1 and IRQ_ERROR == 2
+        assert (IRQ_DONE, IRQ_ERROR) == (1, 2)
         return m
 
     def _read_channel(self, m: Module, readable: dict[str, object]) -> None:

@@ -1,0 +1,1 @@
+"""From accumulators to memory: requantisation, packing, writing."""

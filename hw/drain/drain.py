@@ -118,14 +118,13 @@ class Drain(wiring.Component):
             m.d.sync += bank.eq(~bank)
 
         with m.FSM():
-            with m.State("IDLE"):
-                with m.If(self.start):
-                    m.d.sync += [
-                        y_product.eq(params.y_addr),
-                        y_rows.eq(params.y_addr),
-                        y_block.eq(params.y_addr),
-                    ]
-                    m.next = "WAIT"
+            with m.State("IDLE"), m.If(self.start):
+                m.d.sync += [
+                    y_product.eq(params.y_addr),
+                    y_rows.eq(params.y_addr),
+                    y_block.eq(params.y_addr),
+                ]
+                m.next = "WAIT"
             with m.State("WAIT"):
                 m.d.comb += begin.eq((blocks_ready != 0) & (~params.channel | (tables_ready != 0)))
                 with m.If(begin):

@@ -12,9 +12,7 @@ from ..load.receiver import channel_entry_layout
 
 def chunk_layout(config: AcceleratorConfig) -> data.StructLayout:
     """Up to `lanes` neighbouring int32 elements of an output row."""
-    return data.StructLayout(
-        {"elements": ACC_BITS * config.lanes, "count": range(config.lanes + 1), "row_end": 1}
-    )
+    return data.StructLayout({"elements": ACC_BITS * config.lanes, "count": range(config.lanes + 1), "row_end": 1})
 
 
 class Requantiser(wiring.Component):

@@ -108,16 +108,15 @@ class Fetcher(wiring.Component):
         ]
 
         with m.FSM():
-            with m.State("IDLE"):
-                with m.If(self.start):
-                    m.d.sync += [
-                        a_product.eq(params.a_addr),
-                        w_product.eq(params.w_addr),
-                        a_block.eq(params.a_addr),
-                        w_block.eq(params.w_addr),
-                        channel_block.eq(params.channel_addr),
-                    ]
-                    m.next = "BLOCK"
+            with m.State("IDLE"), m.If(self.start):
+                m.d.sync += [
+                    a_product.eq(params.a_addr),
+                    w_product.eq(params.w_addr),
+                    a_block.eq(params.a_addr),
+                    w_block.eq(params.w_addr),
+                    channel_block.eq(params.channel_addr),
+                ]
+                m.next = "BLOCK"
             with m.State("BLOCK"):
                 m.d.sync += [w_slab.eq(w_block), k_done.eq(0), k_left.eq(params.k)]
                 with m.If(params.channel):
@@ -134,9 +133,8 @@ class Fetcher(wiring.Component):
                         m.next = "CHANNEL_REQUESTS"
                 with m.Else():
                     m.next = "ACTIVATIONS"
-            with m.State("CHANNEL_REQUESTS"):
-                with m.If(~bursts.busy):
-                    m.next = "ACTIVATIONS"
+            with m.State("CHANNEL_REQUESTS"), m.If(~bursts.busy):
+                m.next = "ACTIVATIONS"
             with m.State("ACTIVATIONS"):
                 m.d.comb += [
                     addr.eq(a_block + k_done),
@@ -150,9 +148,8 @@ class Fetcher(wiring.Component):
                 ]
                 with m.If(slab_taken):
                     m.next = "ACTIVATION_REQUESTS"
-            with m.State("ACTIVATION_REQUESTS"):
-                with m.If(~bursts.busy):
-                    m.next = "WEIGHTS"
+            with m.State("ACTIVATION_REQUESTS"), m.If(~bursts.busy):
+                m.next = "WEIGHTS"
             with m.State("WEIGHTS"):
                 m.d.comb += [
                     addr.eq(w_slab),
@@ -166,16 +163,15 @@ class Fetcher(wiring.Component):
                 ]
                 with m.If(self.job.ready):
                     m.next = "WEIGHT_REQUESTS"
-            with m.State("WEIGHT_REQUESTS"):
-                with m.If(~bursts.busy):
-                    m.d.sync += [
-                        w_slab.eq(bursts.next_row),
-                        k_done.eq(k_done + slab_k),
-                        k_left.eq(k_left - slab_k),
-                    ]
-                    m.next = "ACTIVATIONS"
-                    with m.If(last_slab):
-                        m.next = "NEXT_BLOCK"
+            with m.State("WEIGHT_REQUESTS"), m.If(~bursts.busy):
+                m.d.sync += [
+                    w_slab.eq(bursts.next_row),
+                    k_done.eq(k_done + slab_k),
+                    k_left.eq(k_left - slab_k),
+                ]
+                m.next = "ACTIVATIONS"
+                with m.If(last_slab):
+                    m.next = "NEXT_BLOCK"
             with m.State("NEXT_BLOCK"):
                 a_next = Signal(config.address_bits)
                 a_product_next = Signal(config.address_bits)

@@ -205,8 +205,7 @@ class Receiver(wiring.Component):
             entry_bits.mult.eq(record.mult),
             entry_bits.shift.eq(record.shift),
             self.bad_record.eq(
-                unpacker.valid
-                & (record.mult[31] | (record.shift == 0) | (record.shift > 62) | (record.reserved != 0))
+                unpacker.valid & (record.mult[31] | (record.shift == 0) | (record.shift > 62) | (record.reserved != 0))
             ),
         ]
         m.d.sync += self.channels_loaded.eq(unpacker.valid & unpacker.job_end)

@@ -1,0 +1,16 @@
+from brownout.hw.registers import ADDRESS_BITS, COUNTER_BASE, COUNTERS, REGISTERS, counter_offset
+
+
+def test_registers_are_aligned_distinct_and_below_the_counters():
+    offsets = [register.offset for register in REGISTERS]
+    assert len(set(offsets)) == len(offsets)
+    assert all(offset % 4 == 0 and offset < COUNTER_BASE for offset in offsets)
+
+
+def test_counters_fit_the_address_space():
+    assert counter_offset(len(COUNTERS)) <= 1 << ADDRESS_BITS
+
+
+def test_names_are_distinct():
+    names = [register.name for register in REGISTERS] + [counter.name for counter in COUNTERS]
+    assert len(set(names)) == len(names)
