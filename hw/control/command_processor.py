@@ -233,7 +233,7 @@ class CommandProcessor(wiring.Component):
                 | fsm.ongoing("RUN")
             ),
             self.running.eq(active),
-            self.busy.eq(~fsm.ongoing("IDLE") | (pending & ~self.stopped)),
+            self.busy.eq(~fsm.ongoing("IDLE") | reset_wanted | ((pending | self.doorbell) & ~self.stopped)),
         ]
         with m.If(self.acknowledge & self.stopped):
             m.d.sync += self.stopped.eq(0)

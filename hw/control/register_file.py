@@ -106,12 +106,15 @@ class RegisterFile(wiring.Component):
             with m.If(write & (write_address == OFFSETS[name])):
                 m.d.sync += target.eq(write_data)
         clear = Signal(2)
-        m.d.sync += [
-            # One cycle after the write, so that the ring engine sees the new tail.
-            self.doorbell.eq(write & (write_address == OFFSETS["RING_TAIL"])),
+        m.d.comb += [
+            # At once, so that whoever has seen the write's response reads what it brought about.
             self.soft_reset.eq(write & (write_address == OFFSETS["CONTROL"]) & write_data[0]),
             self.capture.eq(write & (write_address == OFFSETS["SNAPSHOT"])),
             self.acknowledge.eq(clear[IRQ_ERROR.bit_length() - 1]),
+        ]
+        m.d.sync += [
+            # One cycle after the write, so that the ring engine sees the new tail.
+            self.doorbell.eq(write & (write_address == OFFSETS["RING_TAIL"])),
             irq.eq((irq & ~clear) | Cat(self.drained, self.failed)),
         ]
         with m.If(write & (write_address == OFFSETS["IRQ"])):
