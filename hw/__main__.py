@@ -10,6 +10,7 @@ from pathlib import Path
 from .c_header import c_header_text
 from .config import AcceleratorConfig
 from .emit import verilog_text
+from .reference import reference_markdown
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,8 +22,12 @@ def main(arguments: list[str] | None = None) -> int:
             parser.add_argument(option, type=int, default=spec.default, metavar="N", help=f"default {spec.default}")
     parser.add_argument("-o", "--output", type=Path, help="Verilog file (default: standard output)")
     parser.add_argument("--c-header", type=Path, help="also write a C header of registers and commands")
+    parser.add_argument("--reference", type=Path, help="write the reference tables (Markdown) and nothing else")
     options = vars(parser.parse_args(arguments))
-    output, header = options.pop("output"), options.pop("c_header")
+    output, header, reference = (options.pop(name) for name in ("output", "c_header", "reference"))
+    if reference is not None:
+        reference.write_text(reference_markdown())
+        return 0
     try:
         config = AcceleratorConfig(**options)
     except ValueError as error:

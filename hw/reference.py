@@ -1,0 +1,97 @@
+"""The reference tables of the documentation: configuration, registers, counters, commands, errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+
+from .commands import CHANNEL_RECORD_BYTES, COMMAND_BYTES, ERROR_MEANING, GEMM_FIELDS, RESERVED_RANGES, GemmFlag
+from .config import AcceleratorConfig, MemoryConfig
+from .registers import COUNTERS, REGISTERS, counter_offset
+
+
+def _table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    lines = ["| " + " | ".join(headers) + " |", "|" + "---|" * len(headers)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows] + [""]
+
+
+def _attribute_docs(owner: type) -> dict[str, str]:
+    """Texts of the class docstring's "Attributes" section, by attribute."""
+    section = inspect.cleandoc(owner.__doc__ or "").split("Attributes\n----------\n")[1]
+    docs: dict[str, str] = {}
+    names: list[str] = []
+    for line in section.splitlines():
+        if match := re.match(r"(\w+(?:, \w+)*) : ", line):
+            names = match[1].split(", ")
+        elif line.startswith("    "):
+            for name in names:
+                docs[name] = f"{docs.get(name, '')} {line.strip()}".strip()
+        else:
+            names = []
+    return docs
+
+
+def _configuration_rows(owner: type) -> list[tuple[str, ...]]:
+    docs = _attribute_docs(owner)
+    rows = []
+    for spec in dataclasses.fields(owner):
+        default = "" if spec.default is dataclasses.MISSING else str(spec.default)
+        rows.append((f"`{spec.name}`", default, docs[spec.name]))
+    return rows
+
+
+def reference_markdown() -> str:
+    """Contents of ``docs/reference.md``; ``python -m brownout.hw --reference FILE`` writes it."""
+    lines = [
+        "# Reference",
+        "",
+        "Generated from `hw/config.py`, `hw/registers.py` and `hw/commands.py` by",
+        "`python -m brownout.hw --reference docs/reference.md`; a test compares the two.",
+        "",
+        "## AcceleratorConfig",
+        "",
+        *_table(("field", "default", "meaning"), _configuration_rows(AcceleratorConfig)),
+        "## MemoryConfig",
+        "",
+        *_table(("field", "default", "meaning"), _configuration_rows(MemoryConfig)),
+        "## Registers",
+        "",
+        "32 bits wide, behind AXI4-Lite. Other addresses, writes to `ro` registers and writes with a strobe low answer",
+        "DECERR and change nothing.",
+        "",
+        *_table(
+            ("offset", "register", "access", "meaning"),
+            [(f"`0x{r.offset:03x}`", f"`{r.name}`", r.access, r.doc) for r in REGISTERS],
+        ),
+        "## Counters",
+        "",
+        "64 bits wide, low half first. A write to `SNAPSHOT` copies all of them at one moment.",
+        "",
+        *_table(
+            ("offset", "counter", "counts"),
+            [(f"`0x{counter_offset(i):03x}`", f"`{c.name}`", c.doc) for i, c in enumerate(COUNTERS)],
+        ),
+        "## GEMM command",
+        "",
+        f"{COMMAND_BYTES} bytes, little-endian. Bytes "
+        + " and ".join(f"{low}..{high - 1}" for low, high in RESERVED_RANGES)
+        + " are reserved and must be zero.",
+        "",
+        *_table(
+            ("byte", "bits", "field", "meaning"),
+            [(str(f.offset), str(f.bits), f"`{f.name}`", f.doc) for f in GEMM_FIELDS],
+        ),
+        "Flags: " + ", ".join(f"bit {flag.bit_length() - 1} `{flag.name}`" for flag in GemmFlag) + ".",
+        "",
+        f"Channel table: one record of {CHANNEL_RECORD_BYTES} bytes per output column: `bias` int32, `mult` uint31 in",
+        "4 bytes, `shift` in 1 byte (1..62), 7 bytes of zeros.",
+        "",
+        "## Error causes",
+        "",
+        *_table(
+            ("code", "cause", "meaning"),
+            [(str(int(cause)), f"`{cause.name}`", text) for cause, text in ERROR_MEANING.items()],
+        ),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
