@@ -33,7 +33,7 @@ def calibration_run(spec: ModelSpec, images_per_class: int = 2) -> dict[str, flo
 
     Raises
     ------
-    WeightsNotFound
+    WeightsNotFoundError
         The denoiser is not trained.
     """
     labels = list(range(spec.num_classes)) * images_per_class
@@ -77,7 +77,7 @@ def evaluate(
 
     Raises
     ------
-    WeightsNotFound
+    WeightsNotFoundError
         The denoiser or the classifier is not trained.
     """
     spec = get_spec(name)
@@ -117,7 +117,7 @@ def model_card(name: str, *, images_per_class: int = 200) -> dict[str, object]:
 
     Raises
     ------
-    WeightsNotFound
+    WeightsNotFoundError
         The denoiser or the classifier is not trained.
     """
     spec = get_spec(name)

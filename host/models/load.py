@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from safetensors.torch import load_file
 from torch import nn
 
-from ..errors import WeightsNotFound
+from ..errors import WeightsNotFoundError
 from .classifier import Classifier
 from .spec import build_denoiser, get_spec
 
@@ -22,7 +22,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 def _load(model: nn.Module, name: str, part: str, folder: Path) -> None:
     path = folder / f"{name}-{part}.safetensors"
     if not path.is_file():
-        raise WeightsNotFound(
+        raise WeightsNotFoundError(
             f"the weights of the {name} {part} are not there ({path.name}); "
             f"train them with: python -m brownout.host.models.train {part} {name}"
         )
@@ -53,7 +53,7 @@ def load_denoiser(name: str, *, folder: Path = WEIGHTS) -> DiTTransformer2DModel
     ------
     ValueError
         No model has that name, or the file does not fit its architecture.
-    WeightsNotFound
+    WeightsNotFoundError
         The file is missing; the message says how to train it.
     """
     spec = get_spec(name)

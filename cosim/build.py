@@ -1,0 +1,304 @@
+"""Builds simulators: Amaranth to Verilog to C++ to an executable, each step cached by what it depends on."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import shlex
+import subprocess
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cocotb_tools.config
+
+from brownout.hw.c_header import c_header_text
+from brownout.hw.config import AcceleratorConfig
+
+from .cache import build_root as resolve_build_root
+from .cache import cached_folder, digest, files_digest
+from .errors import BuildError
+from .toolchain import find_compiler, find_verilator
+
+CLOCK_PERIOD_PS = 500
+"""Nominal clock period in simulated time (2 GHz)."""
+
+TOP = "brownout_sim_top"
+EXECUTABLE = "simulator"
+MEMORY_LIBRARY = "libbrownout_memory.so"
+
+FlavourName = Literal["server", "bare", "testbench"]
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """A way to use the simulated device.
+
+    Attributes
+    ----------
+    main : str
+        C++ main: a file of ``rtl/``, or ``"cocotb"`` for cocotb's own.
+    public : str or None
+        Verilator control file in ``rtl/`` that lists what VPI may see; None: no VPI at all.
+    """
+
+    main: str
+    public: str | None
+
+
+FLAVOURS: dict[FlavourName, Flavour] = {
+    "server": Flavour("host_main.cpp", "public_signals.vlt"),
+    "bare": Flavour("bare_main.cpp", None),
+    "testbench": Flavour("cocotb", "public_testbench.vlt"),
+}
+
+VERILATOR_FLAGS = (
+    *("--cc", "--prefix", "Vtop", "--top-module", TOP, "--timescale", "1ps/1ps"),
+    *("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert"),
+    # Generated Verilog is not written to please lint; what matters is checked in Amaranth.
+    *("-Wno-fatal", "-Wno-lint", "-Wno-style"),
+)
+MODEL_FLAGS = ("-O2", "-march=native")
+"""Code that runs every cycle. -O3 was measured as fast and takes a fifth longer to compile; -O1 runs at 0.7 of it."""
+
+SMALL_MODEL_FLAGS = ("-O1", "-march=native")
+"""The same for arrays of fewer than `SMALL_PES` elements, which are built more often than they run for long."""
+
+SMALL_PES = 100
+
+MEMORY_FLAGS = ("-O2", "-march=native")
+"""The memory model and the mains."""
+
+LIBRARY_FLAGS = ("-O1",)
+"""Verilator's own library; what matters of it is in headers."""
+
+SLOW_FLAGS = ("-O0",)
+"""Code that runs once (construction, declaration of traces)."""
+
+COMMON_FLAGS = ("-std=c++17", "-fPIC", "-pipe", "-w", f"-DBROWNOUT_CLOCK_PERIOD_PS={CLOCK_PERIOD_PS}")
+
+LIBRARY_SOURCES = ("verilated.cpp", "verilated_dpi.cpp", "verilated_vpi.cpp", "verilated_threads.cpp")
+MEMORY_SOURCES = ("dram.cpp", "axi_checker.cpp", "dram_dpi.cpp")
+
+
+def rtl_folder() -> Path:
+    """Folder with the SystemVerilog and C++ sources."""
+    return Path(str(importlib.resources.files("brownout.rtl") / f"{TOP}.sv")).parent
+
+
+def _hw_folder() -> Path:
+    return Path(str(importlib.resources.files("brownout.hw")))
+
+
+class _Commands:
+    """Runs the commands of one build and keeps their output in one log."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("")
+
+    def run(self, command: Sequence[str], *, cwd: Path, env: dict[str, str] | None = None) -> None:
+        result = subprocess.run(
+            command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        with open(self.log, "a") as file:
+            file.write(f"$ {shlex.join(command)}\n{result.stdout}")
+        if result.returncode != 0:
+            errors = [line.strip() for line in result.stdout.splitlines() if "rror" in line]
+            reason = errors[0] if errors else f"exit status {result.returncode}"
+            raise BuildError(f"{Path(command[0]).name} failed: {reason}", self.log)
+
+    def run_parallel(self, commands: Iterable[Sequence[str]], *, cwd: Path) -> None:
+        with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
+            for future in [pool.submit(self.run, command, cwd=cwd) for command in commands]:
+                future.result()
+
+
+def build_verilog(config: AcceleratorConfig, build_root: Path | str | None = None) -> Path:
+    """Verilog file of the accelerator, emitted unless it is already there; a C header lies beside it.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        What to emit.
+    build_root : Path or str, optional
+        See `brownout.cosim.cache.build_root`.
+    """
+
+    def make(folder: Path) -> None:
+        from brownout.hw.emit import verilog_text  # Amaranth takes a while to import and is not needed on a hit
+
+        (folder / "accelerator.v").write_text(verilog_text(config))
+        (folder / "accelerator.h").write_text(c_header_text(config))
+
+    name = f"{config.rtl_hash}-{files_digest(_hw_folder(), ['*.py'])}"
+    return cached_folder(resolve_build_root(build_root) / "rtl", name, make) / "accelerator.v"
+
+
+def _macros(waves: bool) -> list[str]:
+    trace = int(waves)
+    return [
+        *("-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TIMING=0"),
+        *(f"-DVM_TRACE={trace}", f"-DVM_TRACE_VCD={trace}", "-DVM_TRACE_FST=0", "-DVM_TRACE_SAIF=0"),
+    ]
+
+
+def _includes() -> list[str]:
+    include = find_verilator().root / "include"
+    return [f"-I{include}", f"-I{include / 'vltstd'}", f"-I{rtl_folder()}"]
+
+
+def _fingerprint() -> list[str]:
+    compiler = find_compiler()
+    groups = (VERILATOR_FLAGS, MODEL_FLAGS, SMALL_MODEL_FLAGS, MEMORY_FLAGS, LIBRARY_FLAGS, SLOW_FLAGS, COMMON_FLAGS)
+    tools = (str(find_verilator().root), find_verilator().version, compiler.version, compiler.native_target)
+    sources = files_digest(rtl_folder(), ["*.sv", "*.vlt", "*.h", "*.cpp"])
+    return [*(" ".join(group) for group in groups), *tools, str(cocotb_tools.config.libs_dir), sources]
+
+
+def _build_runtime(root: Path, waves: bool) -> list[Path]:
+    """Objects that do not depend on the configuration, shared by all simulators."""
+    include = find_verilator().root / "include"
+    library = [*LIBRARY_SOURCES, "verilated_vcd_c.cpp"] if waves else [*LIBRARY_SOURCES]
+    flags: dict[Path, tuple[str, ...]] = {include / name: LIBRARY_FLAGS for name in library}
+    flags |= {rtl_folder() / name: MEMORY_FLAGS for name in MEMORY_SOURCES}
+    name = f"runtime-{digest([*_fingerprint(), *_macros(waves)])}"
+
+    def make(folder: Path) -> None:
+        commands = _Commands(root / "logs" / f"{name}.log")
+        compiler = find_compiler().executable
+        common = [*COMMON_FLAGS, *_macros(waves), *_includes()]
+        commands.run_parallel(
+            ([compiler, *own, *common, "-c", str(source), "-o", f"{source.stem}.o"] for source, own in flags.items()),
+            cwd=folder,
+        )
+
+    folder = cached_folder(root / "sim", name, make)
+    return [folder / f"{source.stem}.o" for source in flags]
+
+
+def _bundles(folder: Path, jobs: int) -> dict[str, list[str]]:
+    """Model sources grouped into few translation units, because each pays for the same large headers."""
+    fast: list[list[Path]] = [[] for _ in range(jobs)]
+    sources = sorted(folder.glob("Vtop*.cpp"), key=lambda path: -path.stat().st_size)
+    slow = [path for path in sources if path.stem.endswith("__Slow")]
+    for path in (path for path in sources if path not in slow):
+        min(fast, key=lambda group: sum(p.stat().st_size for p in group)).append(path)
+    groups = {f"model_fast_{i}": group for i, group in enumerate(fast) if group} | {"model_slow": slow}
+    return {name: [path.name for path in group] for name, group in groups.items() if group}
+
+
+def _compile_model(
+    commands: _Commands, folder: Path, config: AcceleratorConfig, verilog: Path, name: FlavourName, waves: bool
+) -> list[str]:
+    """Runs Verilator and compiles its output and the main; returns the objects' names."""
+    flavour = FLAVOURS[name]
+    rtl = rtl_folder()
+    vpi = [] if flavour.public is None else ["--vpi", str(rtl / flavour.public)]
+    verilator = find_verilator()
+    commands.run(
+        [
+            *(str(verilator.executable), *VERILATOR_FLAGS, "--Mdir", str(folder), *vpi),
+            *(["--trace-vcd"] if waves else []),
+            *(f"-GADDRESS_BITS={config.address_bits}", f"-GBUS_BYTES={config.bus_bytes}"),
+            *(str(verilog), str(rtl / f"{TOP}.sv")),
+        ],
+        cwd=folder,
+        env=verilator.environment(),
+    )
+    main = rtl / flavour.main
+    if flavour.main == "cocotb":
+        main = Path(cocotb_tools.config.share_dir) / "lib" / "verilator" / "verilator.cpp"
+    compiler = find_compiler().executable
+    fast = SMALL_MODEL_FLAGS if config.rows * config.cols < SMALL_PES else MODEL_FLAGS
+    flags = [*COMMON_FLAGS, *_macros(waves), f"-I{folder}", f"-I{verilog.parent}", *_includes()]
+    jobs = [[compiler, *MEMORY_FLAGS, *flags, "-c", str(main), "-o", "main.o"]]
+    for bundle, sources in _bundles(folder, len(os.sched_getaffinity(0))).items():
+        (folder / f"{bundle}.cc").write_text("".join(f'#include "{source}"\n' for source in sources))
+        level = SLOW_FLAGS if bundle == "model_slow" else fast
+        jobs.append([compiler, *level, *flags, "-c", f"{bundle}.cc", "-o", f"{bundle}.o"])
+    commands.run_parallel(jobs, cwd=folder)
+    return [job[-1] for job in jobs]
+
+
+def build_simulator(
+    config: AcceleratorConfig,
+    flavour: FlavourName = "server",
+    *,
+    waves: bool = False,
+    build_root: Path | str | None = None,
+) -> Path:
+    """Executable that simulates the accelerator, built unless it is already there.
+
+    Safe to call from several processes at once. The memory behind the bus is chosen when the simulator runs, so
+    configurations that differ only there share one executable.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        What to simulate.
+    flavour : {"server", "bare", "testbench"}
+        ``"server"`` serves a `Simulator`; ``"bare"`` is the minimal C++ loop of the benchmarks; ``"testbench"`` hosts
+        any cocotb testbench with cocotb's own main.
+    waves : bool
+        Whether it can write VCD files; costs speed even when it does not.
+    build_root : Path or str, optional
+        See `brownout.cosim.cache.build_root`.
+
+    Raises
+    ------
+    BuildError
+        A tool is missing or failed; names the log.
+    """
+    root = resolve_build_root(build_root)
+    verilog = build_verilog(config, root)
+    fingerprint = [*_fingerprint(), flavour, str(waves), verilog.parent.name]
+    name = f"{config.rtl_hash}-{digest(fingerprint)}"
+
+    def make(folder: Path) -> None:
+        commands = _Commands(root / "logs" / f"build-{flavour}-{name}.log")
+        runtime = _build_runtime(root, waves)
+        work = folder / "work"
+        work.mkdir()
+        objects = _compile_model(commands, work, config, verilog, flavour, waves)
+        libs = str(cocotb_tools.config.libs_dir)
+        vpi = [f"-L{libs}", f"-Wl,-rpath,{libs}", "-lcocotbvpi_verilator"] if FLAVOURS[flavour].public else []
+        # The memory model's C functions are looked up by name from Python inside the process.
+        link = ["-rdynamic", "-pthread", "-o", str(folder / EXECUTABLE)]
+        commands.run([find_compiler().executable, *objects, *map(str, runtime), *link, *vpi], cwd=work)
+        for path in work.iterdir():
+            path.unlink()
+        work.rmdir()
+
+    return cached_folder(root / "sim", name, make) / EXECUTABLE
+
+
+def build_memory_library(build_root: Path | str | None = None) -> Path:
+    """The memory model alone as a shared library, to be driven through `ctypes` without any RTL.
+
+    Parameters
+    ----------
+    build_root : Path or str, optional
+        See `brownout.cosim.cache.build_root`.
+
+    Raises
+    ------
+    BuildError
+        There is no compiler, or it failed.
+    """
+    root = resolve_build_root(build_root)
+    compiler = find_compiler()
+    sources = [str(rtl_folder() / name) for name in MEMORY_SOURCES]
+    tools = (compiler.version, compiler.native_target, *MEMORY_FLAGS, *COMMON_FLAGS)
+    name = f"memory-{digest([*tools, files_digest(rtl_folder(), ['*.h', '*.cpp'])])}"
+
+    def make(folder: Path) -> None:
+        commands = _Commands(root / "logs" / f"build-{name}.log")
+        library = folder / MEMORY_LIBRARY
+        command = [compiler.executable, *MEMORY_FLAGS, *COMMON_FLAGS, "-shared", *sources, "-o", str(library)]
+        commands.run(command, cwd=folder)
+
+    return cached_folder(root / "sim", name, make) / MEMORY_LIBRARY

@@ -1,0 +1,183 @@
+"""Starts and ends simulator processes; none outlives its host."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NoReturn
+
+import cocotb_tools.config
+import find_libpython
+
+from .build import TOP
+from .errors import ProtocolError, SimulatorDied, SimulatorTimeout
+from .link import Link, LinkClosed, LinkGarbled, LinkTimeout
+
+_numbers = itertools.count()
+
+# A child that asks to die with its parent dies with the *thread* that started it, and hosts use short-lived threads. So
+# all simulators are started by one thread that lives as long as the process. A forked child needs one of its own.
+_launcher = ThreadPoolExecutor(1, "brownout-launcher")
+
+
+def _renew_launcher() -> None:
+    global _launcher
+    _launcher = ThreadPoolExecutor(1, "brownout-launcher")
+
+
+os.register_at_fork(after_in_child=_renew_launcher)
+
+STOP_GRACE_S = 5.0
+"""How long a simulator that was told to end may take before it is killed."""
+
+
+def cocotb_environment(test_module: str) -> dict[str, str]:
+    """Environment in which a simulator finds Python, cocotb and the test module; as cocotb's own runner sets it."""
+    libpython = os.environ.get("LIBPYTHON_LOC") or find_libpython.find_libpython()
+    if libpython is None:
+        raise ProtocolError("cannot find libpython: this Python was built without its shared library")
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "PYGPI_PYTHON_BIN": sys.executable,
+        "GPI_USERS": f"{libpython};{cocotb_tools.config.pygpi_entry_point()}",
+        "COCOTB_TOPLEVEL": TOP,
+        "COCOTB_TEST_MODULES": test_module,
+        "TOPLEVEL_LANG": "verilog",
+        "COCOTB_TRUST_INERTIAL_WRITES": "1",
+        "COCOTB_RANDOM_SEED": "1",
+        "COCOTB_ANSI_OUTPUT": "0",
+    }
+
+
+class SimulatorProcess:
+    """A running simulator of the ``server`` flavour, and the link to it.
+
+    Parameters
+    ----------
+    executable : Path
+        From `brownout.cosim.build.build_simulator`.
+    memory_fd : int
+        Open file that is its memory.
+    settings : str
+        Value of BROWNOUT_DRAM, without ``fd``.
+    waves : Path or None
+        VCD file to write.
+    logs : Path
+        Folder for the log file.
+    deadline_s : float
+        Longest wait for it to start.
+
+    Raises
+    ------
+    SimulatorDied, SimulatorTimeout, ProtocolError
+        It did not start.
+    """
+
+    def __init__(
+        self, executable: Path, *, memory_fd: int, settings: str, waves: Path | None, logs: Path, deadline_s: float
+    ) -> None:
+        logs.mkdir(parents=True, exist_ok=True)
+        self.log = logs / f"simulator-{os.getpid()}-{next(_numbers)}.log"
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        environment = cocotb_environment("brownout.cosim.server") | {
+            "BROWNOUT_SOCKET_FD": str(theirs.fileno()),
+            "BROWNOUT_PARENT_PID": str(os.getpid()),
+            "BROWNOUT_DRAM": f"fd={memory_fd},{settings}",
+            "COCOTB_RESULTS_FILE": os.devnull,
+        }
+        if waves is not None:
+            environment["BROWNOUT_WAVES"] = str(waves.resolve())
+        self.link = Link(ours)
+        try:
+            with open(self.log, "wb") as log:
+                self._process = _launcher.submit(
+                    subprocess.Popen,
+                    [str(executable)],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(theirs.fileno(), memory_fd),
+                ).result()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self.alive = True
+        self.receive(deadline_s, time.monotonic())
+
+    @property
+    def pid(self) -> int:
+        """Process identifier."""
+        return self._process.pid
+
+    def request(self, message: dict[str, object], deadline_s: float) -> dict[str, object]:
+        """Send a request and wait for its reply.
+
+        Raises
+        ------
+        SimulatorDied, SimulatorTimeout, ProtocolError
+            There is no reply. The process is gone afterwards.
+        """
+        start = time.monotonic()
+        try:
+            self.link.send(message)
+        except LinkClosed:
+            self._died()
+        return self.receive(deadline_s, start)
+
+    def receive(self, deadline_s: float, start: float) -> dict[str, object]:
+        """Wait for a message until `deadline_s` after `start`; exceptions as for `request`."""
+        try:
+            return self.link.receive(max(0.0, start + deadline_s - time.monotonic()))
+        except LinkClosed:
+            self._died()
+        except LinkTimeout:
+            self.kill()
+            raise SimulatorTimeout(f"no answer from the simulator within {deadline_s:g} s", self.log) from None
+        except LinkGarbled as error:
+            self.kill()
+            raise ProtocolError(f"the simulator answered nonsense: {error}", self.log) from error
+        except BaseException:
+            # Interrupted between request and reply: the next reply would be taken for the answer to something else.
+            self.kill()
+            raise
+
+    def _died(self) -> NoReturn:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_GRACE_S)
+        status = self._process.poll()
+        self.kill()
+        if status is None:
+            how = "closed the link"
+        else:
+            how = f"was ended by signal {-status}" if status < 0 else f"exited with status {status}"
+        raise SimulatorDied(f"the simulator {how}", self.log) from None
+
+    def stop(self) -> None:
+        """End it in order, so that waves are complete; then as `kill`. Its log is removed if it ended well."""
+        if not self.alive:
+            return
+        self.link.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_GRACE_S)
+        if self._process.poll() == 0:
+            self.log.unlink(missing_ok=True)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it at once. Idempotent."""
+        self.alive = False
+        self.link.close()
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()

@@ -1,0 +1,140 @@
+"""Runs cocotb testbenches: ``python -m brownout.cosim.run_tests --test gemm --rows 4 --cols 4 --waves``.
+
+A testbench is a file ``bench_NAME.py`` with cocotb tests, by default in ``tests/cosim/benches``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from brownout.hw.config import AcceleratorConfig, MemoryConfig
+
+from .build import build_simulator
+from .cache import build_root as resolve_build_root
+from .dram import settings_text, timing_settings
+from .errors import SimulatorError
+from .process import cocotb_environment
+from .testbench import CONFIG_VARIABLE
+
+DEFAULT_BENCHES = Path("tests/cosim/benches")
+_PREFIX = "bench_"
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Outcome of a run.
+
+    Attributes
+    ----------
+    passed, failed : int
+        Numbers of cocotb tests.
+    waves : Path or None
+        VCD file that was written.
+    """
+
+    passed: int
+    failed: int
+    waves: Path | None
+
+
+def bench_names(benches: Path) -> list[str]:
+    """Names of the testbenches in a folder."""
+    return sorted(path.stem.removeprefix(_PREFIX) for path in benches.glob(f"{_PREFIX}*.py"))
+
+
+def run_benches(
+    config: AcceleratorConfig,
+    test: str = "all",
+    *,
+    benches: Path = DEFAULT_BENCHES,
+    waves: bool = False,
+    build_root: Path | str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> BenchResult:
+    """Run testbenches with cocotb's own main; their output goes to this process's.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Device under test.
+    test : str
+        ``"all"``, the name of a testbench, or the name of one test in any of them.
+    benches : Path
+        Folder of the testbenches.
+    waves : bool
+        Whether to write a VCD file, ``waves/NAME.vcd`` in the build folder.
+    build_root : Path or str, optional
+        See `brownout.cosim.cache.build_root`.
+    environment : mapping, optional
+        Further environment variables.
+
+    Raises
+    ------
+    SimulatorError
+        The simulator ended without results, or no test ran.
+    """
+    names = bench_names(benches)
+    root = resolve_build_root(build_root)
+    executable = build_simulator(config, "testbench", waves=waves, build_root=root)
+    chosen = [test] if test in names else names
+    results = root / "results" / f"bench-{test}-{os.getpid()}.xml"
+    results.parent.mkdir(parents=True, exist_ok=True)
+    settings: dict[str, int | str | Path] = {"size_bytes": config.memory.size_bytes, **timing_settings(config.memory)}
+    env = cocotb_environment(",".join(f"{_PREFIX}{name}" for name in chosen)) | {
+        "BROWNOUT_DRAM": settings_text(settings),
+        CONFIG_VARIABLE: json.dumps(config.to_dict()),
+        "COCOTB_RESULTS_FILE": str(results),
+        **(environment or {}),
+    }
+    env["PYTHONPATH"] = os.pathsep.join([str(benches.resolve()), env["PYTHONPATH"]])
+    if test != "all" and test not in names:
+        env["COCOTB_TEST_FILTER"] = rf"\.{test}$"
+    vcd = root / "waves" / f"{test}.vcd" if waves else None
+    command = [str(executable)]
+    if vcd is not None:
+        vcd.parent.mkdir(parents=True, exist_ok=True)
+        command += ["--trace", "--trace-file", str(vcd)]
+    status = subprocess.run(command, env=env, check=False).returncode
+    if not results.exists():
+        raise SimulatorError(f"the simulator ended with status {status} and without results")
+    cases = list(ElementTree.parse(results).getroot().iter("testcase"))
+    results.unlink()
+    # cocotb lists filtered tests too, as skipped.
+    ran = [case for case in cases if case.find("skipped") is None]
+    if not ran:
+        raise SimulatorError(f"no test ran: {test!r} is none of the testbenches {', '.join(names)}, nor a test in them")
+    failed = sum(case.find("failure") is not None or case.find("error") is not None for case in ran)
+    return BenchResult(len(ran) - failed, failed, vcd)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m brownout.cosim.run_tests", description="Run cocotb testbenches.")
+    parser.add_argument("--test", default="all", help="testbench, single test, or 'all' (default)")
+    parser.add_argument("--rows", type=int, default=4, help="array rows (default 4)")
+    parser.add_argument("--cols", type=int, default=4, help="array columns (default 4)")
+    parser.add_argument("--waves", action="store_true", help="write a VCD file")
+    parser.add_argument("--benches", type=Path, default=DEFAULT_BENCHES, help="folder of the testbenches")
+    options = parser.parse_args(arguments)
+    config = AcceleratorConfig(rows=options.rows, cols=options.cols, memory=MemoryConfig(size_bytes=1 << 22))
+    try:
+        result = run_benches(config, options.test, benches=options.benches, waves=options.waves)
+    except SimulatorError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{result.passed} passed, {result.failed} failed")
+    if result.waves is not None:
+        print(f"waves: {result.waves}")
+    return 1 if result.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The cocotb test inside a simulator process: serves one `Simulator` until it closes the socket.
+
+Simulated time passes only while a request needs it. Between requests this blocks in a read and nothing runs.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import cocotb
+from cocotb.triggers import Timer, Trigger
+
+from brownout.hw.registers import COUNTERS, OFFSETS, counter_offset
+
+from .build import CLOCK_PERIOD_PS
+from .dram import DramModel
+from .drivers import AxiLiteDriver, RingDriver
+from .link import Link, LinkClosed
+
+RESET_CYCLES = 4
+_COUNTER_ADDRESSES = [counter_offset(i) + half for i in range(len(COUNTERS)) for half in (0, 4)]
+
+
+def _next_cycle() -> Trigger:
+    return Timer(CLOCK_PERIOD_PS, "ps")
+
+
+class Server:
+    """Requests of one host.
+
+    Parameters
+    ----------
+    dut : cocotb handle
+        The simulation top.
+    """
+
+    def __init__(self, dut: Any) -> None:
+        self._dut = dut
+        self._bus = AxiLiteDriver(dut, _next_cycle)
+        self._ring = RingDriver(dut, self._bus)
+        self._memory = DramModel()
+
+    async def reset(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Assert the reset pin for a few cycles; memory keeps its content."""
+        self._dut.rst.value = 1
+        await Timer(RESET_CYCLES * CLOCK_PERIOD_PS, "ps")
+        self._dut.rst.value = 0
+        await _next_cycle()
+        return {}
+
+    async def read(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Read registers at ``addresses``."""
+        return {"values": await self._bus.read_many(request["addresses"])}
+
+    async def write(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Write ``pairs`` of address and value."""
+        for address, value in request["pairs"]:
+            await self._bus.write(address, value)
+        return {}
+
+    async def run(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Ring the doorbell with ``tail``, wait for the interrupt, acknowledge it."""
+        stop = await self._ring.run_to(request["tail"])
+        return {} if stop is None else {"error_cause": stop.cause, "error_index": stop.index, "head": stop.head}
+
+    async def counters(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Take a snapshot of all counters and read it."""
+        await self._bus.write(OFFSETS["SNAPSHOT"], 1)
+        words = await self._bus.read_many(_COUNTER_ADDRESSES)
+        values = {c.name: words[2 * i] | words[2 * i + 1] << 32 for i, c in enumerate(COUNTERS)}
+        return {"values": values | {"dram_row_activations": self._memory.get("row_activations")}}
+
+    async def memory(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Change ``settings`` of the memory model."""
+        for name, value in request["settings"].items():
+            self._memory.set(name, value)
+        return {}
+
+    async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Reply to one request; what goes wrong is part of the reply."""
+        try:
+            handlers = {
+                "reset": self.reset,
+                "read": self.read,
+                "write": self.write,
+                "run": self.run,
+                "counters": self.counters,
+                "memory": self.memory,
+            }
+            reply = await handlers[request["op"]](request)
+        except Exception as error:
+            # The host decides what it means; this process stays usable.
+            reply = {"failed": f"{type(error).__name__}: {error}"}
+        if self._memory.get("violations"):
+            reply["axi_violation"] = self._memory.violation()
+            self._memory.clear_violations()
+        return reply
+
+
+@cocotb.test()
+async def serve(dut: Any) -> None:
+    """Serve until the host closes the socket."""
+    link = Link(socket.socket(fileno=int(os.environ["BROWNOUT_SOCKET_FD"])))
+    server = Server(dut)
+    await server.reset({})
+    link.send({"ready": True, "pid": os.getpid()})
+    while True:
+        try:
+            request = link.receive()
+            link.send(await server.answer(request))
+        except LinkClosed:
+            return

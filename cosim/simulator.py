@@ -1,0 +1,294 @@
+"""A simulated accelerator: its memory, its command ring and its registers, behind one context manager."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from brownout.hw.commands import COMMAND_BYTES, ErrorCause
+from brownout.hw.config import AcceleratorConfig
+from brownout.hw.registers import ID_WORD, INTERFACE_VERSION, OFFSETS, STATUS_BUSY
+
+from .build import build_simulator
+from .cache import build_root as resolve_build_root
+from .dram import StallConfig, settings_text, timing_settings
+from .errors import AxiViolation, CommandError, ProtocolError, SimulatorDied
+from .process import SimulatorProcess
+
+RING_BYTES = 1 << 16
+"""The command ring takes the last 64 KiB of memory, or the last quarter of a memory smaller than 256 KiB."""
+
+_SOFT_RESET_POLLS = 10_000
+
+
+def ring_bytes(memory_bytes: int) -> int:
+    """Size of the command ring at the top of a memory of `memory_bytes`."""
+    return min(RING_BYTES, memory_bytes // 4)
+
+
+class Simulator:
+    """A simulator process that runs the RTL of one accelerator.
+
+    Memory is shared with the process: what is written to `memory` is there for the next command, and results are there
+    when `run` returns. The process ends with this object or with this Python, whatever happens first. After
+    `SimulatorDied` or `SimulatorTimeout` the object can be revived by `restart`.
+
+    Calls from several threads are served one after another.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        What to simulate; its simulator is built if it has not been yet.
+    waves : Path, optional
+        VCD file to write; costs much speed and disk.
+    stalls : StallConfig, optional
+        Random back-pressure of the memory.
+    check_axi : bool
+        Whether every AXI transfer is checked; a violation raises `AxiViolation` from the call that caused it.
+    deadline_s : float
+        Longest wall-clock wait for any one answer.
+    build_root : Path or str, optional
+        See `brownout.cosim.cache.build_root`.
+
+    Attributes
+    ----------
+    memory : mmap.mmap
+        All of the memory, writable and without copies (``numpy.frombuffer``, ``torch.frombuffer``).
+    memory_fd : int
+        Open file behind `memory`.
+    ring_base : int
+        Address of the command ring, `ring_bytes` of it.
+    usable_bytes : int
+        Memory below the ring, free for data.
+
+    Raises
+    ------
+    BuildError, SimulatorDied, SimulatorTimeout
+        No simulator could be built or started.
+    ProtocolError
+        The device is not what `config` describes.
+    """
+
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        *,
+        waves: Path | None = None,
+        stalls: StallConfig | None = None,
+        check_axi: bool = True,
+        deadline_s: float = 120,
+        build_root: Path | str | None = None,
+    ) -> None:
+        self.config = config
+        self._waves = waves
+        self._deadline_s = deadline_s
+        self._root = resolve_build_root(build_root)
+        self._lock = threading.Lock()
+        self._process: SimulatorProcess | None = None
+        self._executable = build_simulator(config, "server", waves=waves is not None, build_root=self._root)
+        size = config.memory.size_bytes
+        settings: dict[str, int | str | Path] = {"size_bytes": size, **timing_settings(config.memory)}
+        if stalls is not None:
+            settings |= stalls.settings()
+        self._settings = settings_text({**settings, "check_axi": int(check_axi)})
+        self.ring_bytes = ring_bytes(size)
+        self.usable_bytes = size - self.ring_bytes
+        self.ring_base = self.usable_bytes
+        self._entries = self.ring_bytes // COMMAND_BYTES
+        self._tail = 0
+        # The file has no name, so nothing is left of it once both processes are gone.
+        self.memory_fd = os.memfd_create("brownout-dram")
+        try:
+            os.ftruncate(self.memory_fd, size)
+            self.memory = mmap.mmap(self.memory_fd, size)
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def memory_path(self) -> Path:
+        """Path under which this process can open the memory file while the simulator is open."""
+        return Path(f"/proc/{os.getpid()}/fd/{self.memory_fd}")
+
+    @property
+    def log(self) -> Path | None:
+        """Log file of the current process, None when closed; removed when the process ends in order."""
+        return self._process.log if self._process is not None else None
+
+    @property
+    def pid(self) -> int | None:
+        """Process identifier of the simulator, None when there is none."""
+        return self._process.pid if self._process is not None and self._process.alive else None
+
+    def __enter__(self) -> Simulator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        self._process = SimulatorProcess(
+            self._executable,
+            memory_fd=self.memory_fd,
+            settings=self._settings,
+            waves=self._waves,
+            logs=self._root / "logs",
+            deadline_s=self._deadline_s,
+        )
+        self._identify()
+        self._program_ring()
+
+    def _identify(self) -> None:
+        config = self.config
+        expected = {
+            "ID": ID_WORD,
+            "VERSION": INTERFACE_VERSION,
+            "CONFIG_HASH": config.hash_word,
+            "DIMENSIONS": config.rows | config.cols << 16,
+        }
+        values = self._request(op="read", addresses=[OFFSETS[name] for name in expected])["values"]
+        for (name, wanted), value in zip(expected.items(), values, strict=True):
+            if value != wanted:
+                message = f"register {name} reads 0x{value:08x}, the configuration has 0x{wanted:08x}"
+                raise ProtocolError(message, self.log)
+
+    def _program_ring(self) -> None:
+        values = {
+            "RING_BASE_LO": self.ring_base & 0xFFFFFFFF,
+            "RING_BASE_HI": self.ring_base >> 32,
+            "RING_ENTRIES": self._entries,
+        }
+        self._request(op="write", pairs=[(OFFSETS[name], value) for name, value in values.items()])
+        self._tail = self.read_register("RING_HEAD")
+
+    def _request(self, *, deadline_s: float | None = None, **message: Any) -> dict[str, Any]:
+        with self._lock:
+            if self._process is None or not self._process.alive:
+                log = self._process.log if self._process is not None else None
+                raise SimulatorDied("the simulator is not running; restart() starts another one", log)
+            reply: dict[str, Any] = self._process.request(message, deadline_s or self._deadline_s)
+        if violation := reply.get("axi_violation"):
+            raise AxiViolation(str(violation), self.log)
+        if failed := reply.get("failed"):
+            raise ProtocolError(f"request {message['op']!r} failed in the simulator: {failed}", self.log)
+        return reply
+
+    def run(self, commands: Sequence[bytes], *, deadline_s: float | None = None) -> None:
+        """Run commands to completion, in order.
+
+        Parameters
+        ----------
+        commands : sequence of bytes
+            Encoded commands, `COMMAND_BYTES` each (`brownout.hw.commands.GemmCommand.encode`).
+        deadline_s : float, optional
+            Instead of the simulator's deadline, for each ring-full of commands.
+
+        Raises
+        ------
+        CommandError
+            A command failed; those before it are complete, those after it were not started, and the ring is clear.
+        AxiViolation, SimulatorDied, SimulatorTimeout, ProtocolError
+        """
+        for command in commands:
+            if len(command) != COMMAND_BYTES:
+                raise ValueError(f"a command is {COMMAND_BYTES} bytes, not {len(command)}")
+        at_once = self._entries - 1  # a full ring would look like an empty one
+        for start in range(0, len(commands), at_once):
+            self._run_ring(commands[start : start + at_once], start, deadline_s)
+
+    def _run_ring(self, commands: Sequence[bytes], first_index: int, deadline_s: float | None) -> None:
+        first_entry = self._tail
+        for i, command in enumerate(commands):
+            address = self.ring_base + (first_entry + i) % self._entries * COMMAND_BYTES
+            self.memory[address : address + COMMAND_BYTES] = command
+        self._tail = (first_entry + len(commands)) % self._entries
+        reply = self._request(op="run", tail=self._tail, deadline_s=deadline_s)
+        if "error_cause" in reply:
+            self._tail = reply["head"]
+            index = (reply["error_index"] - first_entry) % self._entries
+            raise CommandError(ErrorCause(reply["error_cause"]), first_index + index, self.log)
+
+    def read_register(self, name: str) -> int:
+        """Value of a register by its name in `brownout.hw.registers`.
+
+        Raises
+        ------
+        KeyError
+            There is no register of that name.
+        """
+        return int(self._request(op="read", addresses=[OFFSETS[name]])["values"][0])
+
+    def write_register(self, name: str, value: int) -> None:
+        """Write a register by its name in `brownout.hw.registers`.
+
+        Raises
+        ------
+        KeyError
+            There is no register of that name.
+        ValueError
+            The value does not fit 32 bits.
+        """
+        if not 0 <= value < 1 << 32:
+            raise ValueError(f"a register holds 32 bits, not {value!r}")
+        self._request(op="write", pairs=[(OFFSETS[name], value)])
+
+    def counters(self) -> dict[str, int]:
+        """All counters since reset: those of `brownout.hw.registers.COUNTERS`, and ``dram_row_activations``."""
+        return dict(self._request(op="counters")["values"])
+
+    def set_memory(self, settings: Mapping[str, int]) -> None:
+        """Change parameters or test knobs of the memory model while it runs.
+
+        Parameters
+        ----------
+        settings : mapping
+            By name: those of `MemoryConfig` except the size; ``seed`` and ``stall_aw``, ``stall_w``, ``stall_b``,
+            ``stall_ar``, ``stall_r`` (per 65536); ``slverr_base`` and ``slverr_limit``: accesses to bytes from base
+            up to limit are answered with SLVERR; ``hang``: while 1 nothing is accepted or answered; ``check_axi``,
+            ``check_bounds``: AXI checks, and among them that addresses are inside memory.
+        """
+        self._request(op="memory", settings=dict(settings))
+
+    def soft_reset(self) -> None:
+        """Reset the accelerator through its CONTROL register and program the ring again; memory stays.
+
+        Raises
+        ------
+        ProtocolError
+            The accelerator stays busy.
+        """
+        self.write_register("CONTROL", 1)
+        for _ in range(_SOFT_RESET_POLLS):
+            if not self.read_register("STATUS") & STATUS_BUSY:
+                break
+        else:
+            raise ProtocolError("the accelerator stays busy after a soft reset", self.log)
+        self._program_ring()
+
+    def hard_reset(self) -> None:
+        """Assert the reset pin of accelerator and memory model; what was in flight is lost, memory content stays."""
+        self._request(op="reset")
+        self._program_ring()
+
+    def restart(self) -> None:
+        """End the simulator process, if it still runs, and start a fresh one on the same memory."""
+        if self._process is not None:
+            self._process.kill()
+        self._open()
+
+    def close(self) -> None:
+        """End the process and release the memory. Idempotent; arrays that still use the memory keep it alive."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+        if self.memory_fd >= 0:
+            os.close(self.memory_fd)
+            self.memory_fd = -1

@@ -1,0 +1,131 @@
+"""Base of cocotb testbenches: clock, reset, registers, command ring, memory and scoreboard of one device.
+
+A testbench runs with cocotb's own main (`brownout.cosim.run_tests`), so it may wait for any edge of the pins of the
+simulation top. The configuration comes from the environment that `run_tests` sets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from cocotb.clock import Clock
+from cocotb.triggers import FallingEdge
+
+from brownout.hw.commands import COMMAND_BYTES, ErrorCause
+from brownout.hw.config import AcceleratorConfig
+
+from .build import CLOCK_PERIOD_PS
+from .dram import DramModel, StallConfig
+from .drivers import AxiLiteDriver, RingDriver
+from .errors import AxiViolation, CommandError
+from .scoreboard import GemmCase
+from .simulator import ring_bytes
+
+CONFIG_VARIABLE = "BROWNOUT_CONFIG"
+RESET_CYCLES = 4
+
+
+def configuration() -> AcceleratorConfig:
+    """Configuration of the device under test."""
+    return AcceleratorConfig.from_dict(json.loads(os.environ[CONFIG_VARIABLE]))
+
+
+class Testbench:
+    """The device under test with its drivers. Create it with `start`, which also resets knobs of the memory model.
+
+    Attributes
+    ----------
+    dut : cocotb handle
+        The simulation top; the memory bus is there as ``m_axi_*``.
+    config : AcceleratorConfig
+        Configuration of the device.
+    bus : AxiLiteDriver
+        Registers.
+    ring : RingDriver
+        Doorbell and interrupt.
+    dram : DramModel
+        Timing, test knobs and statistics of the memory.
+    memory : uint8 array
+        All of the memory, shared with the model.
+    """
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+    def __init__(self, dut: Any) -> None:
+        self.dut = dut
+        self.config = configuration()
+        self.bus = AxiLiteDriver(dut, lambda: FallingEdge(dut.clk))
+        self.ring = RingDriver(dut, self.bus, lambda: FallingEdge(dut.clk))
+        self.dram = DramModel()
+        self.memory = np.ctypeslib.as_array(self.dram.buffer())
+        size = self.config.memory.size_bytes
+        self._ring_base = size - ring_bytes(size)
+        self._entries = ring_bytes(size) // COMMAND_BYTES
+        self._tail = 0
+
+    @classmethod
+    async def start(cls, dut: Any) -> Testbench:
+        """Start the clock, reset the device and configure its ring."""
+        dut.rst.value = 1
+        Clock(dut.clk, CLOCK_PERIOD_PS, "ps").start(start_high=False)
+        await FallingEdge(dut.clk)  # the memory model exists from the first evaluation on
+        bench = cls(dut)
+        # The model belongs to the process, so it still has what the test before this one asked of it.
+        bench.stall(StallConfig())
+        for knob in ("hang", "slverr_base", "slverr_limit"):
+            bench.dram.set(knob, 0)
+        for _ in range(RESET_CYCLES):
+            await FallingEdge(dut.clk)
+        dut.rst.value = 0
+        await FallingEdge(dut.clk)
+        bench._tail = await bench.ring.configure(bench._ring_base, bench._entries)
+        return bench
+
+    def stall(self, stalls: StallConfig) -> None:
+        """Put random back-pressure on the channels of the memory bus."""
+        for name, value in stalls.settings().items():
+            self.dram.set(name, value)
+
+    async def run(self, commands: Sequence[bytes]) -> None:
+        """Run fewer commands than the ring holds.
+
+        Raises
+        ------
+        CommandError
+            A command failed.
+        AxiViolation
+            The device broke a rule of AXI.
+        """
+        if len(commands) >= self._entries:
+            raise ValueError(f"the ring holds {self._entries - 1} commands, not {len(commands)}")
+        first = self._tail
+        for i, command in enumerate(commands):
+            address = self._ring_base + (first + i) % self._entries * COMMAND_BYTES
+            self.memory[address : address + COMMAND_BYTES] = np.frombuffer(command, np.uint8)
+        self._tail = (first + len(commands)) % self._entries
+        stop = await self.ring.run_to(self._tail)
+        self.check_axi()
+        if stop is not None:
+            self._tail = stop.head
+            raise CommandError(ErrorCause(stop.cause), (stop.index - first) % self._entries)
+
+    async def run_case(self, case: GemmCase) -> None:
+        """Put the operands of `case` into memory, run it and check every byte of the case's memory.
+
+        Raises
+        ------
+        MismatchError, CommandError, AxiViolation
+        """
+        case.write(self.memory)
+        await self.run([case.command().encode()])
+        case.check(self.memory)
+
+    def check_axi(self) -> None:
+        """Raise `AxiViolation` if the device has broken a rule of AXI since the last look."""
+        if message := self.dram.violation():
+            self.dram.clear_violations()
+            raise AxiViolation(message)

@@ -1,0 +1,69 @@
+"""PyTorch runtime for Brownout accelerators.
+
+Names are imported when first used: ``import brownout.host`` costs nothing, torch comes with the first name.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .accelerator import Accelerator
+    from .compare import Difference, first_difference
+    from .errors import AcceleratorClosedError, DeviceMemoryError, WeightsNotFoundError
+    from .models.load import load_classifier, load_denoiser
+    from .offloading import LayerReport, calibrate, offload, report, restore
+    from .operands import Requantisation, ResidentWeights
+    from .results import write_results
+    from .sampling import sample
+
+_HOME = {
+    "Accelerator": "accelerator",
+    "AcceleratorClosedError": "errors",
+    "DeviceMemoryError": "errors",
+    "Difference": "compare",
+    "LayerReport": "offloading",
+    "Requantisation": "operands",
+    "ResidentWeights": "operands",
+    "WeightsNotFoundError": "errors",
+    "calibrate": "offloading",
+    "first_difference": "compare",
+    "load_classifier": "models.load",
+    "load_denoiser": "models.load",
+    "offload": "offloading",
+    "report": "offloading",
+    "restore": "offloading",
+    "sample": "sampling",
+    "write_results": "results",
+}
+
+__all__ = [
+    "Accelerator",
+    "AcceleratorClosedError",
+    "DeviceMemoryError",
+    "Difference",
+    "LayerReport",
+    "Requantisation",
+    "ResidentWeights",
+    "WeightsNotFoundError",
+    "calibrate",
+    "first_difference",
+    "load_classifier",
+    "load_denoiser",
+    "offload",
+    "report",
+    "restore",
+    "sample",
+    "write_results",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""Ways to carry a product out: simulated RTL, or its functional twin."""

@@ -1,0 +1,47 @@
+"""What every backend provides to `Accelerator`."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+
+import torch
+
+from ..operands import Product, ResidentWeights
+
+
+class Backend(abc.ABC):
+    """Carries out validated products and counts exactly, or not at all."""
+
+    name: str
+    """How `Accelerator` calls it."""
+
+    @abc.abstractmethod
+    def check_device(self, name: str, device: torch.device) -> None:
+        """Refuse operand `name` on a torch device that this backend cannot read.
+
+        Raises
+        ------
+        ValueError
+            With the remedy.
+        """
+
+    @abc.abstractmethod
+    def upload(self, w: torch.Tensor) -> ResidentWeights:
+        """Copy int8 weights (K, N) or (B, K, N) to the device."""
+
+    @abc.abstractmethod
+    def gemm(self, product: Product) -> None:
+        """Fill ``product.out``."""
+
+    @abc.abstractmethod
+    def counters(self) -> Mapping[str, int]:
+        """Counts since the device was started; a count that is not exact is absent."""
+
+    @abc.abstractmethod
+    def restart(self) -> None:
+        """Start the device anew with all resident weights in place; counters begin at zero."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Free the device. May be called twice."""

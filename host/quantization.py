@@ -1,0 +1,112 @@
+"""Symmetric int8 quantisation of weights and activations."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+INT8_MAX = 127
+
+Clipping = Literal["absmax", "mse"]
+
+HISTOGRAM_BINS = 8192
+"""Even; dozens per quantisation step, so that the error inside a bin does not matter."""
+
+MSE_CANDIDATES = 64
+
+
+def quantize_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantise per output channel; the rounding error is at most half a scale.
+
+    Parameters
+    ----------
+    weight : torch.Tensor
+        Floating-point (N, K).
+
+    Returns
+    -------
+    (torch.Tensor, torch.Tensor)
+        int8 (N, K) in -127..127, and float32 scales (N,); a channel of zeros has scale 1.
+    """
+    values = weight.detach().float()
+    absmax = values.abs().amax(dim=1)
+    scale = torch.where(absmax > 0, absmax / INT8_MAX, 1.0)
+    quantized = (values / scale[:, None]).round().clamp_(-INT8_MAX, INT8_MAX).to(torch.int8)
+    return quantized, scale
+
+
+def quantize_activation(values: torch.Tensor, scale: float) -> torch.Tensor:
+    """Quantise with one scale: round half to even, saturate to -128..127.
+
+    Parameters
+    ----------
+    values : torch.Tensor
+        Floating-point, any shape.
+    scale : float
+        Value of one step.
+
+    Returns
+    -------
+    torch.Tensor
+        int8, same shape.
+    """
+    return (values.float() / scale).round_().clamp_(-INT8_MAX - 1, INT8_MAX).to(torch.int8)
+
+
+class ActivationObserver:
+    """Watches one layer's input during calibration and chooses its scale.
+
+    Magnitudes are counted in a histogram whose range doubles when it must, so every value has the same weight
+    whenever it comes.
+    """
+
+    def __init__(self) -> None:
+        self.absmax = 0.0
+        self._limit = 0.0
+        self._counts = torch.zeros(HISTOGRAM_BINS, dtype=torch.float64)
+
+    def update(self, values: torch.Tensor) -> None:
+        """Take an input of the layer into account.
+
+        Parameters
+        ----------
+        values : torch.Tensor
+            Floating-point, any shape.
+        """
+        magnitudes = values.detach().float().abs().flatten().cpu()
+        largest = magnitudes.max().item()
+        if not largest:
+            return
+        self.absmax = max(self.absmax, largest)
+        if not self._limit:
+            self._limit = largest
+        while self._limit < largest:
+            self._limit *= 2
+            self._counts = torch.cat([self._counts.view(-1, 2).sum(1), self._counts.new_zeros(HISTOGRAM_BINS // 2)])
+        self._counts += torch.histc(magnitudes, HISTOGRAM_BINS, 0, self._limit)
+
+    def scale(self, clipping: Clipping) -> float:
+        """Value of one quantisation step.
+
+        Parameters
+        ----------
+        clipping : {"absmax", "mse"}
+            Represent everything seen, or what leaves the least mean squared error.
+
+        Returns
+        -------
+        float
+            1 if only zeros were seen.
+        """
+        if not self.absmax:
+            return 1.0
+        if clipping == "absmax":
+            return self.absmax / INT8_MAX
+        centres = (torch.arange(HISTOGRAM_BINS, dtype=torch.float64) + 0.5) * (self._limit / HISTOGRAM_BINS)
+        errors = []
+        for step in range(1, MSE_CANDIDATES + 1):
+            scale = self.absmax * step / MSE_CANDIDATES / INT8_MAX
+            restored = (centres / scale).round_().clamp_(max=INT8_MAX) * scale
+            errors.append((((restored - centres).square() * self._counts).sum().item(), scale))
+        return min(errors)[1]

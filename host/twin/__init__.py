@@ -1,0 +1,1 @@
+"""The functional twin: arithmetic of the accelerator in PyTorch, bit for bit."""

@@ -1,0 +1,1 @@
+"""SystemVerilog and C++ sources of the simulators; data, nothing to import."""

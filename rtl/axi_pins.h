@@ -1,0 +1,41 @@
+// Pins of an AXI4 port as the memory model and the checker see them at a rising clock edge.
+
+#pragma once
+
+#include <cstdint>
+
+namespace brownout {
+
+constexpr unsigned MAX_BUS_BYTES = 128;
+constexpr uint8_t RESP_OKAY = 0, RESP_SLVERR = 2, RESP_DECERR = 3;
+
+struct AddressPins {
+    uint64_t address;
+    uint8_t length;  // beats - 1
+    uint8_t size;
+    uint8_t burst;
+    uint8_t id;
+    bool valid;
+
+    bool same_payload(const AddressPins& other) const {
+        return address == other.address && length == other.length && size == other.size && burst == other.burst
+               && id == other.id;
+    }
+};
+
+// Driven by the master. Data and strobe are little-endian and belong to the caller.
+struct MasterPins {
+    AddressPins aw, ar;
+    const uint8_t* wdata;
+    const uint32_t* wstrb;
+    bool wvalid, wlast, bready, rready;
+};
+
+// Driven by the slave.
+struct SlavePins {
+    bool awready, wready, arready;
+    bool bvalid, rvalid, rlast;
+    uint8_t bresp, bid, rresp, rid;
+};
+
+}  // namespace brownout

@@ -1,0 +1,231 @@
+"""The memory model keeps the timing rules that ``dram.h`` states, and stores what is written."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from brownout.cosim.build import build_memory_library
+
+from .memory_port import BUS_BYTES, Address, MemoryPort, TimingRules, WriteBeat
+
+SIZE = 1 << 20
+OKAY, SLVERR, DECERR = 0, 2, 3
+
+Open = Callable[..., MemoryPort]
+
+
+@pytest.fixture(scope="module")
+def library() -> Path:
+    return build_memory_library()
+
+
+@pytest.fixture
+def memory(library: Path) -> Open:
+    return lambda **settings: MemoryPort(library, size_bytes=SIZE, **settings)
+
+
+def write_burst(port: MemoryPort, address: int, data: bytes, strobe: int = (1 << BUS_BYTES) - 1) -> int:
+    """Write `data`; returns the response."""
+    beats = [data[i : i + BUS_BYTES] for i in range(0, len(data), BUS_BYTES)]
+    aw: Address | None = Address(address, len(beats))
+    sent = 0
+    for _ in range(2000):
+        w = WriteBeat(beats[sent], sent == len(beats) - 1, strobe) if sent < len(beats) else None
+        aw_taken, w_taken = port.out.awready, port.out.wready and w is not None
+        out = port.edge(aw, w)
+        aw = None if aw_taken else aw
+        sent += w_taken
+        if out.bvalid:
+            port.edge()
+            return out.bresp
+    raise AssertionError("no response")
+
+
+def read_burst(port: MemoryPort, address: int, beats: int) -> tuple[bytes, list[int], list[int]]:
+    """Read; returns the data, the responses and the edges after which the beats were there (0: address accepted)."""
+    assert port.out.arready
+    data, responses, edges = b"", [], []
+    out = port.edge(ar=Address(address, beats))
+    for edge in range(4000):
+        if out.rvalid:
+            data += out.rdata
+            responses.append(out.rresp)
+            edges.append(edge)
+            if out.rlast:
+                port.edge()
+                return data, responses, edges
+        out = port.edge()
+    raise AssertionError("no last beat")
+
+
+def test_what_is_written_is_read(memory: Open) -> None:
+    port = memory()
+    data = bytes(range(256))
+    assert write_burst(port, 4096, data) == OKAY
+    assert read_burst(port, 4096, 16)[:2] == (data, [OKAY] * 16)
+
+
+def test_strobes_choose_bytes(memory: Open) -> None:
+    port = memory()
+    write_burst(port, 0, b"\x11" * 16)
+    write_burst(port, 0, b"\x22" * 16, strobe=0b1000_0000_0110_0001)
+    expected = bytes(0x22 if 0b1000_0000_0110_0001 >> i & 1 else 0x11 for i in range(16))
+    assert read_burst(port, 0, 1)[0] == expected
+
+
+@pytest.mark.parametrize("latency", [1, 5, 64])
+def test_first_beat_comes_latency_after_the_address_and_one_beat_per_cycle_follows(memory: Open, latency: int) -> None:
+    port = memory(latency_cycles=latency)
+    assert read_burst(port, 0, 8)[2] == list(range(latency, latency + 8))
+
+
+@pytest.mark.parametrize(("bytes_per_cycle", "cycles"), [(4, 4 * 63), (8, 2 * 63), (12, 84), (16, 63), (64, 63)])
+def test_bandwidth_limits_beats(memory: Open, bytes_per_cycle: int, cycles: int) -> None:
+    port = memory(bytes_per_cycle=bytes_per_cycle)
+    edges = read_burst(port, 0, 64)[2]
+    # The tokens left over before the first beat may bring the last one forward by less than one beat's worth.
+    assert cycles - 16 // bytes_per_cycle - 1 <= edges[-1] - edges[0] <= cycles
+
+
+def test_write_response_comes_latency_after_the_last_beat(memory: Open) -> None:
+    port = memory(latency_cycles=9)
+    out = port.edge(Address(0, 1), WriteBeat(bytes(16), True))
+    edges = 0
+    while not out.bvalid:
+        out = port.edge()
+        edges += 1
+    assert edges == 9
+
+
+def test_reads_and_writes_share_the_bandwidth_evenly(memory: Open) -> None:
+    port = memory(latency_cycles=1, read_queue=64, write_queue=64)
+    reads_before = port.model.get("read_beats")
+    offered = 0
+    for _ in range(400):
+        w = WriteBeat(bytes(16), offered % 16 == 15)
+        taken = port.out.wready
+        port.edge(Address(0, 16), w, Address(4096, 16))
+        offered += taken
+    reads, writes = port.model.get("read_beats") - reads_before, port.model.get("write_beats")
+    assert abs(reads - writes) <= 2
+    assert reads + writes >= 395
+
+
+def test_queues_hold_back_addresses(memory: Open) -> None:
+    port = memory(read_queue=3, latency_cycles=100)
+    accepted = 0
+    for _ in range(50):
+        accepted += port.out.arready
+        port.edge(ar=Address(0, 4))
+    assert accepted == 3
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_traffic_follows_the_rules_edge_by_edge(memory: Open, seed: int) -> None:
+    print(f"{seed=}")
+    rng = random.Random(seed)
+    settings = {
+        "latency_cycles": rng.choice([1, 2, 7, 30]),
+        "bytes_per_cycle": rng.choice([3, 8, 16, 24, 32, 100]),
+        "read_queue": rng.choice([1, 4, 64]),
+        "write_queue": rng.choice([1, 2, 16]),
+    }
+    port = memory(**settings, check_axi=0)
+    rules = TimingRules(**settings)
+    rules.step(0, False, 0, True, True)
+    for edge in range(1500):
+        busy = rng.random() < 0.8
+        aw = rng.randrange(1, 9) if busy and rng.random() < 0.2 else 0
+        ar = rng.randrange(1, 9) if busy and rng.random() < 0.2 else 0
+        wvalid, bready, rready = rng.random() < 0.7, rng.random() < 0.8, rng.random() < 0.8
+        w = WriteBeat(bytes(16), False) if wvalid else None
+        out = port.edge(
+            Address(0, aw) if aw else None, w, Address(4096, ar) if ar else None, bready=bready, rready=rready
+        )
+        rules.step(aw, wvalid, ar, bready, rready)
+        seen = (out.awready, out.wready, out.arready, out.bvalid, out.rvalid)
+        assert seen == (rules.awready, rules.wready, rules.arready, rules.b_full, rules.r_full), f"edge {edge}"
+
+
+def test_idle_memory_need_not_be_called(memory: Open) -> None:
+    port = memory(latency_cycles=5)
+    while port.out.active:
+        port.edge()
+    read_burst(port, 0, 2)
+    for _ in range(3):
+        port.edge()
+    assert not port.out.active
+    assert port.edge(ar=Address(0, 1)).active
+
+
+def test_row_activations_count_changes_of_the_open_row(memory: Open) -> None:
+    port = memory(banks=2, row_bytes=256)
+    for address in (0, 128, 256, 0, 512, 0):  # rows 0, 0, 1 (other bank), 0, 2 (bank of 0), 0
+        read_burst(port, address, 1)
+    assert port.model.get("row_activations") == 4
+
+
+def test_writes_without_strobes_open_no_row(memory: Open) -> None:
+    port = memory()
+    write_burst(port, 0, bytes(64), strobe=0)
+    assert port.model.get("row_activations") == 0
+    write_burst(port, 0, bytes(64))
+    assert port.model.get("row_activations") == 1
+
+
+def test_addresses_beyond_memory_answer_decerr(memory: Open) -> None:
+    port = memory(check_bounds=0)
+    assert read_burst(port, SIZE - 16, 2)[1] == [OKAY, DECERR]
+    assert write_burst(port, SIZE, bytes(16)) == DECERR
+
+
+def test_error_range_answers_slverr_and_is_not_written(memory: Open) -> None:
+    port = memory(slverr_base=64, slverr_limit=80)
+    assert write_burst(port, 32, b"\x55" * 64) == SLVERR
+    port.model.set("slverr_limit", 0)
+    assert read_burst(port, 32, 4)[0] == b"\x55" * 32 + bytes(16) + b"\x55" * 16
+
+
+def test_hanging_memory_accepts_and_answers_nothing_until_released(memory: Open) -> None:
+    port = memory(latency_cycles=2)
+    port.edge(ar=Address(0, 1))
+    port.model.set("hang", 1)
+    for _ in range(50):
+        out = port.edge()
+        assert (out.rvalid, out.arready, out.awready, out.wready) == (False,) * 4
+    port.model.set("hang", 0)
+    assert any(port.edge().rvalid for _ in range(5))
+
+
+def test_stalls_are_the_same_for_the_same_seed(memory: Open) -> None:
+    def trace(seed: int) -> list[tuple[bool, bool, bool]]:
+        port = memory(seed=seed, stall_ar=30000, stall_aw=30000, stall_w=30000)
+        return [(out.arready, out.awready, out.wready) for out in (port.edge() for _ in range(200))]
+
+    assert trace(1) == trace(1)
+    assert trace(1) != trace(2)
+    ready = sum(arready for arready, _, _ in trace(1))
+    assert 60 < ready < 140
+
+
+def test_a_presented_beat_is_kept_until_it_is_taken(memory: Open) -> None:
+    port = memory(stall_r=20000, latency_cycles=3)
+    write_burst(port, 0, bytes(range(64)))
+    port.edge(ar=Address(0, 4))
+    for beat in range(4):
+        while not port.out.rvalid:
+            port.edge(rready=False)
+        for _ in range(5):
+            out = port.edge(rready=False)
+            assert out.rvalid
+            assert out.rdata == bytes(range(16 * beat, 16 * beat + 16))
+        port.edge()
+
+
+def test_unknown_setting_is_refused(memory: Open) -> None:
+    with pytest.raises(KeyError, match="the memory model has no setting 'speed'"):
+        memory().model.set("speed", 1)

@@ -1,0 +1,37 @@
+"""Fixtures of the host tests."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from brownout.hw.config import AcceleratorConfig, MemoryConfig
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "rtl: builds and runs a simulator")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small products are slower on more threads, and tests share the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def config():
+    """A small array whose tiles are cut by every test shape."""
+    return AcceleratorConfig(
+        rows=4, cols=4, block_rows=8, block_col_tiles=2, slab_bytes=8, memory=MemoryConfig(size_bytes=1 << 20)
+    )
+
+
+@pytest.fixture
+def generator(request):
+    """A seeded generator; its seed is printed with a failing test."""
+    seed = sum(request.node.name.encode())
+    print(f"seed {seed}")
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,66 @@
+"""Shipped models load, and what does not fit is refused with a reason."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from brownout.host import WeightsNotFoundError, load_classifier, load_denoiser
+from brownout.host.models.classifier import Classifier
+from brownout.host.models.data import load_dataset
+from brownout.host.models.evaluate import class_agreement, evaluate, model_card
+
+
+def test_a_missing_file_says_how_to_train(tmp_path):
+    message = (
+        "the weights of the mnist denoiser are not there (mnist-denoiser.safetensors); "
+        "train them with: python -m brownout.host.models.train denoiser mnist"
+    )
+    with pytest.raises(WeightsNotFoundError, match=f"^{re.escape(message)}$"):
+        load_denoiser("mnist", folder=tmp_path)
+
+
+def test_an_unknown_model_is_refused():
+    with pytest.raises(ValueError, match=r"^unknown model 'cats'; choose one of digits, mnist$"):
+        load_classifier("cats")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda state: state.pop("read_out.bias"),
+            "digits-classifier.safetensors does not fit the digits classifier: 'read_out.bias' is in only one of them",
+        ),
+        (
+            lambda state: state.update({"read_out.bias": torch.zeros(11)}),
+            (
+                "digits-classifier.safetensors does not fit the digits classifier: "
+                "'read_out.bias' has shape (11,), not (10,)"
+            ),
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path, change, message):
+    state = Classifier(10).state_dict()
+    change(state)
+    save_file(state, tmp_path / "digits-classifier.safetensors")
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load_classifier("digits", folder=tmp_path)
+
+
+def test_digits_are_drawn_as_asked_and_judged_reliably():
+    data = load_dataset("digits")
+    assert class_agreement(load_classifier("digits"), data.test_images, data.test_labels) >= 0.96
+    assert evaluate("digits", images_per_class=10) >= 0.97
+    assert evaluate("digits", images_per_class=10, int8=True) >= 0.97
+
+
+def test_the_model_card_tells_how_it_was_trained_and_how_good_it_is():
+    card = model_card("digits", images_per_class=2)
+    assert card["denoiser"]["recipe"]["iterations"] > 0
+    assert card["class_agreement"]["images"] == 20
+    assert 0.9 <= card["class_agreement"]["int8"] <= 1

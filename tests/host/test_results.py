@@ -1,0 +1,41 @@
+"""Result files have the agreed form."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from brownout.host import write_results
+from brownout.hw.config import AcceleratorConfig
+
+
+def test_form(tmp_path):
+    path = write_results("speed", {"ok": True, "cycles": 12, "ratio": 0.5}, config=AcceleratorConfig(), root=tmp_path)
+    assert path == tmp_path / "results" / "speed.json"
+    document = json.loads(path.read_text())
+    assert list(document) == ["name", "metrics", "config", "machine", "versions"]
+    assert document["name"] == "speed"
+    assert document["metrics"] == {"ok": 1, "cycles": 12, "ratio": 0.5}
+    assert document["config"]["rows"] == 16
+    assert set(document["machine"]) == {"cpus", "architecture", "system", "python"}
+    assert "torch" in document["versions"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_build_folder_comes_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("BROWNOUT_BUILD", str(tmp_path / "elsewhere"))
+    assert write_results("x", {}, config={"model": "digits"}) == tmp_path / "elsewhere" / "results" / "x.json"
+
+
+def test_metrics_are_flat_numbers(tmp_path):
+    with pytest.raises(TypeError, match=r"^metric 'nested' must be a number, not \{'a': 1\}$"):
+        write_results("x", {"nested": {"a": 1}}, root=tmp_path)
+
+
+def test_what_is_no_json_leaves_the_old_file_alone(tmp_path):
+    path = write_results("x", {"value": 1.0}, root=tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_results("x", {"value": float("nan")}, root=tmp_path)
+    assert path.read_bytes() == before
