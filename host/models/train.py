@@ -36,10 +36,9 @@ def initialise_adaln_zero(model: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
-    for block in model.transformer_blocks:
-        nn.init.zeros_(block.norm1.linear.weight)
-    for module in (model.proj_out_1, model.proj_out_2):
-        nn.init.zeros_(module.weight)
+    gates = [name for name, _ in model.named_parameters() if name.endswith("norm1.linear.weight")]
+    for name in (*gates, "proj_out_1.weight", "proj_out_2.weight"):
+        nn.init.zeros_(model.get_parameter(name))
 
 
 def augment(images: torch.Tensor, largest_shift: int, generator: torch.Generator) -> torch.Tensor:
