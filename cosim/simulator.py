@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import threading
@@ -45,7 +46,7 @@ class Simulator:
     config : AcceleratorConfig
         What to simulate; its simulator is built if it has not been yet.
     waves : Path, optional
-        VCD file to write; costs much speed and disk.
+        VCD file to write, anew at every `restart`; costs much speed and disk.
     stalls : StallConfig, optional
         Random back-pressure of the memory.
     check_axi : bool
@@ -103,6 +104,7 @@ class Simulator:
         self._tail = 0
         # The file has no name, so nothing is left of it once both processes are gone.
         self.memory_fd = os.memfd_create("brownout-dram")
+        self.memory: mmap.mmap = None  # type: ignore[assignment]
         try:
             os.ftruncate(self.memory_fd, size)
             self.memory = mmap.mmap(self.memory_fd, size)
@@ -175,6 +177,9 @@ class Simulator:
                 log = self._process.log if self._process is not None else None
                 raise SimulatorDied("the simulator is not running; restart() starts another one", log)
             reply: dict[str, Any] = self._process.request(message, deadline_s or self._deadline_s)
+        if "head" in reply:
+            # The ring stopped at a command: where it goes on has to be known whatever is raised about it.
+            self._tail = reply["head"]
         if violation := reply.get("axi_violation"):
             raise AxiViolation(str(violation), self.log)
         if failed := reply.get("failed"):
@@ -212,7 +217,6 @@ class Simulator:
         self._tail = (first_entry + len(commands)) % self._entries
         reply = self._request(op="run", tail=self._tail, deadline_s=deadline_s)
         if "error_cause" in reply:
-            self._tail = reply["head"]
             index = (reply["error_index"] - first_entry) % self._entries
             raise CommandError(ErrorCause(reply["error_cause"]), first_index + index, self.log)
 
@@ -292,3 +296,6 @@ class Simulator:
         if self.memory_fd >= 0:
             os.close(self.memory_fd)
             self.memory_fd = -1
+            if self.memory is not None:
+                with contextlib.suppress(BufferError):  # arrays still use it
+                    self.memory.close()

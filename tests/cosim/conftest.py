@@ -14,8 +14,12 @@ from brownout.hw.config import AcceleratorConfig, MemoryConfig
 SMALL_MEMORY = MemoryConfig(size_bytes=1 << 22)
 
 
-def small_config(rows: int, cols: int, **fields: int) -> AcceleratorConfig:
-    return AcceleratorConfig(rows=rows, cols=cols, memory=SMALL_MEMORY, **fields)
+BUS_BYTES = {(1, 1): 4, (3, 5): 64}
+"""Arrays that are tested with another bus than the default one; each further configuration is a further build."""
+
+
+def small_config(rows: int, cols: int) -> AcceleratorConfig:
+    return AcceleratorConfig(rows=rows, cols=cols, bus_bytes=BUS_BYTES.get((rows, cols), 16), memory=SMALL_MEMORY)
 
 
 def memory_array(simulator: Simulator) -> NDArray[np.uint8]:

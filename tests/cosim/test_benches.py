@@ -12,7 +12,7 @@ from brownout.cosim.run_tests import bench_names, main, run_benches
 
 from .conftest import small_config
 
-pytestmark = pytest.mark.xdist_group("rtl")
+pytestmark = pytest.mark.xdist_group("benches")
 
 BENCHES = Path(__file__).parent / "benches"
 CONFIG = small_config(2, 2)

@@ -17,7 +17,7 @@ from brownout.hw.commands import COMMAND_BYTES, ERROR_MEANING, RESERVED_RANGES, 
 from .conftest import memory_array
 from .gemm_cases import random_channels, random_int8
 
-pytestmark = pytest.mark.xdist_group("rtl")
+pytestmark = pytest.mark.xdist_group("malformed")
 
 SIZE = (4, 4)
 BEYOND = 1 << 40

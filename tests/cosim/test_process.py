@@ -22,7 +22,7 @@ from brownout.cosim.scoreboard import GemmCase
 from .conftest import memory_array, small_config
 from .gemm_cases import random_int8
 
-pytestmark = pytest.mark.xdist_group("rtl")
+pytestmark = pytest.mark.xdist_group("process")
 
 CONFIG = small_config(4, 4)
 
