@@ -75,7 +75,7 @@ MNIST = ModelSpec(
     num_layers=6,
     num_heads=3,
     head_dim=32,
-    num_inference_steps=20,
+    num_inference_steps=15,
     guidance_scale=2.0,
     shift_augmentation=1,
 )

@@ -148,7 +148,8 @@ def train_denoiser(spec: ModelSpec, *, iterations: int, batch_size: int, peak_lr
         "ema_decay": EMA_DECAY,
         "shift_augmentation_px": spec.shift_augmentation,
     }
-    weights = {name: value.contiguous() for name, value in average.state_dict().items()}
+    # Half precision halves the file and costs less than one step of the later int8 quantisation.
+    weights = {name: value.half().contiguous() for name, value in average.state_dict().items()}
     save_file(weights, WEIGHTS / f"{spec.name}-denoiser.safetensors", metadata={"recipe": json.dumps(recipe)})
 
 
@@ -197,7 +198,7 @@ def main() -> None:
     if arguments.what == "denoiser":
         train_denoiser(
             spec,
-            iterations=arguments.iterations or {"digits": 8000, "mnist": 30000}[spec.name],
+            iterations=arguments.iterations or {"digits": 8000, "mnist": 14000}[spec.name],
             batch_size=arguments.batch_size or {"digits": 128, "mnist": 64}[spec.name],
             peak_lr=arguments.lr,
             work=arguments.work,
