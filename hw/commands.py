@@ -18,15 +18,31 @@ class Opcode(enum.IntEnum):
     """What a command does. Zero is no opcode, so that an empty ring entry is an error."""
 
     GEMM = 1
+    SET_ERRORS = 2
+    """Seed and rates of timing errors; only with `timing_model="flip"`."""
+    SET_POINT = 3
+    """Move a voltage domain to another operating point."""
+    FENCE = 4
+    """Completes when all commands before it have."""
+    SNAPSHOT = 5
+    """Copies the counters to the snapshot registers."""
 
 
 class GemmFlag(enum.IntFlag):
-    """Output options of a GEMM command."""
+    """Options of a GEMM command; all but the first two need checksum units."""
 
     CHANNEL = 1
     """Add the bias of the channel table."""
     REQUANT = 2
     """Scale to int8 by mult and shift of the channel table (needs CHANNEL); otherwise int32 is written."""
+    CHECK = 4
+    """Run the checks: find, mark and log errors."""
+    CORRECT = 8
+    """Correct what is located (needs CHECK); otherwise it is marked."""
+    SUPPRESS = 16
+    """Do not write marked elements (needs CHECK)."""
+    ZERO = 32
+    """Write zero in place of marked elements (needs CHECK, excludes SUPPRESS)."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +81,63 @@ GEMM_FIELDS = (
     Field("read_limit", 104, 64, "first byte after those that may be read; bus-aligned"),
     Field("write_base", 112, 64, "first byte that may be written; bus-aligned"),
     Field("write_limit", 120, 64, "first byte after those that may be written; bus-aligned"),
+    Field("theta", 128, 8, "syndromes below 2^theta in magnitude are not flagged; zero without CHECK"),
+    Field("log_addr", 136, 64, "syndrome log; bus-aligned, in the write window; zero without CHECK"),
+    Field("log_bytes", 144, 32, "room in the log; a multiple of LOG_RECORD_BYTES; zero for no log"),
 )
 """All other bytes of a command are reserved and must be zero."""
 
-RESERVED_RANGES = ((92, 96), (128, COMMAND_BYTES))
-"""Byte ranges that must be zero."""
+SET_ERRORS_FIELDS = (
+    Field("opcode", 0, 8, "Opcode.SET_ERRORS"),
+    Field("version", 1, 8, "COMMAND_VERSION"),
+    Field("seed", 4, 32, "seed of all draws"),
+    *(Field(f"rate_{i}", 32 + 4 * i, 32, f"errors per 2^32 draws at operating point {i}") for i in range(8)),
+    *(Field(f"bit_{i}", 128 + 4 * i, 32, f"chance per 2^32 that an error is in bits 0..{i}") for i in range(30)),
+)
+"""Rates of operating points that the configuration does not have must be zero."""
+
+SET_POINT_FIELDS = (
+    Field("opcode", 0, 8, "Opcode.SET_POINT"),
+    Field("version", 1, 8, "COMMAND_VERSION"),
+    Field("domain", 4, 32, "voltage domain; the checksum units' is the last"),
+    Field("point", 8, 32, "operating point"),
+    Field("transition_cycles", 12, 32, "cycles until the domain works again"),
+    Field("lengths_addr", 32, 64, "settled carry lengths, a row of bytes per array row; zero unless `carry`"),
+    Field("lengths_stride", 40, 32, "bytes from one array row to the next; bus-aligned"),
+    Field("read_base", 96, 64, "first byte that may be read; bus-aligned"),
+    Field("read_limit", 104, 64, "first byte after those that may be read; bus-aligned"),
+)
+
+PLAIN_FIELDS = (
+    Field("opcode", 0, 8, "Opcode.FENCE or Opcode.SNAPSHOT"),
+    Field("version", 1, 8, "COMMAND_VERSION"),
+)
+
+COMMAND_FIELDS = {
+    Opcode.GEMM: GEMM_FIELDS,
+    Opcode.SET_ERRORS: SET_ERRORS_FIELDS,
+    Opcode.SET_POINT: SET_POINT_FIELDS,
+    Opcode.FENCE: PLAIN_FIELDS,
+    Opcode.SNAPSHOT: PLAIN_FIELDS,
+}
+
+LOG_RECORD_BYTES = 16
+LOG_RECORDS_PER_BLOCK = 64
+"""Records that the hardware keeps of one block of the output; further ones are counted and dropped."""
+
+
+def reserved_ranges(fields: tuple[Field, ...]) -> tuple[tuple[int, int], ...]:
+    """Byte ranges of a command that no field uses; they must be zero."""
+    ranges, start = [], 0
+    for spec in sorted(fields, key=lambda spec: spec.offset):
+        if spec.offset > start:
+            ranges.append((start, spec.offset))
+        start = spec.offset + spec.bits // 8
+    return (*ranges, *([(start, COMMAND_BYTES)] if start < COMMAND_BYTES else ()))
+
+
+RESERVED_RANGES = reserved_ranges(GEMM_FIELDS)
+"""Byte ranges of a GEMM command that must be zero."""
 
 
 class ErrorCause(enum.IntEnum):
@@ -105,6 +173,12 @@ class ErrorCause(enum.IntEnum):
     AXI_WRITE = 27
     BUS_TIMEOUT = 28
     RING = 29
+    THETA = 30
+    LOG = 31
+    DOMAIN = 32
+    POINT = 33
+    RATE = 34
+    LENGTHS = 35
 
 
 ERROR_MEANING = {
@@ -112,7 +186,7 @@ ERROR_MEANING = {
     ErrorCause.OPCODE: "unknown opcode",
     ErrorCause.VERSION: f"version is not {COMMAND_VERSION}",
     ErrorCause.RESERVED: "a reserved bit is set",
-    ErrorCause.FLAGS: "unknown flag, or REQUANT without CHANNEL",
+    ErrorCause.FLAGS: "unknown flag, or one without what it needs",
     ErrorCause.BATCH: "batch is not in 1..65535",
     ErrorCause.M: "m is not in 1..2^24-1",
     ErrorCause.N: "n is not in 1..2^24-1",
@@ -138,7 +212,24 @@ ERROR_MEANING = {
     ErrorCause.AXI_WRITE: "an AXI write was answered with an error",
     ErrorCause.BUS_TIMEOUT: "the bus made no progress within the time-out",
     ErrorCause.RING: "the ring registers are not usable (base not aligned to a command, or size zero)",
+    ErrorCause.THETA: "theta is above 63, or not zero without CHECK",
+    ErrorCause.LOG: "the log is not bus-aligned, no multiple of a record or outside the write window, or without CHECK",
+    ErrorCause.DOMAIN: "there is no such voltage domain",
+    ErrorCause.POINT: "there is no such operating point",
+    ErrorCause.RATE: "a rate of an operating point that does not exist is not zero",
+    ErrorCause.LENGTHS: "the table of lengths is not bus-aligned, outside the read window, or without a use",
 }
+
+
+def _encode(command: object, specs: tuple[Field, ...]) -> bytes:
+    out = bytearray(COMMAND_BYTES)
+    for spec in specs:
+        value = int(getattr(command, spec.name))
+        if not 0 <= value < 1 << spec.bits:
+            name = type(command).__name__
+            raise ValueError(f"{name}.{spec.name} must fit {spec.bits} unsigned bits, not {value}")
+        out[spec.offset : spec.offset + spec.bits // 8] = value.to_bytes(spec.bits // 8, "little")
+    return bytes(out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +262,9 @@ class GemmCommand:
     first_row: int = 0
     first_col: int = 0
     first_k_tile: int = 0
+    theta: int = 0
+    log_addr: int = 0
+    log_bytes: int = 0
     opcode: int = Opcode.GEMM
     version: int = COMMAND_VERSION
 
@@ -182,13 +276,71 @@ class GemmCommand:
         ValueError
             A value does not fit its field.
         """
-        out = bytearray(COMMAND_BYTES)
-        for spec in GEMM_FIELDS:
-            value = int(getattr(self, spec.name))
-            if not 0 <= value < 1 << spec.bits:
-                raise ValueError(f"GemmCommand.{spec.name} must fit {spec.bits} unsigned bits, not {value}")
-            out[spec.offset : spec.offset + spec.bits // 8] = value.to_bytes(spec.bits // 8, "little")
-        return bytes(out)
+        return _encode(self, GEMM_FIELDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetErrorsCommand:
+    """Seed, rates per operating point and distribution over bits of the `flip` timing-error model.
+
+    Attributes
+    ----------
+    seed : int
+        uint32.
+    rates : tuple of int
+        Errors per 2^32 draws at operating points 0, 1, ...; the rest are 0.
+    bits : tuple of int
+        30 increasing uint32: chance per 2^32 that the flipped bit is at most bit 0, 1, ... 29.
+    """
+
+    seed: int
+    rates: tuple[int, ...]
+    bits: tuple[int, ...] = tuple(((i + 1) << 32) // 31 for i in range(30))
+    opcode: int = Opcode.SET_ERRORS
+    version: int = COMMAND_VERSION
+
+    def __getattr__(self, name: str) -> int:
+        kind, _, index = name.partition("_")
+        if kind == "rate" and index.isdecimal():
+            return self.rates[int(index)] if int(index) < len(self.rates) else 0
+        if kind == "bit" and index.isdecimal():
+            return self.bits[int(index)]
+        raise AttributeError(name)
+
+    def encode(self) -> bytes:
+        """The 256 bytes of the command; raises ValueError if a value does not fit its field."""
+        return _encode(self, SET_ERRORS_FIELDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetPointCommand:
+    """Move a voltage domain to an operating point; fields as in `SET_POINT_FIELDS`."""
+
+    domain: int
+    point: int
+    transition_cycles: int = 0
+    lengths_addr: int = 0
+    lengths_stride: int = 0
+    read_base: int = 0
+    read_limit: int = 0
+    opcode: int = Opcode.SET_POINT
+    version: int = COMMAND_VERSION
+
+    def encode(self) -> bytes:
+        """The 256 bytes of the command; raises ValueError if a value does not fit its field."""
+        return _encode(self, SET_POINT_FIELDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainCommand:
+    """A command without operands: `Opcode.FENCE` or `Opcode.SNAPSHOT`."""
+
+    opcode: int
+    version: int = COMMAND_VERSION
+
+    def encode(self) -> bytes:
+        """The 256 bytes of the command; raises ValueError if a value does not fit its field."""
+        return _encode(self, PLAIN_FIELDS)
 
 
 assert {f.name for f in fields(GemmCommand)} == {f.name for f in GEMM_FIELDS}

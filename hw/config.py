@@ -23,7 +23,7 @@ BATCH_BITS = 16
 MAX_SLAB_K_TILES = 16
 """Bounds the control logic of arrays with very few rows."""
 
-RTL_REVISION = 1
+RTL_REVISION = 2
 """Raised when the generated hardware changes for an unchanged configuration."""
 
 
@@ -77,6 +77,104 @@ class MemoryConfig:
             raise ValueError(f"MemoryConfig.size_bytes must be a multiple of 4096, not {self.size_bytes!r}")
 
 
+SCHEMES = ("classic", "matched", "weighted", "residue")
+"""Checksum schemes; see docs/protection.md."""
+
+TIMING_MODELS = ("none", "flip", "carry")
+
+SYNDROME_BITS = 33
+"""Width of the plain row check: one more than an output, so that the error of any single output is unambiguous."""
+
+RESIDUE_BITS = 13
+RESIDUE_MODULUS = (1 << RESIDUE_BITS) - 1
+"""Mersenne prime 8191: reduction is an end-around carry."""
+
+RESIDUE_GENERATORS = (17, 4913)
+"""17 and 17^3 generate all residues modulo 8191; powers of two, the errors to be located, are few of them."""
+
+
+
+def _signed_digits(value: int) -> int:
+    """Non-zero digits of the shortest signed binary form of `value`: a product with it is one addition less."""
+    return (value ^ (3 * value)).bit_count()
+
+
+ODD_WEIGHTS = tuple(sorted(range(1, 128, 2), key=lambda value: (_signed_digits(value), value)))
+"""Odd 7-bit magnitudes, the cheapest to multiply by first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChecksumConfig:
+    """The checksum units (ABFT) of an array.
+
+    Attributes
+    ----------
+    scheme : {"classic", "matched", "weighted", "residue"}
+        How errors are located: rows against columns (``"classic"`` only marks, ``"matched"`` compares values), or
+        by further row checks, of wide weighted sums or of residues modulo 8191.
+    locators : int, optional
+        Further row checks of ``"weighted"`` and ``"residue"``, 1 (default) or 2; the others have 0.
+    column_checks : bool
+        Whether sums of activations pass through the array after every `group_rows` rows; always with ``"classic"`` and
+        ``"matched"``.
+    group_rows : int
+        Rows that share one column check.
+    segment_cols : int
+        Columns that share one row check; at least `AcceleratorConfig.lanes`.
+    """
+
+    scheme: str = "residue"
+    locators: int = -1
+    column_checks: bool = True
+    group_rows: int = 32
+    segment_cols: int = 16
+
+    def __post_init__(self) -> None:
+        owner = "ChecksumConfig"
+        if self.scheme not in SCHEMES:
+            raise ValueError(f"{owner}.scheme must be one of {', '.join(map(repr, SCHEMES))}, not {self.scheme!r}")
+        located = self.scheme in ("weighted", "residue")
+        if self.locators == -1:
+            object.__setattr__(self, "locators", 1 if located else 0)
+        _check_int(owner, "locators", self.locators, 1 if located else 0, 2 if located else 0)
+        if not isinstance(self.column_checks, bool) or not (located or self.column_checks):
+            wanted = "a bool" if located else f"True for scheme={self.scheme!r}"
+            raise ValueError(f"{owner}.column_checks must be {wanted}, not {self.column_checks!r}")
+        _check_int(owner, "group_rows", self.group_rows, 1, 4096)
+        _check_int(owner, "segment_cols", self.segment_cols, 1, 128)
+
+    @property
+    def digits(self) -> int:
+        """Rows of balanced base-256 digits that carry the column sums of a group; 0 without column checks."""
+        if not self.column_checks:
+            return 0
+        return 2 if self.group_rows <= 256 else 3
+
+    @property
+    def checks(self) -> int:
+        """Row checks of a segment: the plain one and the locators."""
+        return 1 + self.locators
+
+    def check_bits(self, check: int) -> int:
+        """Width of the sums of row check `check` (0: the plain one)."""
+        if check == 0:
+            return SYNDROME_BITS
+        if self.scheme == "residue":
+            return RESIDUE_BITS
+        return ACC_BITS + 8 + (self.segment_cols - 1).bit_length() + 1
+
+    def weights(self, check: int) -> tuple[int, ...]:
+        """Weight of each column of a segment in row check `check`."""
+        if check == 0:
+            return (1,) * self.segment_cols
+        if self.scheme == "residue":
+            generator = RESIDUE_GENERATORS[check - 1]
+            return tuple(pow(generator, c + 1, RESIDUE_MODULUS) for c in range(self.segment_cols))
+        signed = [magnitude * sign for magnitude in ODD_WEIGHTS for sign in (1, -1)][: self.segment_cols]
+        # The second locator has the same weights in another order, so that few pairs of errors deceive both.
+        return tuple(signed) if check == 1 else tuple(reversed(signed))
+
+
 @dataclass(frozen=True, kw_only=True)
 class AcceleratorConfig:
     """A weight-stationary int8 systolic-array accelerator and its memory.
@@ -100,6 +198,14 @@ class AcceleratorConfig:
         Output elements requantised and packed per cycle.
     read_outstanding, write_outstanding : int
         AXI bursts in flight.
+    checksum : ChecksumConfig, optional
+        Checksum units; without, there is nothing of them in the Verilog.
+    timing_model : {"none", "flip", "carry"}
+        Model of timing errors built into the array and the checksum units, for simulation.
+    voltage_domains : int
+        Groups of columns with an operating point of their own, 1..8; the checksum units are one domain more.
+    operating_points : int
+        Operating points that domains choose from, 1..8; point 0 is the nominal one.
     memory : MemoryConfig
         The simulated DRAM.
     """
@@ -114,6 +220,10 @@ class AcceleratorConfig:
     drain_lanes: int = 4
     read_outstanding: int = 64
     write_outstanding: int = 16
+    checksum: ChecksumConfig | None = None
+    timing_model: str = "none"
+    voltage_domains: int = 1
+    operating_points: int = 4
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
     def __post_init__(self) -> None:
@@ -129,6 +239,25 @@ class AcceleratorConfig:
         _check_int(owner, "drain_lanes", self.drain_lanes, 1, 128)
         _check_int(owner, "read_outstanding", self.read_outstanding, 1, 255)
         _check_int(owner, "write_outstanding", self.write_outstanding, 1, 255)
+        if self.timing_model not in TIMING_MODELS:
+            raise ValueError(
+                f"{owner}.timing_model must be one of {', '.join(map(repr, TIMING_MODELS))}, not {self.timing_model!r}"
+            )
+        _check_int(owner, "voltage_domains", self.voltage_domains, 1, min(8, self.cols))
+        _check_int(owner, "operating_points", self.operating_points, 1, 8)
+        if self.checksum is not None:
+            if not isinstance(self.checksum, ChecksumConfig):
+                raise ValueError(f"{owner}.checksum must be a ChecksumConfig or None, not {self.checksum!r}")
+            if self.checksum.segment_cols < self.lanes:
+                raise ValueError(
+                    f"{owner}.checksum.segment_cols must be at least the drain lanes in use, {self.lanes}, "
+                    f"not {self.checksum.segment_cols!r}"
+                )
+            if self.checksum.column_checks and self.block_rows % self.checksum.group_rows:
+                raise ValueError(
+                    f"{owner}.checksum.group_rows must divide block_rows={self.block_rows}, "
+                    f"not {self.checksum.group_rows!r}"
+                )
         if not isinstance(self.memory, MemoryConfig):
             raise ValueError(f"{owner}.memory must be a MemoryConfig, not {self.memory!r}")
         if self.memory.size_bytes > 1 << self.address_bits:
@@ -145,6 +274,30 @@ class AcceleratorConfig:
     def lanes(self) -> int:
         """Drain lanes in use: never more than there are columns."""
         return min(self.drain_lanes, self.cols)
+
+    @property
+    def segments(self) -> tuple[range, ...]:
+        """Columns of each checksum segment; the last one may be shorter. Empty without checksum units."""
+        if self.checksum is None:
+            return ()
+        width = self.checksum.segment_cols
+        return tuple(range(start, min(start + width, self.cols)) for start in range(0, self.cols, width))
+
+    @property
+    def group_count(self) -> int:
+        """Most groups of rows, each with a column check, in a block; 0 without column checks."""
+        if self.checksum is None or not self.checksum.column_checks:
+            return 0
+        return self.block_rows // self.checksum.group_rows
+
+    def domain_of_column(self, col: int) -> int:
+        """Voltage domain of an array column: neighbouring columns, groups as equal as can be."""
+        return col * self.voltage_domains // self.cols
+
+    @property
+    def check_domain(self) -> int:
+        """Number of the checksum units' domain, the one after those of the array."""
+        return self.voltage_domains
 
     @property
     def rtl_hash(self) -> str:
@@ -174,5 +327,9 @@ class AcceleratorConfig:
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - known):
             raise ValueError(f"AcceleratorConfig has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
-        memory = fields.get("memory", {})
-        return cls(**{**fields, "memory": memory if isinstance(memory, MemoryConfig) else MemoryConfig(**memory)})
+        memory, checksum = fields.get("memory", {}), fields.get("checksum")
+        if isinstance(memory, dict):
+            memory = MemoryConfig(**memory)
+        if isinstance(checksum, dict):
+            checksum = ChecksumConfig(**checksum)
+        return cls(**{**fields, "memory": memory, "checksum": checksum})
