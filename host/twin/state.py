@@ -1,0 +1,78 @@
+"""What decides about timing errors and checksums in one GEMM command, beside its operands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brownout.hw.commands import GemmFlag, SetErrorsCommand
+from brownout.hw.config import AcceleratorConfig
+
+NOMINAL_LENGTH = 63
+"""Settled carry length of every processing element after reset: no carry is ever late."""
+
+UNIFORM_BITS = SetErrorsCommand(seed=0, rates=()).bits
+"""Thresholds with which every bit 0..30 is hit equally often."""
+
+
+def check_columns(config: AcceleratorConfig) -> int:
+    """Check columns at the right of the array: one for each check of each segment."""
+    return 0 if config.checksum is None else len(config.segments) * config.checksum.checks
+
+
+@dataclass
+class ErrorState:
+    """What SET_ERRORS and SET_POINT commands have left in the hardware; see docs/protection.md.
+
+    Attributes
+    ----------
+    seed : int
+        uint32, of all draws (`flip`).
+    rates : tuple of int
+        Errors per 2^32 draws at operating points 0, 1, ..; missing ones are 0 (`flip`).
+    bits : tuple of int
+        30 increasing uint32 thresholds: chance per 2^32 that the inverted bit is at most bit 0, 1, .. 29 (`flip`).
+    points : tuple of int
+        Operating point of each voltage domain, that of the checksum units last; missing ones are at 0.
+    lengths : uint8 array (rows, cols + check columns), optional
+        Settled carry length of every processing element (`carry`), the array's columns first, then the check columns
+        segment by segment; None: nothing is ever late.
+    """
+
+    seed: int = 0
+    rates: tuple[int, ...] = ()
+    bits: tuple[int, ...] = UNIFORM_BITS
+    points: tuple[int, ...] = ()
+    lengths: NDArray[np.uint8] | None = None
+
+    def rate_of(self, domain: int) -> int:
+        """Errors per 2^32 draws in a voltage domain at its present operating point."""
+        point = self.points[domain] if domain < len(self.points) else 0
+        return self.rates[point] if point < len(self.rates) else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandOptions:
+    """Fields of a GEMM command that concern errors and checks.
+
+    Attributes
+    ----------
+    flags : GemmFlag
+        Of CHECK, CORRECT, SUPPRESS and ZERO; what else is set is ignored.
+    error_key, first_row, first_col, theta, log_bytes : int
+        As in `brownout.hw.commands.GemmCommand`.
+    """
+
+    flags: GemmFlag = field(default_factory=lambda: GemmFlag(0))
+    error_key: int = 0
+    first_row: int = 0
+    first_col: int = 0
+    theta: int = 0
+    log_bytes: int = 0
+
+    @property
+    def check(self) -> bool:
+        """Whether the checks run."""
+        return bool(self.flags & GemmFlag.CHECK)
