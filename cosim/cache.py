@@ -26,8 +26,8 @@ def digest(parts: Iterable[str | bytes]) -> str:
 
 
 def files_digest(folder: Path, patterns: Iterable[str]) -> str:
-    """Digest of names and contents of the files below `folder` that match one of `patterns`."""
-    found = sorted({path for pattern in patterns for path in folder.rglob(pattern) if path.is_file()})
+    """Digest of names and contents of the files in `folder` that match one of `patterns` (``**/`` for those below)."""
+    found = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
     parts: list[str | bytes] = []
     for path in found:
         parts += [path.relative_to(folder).as_posix(), path.read_bytes()]

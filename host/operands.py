@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from brownout.hw.config import BATCH_BITS, DIMENSION_BITS, K_LIMIT
+
+from .twin.state import CommandOptions
 
 if TYPE_CHECKING:
     from .backends.base import Backend
@@ -140,7 +142,9 @@ class Product:
     requant : Requantisation or None
         Scales of int8 output; None for raw int32.
     out : torch.Tensor
-        int32 or int8 (batch, m, n), any strides; every element is written.
+        int32 or int8 (batch, m, n), any strides; every element is written but those that are suppressed.
+    options : CommandOptions
+        What the command says about timing errors and checksums.
     """
 
     shape: GemmShape
@@ -149,6 +153,7 @@ class Product:
     bias: torch.Tensor | None
     requant: Requantisation | None
     out: torch.Tensor
+    options: CommandOptions = field(default_factory=CommandOptions)
 
 
 def _require_tensor(name: str, value: Any) -> None:
@@ -209,7 +214,12 @@ def _as_batch(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def make_product(
-    a: Any, w: Any, bias: Any, requant: Requantisation | None, out: torch.Tensor | None
+    a: Any,
+    w: Any,
+    bias: Any,
+    requant: Requantisation | None,
+    out: torch.Tensor | None,
+    options: CommandOptions | None = None,
 ) -> tuple[Product, torch.Tensor]:
     """Validate the arguments of `Accelerator.gemm`.
 
@@ -270,7 +280,8 @@ def make_product(
             raise ValueError(f"out must have shape {wanted}, not {tuple(out.shape)}")
         _require_same_device(a, "out", out)
     operand = _as_batch(w) if isinstance(w, torch.Tensor) else w
-    return Product(shape, _as_batch(a), operand, bias, requant, _as_batch(out)), out
+    options = CommandOptions() if options is None else options
+    return Product(shape, _as_batch(a), operand, bias, requant, _as_batch(out), options), out
 
 
 def _require_same_device(a: torch.Tensor, name: str, other: Any) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..operands import Product, ResidentWeights
 
@@ -31,8 +33,26 @@ class Backend(abc.ABC):
         """Copy int8 weights (K, N) or (B, K, N) to the device."""
 
     @abc.abstractmethod
-    def gemm(self, product: Product) -> None:
-        """Fill ``product.out``."""
+    def gemm(self, product: Product) -> bytes:
+        """Fill ``product.out``; returns the log of the checks, empty without."""
+
+    @abc.abstractmethod
+    def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:
+        """Seed, rates of operating points and bits of the `flip` model, as in `SetErrorsCommand`."""
+
+    @abc.abstractmethod
+    def set_point(
+        self, domain: int, point: int, *, transition_cycles: int = 0, lengths: NDArray[np.uint8] | None = None
+    ) -> None:
+        """Move a voltage domain to an operating point, as `SetPointCommand` does.
+
+        Parameters
+        ----------
+        domain, point, transition_cycles : int
+            As in the command.
+        lengths : uint8 array (rows, cols + check columns), optional
+            Settled carry lengths (`carry` only), of which the domain's columns are taken over.
+        """
 
     @abc.abstractmethod
     def counters(self) -> Mapping[str, int]:

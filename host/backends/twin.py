@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from brownout.hw.commands import LOG_RECORD_BYTES
 from brownout.hw.config import AcceleratorConfig
 
 from ..operands import GemmShape, Product, ResidentWeights
 from ..twin.counts import gemm_counts
+from ..twin.flips import draw_flips
+from ..twin.history import History
 from ..twin.matmul import exact_matmul
+from ..twin.protect import COUNTERS, TRUTH, Findings, inject_carries, inject_flips
 from ..twin.requantise import add_bias_, requantise
+from ..twin.state import ErrorState
 from .base import Backend
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in a command a product of its batch is."""
+
+    first_row: int
+    room: int
 
 
 class TwinBackend(Backend):
@@ -29,7 +45,12 @@ class TwinBackend(Backend):
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         # Known names from the start, so that a counter never appears out of nothing.
-        self._names = tuple(gemm_counts(config, GemmShape(1, 1, 1, 1), channels=False, requant=False))
+        names = [*gemm_counts(config, GemmShape(1, 1, 1, 1), channels=False, requant=False)]
+        names += COUNTERS if config.checksum is not None else ()
+        names += TRUTH if config.timing_model != "none" else ()
+        self._names = tuple(names)
+        self._scratch: dict[str, torch.Tensor] = {}
+        self.errors = ErrorState()
         self.restart()
 
     def check_device(self, name: str, device: torch.device) -> None:
@@ -41,19 +62,101 @@ class TwinBackend(Backend):
         values = w.detach().mT.clone(memory_format=torch.contiguous_format).mT
         return ResidentWeights(self, values if values.ndim == 3 else values.unsqueeze(0), tuple(w.shape))
 
-    def gemm(self, product: Product) -> None:
-        shape, bias, requant = product.shape, product.bias, product.requant
+    def gemm(self, product: Product) -> bytes:
+        shape, options = product.shape, product.options
         w = product.w.values if isinstance(product.w, ResidentWeights) else product.w
-        for a, b, out in zip(product.a, w, product.out, strict=True):
-            sums = out if requant is None else torch.empty(shape.m, shape.n, dtype=torch.int32, device=a.device)
-            exact_matmul(a, b, sums)
-            if bias is not None:
-                add_bias_(sums, bias)
-            if requant is not None:
-                out.copy_(requantise(sums, requant.mult, requant.shift))
-        channels = bias is not None or requant is not None
-        for name, value in gemm_counts(self.config, shape, channels=channels, requant=requant is not None).items():
+        room = options.log_bytes // LOG_RECORD_BYTES
+        log = b""
+        for index in range(shape.batch):
+            a, b, out = product.a[index], w[index], product.out[index]
+            if self.config.timing_model == "none":
+                # Nothing can err, so there is nothing to find either.
+                self._clean(product, a, b, out)
+                continue
+            place = _Place(options.first_row + index * shape.m, room - len(log) // LOG_RECORD_BYTES)
+            findings = self._erring(product, a, b, out, place)
+            log += findings.log
+            for name, value in findings.counts.items():
+                if name in self._counts:
+                    self._counts[name] += value
+        if self.config.timing_model == "none" and options.check:
+            tiles = divmod(shape.n, self.config.cols)
+            last = sum(segment.start < tiles[1] for segment in self.config.segments)
+            self._counts["checks"] += shape.batch * shape.m * (tiles[0] * len(self.config.segments) + last)
+        channels = product.bias is not None or product.requant is not None
+        requant = product.requant is not None
+        for name, value in gemm_counts(self.config, shape, channels=channels, requant=requant).items():
             self._counts[name] += value
+        return log
+
+    def _buffer(self, name: str, product: Product) -> torch.Tensor:
+        """int32 (m, n) that lives as long as the backend: fresh memory costs as much as the product."""
+        m, n, device = product.shape.m, product.shape.n, product.a.device
+        held = self._scratch.get(name)
+        if held is None or held.numel() < m * n or held.device != device:
+            held = self._scratch[name] = torch.empty(m * n, dtype=torch.int32, device=device)
+        return held[: m * n].view(m, n)
+
+    def _clean(self, product: Product, a: torch.Tensor, w: torch.Tensor, out: torch.Tensor) -> None:
+        sums = out if product.requant is None else self._buffer("sums", product)
+        exact_matmul(a, w, sums)
+        self._finish(product, sums, out)
+
+    def _finish(self, product: Product, sums: torch.Tensor, out: torch.Tensor) -> None:
+        """Bias and requantisation, from `sums`, which is overwritten, into `out`, which may be the same."""
+        if product.bias is not None:
+            add_bias_(sums, product.bias)
+        if product.requant is not None:
+            out.copy_(requantise(sums, product.requant.mult, product.requant.shift))
+        elif sums is not out:
+            out.copy_(sums)
+
+    def _erring(self, product: Product, a: torch.Tensor, w: torch.Tensor, out: torch.Tensor, place: _Place) -> Findings:
+        options, errors = product.options, self.errors
+        settings = {"options": options, "errors": errors, "first_row": place.first_row, "room": place.room}
+        threads = torch.get_num_threads()
+        on_cpu = out.device.type == "cpu"
+        history = History(self.config, out)
+        # In place where that is possible: a copy of the sums costs more than all checks.
+        in_place = on_cpu and product.requant is None and out.is_contiguous()
+        if self.config.timing_model == "flip":
+            flips = draw_flips(self.config, product.shape.m, product.shape.n, place.first_row, options, errors, threads)
+            sums = out if in_place else self._buffer("sums", product)
+            if options.suppress and in_place:
+                history.save(flips.outputs, flips.checks)
+            exact_matmul(a, w, sums)
+            known = sums if on_cpu else sums.cpu()
+            findings = inject_flips(
+                self.config, a.cpu().numpy(), w.cpu().numpy(), known.numpy(), flips, threads=threads, **settings
+            )
+        else:
+            clean, sums = self._buffer("clean", product), self._buffer("sums", product)
+            exact_matmul(a, w, clean)
+            known = sums if on_cpu else torch.empty(sums.shape, dtype=torch.int32)
+            findings = inject_carries(
+                self.config,
+                a.cpu().numpy(),
+                w.cpu().numpy(),
+                clean.cpu().numpy(),
+                known.numpy(),
+                threads=threads,
+                **settings,
+            )
+        if known is not sums:
+            sums.copy_(known)
+        keep = history.values_at(findings.marked_rows, findings.marked_cols) if options.suppress else None
+        self._finish(product, sums, out)
+        if len(findings.marked_rows) and (options.suppress or options.zero):
+            history.write(findings.marked_rows, findings.marked_cols, keep)
+        return findings
+
+    def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:
+        self.errors.seed, self.errors.rates, self.errors.bits = seed, rates, bits
+
+    def set_point(
+        self, domain: int, point: int, *, transition_cycles: int = 0, lengths: NDArray[np.uint8] | None = None
+    ) -> None:
+        self.errors.move(self.config, domain, point, lengths)
 
     def counters(self) -> Mapping[str, int]:
         return dict(self._counts)
@@ -62,4 +165,4 @@ class TwinBackend(Backend):
         self._counts = dict.fromkeys(self._names, 0)
 
     def close(self) -> None:
-        """Nothing is held."""
+        self._scratch.clear()

@@ -41,6 +41,9 @@ def _plain(matrix: torch.Tensor) -> torch.Tensor:
     """`matrix`, copied unless it is row- or column-major: for other strides ``torch._int_mm`` returns garbage."""
     rows, columns = matrix.shape
     row_stride, column_stride = matrix.stride()
+    if rows == 1 or columns == 1:
+        # The stride along the one is arbitrary, and with some torch._int_mm leaves the output unwritten.
+        return matrix.clone(memory_format=torch.contiguous_format)
     if (column_stride == 1 and row_stride >= columns) or (row_stride == 1 and column_stride >= rows):
         return matrix
     return matrix.clone(memory_format=torch.contiguous_format)

@@ -180,7 +180,7 @@ def carry_pass(
         stale = np.concatenate([settled[:1], settled[:-1]])
         out = (settled & ~late) | (stale & late)
         wrong += int((out != settled).sum())
-        folded = (out & np.uint64(RESIDUE_MODULUS)) + (out >> np.uint64(RESIDUE_BITS))
+        folded = ((out & np.uint64(RESIDUE_MODULUS)) + (out >> np.uint64(RESIDUE_BITS))) & np.uint64(RESIDUE_MODULUS)
         x = np.where(residue, folded, out)
     half = np.where(residue, 0, np.int64(1) << (widths - 1))
     return (x.astype(np.int64) + half) % (np.int64(1) << widths) - half, wrong

@@ -22,6 +22,11 @@ def check_columns(config: AcceleratorConfig) -> int:
     return 0 if config.checksum is None else len(config.segments) * config.checksum.checks
 
 
+def column_domain(config: AcceleratorConfig, column: int) -> int:
+    """Voltage domain of a column of the array or, after these, of a check column."""
+    return config.domain_of_column(column) if column < config.cols else config.check_domain
+
+
 @dataclass
 class ErrorState:
     """What SET_ERRORS and SET_POINT commands have left in the hardware; see docs/protection.md.
@@ -46,6 +51,29 @@ class ErrorState:
     bits: tuple[int, ...] = UNIFORM_BITS
     points: tuple[int, ...] = ()
     lengths: NDArray[np.uint8] | None = None
+
+    def move(
+        self, config: AcceleratorConfig, domain: int, point: int, lengths: NDArray[np.uint8] | None = None
+    ) -> None:
+        """Move a voltage domain to an operating point, as SET_POINT does.
+
+        Parameters
+        ----------
+        config : AcceleratorConfig
+        domain, point : int
+            Which domain, and where to.
+        lengths : uint8 array (rows, cols + check columns), optional
+            The command's table, of which the domain's columns are taken over.
+        """
+        points = [*self.points, *[0] * (config.check_domain + 1 - len(self.points))]
+        points[domain] = point
+        self.points = tuple(points)
+        if lengths is None:
+            return
+        if self.lengths is None:
+            self.lengths = np.full((config.rows, config.cols + check_columns(config)), NOMINAL_LENGTH, np.uint8)
+        columns = [column for column in range(lengths.shape[1]) if column_domain(config, column) == domain]
+        self.lengths[:, columns] = lengths[:, columns] & NOMINAL_LENGTH
 
     def rate_of(self, domain: int) -> int:
         """Errors per 2^32 draws in a voltage domain at its present operating point."""
@@ -76,3 +104,13 @@ class CommandOptions:
     def check(self) -> bool:
         """Whether the checks run."""
         return bool(self.flags & GemmFlag.CHECK)
+
+    @property
+    def suppress(self) -> bool:
+        """Whether marked elements keep what memory held."""
+        return bool(self.flags & GemmFlag.SUPPRESS)
+
+    @property
+    def zero(self) -> bool:
+        """Whether marked elements are written as zero."""
+        return bool(self.flags & GemmFlag.ZERO)

@@ -59,6 +59,15 @@ def test_expanded_and_sliced_operands_are_exact(generator, contiguous_out):
             assert np.array_equal(out.numpy(), golden_gemm(a.numpy(), w.numpy())), (a.stride(), w.stride())
 
 
+@pytest.mark.parametrize("extents", [(1, 1, 3), (9, 1, 2), (1, 5, 1), (2, 1, 1), (1, 3, 4)])
+def test_uploaded_vectors_are_exact(twin, generator, extents):
+    """Strides along a dimension of one are arbitrary, and torch._int_mm does not take them all."""
+    m, k, n = extents
+    a, w = random_int8(generator, k, m).mT, random_int8(generator, k, n)
+    out = torch.full((m, n), 99, dtype=torch.int32)
+    assert np.array_equal(twin.gemm(a, twin.upload(w), out=out).numpy(), golden_gemm(a.numpy(), w.numpy()))
+
+
 @pytest.mark.parametrize("k", [1, 1024, 1025, 5000])
 def test_float_fallback_is_exact_at_its_worst(generator, k):
     a = torch.full((3, k), -128, dtype=torch.int8)

@@ -1,0 +1,45 @@
+"""Builds the twin's C++ kernels, cached like the simulators but apart from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .build import _Commands, rtl_folder
+from .cache import build_root as resolve_build_root
+from .cache import cached_folder, digest, files_digest
+from .toolchain import find_compiler
+
+KERNEL_LIBRARY = "libbrownout_kernels.so"
+
+KERNEL_SOURCES = ("flip.cpp", "carry.cpp", "checks.cpp")
+
+KERNEL_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-fwrapv", "-pthread", "-shared", "-w")
+"""Sums wrap in two's complement, like the hardware's: without -fwrapv the compiler may assume that they do not."""
+
+
+def build_kernels(build_root: Path | str | None = None) -> Path:
+    """Shared library with the kernels of ``rtl/kernels``, built unless it is already there.
+
+    Safe to call from several processes at once.
+
+    Parameters
+    ----------
+    build_root : Path or str, optional
+        See `brownout.cosim.cache.build_root`.
+
+    Raises
+    ------
+    BuildError
+        There is no compiler, or it failed; names the log.
+    """
+    root = resolve_build_root(build_root)
+    compiler, sources = find_compiler(), rtl_folder() / "kernels"
+    recipe = [compiler.version, compiler.native_target, *KERNEL_FLAGS]
+    name = f"kernels-{digest([*recipe, files_digest(sources, ['*.h', '*.cpp'])])}"
+
+    def make(folder: Path) -> None:
+        commands = _Commands(root / "logs" / f"build-{name}.log")
+        files = [str(sources / source) for source in KERNEL_SOURCES]
+        commands.run([compiler.executable, *KERNEL_FLAGS, *files, "-o", KERNEL_LIBRARY], cwd=folder)
+
+    return cached_folder(root / "sim", name, make) / KERNEL_LIBRARY

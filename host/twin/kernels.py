@@ -1,0 +1,139 @@
+"""The twin's C++ kernels from Python: types and signatures of ``rtl/kernels``."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, Structure, c_int32, c_int64, c_uint32, c_void_p
+from functools import cache, lru_cache
+from typing import Any
+
+from numpy.typing import NDArray
+
+from brownout.hw.config import RESIDUE_MODULUS, SCHEMES, AcceleratorConfig, ChecksumConfig
+
+MAX_CHECKS = 3
+MAX_SEGMENT_COLS = 128
+
+
+class Units(Structure):
+    """`BrownoutUnits`: how the checksum units are built."""
+
+    _fields_ = (
+        *((name, c_int32) for name in ("scheme", "checks", "column_checks", "group_rows", "segment_cols", "cols")),
+        ("widths", c_int32 * MAX_CHECKS),
+        ("weights", c_int32 * (MAX_CHECKS * MAX_SEGMENT_COLS)),
+    )
+
+
+class CheckTask(Structure):
+    """`BrownoutCheck`: the errors in one product, and what the checks make of them."""
+
+    _fields_ = (
+        ("y", c_void_p),
+        *((name, c_int64) for name in ("row_stride", "m", "n")),
+        ("row_blocks", c_void_p),
+        ("row_block_count", c_int64),
+        ("col_blocks", c_void_p),
+        ("col_block_count", c_int64),
+        *((name, c_int32) for name in ("theta", "correct")),
+        *((name, c_uint32) for name in ("first_row", "first_col")),
+        *((name, c_int64) for name in ("records_per_block", "room", "error_count")),
+        *((name, c_void_p) for name in ("error_rows", "error_cols", "error_deltas")),
+        ("check_count", c_int64),
+        *((name, c_void_p) for name in ("check_rows", "check_cols", "check_deltas")),
+        ("digit_count", c_int64),
+        *((name, c_void_p) for name in ("digit_groups", "digit_cols", "digit_deltas")),
+        ("threads", c_int32),
+        ("mark_capacity", c_int64),
+        *((name, c_void_p) for name in ("mark_rows", "mark_cols", "log")),
+        *((name, c_int64) for name in ("detected", "corrected", "marked", "records", "missed", "wrong")),
+    )
+
+
+class CarryTask(Structure):
+    """`BrownoutCarry`: one product with late carries."""
+
+    _fields_ = (
+        ("a", c_void_p),
+        *((name, c_int64) for name in ("a_row", "a_col")),
+        ("w", c_void_p),
+        *((name, c_int64) for name in ("w_row", "w_col", "m", "n", "k")),
+        *((name, c_int32) for name in ("rows", "cols")),
+        ("lengths", c_void_p),
+        ("lengths_row", c_int64),
+        ("row_blocks", c_void_p),
+        ("row_block_count", c_int64),
+        *((name, c_int32) for name in ("group_rows", "digits", "checks", "segment_cols")),
+        *((name, c_void_p) for name in ("widths", "moduli", "weights")),
+        ("threads", c_int32),
+        *((name, c_void_p) for name in ("y", "digit_sums", "check_sums")),
+        ("injected", c_int64),
+    )
+
+
+@cache
+def load_kernels() -> ctypes.CDLL:
+    """The library, built at the first call on a machine.
+
+    Raises
+    ------
+    brownout.cosim.errors.BuildError
+        There is no C++ compiler, or it failed.
+    """
+    from brownout.cosim.kernels import build_kernels
+
+    library = ctypes.CDLL(str(build_kernels()))
+    pointer = c_void_p
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "draw_hits": (
+            c_int64,
+            [c_uint32, c_int64, pointer, c_int64, pointer, pointer, c_int32, c_int64, pointer, pointer, pointer],
+        ),
+        "flip_outputs": (None, [pointer, c_int64, c_int64, *[pointer] * 5]),
+        "flip_digits": (
+            None,
+            [
+                *[pointer, c_int64, c_int64] * 2,
+                *(c_int64, pointer, pointer, c_int32, c_int32, c_int64),
+                *[pointer] * 5,
+            ],
+        ),
+        "flip_checks": (None, [pointer, c_int64, pointer, c_int32, c_int32, *[pointer] * 3, c_int64, *[pointer] * 4]),
+        "check": (c_int64, [POINTER(Units), POINTER(CheckTask)]),
+        "carry": (None, [POINTER(CarryTask)]),
+        "differences": (c_int64, [pointer, pointer, c_int64, c_int64, c_int64, pointer, pointer, pointer]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, f"brownout_{name}")
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def address(array: NDArray[Any]) -> int:
+    """Where an array's first element is."""
+    return array.ctypes.data
+
+
+@lru_cache(maxsize=64)
+def units_of(config: AcceleratorConfig) -> Units:
+    """The checksum units of a configuration; do not change what is returned."""
+    checksum = config.checksum
+    assert checksum is not None
+    units = Units(
+        scheme=SCHEMES.index(checksum.scheme),
+        checks=checksum.checks,
+        column_checks=checksum.column_checks,
+        group_rows=checksum.group_rows,
+        segment_cols=checksum.segment_cols,
+        cols=config.cols,
+    )
+    for j in range(checksum.checks):
+        units.widths[j] = checksum.check_bits(j)
+        for i, weight in enumerate(checksum.weights(j)):
+            units.weights[j * checksum.segment_cols + i] = weight
+    return units
+
+
+def modulus_of(checksum: ChecksumConfig, check: int) -> int:
+    """Modulus of a row check's sums, 0 for a wide sum."""
+    return RESIDUE_MODULUS if checksum.scheme == "residue" and check > 0 else 0

@@ -1,0 +1,370 @@
+// Checksums by linearity: a syndrome is the sum of the errors that it sees, so only errors are looked at, never the
+// sums that are right.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "parallel.h"
+
+namespace {
+
+enum Scheme : int32_t { kClassic, kMatched, kWeighted, kResidue };
+enum Outcome : uint32_t { kIgnored, kCorrected, kMarkedByFit, kMarked };
+
+constexpr int kMaxChecks = 3;
+constexpr int64_t kModulus = 8191;
+
+}  // namespace
+
+extern "C" {
+
+/// How the array is built; the host fills it from its AcceleratorConfig.
+struct BrownoutUnits {
+    int32_t scheme, checks, column_checks, group_rows, segment_cols, cols;
+    int32_t widths[kMaxChecks];
+    int32_t weights[kMaxChecks * 128];
+};
+
+/// One product of a command, and the errors in it.
+///
+/// Errors are in order of rows, then columns; those of checks in order of rows, then columns = segment * checks +
+/// check; those of digit rows as group and column, in any order, each the change of the column's sum over digits.
+struct BrownoutCheck {
+    int32_t *y;
+    int64_t row_stride, m, n;
+    const int64_t *row_blocks;  // First rows of the blocks, and M.
+    int64_t row_block_count;
+    const int64_t *col_blocks;  // First column tiles of the blocks, and their number in all.
+    int64_t col_block_count;
+    int32_t theta, correct;
+    uint32_t first_row, first_col;
+    int64_t records_per_block, room;
+    int64_t error_count;
+    const int32_t *error_rows, *error_cols;
+    const int64_t *error_deltas;
+    int64_t check_count;
+    const int32_t *check_rows, *check_cols;
+    const int64_t *check_deltas;
+    int64_t digit_count;
+    const int32_t *digit_groups, *digit_cols;
+    const uint32_t *digit_deltas;
+    int32_t threads;
+    int64_t mark_capacity;
+    // Results.
+    int32_t *mark_rows, *mark_cols;  // In no order.
+    uint32_t *log;
+    int64_t detected, corrected, marked, records, missed, wrong;
+};
+}
+
+namespace {
+
+int64_t wrap(int64_t value, int bits) {
+    const int unused = 64 - bits;
+    return static_cast<int64_t>(static_cast<uint64_t>(value) << unused) >> unused;
+}
+
+int64_t modulo(int64_t value) {
+    const int64_t rest = value % kModulus;
+    return rest < 0 ? rest + kModulus : rest;
+}
+
+bool large(int64_t value, int theta) {
+    const uint64_t magnitude = value < 0 ? -static_cast<uint64_t>(value) : value;
+    return value != 0 && magnitude >= uint64_t{1} << theta;
+}
+
+/// A segment of a row in which something has erred.
+struct Candidate {
+    int32_t row, segment;
+    int64_t r[kMaxChecks];
+    int64_t first_error, last_error;
+};
+
+struct Mark {
+    int32_t row, col;
+};
+
+struct Record {
+    uint32_t words[4];
+};
+
+/// A row of blocks: all blocks with the same rows.
+class BlockRow {
+public:
+    BlockRow(const BrownoutUnits &units, BrownoutCheck &task, int64_t index)
+        : units_(units),
+          task_(task),
+          first_(task.row_blocks[index]),
+          end_(task.row_blocks[index + 1]),
+          segments_per_tile_((units.cols + units.segment_cols - 1) / units.segment_cols),
+          groups_((end_ - first_ + units.group_rows - 1) / units.group_rows) {}
+
+    void run(int64_t first_group) {
+        collect();
+        if (units_.column_checks) add_columns(first_group);
+        if (units_.scheme == kMatched) find_repeated();
+        std::vector<std::vector<const Candidate *>> blocks(task_.col_block_count);
+        for (const Candidate &candidate : candidates_) {
+            const int64_t tile = candidate.segment / segments_per_tile_;
+            const int64_t *end = task_.col_blocks + task_.col_block_count;
+            blocks[std::upper_bound(task_.col_blocks, end, tile) - task_.col_blocks - 1].push_back(&candidate);
+        }
+        for (const auto &block : blocks) {
+            int64_t kept = 0;
+            for (const Candidate *candidate : block) {
+                if (flagged(*candidate)) {
+                    const Record record = judge(*candidate);
+                    if (kept++ < task_.records_per_block) records.push_back(record);
+                    ++detected;
+                } else {
+                    missed += candidate->last_error - candidate->first_error;
+                }
+            }
+        }
+    }
+
+    std::vector<Mark> marks;
+    std::vector<Record> records;
+    int64_t detected = 0, corrected = 0, missed = 0, wrong = 0;
+
+private:
+    int32_t segment_of(int32_t col) const {
+        return col / units_.cols * segments_per_tile_ + col % units_.cols / units_.segment_cols;
+    }
+
+    /// First column of a segment.
+    int32_t start_of(int32_t segment) const {
+        return segment / segments_per_tile_ * units_.cols + segment % segments_per_tile_ * units_.segment_cols;
+    }
+
+    /// Columns of a segment that are in the output.
+    int32_t width_of(int32_t segment) const {
+        const int32_t start = start_of(segment), tile_end = (start / units_.cols + 1) * units_.cols;
+        const int32_t end = std::min(start + units_.segment_cols, tile_end);
+        return static_cast<int32_t>(std::min<int64_t>(end, task_.n)) - start;
+    }
+
+    int64_t weight(int check, int32_t position) const { return units_.weights[check * units_.segment_cols + position]; }
+
+    bool is_residue(int check) const { return units_.scheme == kResidue && check > 0; }
+
+    int64_t group_of(int32_t row) const { return (row - first_) / units_.group_rows; }
+
+    uint32_t &q(int64_t group, int32_t col) { return q_[group * task_.n + col]; }
+
+    /// Merges errors of outputs and of checks into candidates, and sums their syndromes.
+    void collect() {
+        const auto first = static_cast<int32_t>(first_), end = static_cast<int32_t>(end_);
+        int64_t e = std::lower_bound(task_.error_rows, task_.error_rows + task_.error_count, first) - task_.error_rows;
+        int64_t c = std::lower_bound(task_.check_rows, task_.check_rows + task_.check_count, first) - task_.check_rows;
+        for (;;) {
+            const bool more_errors = e < task_.error_count && task_.error_rows[e] < end;
+            const bool more_checks = c < task_.check_count && task_.check_rows[c] < end;
+            if (!more_errors && !more_checks) break;
+            std::pair<int32_t, int32_t> at_error{end, 0}, at_check{end, 0};
+            if (more_errors) at_error = {task_.error_rows[e], segment_of(task_.error_cols[e])};
+            if (more_checks) at_check = {task_.check_rows[c], task_.check_cols[c] / units_.checks};
+            const auto place = std::min(at_error, at_check);
+            Candidate found{place.first, place.second, {}, e, e};
+            const int32_t start = start_of(found.segment), stop = start + width_of(found.segment);
+            for (; e < task_.error_count && task_.error_rows[e] == found.row && task_.error_cols[e] < stop; ++e) {
+                for (int j = 0; j < units_.checks; ++j) {
+                    found.r[j] += weight(j, task_.error_cols[e] - start) * task_.error_deltas[e];
+                }
+            }
+            found.last_error = e;
+            for (; c < task_.check_count && task_.check_rows[c] == found.row &&
+                   task_.check_cols[c] / units_.checks == found.segment;
+                 ++c) {
+                found.r[task_.check_cols[c] % units_.checks] -= task_.check_deltas[c];
+            }
+            for (int j = 0; j < units_.checks; ++j) {
+                found.r[j] = is_residue(j) ? modulo(found.r[j]) : wrap(found.r[j], units_.widths[j]);
+            }
+            candidates_.push_back(found);
+        }
+    }
+
+    void add_columns(int64_t first_group) {
+        q_.assign(groups_ * task_.n, 0);
+        for (const Candidate &candidate : candidates_) {
+            for (int64_t e = candidate.first_error; e < candidate.last_error; ++e) {
+                q(group_of(candidate.row), task_.error_cols[e]) += static_cast<uint32_t>(task_.error_deltas[e]);
+            }
+        }
+        for (int64_t i = 0; i < task_.digit_count; ++i) {
+            const int64_t group = task_.digit_groups[i] - first_group;
+            if (group >= 0 && group < groups_) q(group, task_.digit_cols[i]) -= task_.digit_deltas[i];
+        }
+    }
+
+    struct Value {
+        int64_t group;
+        int32_t segment;
+        uint32_t r_0;
+        bool operator<(const Value &other) const {
+            if (group != other.group) return group < other.group;
+            if (segment != other.segment) return segment < other.segment;
+            return r_0 < other.r_0;
+        }
+    };
+
+    /// Plain syndromes of all rows, to see which occur twice in a group.
+    void find_repeated() {
+        for (const Candidate &candidate : candidates_) values_.push_back(value_of(candidate));
+        std::sort(values_.begin(), values_.end());
+    }
+
+    Value value_of(const Candidate &candidate) const {
+        return {group_of(candidate.row), candidate.segment, static_cast<uint32_t>(candidate.r[0])};
+    }
+
+    bool flagged(const Candidate &candidate) const {
+        if (candidate.r[0] != 0) return large(candidate.r[0], task_.theta);
+        for (int j = 1; j < units_.checks; ++j) {
+            if (is_residue(j) ? candidate.r[j] != 0 && task_.theta <= 32 : large(candidate.r[j], task_.theta)) return true;
+        }
+        return false;
+    }
+
+    /// Position in the segment to which the evidence points, -1 if to none.
+    int32_t find_fit(const Candidate &candidate) {
+        const int32_t start = start_of(candidate.segment), width = width_of(candidate.segment);
+        const int64_t group = group_of(candidate.row);
+        if (units_.scheme == kMatched) {
+            const auto r_0 = static_cast<uint32_t>(candidate.r[0]);
+            if (r_0 == 0) return -1;
+            const auto same = std::equal_range(values_.begin(), values_.end(), value_of(candidate));
+            if (same.second - same.first > 1) return -1;
+            int32_t fit = -1;
+            for (int32_t i = 0; i < width; ++i) {
+                if (q(group, start + i) != r_0) continue;
+                if (fit >= 0) return -1;
+                fit = i;
+            }
+            return fit;
+        }
+        if (units_.scheme == kClassic || candidate.r[0] == 0) return -1;
+        const int64_t reduced = modulo(candidate.r[0]);
+        for (int32_t i = 0; i < width; ++i) {
+            if (units_.column_checks && q(group, start + i) == 0) continue;
+            bool fits = true;
+            for (int j = 1; fits && j < units_.checks; ++j) {
+                if (is_residue(j)) {
+                    fits = candidate.r[j] == weight(j, i) * reduced % kModulus;
+                } else {
+                    fits = candidate.r[j] == wrap(weight(j, i) * candidate.r[0], units_.widths[j]);
+                }
+            }
+            if (fits) return i;
+        }
+        return -1;
+    }
+
+    /// Whether one syndrome alone is not zero although an error of an output would show in another too.
+    bool check_has_erred(const Candidate &candidate) const {
+        int nonzero = 0, last = 0;
+        for (int j = 0; j < units_.checks; ++j) {
+            if (candidate.r[j] != 0) ++nonzero, last = j;
+        }
+        return units_.checks > 1 && nonzero == 1 && !(last == 1 && units_.checks == 2);
+    }
+
+    Record judge(const Candidate &candidate) {
+        const int32_t start = start_of(candidate.segment);
+        const int32_t fit = find_fit(candidate);
+        const auto r_0 = static_cast<uint32_t>(candidate.r[0]);
+        uint32_t outcome = kIgnored;
+        const size_t marks_before = marks.size();
+        if (fit >= 0 && task_.correct) {
+            outcome = kCorrected;
+            int32_t &sum = task_.y[candidate.row * task_.row_stride + start + fit];
+            sum = static_cast<int32_t>(static_cast<uint32_t>(sum) - r_0);
+            ++corrected;
+        } else if (fit >= 0) {
+            outcome = kMarkedByFit;
+            marks.push_back({candidate.row, start + fit});
+        } else if (!check_has_erred(candidate)) {
+            outcome = kMarked;
+            const int64_t group = group_of(candidate.row);
+            for (int32_t i = 0; i < width_of(candidate.segment); ++i) {
+                const bool kept = units_.column_checks &&
+                                  !large(static_cast<int32_t>(q(group, start + i)), task_.theta);
+                if (!kept) marks.push_back({candidate.row, start + i});
+            }
+        }
+        count_truth(candidate, outcome == kCorrected ? start + fit : -1, marks_before);
+        Record record{};
+        record.words[0] = task_.first_row + static_cast<uint32_t>(candidate.row);
+        record.words[1] = task_.first_col + static_cast<uint32_t>(start);
+        record.words[2] = r_0;
+        record.words[3] = static_cast<uint32_t>(marks.size() - marks_before) |
+                          static_cast<uint32_t>(std::max(fit, 0)) << 8 | outcome << 16 |
+                          static_cast<uint32_t>(candidate.r[0] < 0) << 31;
+        return record;
+    }
+
+    /// What is wrong afterwards, known here because the errors are.
+    void count_truth(const Candidate &candidate, int32_t corrected_col, size_t marks_before) {
+        uint32_t left = -static_cast<uint32_t>(candidate.r[0]);
+        size_t mark = marks_before;  // Marks and errors are both in order of columns.
+        for (int64_t e = candidate.first_error; e < candidate.last_error; ++e) {
+            const int32_t col = task_.error_cols[e];
+            while (mark < marks.size() && marks[mark].col < col) ++mark;
+            if (col == corrected_col) {
+                left += static_cast<uint32_t>(task_.error_deltas[e]);
+            } else if (mark == marks.size() || marks[mark].col != col) {
+                ++missed;
+            }
+        }
+        if (corrected_col >= 0 && left != 0) ++wrong;
+    }
+
+    const BrownoutUnits &units_;
+    BrownoutCheck &task_;
+    const int64_t first_, end_;
+    const int32_t segments_per_tile_;
+    const int64_t groups_;
+    std::vector<Candidate> candidates_;
+    std::vector<uint32_t> q_;
+    std::vector<Value> values_;
+};
+
+}  // namespace
+
+/// Finds, corrects, marks and logs. Returns the number of marks; if it is above `mark_capacity`, they are not written.
+extern "C" int64_t brownout_check(const BrownoutUnits *units, BrownoutCheck *task) {
+    std::vector<BlockRow> rows;
+    std::vector<int64_t> first_groups(1, 0);
+    for (int64_t i = 0; i < task->row_block_count; ++i) {
+        rows.emplace_back(*units, *task, i);
+        const int64_t height = task->row_blocks[i + 1] - task->row_blocks[i];
+        first_groups.push_back(first_groups.back() + (height + units->group_rows - 1) / units->group_rows);
+    }
+    const int useful = task->error_count + task->check_count + task->digit_count < 2048 ? 1 : task->threads;
+    brownout::parallel_for(task->row_block_count, useful, [&](int64_t i, int) { rows[i].run(first_groups[i]); });
+
+    task->detected = task->corrected = task->marked = task->records = task->missed = task->wrong = 0;
+    for (const BlockRow &row : rows) {
+        task->detected += row.detected;
+        task->corrected += row.corrected;
+        task->missed += row.missed;
+        task->wrong += row.wrong;
+        for (const Record &record : row.records) {
+            if (task->records == task->room) break;
+            std::memcpy(task->log + 4 * task->records++, record.words, sizeof record.words);
+        }
+        for (const Mark &mark : row.marks) {
+            if (task->marked < task->mark_capacity) {
+                task->mark_rows[task->marked] = mark.row;
+                task->mark_cols[task->marked] = mark.col;
+            }
+            ++task->marked;
+        }
+    }
+    return task->marked;
+}

@@ -1,0 +1,172 @@
+"""The fast twin's errors, checks and log are those of the slow reference, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from brownout.cosim.golden import ChannelTable
+from brownout.host import Requantisation
+from brownout.host.backends.twin import TwinBackend
+from brownout.host.operands import make_product
+from brownout.host.twin.reference import reference_gemm
+from brownout.host.twin.state import UNIFORM_BITS, CommandOptions, ErrorState, check_columns
+from brownout.hw.commands import GemmFlag
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig
+
+KINDS = (
+    ("classic", 0, True),
+    ("matched", 0, True),
+    ("weighted", 1, False),
+    ("weighted", 1, True),
+    ("weighted", 2, False),
+    ("weighted", 2, True),
+    ("residue", 1, False),
+    ("residue", 1, True),
+    ("residue", 2, False),
+    ("residue", 2, True),
+    None,
+)
+
+
+def random_config(rng, model, kind):
+    rows, cols = int(rng.integers(1, 9)), int(rng.integers(1, 9))
+    drain_lanes = int(rng.integers(1, 3))
+    group = int(rng.choice([1, 2, 3, 4, 8]))
+    checksum = None
+    if kind is not None:
+        scheme, locators, column_checks = kind
+        checksum = ChecksumConfig(
+            scheme=scheme,
+            locators=locators,
+            column_checks=column_checks,
+            group_rows=group,
+            segment_cols=int(rng.integers(min(drain_lanes, cols), 10)),
+        )
+    return AcceleratorConfig(
+        rows=rows,
+        cols=cols,
+        bus_bytes=4,
+        block_rows=group * int(rng.integers(1, 9)),
+        block_col_tiles=int(rng.integers(1, 4)),
+        slab_bytes=int(rng.integers(1, 20)),
+        drain_lanes=drain_lanes,
+        timing_model=model,
+        checksum=checksum,
+        voltage_domains=int(rng.integers(1, min(3, cols) + 1)),
+        operating_points=4,
+    )
+
+
+def random_operands(rng, config):
+    batch, m, k, n = (int(rng.integers(1, high)) for high in (4, 28, 26, 26))
+    kind = rng.integers(5)
+    if kind == 0:
+        values = [np.array([-128, 127], np.int8)[rng.integers(0, 2, shape)] for shape in ((batch, m, k), (batch, k, n))]
+        return values
+    if kind == 1:
+        # Rows alike: syndromes of different rows become equal, and errors cancel.
+        a = np.repeat(rng.integers(-128, 128, (batch, 1, k)), m, axis=1).astype(np.int8)
+        return [a, np.repeat(rng.integers(-128, 128, (batch, k, 1)), n, axis=2).astype(np.int8)]
+    spread = 128 if kind < 4 else 3
+    return [rng.integers(-spread, spread, shape).astype(np.int8) for shape in ((batch, m, k), (batch, k, n))]
+
+
+def random_errors(rng, config):
+    rate = float(rng.choice([0.0, 1e-3, 1e-2, 0.1, 0.5]))
+    rates = tuple(min(int(rate * scale * 2**32), 2**32 - 1) for scale in (0, 1, 0.3, 2))
+    bits = UNIFORM_BITS
+    if rng.random() < 0.3:
+        # One bit or two only, so that errors cancel and repeat.
+        low = int(rng.integers(0, 31))
+        bits = tuple(0 if i < low else 1 << 31 if i == low else 2**32 - 1 for i in range(30))
+    errors = ErrorState(seed=int(rng.integers(2**32)), rates=rates, bits=bits)
+    for domain in range(config.voltage_domains + 1):
+        point = int(rng.integers(4)) if domain < config.voltage_domains or rng.random() < 0.7 else 0
+        lengths = None
+        if config.timing_model == "carry":
+            low = int(rng.choice([0, 8, 14, 20, 26, 31]))
+            shape = (config.rows, config.cols + check_columns(config))
+            lengths = rng.integers(low, 64 if rng.random() < 0.5 else 34, shape).astype(np.uint8)
+        errors.move(config, domain, point, lengths)
+    return errors
+
+
+def random_options(rng, config):
+    flags = GemmFlag(0)
+    if config.checksum is not None and rng.random() < 0.9:
+        flags |= GemmFlag.CHECK
+        flags |= GemmFlag.CORRECT if rng.random() < 0.7 else 0
+        flags |= GemmFlag(int(rng.choice([0, GemmFlag.SUPPRESS, GemmFlag.ZERO])))
+    extreme = rng.random() < 0.3
+    return CommandOptions(
+        flags=flags,
+        error_key=int(rng.integers(2**32)),
+        first_row=int(rng.integers(2**32 - 20, 2**32)) if extreme else int(rng.integers(1000)),
+        first_col=int(rng.integers(2**32 - 20, 2**32)) if extreme else int(rng.integers(1000)),
+        theta=0 if not flags or rng.random() < 0.5 else int(rng.integers(0, 64 if rng.random() < 0.2 else 35)),
+        log_bytes=16 * int(rng.choice([0, 3, 70, 5000])) if flags else 0,
+    )
+
+
+def random_finish(rng, n):
+    """Bias and requantisation for the reference and for the twin."""
+    kind = rng.integers(3)
+    bias = rng.integers(-(2**31), 2**31, n).astype(np.int32)
+    if kind == 0:
+        return None, False, {}
+    if kind == 1:
+        return ChannelTable(bias, np.ones(n, np.int64), np.ones(n, np.int64)), False, {"bias": torch.from_numpy(bias)}
+    bias //= 1 << 12
+    mult, shift = rng.integers(1, 1 << 12, n), rng.integers(10, 24, n)
+    requant = Requantisation(torch.from_numpy(mult), torch.from_numpy(shift))
+    return ChannelTable(bias, mult, shift), True, {"bias": torch.from_numpy(bias), "requant": requant}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("model", ["flip", "carry", "none"])
+def test_random_commands_equal_the_reference(model, kind):
+    seen = dict.fromkeys(("corrected", "suppressed", "log_records", "log_dropped", "injected", "missed", "wrong"), 0)
+    for seed in range(30 if model != "none" else 3):
+        rng = np.random.default_rng([seed, *str((model, kind)).encode()])
+        config = random_config(rng, model, kind)
+        a, w = random_operands(rng, config)
+        errors, options = random_errors(rng, config), random_options(rng, config)
+        channels, requantise, finish = random_finish(rng, w.shape[2])
+        dtype = np.int8 if requantise else np.int32
+        previous = rng.integers(-100, 100, (*a.shape[:2], w.shape[2])).astype(dtype)
+        expected = reference_gemm(
+            config,
+            a,
+            w,
+            options=options,
+            errors=errors,
+            channels=channels,
+            requantise=requantise,
+            previous=previous,
+        )
+
+        twin = TwinBackend(config)
+        twin.errors = errors
+        out = torch.from_numpy(previous.copy())
+        if rng.random() < 0.3:
+            out = out.mT.clone().mT
+        left = torch.from_numpy(a) if rng.random() < 0.5 else torch.from_numpy(a).mT.clone().mT
+        right = torch.from_numpy(w)
+        weights = twin.upload(right) if rng.random() < 0.5 else right
+        product, _ = make_product(left, weights, finish.get("bias"), finish.get("requant"), out, options)
+        log = twin.gemm(product)
+        place = f"seed {seed}, {config}, {options}, {errors}"
+        assert np.array_equal(out.numpy(), expected.output), place
+        assert log == expected.log, place
+        counts = twin.counters()
+        assert {name: counts.get(name, 0) for name in expected.counters} == expected.counters, place
+        for name in seen:
+            seen[name] += expected.counters[name]
+    # The cases are worth nothing unless things happen in them.
+    wanted = {"injected", "missed"} if model != "none" else set()
+    if model != "none" and kind is not None:
+        wanted |= {"suppressed", "log_records", "log_dropped"}
+        wanted |= {"corrected"} if kind[0] != "classic" else set()
+    assert all(seen[name] for name in wanted), seen
