@@ -11,21 +11,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .accelerator import Accelerator
     from .compare import Difference, first_difference
+    from .energy import EnergyModel
     from .errors import AcceleratorClosedError, DeviceMemoryError, WeightsNotFoundError
     from .models.load import load_classifier, load_denoiser
     from .offloading import LayerReport, calibrate, offload, report, restore
     from .operands import Requantisation, ResidentWeights
+    from .operating_points import OperatingPoint
+    from .protection import LogRecord, Outcome, Protection
     from .results import write_results
     from .sampling import sample
+    from .timing import TimingLaw
 
 _HOME = {
     "Accelerator": "accelerator",
     "AcceleratorClosedError": "errors",
     "DeviceMemoryError": "errors",
     "Difference": "compare",
+    "EnergyModel": "energy",
     "LayerReport": "offloading",
+    "LogRecord": "protection",
+    "OperatingPoint": "operating_points",
+    "Outcome": "protection",
+    "Protection": "protection",
     "Requantisation": "operands",
     "ResidentWeights": "operands",
+    "TimingLaw": "timing",
     "WeightsNotFoundError": "errors",
     "calibrate": "offloading",
     "first_difference": "compare",
@@ -43,9 +53,15 @@ __all__ = [
     "AcceleratorClosedError",
     "DeviceMemoryError",
     "Difference",
+    "EnergyModel",
     "LayerReport",
+    "LogRecord",
+    "OperatingPoint",
+    "Outcome",
+    "Protection",
     "Requantisation",
     "ResidentWeights",
+    "TimingLaw",
     "WeightsNotFoundError",
     "calibrate",
     "first_difference",

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import torch
 
+from brownout.hw.commands import LOG_RECORD_BYTES
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.tiling import ideal_cycles
 
 from .backends.base import Backend
+from .energy import EnergyModel, Meter
 from .errors import AcceleratorClosedError
 from .operands import Requantisation, ResidentWeights, check_weights, make_product
+from .operating_points import DomainPoints, OperatingPoint
+from .protection import LogRecord, Protection, parse_log
+from .slots import Slots
+from .timing import TRANSITION_S, TimingLaw
+from .twin.state import CommandOptions, bit_thresholds
 
 BACKENDS = ("rtl", "twin")
 
@@ -57,11 +65,17 @@ class Accelerator:
         Watch the bus for violations of AXI (``"rtl"`` only).
     deadline_s : float
         Wall-clock seconds after which an unresponsive simulator is given up; long products get more.
+    protection : Protection, optional
+        Of products that name none; by default none.
+    timing_law : TimingLaw, optional
+        What `set_operating_point` makes of voltage and frequency.
+    energy_model : EnergyModel, optional
+        Of the energies in `stats`.
 
     Raises
     ------
     ValueError
-        `backend` is unknown or does not support an option.
+        `backend` is unknown or does not support an option, or `protection` needs checksum units that `config` lacks.
     """
 
     def __init__(
@@ -72,13 +86,23 @@ class Accelerator:
         waves: Path | None = None,
         check_axi: bool = True,
         deadline_s: float = 120.0,
+        protection: Protection | None = None,
+        timing_law: TimingLaw | None = None,
+        energy_model: EnergyModel | None = None,
     ) -> None:
         self.config = AcceleratorConfig() if config is None else config
+        self._check_protection(protection)
+        self.protection = protection
+        self._points = DomainPoints(self.config, TimingLaw() if timing_law is None else timing_law)
+        self._meter = Meter(self.config, EnergyModel() if energy_model is None else energy_model)
+        self._slots = Slots()
+        self._log = b""
         if isinstance(backend, str):
             backend = _make_backend(self.config, backend, waves=waves, check_axi=check_axi, deadline_s=deadline_s)
         self._device: Backend | None = backend
         self.backend = backend.name
         self._ideal_cycles = 0
+        self._suppressed_unwritten = 0
         self._baseline: dict[str, int] = {}
 
     def __enter__(self) -> Self:
@@ -106,6 +130,10 @@ class Accelerator:
         bias: torch.Tensor | None = None,
         requant: Requantisation | None = None,
         out: torch.Tensor | None = None,
+        protection: Protection | None = None,
+        error_key: int = 0,
+        first_row: int = 0,
+        first_col: int = 0,
     ) -> torch.Tensor:
         """Multiply int8 matrices.
 
@@ -120,7 +148,13 @@ class Accelerator:
         requant : Requantisation, optional
             Per-channel scaling to int8.
         out : torch.Tensor, optional
-            Written instead of a new tensor.
+            Written instead of a new tensor; suppressed elements keep the value that they have in it. See `new_slot`.
+        protection : Protection, optional
+            Use of the checksum units; by default `Accelerator.protection`.
+        error_key : int
+            uint32 that names the call in draws of timing errors: same key, same errors.
+        first_row, first_col : int
+            uint32: place of the first element in a larger product of which this is a piece, for draws and log.
 
         Returns
         -------
@@ -132,7 +166,8 @@ class Accelerator:
         TypeError
             An operand is no tensor or has the wrong dtype.
         ValueError
-            Shapes or devices do not fit, or an extent is out of range (K > 131071; M, N >= 2^24).
+            Shapes or devices do not fit, or an extent is out of range (K > 131071; M, N >= 2^24); the protection needs
+            checksum units or `out`.
         DeviceMemoryError
             The operands do not fit the accelerator's DRAM.
         AcceleratorClosedError
@@ -141,14 +176,168 @@ class Accelerator:
             The simulator died or hung (``"rtl"`` only); `restart` recovers.
         """
         device = self._open()
-        product, result = make_product(a, w, bias, requant, out)
+        options = self._options(protection, out, error_key, first_row, first_col)
+        product, result = make_product(a, w, bias, requant, out, options)
         device.check_device("a", a.device)
         if isinstance(product.w, ResidentWeights) and product.w.backend is not device:
             raise ValueError("w was uploaded to another accelerator; upload it to this one")
-        device.gemm(product)
+        fresh = self._slots.take(result)
+        before = device.counters()["suppressed"] if fresh and options.suppress else 0
+        self._log = device.gemm(product)
+        if fresh and options.suppress:
+            self._suppressed_unwritten += device.counters()["suppressed"] - before
         shape = product.shape
+        if options.check:
+            self._meter.add_checks(shape)
         self._ideal_cycles += ideal_cycles(self.config, shape.m, shape.n, shape.k, shape.batch)
         return result
+
+    def _check_protection(self, protection: Protection | None) -> None:
+        if protection is not None and protection.check and self.config.checksum is None:
+            raise ValueError(
+                "protection needs checksum units, but the accelerator has none; "
+                "give AcceleratorConfig a ChecksumConfig, or pass Protection(check=False)"
+            )
+
+    def _options(
+        self, protection: Protection | None, out: torch.Tensor | None, error_key: int, first_row: int, first_col: int
+    ) -> CommandOptions:
+        """Fields of the command that concern errors and checks, from arguments of `gemm`."""
+        self._check_protection(protection)
+        chosen = self.protection if protection is None else protection
+        for name, value in (("error_key", error_key), ("first_row", first_row), ("first_col", first_col)):
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 32:
+                raise ValueError(f"{name} must be an integer in 0..{(1 << 32) - 1}, not {value!r}")
+        options = CommandOptions(error_key=error_key, first_row=first_row, first_col=first_col)
+        if chosen is None or not chosen.check:
+            return options
+        if chosen.on_mark == "suppress" and out is None:
+            raise ValueError(
+                "on_mark='suppress' needs out=, whose old values suppressed elements keep; "
+                "make a tensor with new_slot, or choose on_mark='zero' or 'keep'"
+            )
+        room = chosen.log_records * LOG_RECORD_BYTES
+        return replace(options, flags=chosen.flags, theta=chosen.theta, log_bytes=room)
+
+    @property
+    def last_log(self) -> list[LogRecord]:
+        """Flagged segments of the last product, in the order in which the hardware found them.
+
+        At most 64 of each block and `Protection.log_records` in all; ``stats["log_dropped"]`` counts the others.
+        """
+        return parse_log(self._log)
+
+    def new_slot(
+        self, *shape: int, dtype: torch.dtype = torch.int32, device: torch.device | str = "cpu"
+    ) -> torch.Tensor:
+        """Make a tensor of zeros to be used as `out` again and again.
+
+        Elements that are suppressed in its first product stay zero, and are counted in
+        ``stats["suppressed_unwritten"]`` too.
+
+        Parameters
+        ----------
+        shape : int
+            (M, N), or (B, M, N).
+        dtype : torch.dtype
+            int32, or int8 for requantised products.
+        device : torch.device
+            That of the operands.
+        """
+        return self._slots.make(shape, dtype, device)
+
+    def _require_errors(self, what: str, *models: str) -> None:
+        if self.config.timing_model not in models:
+            wanted = " or ".join(f"timing_model={model!r}" for model in models)
+            raise ValueError(
+                f"{what} needs an AcceleratorConfig with {wanted}, not timing_model={self.config.timing_model!r}"
+            )
+
+    def _move(self, points: Sequence[OperatingPoint], **settings: object) -> None:
+        device = self._open()
+        # What has been done so far was done at the old points.
+        self._meter.update(device.counters())
+        self._points.apply(device, points, **settings)  # type: ignore[arg-type]
+        self._meter.voltages_v = [point.voltage_v for point in self._points.wanted]
+        self._meter.frequency_hz = self._points.frequency_hz
+
+    def set_error_rate(
+        self,
+        rate: float,
+        seed: int = 0,
+        check_rate: float = 0.0,
+        *,
+        bit_weights: Sequence[float] | None = None,
+    ) -> None:
+        """Let sums err at a given rate, whatever voltage and clock (`timing_model="flip"`).
+
+        Parameters
+        ----------
+        rate : float
+            Errors per output and per sum of a digit row, 0 to 1.
+        seed : int
+            uint32; same seed, same errors.
+        check_rate : float
+            Errors per sum of a row check, 0 to 1.
+        bit_weights : sequence of 31 float, optional
+            How often each bit 0..30 is hit, relative to the others; by default all alike.
+
+        Raises
+        ------
+        ValueError
+            The accelerator has another model of timing errors, or a value is out of range.
+        AcceleratorClosedError
+            After `close`.
+        """
+        self._require_errors("set_error_rate", "flip")
+        for name, value in (("rate", rate), ("check_rate", check_rate)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in 0..1, not {value!r}")
+        if check_rate:
+            self._points.domains("check")
+        self._move(self._points.with_errors(rate, check_rate), seed=seed, bits=bit_thresholds(bit_weights))
+
+    def set_operating_point(
+        self,
+        *,
+        voltage_v: float | None = None,
+        frequency_hz: float | None = None,
+        domain: int | str = "array",
+        seed: int | None = None,
+        transition_s: float = TRANSITION_S,
+    ) -> None:
+        """Move voltage domains to a voltage, or all to a clock, and let them err accordingly.
+
+        Parameters
+        ----------
+        voltage_v : float, optional
+            Supply of the domain; by default as it is (0.9 V at first).
+        frequency_hz : float, optional
+            Clock, which all domains share; by default as it is (2 GHz at first).
+        domain : int or {"array", "check"}
+            One group of array columns, all of them, or the checksum units. The clock can be changed with ``"array"``
+            only; domains that keep their voltage get the errors of the new clock.
+        seed : int, optional
+            uint32 of the draws (`timing_model="flip"`); by default as it is.
+        transition_s : float
+            Time that each domain needs to get there.
+
+        Raises
+        ------
+        ValueError
+            No model of timing errors is built in, there is no such domain, the point is beyond what the law covers, a
+            single domain is to leave the common clock, or all points together are more than the hardware has.
+        AcceleratorClosedError
+            After `close`.
+        """
+        self._require_errors("set_operating_point", "flip", "carry")
+        points = self._points.with_voltage(domain, voltage_v, frequency_hz)
+        self._move(points, seed=seed, transition_s=transition_s)
+
+    @property
+    def operating_points(self) -> tuple[OperatingPoint, ...]:
+        """Present point of each voltage domain, that of the checksum units last."""
+        return tuple(self._points.wanted)
 
     def upload(self, w: torch.Tensor) -> ResidentWeights:
         """Copy weights to the device, to be used by any number of products.
@@ -174,27 +363,37 @@ class Accelerator:
         return device.upload(w)
 
     @property
-    def stats(self) -> Mapping[str, int]:
+    def stats(self) -> Mapping[str, float]:
         """Counters since the start, `restart` or the last `reset_stats`.
 
         ``macs`` (useful multiply-accumulates), ``busy_cycles`` (a row entered the array) and ``ideal_cycles``
         (of an array that is never idle) are always there. On RTL, so are ``cycles``, ``dram_bytes`` (read and written)
         and every other hardware counter. What the twin cannot compute exactly is absent.
+
+        With checksum units: ``checks``, ``detected``, ``corrected``, ``suppressed`` (marked elements, whatever became
+        of them), ``suppressed_unwritten``, ``log_records``, ``log_dropped``. With a model of timing errors:
+        ``injected``, ``missed`` and ``wrong``, which the host knows from the clean product.
+
+        Where ``cycles`` are exact: ``time_s`` and ``energy_j`` in simulated time, and its parts ``energy_mac_j``,
+        ``energy_check_j``, ``energy_sram_j``, ``energy_dram_j``, ``energy_activation_j`` and ``energy_leakage_j``.
         """
         counts = self._open().counters()
-        stats = {name: value - self._baseline.get(name, 0) for name, value in counts.items()}
+        stats: dict[str, float] = {name: value - self._baseline.get(name, 0) for name, value in counts.items()}
         stats["ideal_cycles"] = self._ideal_cycles
-        return stats
+        if self.config.checksum is not None:
+            stats["suppressed_unwritten"] = self._suppressed_unwritten
+        return {**stats, **self._meter.totals(counts)}
 
     def reset_stats(self) -> None:
         """Count from zero again."""
         self._baseline = dict(self._open().counters())
-        self._ideal_cycles = 0
+        self._meter.reset(self._baseline)
+        self._ideal_cycles = self._suppressed_unwritten = 0
 
     def restart(self) -> None:
         """Start the device anew, for example after its simulator died.
 
-        Weights uploaded before stay valid; `stats` begin at zero.
+        Weights uploaded before stay valid, and operating points stay as they are; `stats` begin at zero.
 
         Raises
         ------
@@ -203,7 +402,8 @@ class Accelerator:
         """
         self._open().restart()
         self._baseline = {}
-        self._ideal_cycles = 0
+        self._meter.reset({})
+        self._ideal_cycles = self._suppressed_unwritten = 0
 
     def close(self) -> None:
         """Free the device. Closing twice does no harm."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,28 @@ NOMINAL_LENGTH = 63
 
 UNIFORM_BITS = SetErrorsCommand(seed=0, rates=()).bits
 """Thresholds with which every bit 0..30 is hit equally often."""
+
+
+BITS = 31
+"""Bits 0..30 can be hit; the sign is left alone, as in the DRIFT authors' code."""
+
+
+def bit_thresholds(weights: Sequence[float] | None) -> tuple[int, ...]:
+    """Thresholds of SET_ERRORS for relative frequencies of bits 0..30; None: all alike.
+
+    Raises
+    ------
+    ValueError
+        They are not 31, one is negative, or all are zero.
+    """
+    if weights is None:
+        return UNIFORM_BITS
+    values = [float(weight) for weight in weights]
+    if len(values) != BITS or not all(value >= 0 for value in values) or not sum(values) > 0:
+        raise ValueError(f"bit_weights must be {BITS} numbers, none negative and not all zero, not {values!r}")
+    total = sum(values)
+    reached = list(accumulate(values))[: BITS - 1]
+    return tuple(min(round(value / total * 2**32), 2**32 - 1) for value in reached)
 
 
 def check_columns(config: AcceleratorConfig) -> int:

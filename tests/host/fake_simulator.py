@@ -7,9 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from brownout.hw.commands import COMMAND_BYTES, GEMM_FIELDS, GemmFlag
+from brownout.cosim.golden import ChannelTable
+from brownout.host.twin.reference import reference_gemm
+from brownout.host.twin.state import CommandOptions, ErrorState, check_columns
+from brownout.hw.commands import COMMAND_BYTES, COMMAND_FIELDS, LOG_RECORD_BYTES, GemmFlag, Opcode
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.registers import COUNTERS
+
+CHECK_COUNTERS = ("checks", "detected", "corrected", "suppressed", "log_records", "log_dropped")
 
 RING_BYTES = 4096
 
@@ -51,6 +56,9 @@ class FakeSimulator:
         self.memory[:] = b"\xaa" * len(self.memory)
         self.usable_bytes = self.config.memory.size_bytes - RING_BYTES
         self._counts = dict.fromkeys([counter.name for counter in COUNTERS], 0)
+        if self.config.checksum is not None:
+            self._counts |= dict.fromkeys(CHECK_COUNTERS, 0)
+        self.errors = ErrorState()
 
     def restart(self) -> None:
         # Fails while the host still holds the old mapping, as a real unmapping would.
@@ -70,9 +78,31 @@ class FakeSimulator:
             if self.dead:
                 raise FakeDiedError("killed")
             assert len(command) == COMMAND_BYTES
-            self._gemm(
-                {f.name: int.from_bytes(command[f.offset : f.offset + f.bits // 8], "little") for f in GEMM_FIELDS}
-            )
+            specs = COMMAND_FIELDS[Opcode(command[0])]
+            f = {f.name: int.from_bytes(command[f.offset : f.offset + f.bits // 8], "little") for f in specs}
+            {Opcode.GEMM: self._gemm, Opcode.SET_ERRORS: self._set_errors, Opcode.SET_POINT: self._set_point}[
+                Opcode(command[0])
+            ](f)
+
+    def _set_errors(self, f: dict[str, int]) -> None:
+        assert self.config.timing_model == "flip"
+        rates = tuple(f[f"rate_{i}"] for i in range(8))
+        assert not any(rates[self.config.operating_points :])
+        self.errors.seed, self.errors.rates = f["seed"], rates
+        self.errors.bits = tuple(f[f"bit_{i}"] for i in range(30))
+
+    def _set_point(self, f: dict[str, int]) -> None:
+        assert f["domain"] < self.config.voltage_domains + (self.config.checksum is not None)
+        assert f["point"] < self.config.operating_points
+        lengths = None
+        if self.config.timing_model == "carry":
+            window = (f["read_base"], f["read_limit"])
+            columns = self.config.cols + check_columns(self.config)
+            table = self._matrix("u1", f["lengths_addr"], self.config.rows, columns, f["lengths_stride"], window)
+            lengths = table.copy()
+        else:
+            assert not f["lengths_addr"]
+        self.errors.move(self.config, f["domain"], f["point"], lengths)
 
     def _matrix(self, dtype, address, rows, columns, stride, window):
         size = np.dtype(dtype).itemsize
@@ -88,7 +118,9 @@ class FakeSimulator:
         assert write[1] <= self.usable_bytes
         assert read[1] <= write[0], "the windows must not overlap"
         rows = f["batch"] * f["m"]
-        assert write[1] - write[0] == rows * f["ldy"], "the write window is the output buffer and no more"
+        log = -(-f["log_bytes"] // self.config.bus_bytes) * self.config.bus_bytes
+        assert write[1] - write[0] == rows * f["ldy"] + log, "the write window is log and output buffer and no more"
+        assert f["log_addr"] == (write[0] if log else 0)
         records = None
         if f["flags"] & GemmFlag.CHANNEL:
             records = self._matrix("<i4", f["channel_addr"], f["n"], 4, 16, read).copy()
@@ -100,6 +132,9 @@ class FakeSimulator:
             w = self._matrix("i1", f["w_addr"] + index * f["w_batch_stride"], f["k"], f["n"], f["ldw"], read)
             y_addr = f["y_addr"] + index * f["y_batch_stride"]
             y = self._matrix("i1" if requant else "<i4", y_addr, f["m"], f["n"], f["ldy"], write)
+            if self.config.timing_model != "none" or f["flags"] & GemmFlag.CHECK:
+                self._protected(f, a, w, y, records, index)
+                continue
             y[:] = golden_gemm(
                 a,
                 w,
@@ -110,3 +145,34 @@ class FakeSimulator:
         self._counts["commands"] += 1
         self._counts["macs"] += rows * f["n"] * f["k"]
         self._counts["cycles"] += 1000
+
+    def _protected(self, f, a, w, y, records, index):
+        """One product of a batch, by the reference; the log goes on where that of the product before ended."""
+        at, room = (f["log_addr"], f["log_bytes"]) if index == 0 else self._log_left
+        channels = None
+        if records is not None:
+            channels = ChannelTable(records[:, 0], records[:, 1].astype(np.int64), records[:, 2].astype(np.int64))
+        result = reference_gemm(
+            self.config,
+            a,
+            w,
+            options=CommandOptions(
+                flags=GemmFlag(f["flags"]),
+                error_key=f["error_key"],
+                first_row=(f["first_row"] + index * f["m"]) % (1 << 32),
+                first_col=f["first_col"],
+                theta=f["theta"],
+                log_bytes=room,
+            ),
+            errors=self.errors,
+            channels=channels,
+            requantise=bool(f["flags"] & GemmFlag.REQUANT),
+            previous=y[None].copy(),
+        )
+        y[:] = result.output[0]
+        self.memory[at : at + len(result.log)] = result.log
+        assert len(result.log) % LOG_RECORD_BYTES == 0
+        self._log_left = at + len(result.log), room - len(result.log)
+        for name in CHECK_COUNTERS:
+            if name in self._counts:
+                self._counts[name] += result.counters[name]

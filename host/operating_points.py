@@ -1,0 +1,171 @@
+"""Operating points of an accelerator's voltage domains: what is asked for, and the commands that bring it about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from brownout.hw.config import AcceleratorConfig
+
+from .backends.base import Backend
+from .timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TimingLaw
+from .twin.state import UNIFORM_BITS
+
+RATE_ONE = 1 << 32
+"""Rates are errors per this many draws."""
+
+SEED_LIMIT = RATE_ONE - 1
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Voltage and clock of a voltage domain, and what comes of them.
+
+    Attributes
+    ----------
+    voltage_v, frequency_hz : float
+        Supply and clock.
+    error_rate : float
+        Errors per sum (`timing_model="flip"`).
+    """
+
+    voltage_v: float = NOMINAL_VOLTAGE_V
+    frequency_hz: float = NOMINAL_FREQUENCY_HZ
+    error_rate: float = 0.0
+
+    @property
+    def rate(self) -> int:
+        """Errors per 2^32 draws."""
+        return min(round(self.error_rate * RATE_ONE), RATE_ONE - 1)
+
+
+class DomainPoints:
+    """Assigns the few operating points of the hardware to what its domains are asked for.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    law : TimingLaw
+        From voltage and frequency to errors.
+    """
+
+    def __init__(self, config: AcceleratorConfig, law: TimingLaw) -> None:
+        self.config, self.law = config, law
+        self.seed, self.bits = 0, UNIFORM_BITS
+        self.wanted = [OperatingPoint()] * (config.voltage_domains + 1)
+        self._table = [OperatingPoint()] * config.operating_points
+        self._assigned = [0] * len(self.wanted)
+
+    @property
+    def frequency_hz(self) -> float:
+        """The clock, which all domains share."""
+        return self.wanted[0].frequency_hz
+
+    def domains(self, domain: int | str) -> list[int]:
+        """Numbers of the domains meant by an index, ``"array"`` or ``"check"``.
+
+        Raises
+        ------
+        ValueError
+            There is no such domain.
+        """
+        count = self.config.voltage_domains
+        if domain == "array":
+            return list(range(count))
+        if domain == "check":
+            if self.config.checksum is None:
+                raise ValueError("domain='check' needs checksum units; give AcceleratorConfig a ChecksumConfig")
+            return [self.config.check_domain]
+        if isinstance(domain, bool) or not isinstance(domain, int) or not 0 <= domain < count:
+            raise ValueError(f"domain must be in 0..{count - 1}, 'array' or 'check', not {domain!r}")
+        return [domain]
+
+    def with_errors(self, array: float, check: float) -> list[OperatingPoint]:
+        """All domains at given error rates, voltage and clock as they are."""
+        rates = [array] * self.config.voltage_domains + [check]
+        return [replace(point, error_rate=rate) for point, rate in zip(self.wanted, rates, strict=True)]
+
+    def with_voltage(
+        self, domain: int | str, voltage_v: float | None, frequency_hz: float | None
+    ) -> list[OperatingPoint]:
+        """All domains, some at another voltage, and all at another clock if the whole array is meant.
+
+        Raises
+        ------
+        ValueError
+            A single domain is asked to leave the common clock, or the point is beyond what the law covers.
+        """
+        chosen = self.domains(domain)
+        clock = self.frequency_hz if frequency_hz is None else frequency_hz
+        if not clock > 0:
+            raise ValueError(f"frequency_hz must be positive, not {frequency_hz!r}")
+        if domain != "array" and clock != self.frequency_hz:
+            raise ValueError(
+                f"frequency_hz must be {self.frequency_hz:g} for domain={domain!r}, not {clock:g}: "
+                "all domains share one clock; change it with domain='array'"
+            )
+        points = []
+        for index, point in enumerate(self.wanted):
+            voltage = voltage_v if index in chosen and voltage_v is not None else point.voltage_v
+            if index not in chosen and clock == point.frequency_hz:
+                points.append(point)
+                continue
+            flips = self.config.timing_model == "flip"
+            self.law.delay_at(voltage)  # Refuses a voltage that it does not cover, also where no rate is needed.
+            rate = self.law.error_rate(voltage, clock) if flips else 0.0
+            points.append(OperatingPoint(voltage, clock, rate))
+        return points
+
+    def _assign(self, wanted: Sequence[OperatingPoint]) -> tuple[list[OperatingPoint], list[int]]:
+        """Table of operating points that holds all that is wanted, entries kept in their place where possible."""
+        table = list(self._table)
+        units = len(wanted) if self.config.checksum is not None else len(wanted) - 1
+        needed = list(dict.fromkeys(wanted[:units]))
+        if len(needed) > len(table):
+            raise ValueError(
+                f"the domains need {len(needed)} operating points, but the accelerator has operating_points="
+                f"{len(table)}; raise AcceleratorConfig.operating_points"
+            )
+        kept = {table.index(point) for point in needed if point in table}
+        # Number 0 is what the hardware has after reset: the last one to be given away.
+        free = sorted(set(range(len(table))) - kept, key=lambda index: (index == 0, index))
+        for point in needed:
+            if point not in table:
+                table[free.pop(0)] = point
+        return table, [table.index(point) for point in wanted[:units]]
+
+    def apply(
+        self,
+        device: Backend,
+        wanted: Sequence[OperatingPoint],
+        *,
+        seed: int | None = None,
+        bits: tuple[int, ...] | None = None,
+        transition_s: float = 0.0,
+    ) -> None:
+        """Bring the device to these points.
+
+        Raises
+        ------
+        ValueError
+            They are more than the hardware has, or the seed does not fit 32 bits.
+        """
+        if seed is not None and not 0 <= seed <= SEED_LIMIT:
+            raise ValueError(f"seed must be in 0..{SEED_LIMIT}, not {seed!r}")
+        if not transition_s >= 0:
+            raise ValueError(f"transition_s must not be negative, but is {transition_s!r}")
+        table, assigned = self._assign(wanted)
+        new_seed = self.seed if seed is None else seed
+        new_bits = self.bits if bits is None else bits
+        carry = self.config.timing_model == "carry"
+        if not carry and (table != self._table or new_seed != self.seed or new_bits != self.bits):
+            device.set_errors(new_seed, tuple(point.rate for point in table), new_bits)
+        for domain, index in enumerate(assigned):
+            point = wanted[domain]
+            if point == self.wanted[domain] and index == self._assigned[domain]:
+                continue
+            lengths = self.law.lengths(self.config, point.voltage_v, point.frequency_hz) if carry else None
+            cycles = -(-transition_s * point.frequency_hz // 1)
+            device.set_point(domain, index, transition_cycles=int(cycles), lengths=lengths)
+        self.seed, self.bits, self._table = new_seed, new_bits, table
+        self.wanted, self._assigned = list(wanted), [*assigned, *self._assigned[len(assigned) :]]
