@@ -12,7 +12,7 @@ from typing import Any
 import cocotb
 from cocotb.triggers import Timer, Trigger
 
-from brownout.hw.registers import COUNTERS, OFFSETS, counter_offset
+from brownout.hw.registers import OFFSETS, counter_offset
 
 from .build import CLOCK_PERIOD_PS
 from .dram import DramModel
@@ -20,7 +20,6 @@ from .drivers import AxiLiteDriver, RingDriver
 from .link import Link, LinkClosed
 
 RESET_CYCLES = 4
-_COUNTER_ADDRESSES = [counter_offset(i) + half for i in range(len(COUNTERS)) for half in (0, 4)]
 
 
 def _next_cycle() -> Trigger:
@@ -66,11 +65,12 @@ class Server:
         return {} if stop is None else {"error_cause": stop.cause, "error_index": stop.index, "head": stop.head}
 
     async def counters(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Take a snapshot of all counters and read it."""
+        """Take a snapshot of the counters and read the first ``count`` of them."""
         await self._bus.write(OFFSETS["SNAPSHOT"], 1)
-        words = await self._bus.read_many(_COUNTER_ADDRESSES)
-        values = {c.name: words[2 * i] | words[2 * i + 1] << 32 for i, c in enumerate(COUNTERS)}
-        return {"values": values | {"dram_row_activations": self._memory.get("row_activations")}}
+        offsets = [counter_offset(index) for index in range(request["count"])]
+        words = await self._bus.read_many([offset + half for offset in offsets for half in (0, 4)])
+        values = [low | high << 32 for low, high in zip(words[::2], words[1::2], strict=True)]
+        return {"values": values, "row_activations": self._memory.get("row_activations")}
 
     async def memory(self, request: dict[str, Any]) -> dict[str, Any]:
         """Change ``settings`` of the memory model."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from brownout.hw.commands import COMMAND_BYTES, ErrorCause
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.registers import ID_WORD, INTERFACE_VERSION, OFFSETS, STATUS_BUSY
+from brownout.hw.registers import ID_WORD, INTERFACE_VERSION, OFFSETS, STATUS_BUSY, counters
 
 from .build import build_simulator
 from .cache import build_root as resolve_build_root
@@ -245,8 +245,10 @@ class Simulator:
         self._request(op="write", pairs=[(OFFSETS[name], value)])
 
     def counters(self) -> dict[str, int]:
-        """All counters since reset: those of `brownout.hw.registers.COUNTERS`, and ``dram_row_activations``."""
-        return dict(self._request(op="counters")["values"])
+        """All counters since reset: those of `brownout.hw.registers.counters`, and ``dram_row_activations``."""
+        names = [counter.name for counter in counters(self.config)]
+        reply = self._request(op="counters", count=len(names))
+        return dict(zip(names, reply["values"], strict=True)) | {"dram_row_activations": reply["row_activations"]}
 
     def set_memory(self, settings: Mapping[str, int]) -> None:
         """Change parameters or test knobs of the memory model while it runs.

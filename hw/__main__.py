@@ -8,18 +8,31 @@ import sys
 from pathlib import Path
 
 from .c_header import c_header_text
-from .config import AcceleratorConfig
+from .config import SCHEMES, AcceleratorConfig, ChecksumConfig
 from .emit import verilog_text
 from .reference import reference_markdown
+
+
+def _add_fields(parser: argparse.ArgumentParser, owner: type, prefix: str, *, without: tuple[str, ...]) -> None:
+    """One option for each field of a configuration class."""
+    for spec in dataclasses.fields(owner):
+        if spec.name in without:
+            continue
+        option = f"--{prefix}{spec.name}".replace("_", "-")
+        text = f"default {spec.default}"
+        if isinstance(spec.default, bool):
+            parser.add_argument(option, action=argparse.BooleanOptionalAction, default=spec.default, help=text)
+        else:
+            kind = type(spec.default)
+            parser.add_argument(option, type=kind, default=spec.default, metavar=kind.__name__.upper(), help=text)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m brownout.hw", description="Generate the accelerator's Verilog.")
-    for spec in dataclasses.fields(AcceleratorConfig):
-        if spec.name != "memory":
-            option = "--" + spec.name.replace("_", "-")
-            parser.add_argument(option, type=int, default=spec.default, metavar="N", help=f"default {spec.default}")
+    _add_fields(parser, AcceleratorConfig, "", without=("memory", "checksum"))
+    parser.add_argument("--checksum", choices=SCHEMES, help="checksum units with this scheme (default: none)")
+    _add_fields(parser, ChecksumConfig, "checksum_", without=("scheme",))
     parser.add_argument("-o", "--output", type=Path, help="Verilog file (default: standard output)")
     parser.add_argument("--c-header", type=Path, help="also write a C header of registers and commands")
     parser.add_argument("--reference", type=Path, help="write the reference tables (Markdown) and nothing else")
@@ -28,7 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
     if reference is not None:
         reference.write_text(reference_markdown())
         return 0
+    scheme = options.pop("checksum")
+    checks = {name: options.pop(name) for name in list(options) if name.startswith("checksum_")}
     try:
+        if scheme is not None:
+            fields = {name.removeprefix("checksum_"): value for name, value in checks.items()}
+            options["checksum"] = ChecksumConfig(scheme=scheme, **fields)
         config = AcceleratorConfig(**options)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

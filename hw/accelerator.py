@@ -20,7 +20,11 @@ from .control.register_file import RegisterFile
 from .drain.drain import Drain
 from .load.fetcher import Fetcher
 from .load.receiver import Receiver
-from .registers import ADDRESS_BITS, COUNTERS
+from .protect.column_checker import ColumnChecker
+from .protect.column_sums import ColumnSums
+from .protect.flip import FlipInjector
+from .protect.row_checker import RowChecker
+from .registers import ADDRESS_BITS
 
 
 class Accelerator(wiring.Component):
@@ -86,22 +90,96 @@ class Accelerator(wiring.Component):
             receiver.channel_addr.eq(drain.channel_addr),
             receiver.channel_enable.eq(drain.channel_enable),
             drain.channel_row.eq(receiver.channel_row),
-            array.a_row.eq(receiver.a_row),
             array.w_row.eq(receiver.w_row),
             array.load.eq(sequencer.load),
             array.swap.eq(sequencer.swap),
             accumulator.valid.eq(sequencer.acc_valid),
-            accumulator.bank.eq(sequencer.acc_bank),
-            accumulator.first.eq(sequencer.acc_first),
-            accumulator.address.eq(sequencer.acc_address),
+            accumulator.bank.eq(sequencer.acc_tag.bank),
+            accumulator.first.eq(sequencer.acc_tag.first),
+            accumulator.address.eq(sequencer.acc_tag.address),
             accumulator.y_row.eq(array.y_row),
             accumulator.drain_enable.eq(drain.acc_enable),
             accumulator.drain_bank.eq(drain.acc_bank),
             accumulator.drain_address.eq(drain.acc_address),
             drain.acc_row.eq(accumulator.drain_row),
         ]
+        self._connect_protection(m, processor, receiver, sequencer, array, accumulator, drain)
         self._connect_counters(m, registers, processor, sequencer, receiver, drain)
         return m
+
+    def _connect_protection(
+        self,
+        m: Module,
+        processor: CommandProcessor,
+        receiver: Receiver,
+        sequencer: Sequencer,
+        array: SystolicArray,
+        accumulator: Accumulator,
+        drain: Drain,
+    ) -> None:
+        """Timing errors and checksum units, as far as the configuration has them."""
+        config = self.config
+        if config.timing_model == "carry":
+            m.d.comb += array.lengths.eq(processor.lengths)
+        if config.group_count:
+            m.submodules.column_sums = column_sums = ColumnSums(config)
+            row_issued = Signal()
+            m.d.sync += row_issued.eq(sequencer.a_enable)
+            m.d.comb += [
+                column_sums.a_row.eq(receiver.a_row),
+                column_sums.enable.eq(row_issued),
+                column_sums.first.eq(sequencer.group_first),
+                column_sums.digit.eq(sequencer.digit),
+                array.a_row.eq(column_sums.out_row),
+            ]
+        else:
+            m.d.comb += array.a_row.eq(receiver.a_row)
+        injector = None
+        if config.timing_model == "flip":
+            m.submodules.injector = injector = FlipInjector(config)
+            m.d.comb += [
+                injector.errors.eq(processor.errors),
+                injector.valid.eq(sequencer.acc_valid),
+                injector.tag.eq(sequencer.acc_tag),
+                injector.total_row.eq(accumulator.total_row),
+                accumulator.stored_row.eq(injector.stored_row),
+            ]
+        else:
+            m.d.comb += accumulator.stored_row.eq(accumulator.total_row)
+        if config.checksum is None:
+            return
+        m.submodules.row_checker = row_checker = RowChecker(config)
+        m.d.comb += [
+            row_checker.valid.eq(sequencer.acc_valid),
+            row_checker.tag.eq(sequencer.acc_tag),
+            row_checker.check_row.eq(array.check_row),
+            row_checker.stored_row.eq(accumulator.stored_row),
+            row_checker.drain_enable.eq(drain.acc_enable),
+            row_checker.drain_bank.eq(drain.acc_bank),
+            row_checker.drain_address.eq(drain.acc_address),
+            drain.syndromes.eq(row_checker.syndromes),
+        ]
+        if injector is not None:
+            m.d.comb += [
+                row_checker.errors.eq(processor.errors),
+                row_checker.row_key.eq(injector.row_key),
+                row_checker.col.eq(injector.col),
+            ]
+        if config.group_count:
+            m.submodules.column_checker = column_checker = ColumnChecker(config)
+            m.d.comb += [
+                column_checker.theta.eq(processor.params.theta),
+                column_checker.valid.eq(sequencer.acc_valid),
+                column_checker.tag.eq(sequencer.acc_tag),
+                column_checker.stored_row.eq(accumulator.stored_row),
+                column_checker.syndromes_now.eq(row_checker.syndromes_now),
+                column_checker.now_valid.eq(row_checker.now_valid),
+                column_checker.drain_enable.eq(drain.acc_enable),
+                column_checker.drain_bank.eq(drain.acc_bank),
+                column_checker.drain_tile.eq(drain.group_tile),
+                column_checker.drain_group.eq(drain.group_index),
+                drain.group.eq(column_checker.group),
+            ]
 
     def _connect_bus(self, m: Module, read_port: ReadPort, write_port: WritePort) -> None:
         axi = self.m_axi
@@ -183,13 +261,13 @@ class Accelerator(wiring.Component):
     ) -> None:
         config = self.config
         acc_bytes = config.cols * ACC_BITS // 8
-        m.submodules.counters = counters = Counters(increment_bits=16)
+        m.submodules.counters = counters = Counters(config, increment_bits=16)
         acc_write = Signal()
         m.d.sync += acc_write.eq(sequencer.acc_valid)
         running = processor.running
         values = {
             "cycles": running,
-            "busy_cycles": sequencer.a_enable,
+            "busy_cycles": sequencer.row_valid,
             "stall_load_cycles": sequencer.stall_load,
             "stall_weight_cycles": sequencer.stall_weight,
             "stall_drain_cycles": sequencer.stall_drain,
@@ -197,7 +275,7 @@ class Accelerator(wiring.Component):
             "sram_read_bytes": (
                 Mux(sequencer.a_enable, config.rows, 0)
                 + Mux(sequencer.w_enable, config.cols, 0)
-                + Mux(sequencer.acc_valid & ~sequencer.acc_first, acc_bytes, 0)
+                + Mux(sequencer.acc_valid & ~sequencer.acc_tag.first, acc_bytes, 0)
                 + Mux(drain.acc_enable, acc_bytes, 0)
             ),
             "sram_write_bytes": (
@@ -209,11 +287,19 @@ class Accelerator(wiring.Component):
             "dram_write_bytes": Mux(self.m_axi.wvalid & self.m_axi.wready, config.bus_bytes, 0),
             "commands": processor.command_done,
         }
-        assert list(values) == [counter.name for counter in COUNTERS]
+        if config.checksum is not None:
+            values |= {name: drain.increments[name] for name in drain.increments.shape().members}
+        if config.timing_model != "none":
+            values["transition_cycles"] = processor.in_transition
+            for domain in range(config.domains):
+                for point in range(config.operating_points):
+                    here = running & (processor.points[domain] == point)
+                    values[f"domain_{domain}_point_{point}_cycles"] = here
+        assert list(values) == [counter.name for counter in counters.counters]
         for name, value in values.items():
             m.d.comb += counters.increments[name].eq(value)
         m.d.comb += [
             counters.clear.eq(registers.soft_reset),
-            counters.capture.eq(registers.capture),
+            counters.capture.eq(registers.capture | processor.capture),
             registers.snapshot.eq(counters.snapshot),
         ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .commands import COMMAND_BYTES, COMMAND_VERSION, ERROR_MEANING, GEMM_FIELDS, GemmFlag, Opcode
+from .commands import COMMAND_BYTES, COMMAND_FIELDS, COMMAND_VERSION, ERROR_MEANING, GemmFlag, Opcode
 from .config import AcceleratorConfig
-from .registers import COUNTERS, ID_WORD, IRQ_DONE, IRQ_ERROR, REGISTERS, STATUS_BUSY, STATUS_ERROR, counter_offset
+from .registers import ID_WORD, IRQ_DONE, IRQ_ERROR, REGISTERS, STATUS_BUSY, STATUS_ERROR, counter_offset, counters
 
 _GUARD = "BROWNOUT_ACCELERATOR_H"
 
@@ -35,17 +35,19 @@ def c_header_text(config: AcceleratorConfig) -> str:
         "/* 64-bit counters of the snapshot, low half first */",
     ]
     lines += [
-        _define(f"COUNTER_{c.name.upper()}", f"0x{counter_offset(i):03x}u", c.doc) for i, c in enumerate(COUNTERS)
+        _define(f"COUNTER_{c.name.upper()}", f"0x{counter_offset(i):03x}u", c.doc)
+        for i, c in enumerate(counters(config))
     ]
     lines += ["", "/* Error causes */"]
     lines += [_define(f"ERROR_{cause.name}", f"{int(cause)}u", text) for cause, text in ERROR_MEANING.items()]
     lines += ["", "/* Commands: little-endian fields at byte offsets */"]
     lines += [
         _define("COMMAND_BYTES", f"{COMMAND_BYTES}u", "size of a command"),
-        _define("COMMAND_VERSION", f"{COMMAND_VERSION}u", "value of GEMM_VERSION"),
+        _define("COMMAND_VERSION", f"{COMMAND_VERSION}u", "value of the version fields"),
     ]
-    lines += [_define(f"OPCODE_{opcode.name}", f"{int(opcode)}u", "value of GEMM_OPCODE") for opcode in Opcode]
+    lines += [_define(f"OPCODE_{opcode.name}", f"{int(opcode)}u", "value of the opcode fields") for opcode in Opcode]
     lines += [_define(f"FLAG_{flag.name}", f"{int(flag)}u", "bit of GEMM_FLAGS") for flag in GemmFlag]
-    lines += [_define(f"GEMM_{f.name.upper()}", f"{f.offset}u", f"uint{f.bits}_t: {f.doc}") for f in GEMM_FIELDS]
+    for opcode, specs in COMMAND_FIELDS.items():
+        lines += [_define(f"{opcode.name}_{f.name.upper()}", f"{f.offset}u", f"uint{f.bits}_t: {f.doc}") for f in specs]
     lines += ["", f"#endif /* {_GUARD} */", ""]
     return "\n".join(lines)

@@ -93,7 +93,6 @@ RESIDUE_GENERATORS = (17, 4913)
 """17 and 17^3 generate all residues modulo 8191; powers of two, the errors to be located, are few of them."""
 
 
-
 def _signed_digits(value: int) -> int:
     """Non-zero digits of the shortest signed binary form of `value`: a product with it is one addition less."""
     return (value ^ (3 * value)).bit_count()
@@ -112,8 +111,8 @@ class ChecksumConfig:
     scheme : {"classic", "matched", "weighted", "residue"}
         How errors are located: rows against columns (``"classic"`` only marks, ``"matched"`` compares values), or
         by further row checks, of wide weighted sums or of residues modulo 8191.
-    locators : int, optional
-        Further row checks of ``"weighted"`` and ``"residue"``, 1 (default) or 2; the others have 0.
+    locators : int
+        Further row checks of ``"weighted"`` and ``"residue"``, 1 or 2; the others have 0. -1: 1 where there can be one.
     column_checks : bool
         Whether sums of activations pass through the array after every `group_rows` rows; always with ``"classic"`` and
         ``"matched"``.
@@ -293,6 +292,17 @@ class AcceleratorConfig:
     def domain_of_column(self, col: int) -> int:
         """Voltage domain of an array column: neighbouring columns, groups as equal as can be."""
         return col * self.voltage_domains // self.cols
+
+    @property
+    def domains(self) -> int:
+        """Voltage domains of the array and, if there are any, of the checksum units."""
+        return self.voltage_domains + (self.checksum is not None)
+
+    @property
+    def check_columns(self) -> tuple[tuple[int, int], ...]:
+        """(segment, check) of each check column, in their order."""
+        checks = 0 if self.checksum is None else self.checksum.checks
+        return tuple((segment, check) for segment in range(len(self.segments)) for check in range(checks))
 
     @property
     def check_domain(self) -> int:

@@ -10,6 +10,8 @@ from amaranth.hdl import Elaboratable, Signal
 from .accelerator import Accelerator
 from .array.row import MODULE_NAME, ArrayRow
 from .config import AcceleratorConfig
+from .protect.check_row import MODULE_NAME as CHECK_MODULE_NAME
+from .protect.check_row import CheckRow
 
 TOP_NAME = "brownout_accelerator"
 
@@ -38,4 +40,7 @@ def verilog_text(config: AcceleratorConfig) -> str:
     row = ArrayRow(config)
     text = _convert(accelerator, TOP_NAME, _ports(accelerator))
     row_text = _convert(row, MODULE_NAME, row.ports)
-    return f"{text}\n{row_text}"
+    if config.checksum is None:
+        return f"{text}\n{row_text}"
+    check_row = CheckRow(config)
+    return f"{text}\n{row_text}\n{_convert(check_row, CHECK_MODULE_NAME, check_row.ports)}"

@@ -8,13 +8,21 @@ from .config import BATCH_BITS, DIMENSION_BITS, K_LIMIT, AcceleratorConfig
 
 K_BITS = K_LIMIT.bit_length()
 STRIDE_BITS = 32
+THETA_BITS = 6
 
 
 def params_layout(config: AcceleratorConfig) -> data.StructLayout:
     """Fields that stay constant while a GEMM command runs."""
     address = config.address_bits
+    protection = {}
+    if config.checksum is not None:
+        protection |= {"check": 1, "correct": 1, "suppress": 1, "zero": 1, "theta": THETA_BITS}
+        protection |= {"log_addr": address, "log_bytes": 32}
+    if config.checksum is not None or config.timing_model == "flip":
+        protection |= {"error_key": 32, "first_row": 32, "first_col": 32}
     return data.StructLayout(
         {
+            **protection,
             "batch": BATCH_BITS,
             "m": DIMENSION_BITS,
             "n": DIMENSION_BITS,

@@ -6,9 +6,20 @@ import dataclasses
 import inspect
 import re
 
-from .commands import CHANNEL_RECORD_BYTES, COMMAND_BYTES, ERROR_MEANING, GEMM_FIELDS, RESERVED_RANGES, GemmFlag
-from .config import AcceleratorConfig, MemoryConfig
-from .registers import COUNTERS, REGISTERS, counter_offset
+from .commands import (
+    CHANNEL_RECORD_BYTES,
+    COMMAND_BYTES,
+    ERROR_MEANING,
+    GEMM_FIELDS,
+    RESERVED_RANGES,
+    SET_ERRORS_FIELDS,
+    SET_POINT_FIELDS,
+    Field,
+    GemmFlag,
+    Opcode,
+)
+from .config import AcceleratorConfig, ChecksumConfig, MemoryConfig
+from .registers import CHECK_COUNTERS, COUNTERS, REGISTERS, counter_offset
 
 
 def _table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
@@ -41,6 +52,11 @@ def _configuration_rows(owner: type) -> list[tuple[str, ...]]:
     return rows
 
 
+def _field_table(fields: tuple[Field, ...]) -> list[str]:
+    rows: list[tuple[str, ...]] = [(str(f.offset), str(f.bits), f"`{f.name}`", f.doc) for f in fields]
+    return _table(("byte", "bits", "field", "meaning"), rows)
+
+
 def reference_markdown() -> str:
     """Contents of ``docs/reference.md``; ``python -m brownout.hw --reference FILE`` writes it."""
     lines = [
@@ -52,6 +68,9 @@ def reference_markdown() -> str:
         "## AcceleratorConfig",
         "",
         *_table(("field", "default", "meaning"), _configuration_rows(AcceleratorConfig)),
+        "## ChecksumConfig",
+        "",
+        *_table(("field", "default", "meaning"), _configuration_rows(ChecksumConfig)),
         "## MemoryConfig",
         "",
         *_table(("field", "default", "meaning"), _configuration_rows(MemoryConfig)),
@@ -72,21 +91,36 @@ def reference_markdown() -> str:
             ("offset", "counter", "counts"),
             [(f"`0x{counter_offset(i):03x}`", f"`{c.name}`", c.doc) for i, c in enumerate(COUNTERS)],
         ),
+        "With checksum units: " + ", ".join(f"`{c.name}` ({c.doc})" for c in CHECK_COUNTERS) + ". With a model of",
+        "timing errors then `transition_cycles` (of the cycles: waiting for a change of operating point), and for each voltage",
+        "domain D and point P `domain_D_point_P_cycles` (of the cycles: domain D at operating point P). They follow without",
+        "gaps; the C header of a configuration has their offsets.",
+        "",
         "## GEMM command",
         "",
         f"{COMMAND_BYTES} bytes, little-endian. Bytes "
         + " and ".join(f"{low}..{high - 1}" for low, high in RESERVED_RANGES)
         + " are reserved and must be zero.",
         "",
-        *_table(
-            ("byte", "bits", "field", "meaning"),
-            [(str(f.offset), str(f.bits), f"`{f.name}`", f.doc) for f in GEMM_FIELDS],
-        ),
+        *_field_table(GEMM_FIELDS),
         "Flags: " + ", ".join(f"bit {flag.bit_length() - 1} `{flag.name}`" for flag in GemmFlag) + ".",
         "",
         f"Channel table: one record of {CHANNEL_RECORD_BYTES} bytes per output column: `bias` int32, `mult` uint31 in",
         "4 bytes, `shift` in 1 byte (1..62), 7 bytes of zeros.",
         "",
+        "## Other commands",
+        "",
+        "Version and size are those of GEMM; all bytes that are not listed must be zero. "
+        + ", ".join(f"`{opcode.name}` is opcode {int(opcode)}" for opcode in Opcode)
+        + ".",
+        "`FENCE` and `SNAPSHOT` have no operands. `SET_POINT` needs a model of timing errors, `SET_ERRORS` the `flip` model.",
+        "",
+        "### SET_ERRORS",
+        "",
+        *_field_table(SET_ERRORS_FIELDS),
+        "### SET_POINT",
+        "",
+        *_field_table(SET_POINT_FIELDS),
         "## Error causes",
         "",
         *_table(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .config import AcceleratorConfig
+
 ID_WORD = 0x4E575242
 """ASCII "BRWN", little-endian."""
 
@@ -47,6 +49,7 @@ IRQ_DONE = 1
 IRQ_ERROR = 2
 
 COUNTER_BASE = 0x100
+"""Counters fill the upper part of the 4 KiB: room for 480."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,37 @@ COUNTERS = (
     Counter("dram_write_bytes", "write beats times bus width"),
     Counter("commands", "commands completed"),
 )
+"""Counters of every accelerator; see `counters`."""
+
+CHECK_COUNTERS = (
+    Counter("checks", "segments of output rows that were checked"),
+    Counter("detected", "segments of output rows that were flagged"),
+    Counter("corrected", "elements corrected"),
+    Counter("suppressed", "elements marked: not written with SUPPRESS, zero with ZERO"),
+    Counter("log_records", "syndrome records written"),
+    Counter("log_dropped", "syndrome records for which there was no room"),
+)
+"""Counters of an accelerator with checksum units."""
+
+
+def counters(config: AcceleratorConfig) -> tuple[Counter, ...]:
+    """All counters of an accelerator, in the order of their offsets.
+
+    With a model of timing errors, the cycles of every voltage domain at every operating point are among them.
+    """
+    found = COUNTERS
+    if config.checksum is not None:
+        found += CHECK_COUNTERS
+    if config.timing_model != "none":
+        found += (Counter("transition_cycles", "of the cycles: waiting for a change of operating point"),)
+        found += tuple(
+            Counter(
+                f"domain_{domain}_point_{point}_cycles", f"of the cycles: domain {domain} at operating point {point}"
+            )
+            for domain in range(config.domains)
+            for point in range(config.operating_points)
+        )
+    return found
 
 
 def counter_offset(index: int) -> int:

@@ -6,10 +6,11 @@ from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal
 from amaranth.lib.memory import Memory
 
 from ..config import ACC_BITS, AcceleratorConfig
+from .tag import accumulator_depth
 
 
 class Accumulator(Elaboratable):
-    """Sums rows of partial products over the k-tiles, in two banks of `block_col_tiles * block_rows` rows.
+    """Sums rows of partial products over the k-tiles, in two banks of `accumulator_depth` rows.
 
     Accumulation: `valid` with `address`, `first` and `bank` in cycle t, `y_row` in cycle t + 1; the sum is stored
     at the end of t + 1. The same address may come again two cycles later. `first` ignores the old sum.
@@ -22,17 +23,21 @@ class Accumulator(Elaboratable):
     valid, bank, first : 1 bit
     address, drain_address : index of a row in a bank
     y_row, drain_row : C * 32 bits
+    total_row, stored_row : C * 32 bits
+        The sum as it is in cycle t + 1, and what is stored of it: the same, unless timing errors come between.
     drain_enable, drain_bank : 1 bit
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        self.depth = config.block_rows * config.block_col_tiles
+        self.depth = accumulator_depth(config)
         self.valid = Signal()
         self.bank = Signal()
         self.first = Signal()
         self.address = Signal(range(self.depth))
         self.y_row = Signal(ACC_BITS * config.cols)
+        self.total_row = Signal(ACC_BITS * config.cols)
+        self.stored_row = Signal(ACC_BITS * config.cols)
         self.drain_enable = Signal()
         self.drain_bank = Signal()
         self.drain_address = Signal(range(self.depth))
@@ -78,6 +83,7 @@ class Accumulator(Elaboratable):
             total = Signal(ACC_BITS, name=f"sum_{c}")
             m.d.comb += total.eq(Mux(write_first, 0, old[lane]) + self.y_row[lane])
             sums.append(total)
+        m.d.comb += self.total_row.eq(Cat(sums))
         for write in writes:
-            m.d.comb += write.data.eq(Cat(sums))
+            m.d.comb += write.data.eq(self.stored_row)
         return m

@@ -5,6 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Signal, signed
 
 from ..config import ACC_BITS, AcceleratorConfig
+from ..protect.carry import LENGTH_BITS, registered_sum
 
 MODULE_NAME = "brownout_array_row"
 
@@ -31,6 +32,10 @@ class ArrayRow(Elaboratable):
         Per-column control.
     psum_in, psum_out : C * 32 bits
         Partial sums.
+    a_taps : one byte per checksum segment
+        Activation after the segment's last column, for its check columns; only with checksum units.
+    first, lengths : C bits, C * 6 bits
+        First row of a pass; settled carry lengths; only with ``timing_model="carry"``.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -42,18 +47,27 @@ class ArrayRow(Elaboratable):
         self.swap = Signal(cols)
         self.psum_in = Signal(ACC_BITS * cols)
         self.psum_out = Signal(ACC_BITS * cols)
+        self.a_taps = Signal(8 * len(config.segments))
+        self.first = Signal(cols)
+        self.lengths = Signal(LENGTH_BITS * cols)
         self._domain = ClockDomain("sync", reset_less=True)
 
     @property
     def ports(self) -> list[Signal]:
         """Signals of the module's boundary."""
-        return [self._domain.clk, self.a_in, self.w_in, self.load, self.swap, self.psum_in, self.psum_out]
+        ports = [self._domain.clk, self.a_in, self.w_in, self.load, self.swap, self.psum_in, self.psum_out]
+        if self.config.segments:
+            ports.append(self.a_taps)
+        if self.config.timing_model == "carry":
+            ports += [self.first, self.lengths]
+        return ports
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.domains += self._domain
         cols = self.config.cols
         moving = self.a_in
+        tapped = {segment.stop: index for index, segment in enumerate(self.config.segments)}
         sums = []
         shadows = [Signal(signed(8), name=f"shadow_{c}", reset_less=True) for c in range(cols)]
         actives = [Signal(signed(8), name=f"active_{c}", reset_less=True) for c in range(cols)]
@@ -70,12 +84,29 @@ class ArrayRow(Elaboratable):
             psum = Signal(ACC_BITS, name=f"psum_{c}", reset_less=True)
             product = Signal(signed(16), name=f"product_{c}")
             m.d.comb += product.eq(moving.as_signed() * actives[c])
-            # The slice truncates on purpose: sums wrap.
-            m.d.sync += psum.eq((self.psum_in[ACC_BITS * c : ACC_BITS * (c + 1)].as_signed() + product)[:ACC_BITS])
+            above = self.psum_in[ACC_BITS * c : ACC_BITS * (c + 1)]
+            if self.config.timing_model == "carry":
+                extended = Signal(ACC_BITS, name=f"extended_{c}")
+                m.d.comb += extended.eq(product)
+                captured, _ = registered_sum(
+                    m,
+                    x=above,
+                    y=extended,
+                    width=ACC_BITS,
+                    length=self.lengths[LENGTH_BITS * c : LENGTH_BITS * (c + 1)],
+                    first=self.first[c],
+                    name=str(c),
+                )
+                m.d.sync += psum.eq(captured)
+            else:
+                # The slice truncates on purpose: sums wrap.
+                m.d.sync += psum.eq((above.as_signed() + product)[:ACC_BITS])
             sums.append(psum)
-            if c + 1 < cols:
+            if c + 1 < cols or tapped:
                 following = Signal(8, name=f"a_{c + 1}", reset_less=True)
                 m.d.sync += following.eq(moving)
                 moving = following
+            if c + 1 in tapped:
+                m.d.comb += self.a_taps.word_select(tapped[c + 1], 8).eq(moving)
         m.d.comb += self.psum_out.eq(Cat(sums))
         return m

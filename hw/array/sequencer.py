@@ -13,6 +13,7 @@ from ..load.receiver import activation_depth, weight_depth
 from ..params import K_BITS, params_layout
 from ..split import split_size
 from .systolic import output_latency
+from .tag import accumulator_depth, row_tag_layout
 
 BANKS = 2
 """Accumulator banks."""
@@ -32,9 +33,11 @@ class Sequencer(wiring.Component):
     slab_loaded, tile_loaded, bank_freed : pulses that return credits
     slab_freed : pulse, the last row of a slab was read
     w_addr, w_enable : weight scratchpad
-    a_addr, a_enable : activation scratchpad; enable means a row was issued
+    a_addr, a_enable : activation scratchpad; enable means a row of it was issued
+    row_valid : a row was issued, from the scratchpad or of digits
     load, swap : to the array, aligned with the scratchpads' data
-    acc_valid, acc_bank, acc_first, acc_address : to the accumulator, one cycle before the row's sums are out
+    digit, group_first : with the scratchpads' data: the row is one of digits of column sums, the first of its group
+    acc_valid, acc_tag : to the accumulator, one cycle before the row's sums are out
     block_done : pulse, all sums of a block are stored
     macs : useful multiply-accumulates of the row issued
     stall_load, stall_weight, stall_drain : why no row was issued
@@ -42,7 +45,7 @@ class Sequencer(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        self.acc_depth = config.block_rows * config.block_col_tiles
+        self.acc_depth = accumulator_depth(config)
         super().__init__(
             {
                 "params": In(params_layout(config)),
@@ -55,12 +58,13 @@ class Sequencer(wiring.Component):
                 "w_enable": Out(1),
                 "a_addr": Out(range(activation_depth(config))),
                 "a_enable": Out(1),
+                "row_valid": Out(1),
                 "load": Out(1),
                 "swap": Out(1),
+                "digit": Out(1),
+                "group_first": Out(1),
                 "acc_valid": Out(1),
-                "acc_bank": Out(1),
-                "acc_first": Out(1),
-                "acc_address": Out(range(self.acc_depth)),
+                "acc_tag": Out(row_tag_layout(config)),
                 "block_done": Out(1),
                 "macs": Out(range(config.rows * config.cols + 1)),
                 "stall_load": Out(1),
@@ -81,6 +85,11 @@ class Sequencer(wiring.Component):
                 "slab_last": 1,
                 "block_last": 1,
                 "macs": range(config.rows * config.cols + 1),
+                "final": 1,
+                "tile": range(config.block_col_tiles),
+                "row": 32,
+                "col": 32,
+                "cols": range(config.cols + 1),
             }
         )
 
@@ -126,6 +135,9 @@ class Sequencer(wiring.Component):
         slab_tiles = split_size(m, k_left, largest=config.slab_k_tiles, unit=config.rows, name="slab")
         slab_tiles_left = Signal.like(slab_tiles)  # meaningful after the slab's first k-tile
         tiles_left = Signal.like(slab_tiles)
+        # Where the block is in the whole product, for draws of errors. Unused bits are optimised away.
+        block_row = Signal(32)
+        block_col = Signal(32)
         k_valid = Signal(range(config.rows + 1))
         n_valid = Signal(range(config.cols + 1))
         m.d.comb += [
@@ -182,6 +194,11 @@ class Sequencer(wiring.Component):
                 pending.slab_last.eq(slab_last_tile & last_col),
                 pending.block_last.eq(last_k & last_col),
                 pending.macs.eq(k_valid * n_valid),
+                pending.final.eq(last_k),
+                pending.tile.eq(col_tile),
+                pending.row.eq(block_row),
+                pending.col.eq(block_col + col_tile * config.cols),
+                pending.cols.eq(n_valid),
                 new_block.eq(0),
                 # The next pass: the next column tile, else the next k-tile, else the next slab, else the next block.
                 col_tile.eq(col_tile + 1),
@@ -219,6 +236,13 @@ class Sequencer(wiring.Component):
                     ]
                 with m.If(last_k):
                     m.d.sync += [bank.eq(~bank), new_block.eq(1)]
+        if "first_row" in params_layout(config).members:
+            with m.If(walker.advance):
+                m.d.sync += block_col.eq(block_col + walker.cols)
+                with m.If(walker.last_in_row):
+                    m.d.sync += [block_col.eq(params.first_col), block_row.eq(block_row + walker.rows)]
+            with m.If(self.start):
+                m.d.sync += [block_row.eq(params.first_row), block_col.eq(params.first_col)]
         # The walker shows a new block one cycle after start or advance.
         entered = Signal()
         m.d.sync += entered.eq(self.start | walker.advance)
@@ -232,47 +256,120 @@ class Sequencer(wiring.Component):
         current = Signal(self._pass_layout())
         rows_left = Signal(range(config.block_rows + 1))
         last_row = Signal()
+        last = Signal()
         m.d.comb += [
-            taken.eq(pending_ready & (rows_left <= 1)),
-            self.a_enable.eq(rows_left != 0),
+            taken.eq(pending_ready & (~self.row_valid | last)),
             self.a_addr.eq(current.a_addr),
-            last_row.eq(rows_left == 1),
+            last_row.eq(self.a_enable & (rows_left == 1)),
             self.slab_freed.eq(last_row & current.slab_last),
             self.macs.eq(Mux(self.a_enable, current.macs, 0)),
         ]
         m.d.sync += self.swap.eq(taken)
-        with m.If(rows_left != 0):
+        with m.If(self.a_enable):
             m.d.sync += [
                 rows_left.eq(rows_left - 1),
                 current.a_addr.eq(current.a_addr + 1),
                 current.acc_address.eq(current.acc_address + 1),
+                current.row.eq(current.row + 1),
             ]
+        tag = Signal(row_tag_layout(config), name="tag")
+        if config.group_count:
+            self._digit_rows(m, current, rows_left, last_row, last, taken, tag)
+        else:
+            m.d.comb += [
+                self.row_valid.eq(rows_left != 0),
+                self.a_enable.eq(self.row_valid),
+                last.eq(last_row),
+                tag.address.eq(current.acc_address),
+            ]
+            if hasattr(tag, "row"):
+                m.d.comb += tag.row.eq(current.row)
         with m.If(taken):
             m.d.sync += [current.eq(pending), rows_left.eq(pending.rows)]
 
         # The row is at the array one cycle after its issue and its sums are out `output_latency` cycles later;
         # the accumulator wants to know one cycle before. Registered once more here, hence equal to the latency.
         stages = output_latency(config)
-        travelling = data.StructLayout({"bank": 1, "first": 1, "block_last": 1, "address": range(self.acc_depth)})
-        valid = self.a_enable
-        tag = Signal(travelling, name="tag")
         m.d.comb += [
             tag.bank.eq(current.bank),
             tag.first.eq(current.first),
-            tag.block_last.eq(current.block_last & last_row),
-            tag.address.eq(current.acc_address),
+            tag.block_last.eq(current.block_last & last),
         ]
+        for name in ("final", "tile", "col", "cols"):
+            if name in row_tag_layout(config).members:
+                m.d.comb += getattr(tag, name).eq(getattr(current, name))
+        valid = self.row_valid
         for stage in range(1, stages + 1):
             valid_next = Signal(name=f"valid_d{stage}")
-            tag_next = Signal(travelling, name=f"tag_d{stage}", reset_less=True)
+            tag_next = Signal(row_tag_layout(config), name=f"tag_d{stage}", reset_less=True)
             m.d.sync += [valid_next.eq(valid), tag_next.eq(tag)]
             valid, tag = valid_next, tag_next
+        m.d.comb += [self.acc_valid.eq(valid), self.acc_tag.eq(tag)]
+        # With checksum units a block is done when its last syndrome is stored.
+        done = valid & tag.block_last
+        for stage in range(1 if config.checksum is None else 3):
+            storing = Signal(name=f"storing_{stage}")
+            m.d.sync += storing.eq(done)
+            done = storing
+        m.d.sync += self.block_done.eq(done)
+        return self.row_valid
+
+    def _digit_rows(
+        self,
+        m: Module,
+        current: data.View,
+        rows_left: Signal,
+        last_row: Signal,
+        last: Signal,
+        taken: Signal,
+        tag: data.View,
+    ) -> None:
+        """After each group of rows, and after the last row, the rows of digits of the group's column sums."""
+        config, checksum = self.config, self.config.checksum
+        assert checksum is not None
+        check = self.params.check
+        group_left = Signal(range(checksum.group_rows + 1))
+        digits_left = Signal(range(checksum.digits + 1))
+        digit = Signal(range(checksum.digits + 1))
+        group = Signal(range(config.group_count))
+        group_row = Signal(32)
+        group_end = Signal()
+        in_digits = Signal()
+        fresh = Signal()
         m.d.comb += [
-            self.acc_valid.eq(valid),
-            self.acc_bank.eq(tag.bank),
-            self.acc_first.eq(tag.first),
-            self.acc_address.eq(tag.address),
+            in_digits.eq(digits_left != 0),
+            self.row_valid.eq(in_digits | (rows_left != 0)),
+            self.a_enable.eq((rows_left != 0) & ~in_digits),
+            group_end.eq(self.a_enable & ((group_left == 1) | last_row)),
+            fresh.eq(self.a_enable & (group_left == checksum.group_rows)),
+            last.eq(Mux(check, in_digits & (digits_left == 1) & (rows_left == 0), last_row)),
         ]
-        storing = Signal()
-        m.d.sync += [storing.eq(valid & tag.block_last), self.block_done.eq(storing)]
-        return self.a_enable
+        m.d.sync += [self.digit.eq(in_digits), self.group_first.eq(fresh)]
+        with m.If(fresh):
+            m.d.sync += group_row.eq(current.row)
+        with m.If(self.a_enable):
+            m.d.sync += group_left.eq(group_left - 1)
+        with m.If(group_end & check):
+            m.d.sync += [digits_left.eq(checksum.digits), digit.eq(0)]
+        with m.If(in_digits):
+            m.d.sync += [digits_left.eq(digits_left - 1), digit.eq(digit + 1)]
+            with m.If(digits_left == 1):
+                m.d.sync += [group.eq(group + 1), group_left.eq(checksum.group_rows)]
+        with m.If(taken):
+            m.d.sync += [group.eq(0), group_left.eq(checksum.group_rows)]
+        # Sums of digit rows lie behind those of the rows of data: [column tile][group][digit].
+        tile_base = Array(
+            config.block_rows * config.block_col_tiles + tile * config.group_count * checksum.digits
+            for tile in range(config.block_col_tiles)
+        )
+        m.d.comb += [
+            tag.address.eq(
+                Mux(in_digits, tile_base[current.tile] + group * checksum.digits + digit, current.acc_address)
+            ),
+            tag.digit.eq(Mux(in_digits, digit + 1, 0)),
+            tag.group.eq(group),
+            tag.group_first.eq(fresh),
+            tag.group_end.eq(in_digits & (digits_left == 1)),
+        ]
+        if hasattr(tag, "row"):
+            m.d.comb += tag.row.eq(Mux(in_digits, group_row, current.row))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, ClockSignal, Elaboratable, Instance, Module, Signal
+from amaranth.hdl import Cat, ClockSignal, Elaboratable, Instance, Module, Signal, Value
 
 from ..config import ACC_BITS, AcceleratorConfig
+from ..protect.carry import LENGTH_BITS
+from ..protect.check_row import MODULE_NAME as CHECK_MODULE_NAME
+from ..protect.check_row import widths
+from ..protect.check_weights import CheckWeights
 from .row import MODULE_NAME
 
 
@@ -43,6 +47,10 @@ class SystolicArray(Elaboratable):
         Pulses as above.
     y_row : C * 32 bits
         Sums of the row.
+    check_row : sums of all check columns, each `ChecksumConfig.check_bits` wide
+        One cycle later than `y_row`; only with checksum units.
+    lengths : 6 bits for each array column and then each check column, row after row
+        Settled carry lengths; only with ``timing_model="carry"``.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -52,23 +60,36 @@ class SystolicArray(Elaboratable):
         self.load = Signal()
         self.swap = Signal()
         self.y_row = Signal(ACC_BITS * config.cols)
+        self.check_row = Signal(sum(widths(config)) if config.checksum is not None else 0)
+        self.lengths = Signal(LENGTH_BITS * (config.cols + len(config.check_columns)) * config.rows)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         rows, cols = self.config.rows, self.config.cols
         # Element (r, c) acts r + c cycles after element (0, 0): one shift register serves every diagonal.
-        diagonals = rows + cols - 1
+        # Check columns act one later than the last array column, and the first row of a pass comes one after its swap.
+        diagonals = rows + cols + 1
         load_line = Signal(diagonals)
         swap_line = Signal(diagonals)
         for line, pulse in ((load_line, self.load), (swap_line, self.swap)):
             m.d.comb += line[0].eq(pulse)
-            if diagonals > 1:
-                history = Signal(diagonals - 1, name="load_history" if line is load_line else "swap_history")
-                m.d.sync += history.eq(line)
-                m.d.comb += line[1:].eq(history)
+            history = Signal(diagonals - 1, name="load_history" if line is load_line else "swap_history")
+            m.d.sync += history.eq(line)
+            m.d.comb += line[1:].eq(history)
         weights = Cat(delay(m, self.w_row[8 * c : 8 * c + 8], c, f"w_skew_{c}") for c in range(cols))
         psum: Signal | None = None
+        carry = self.config.timing_model == "carry"
+        lengths_bits = LENGTH_BITS * (cols + len(self.config.check_columns))
+        checks = _CheckColumns(m, self) if self.config.checksum is not None else None
         for r in range(rows):
+            lengths = self.lengths[r * lengths_bits : (r + 1) * lengths_bits]
+            ports = {}
+            if carry:
+                ports = {"i_first": swap_line[r + 1 : r + 1 + cols], "i_lengths": lengths[: LENGTH_BITS * cols]}
+            if checks is not None:
+                taps = Signal(8 * len(self.config.segments), name=f"a_taps_{r}")
+                ports["o_a_taps"] = taps
+                checks.add_row(r, taps, load_line, swap_line, lengths[LENGTH_BITS * cols :])
             psum_out = Signal(ACC_BITS * cols, name=f"psum_row_{r}")
             m.submodules[f"row_{r}"] = Instance(
                 MODULE_NAME,
@@ -79,8 +100,52 @@ class SystolicArray(Elaboratable):
                 i_swap=swap_line[r : r + cols],
                 i_psum_in=Signal(ACC_BITS * cols, name="psum_top") if psum is None else psum,
                 o_psum_out=psum_out,
+                **ports,
             )
             psum = psum_out
         columns = [delay(m, psum[ACC_BITS * c : ACC_BITS * (c + 1)], cols - 1 - c, f"y_skew_{c}") for c in range(cols)]
         m.d.comb += self.y_row.eq(Cat(columns))
+        if checks is not None:
+            m.d.comb += self.check_row.eq(checks.aligned())
         return m
+
+
+class _CheckColumns:
+    """The rows of check columns beside the array, built row by row."""
+
+    def __init__(self, m: Module, array: SystolicArray) -> None:
+        self.m = m
+        self.config = array.config
+        m.submodules.check_weights = self.weights = CheckWeights(array.config)
+        m.d.comb += self.weights.w_row.eq(array.w_row)
+        self.psum = Signal(sum(widths(array.config)), name="check_psum_top")
+
+    def add_row(self, r: int, taps: Signal, load_line: Signal, swap_line: Signal, lengths: Value) -> None:
+        stops = [segment.stop for segment in self.config.segments]
+        ports = {}
+        if self.config.timing_model == "carry":
+            ports = {"i_first": Cat(swap_line[r + stop + 1] for stop in stops), "i_lengths": lengths}
+        psum_out = Signal.like(self.psum, name=f"check_psum_row_{r}")
+        self.m.submodules[f"check_row_{r}"] = Instance(
+            CHECK_MODULE_NAME,
+            i_clk=ClockSignal(),
+            i_a_in=taps,
+            i_u_in=self.weights.u_row,
+            i_load=Cat(load_line[r + stop] for stop in stops),
+            i_swap=Cat(swap_line[r + stop] for stop in stops),
+            i_psum_in=self.psum,
+            o_psum_out=psum_out,
+            **ports,
+        )
+        self.psum = psum_out
+
+    def aligned(self) -> Value:
+        """Sums of one row of activations side by side."""
+        columns = []
+        at = 0
+        for column, (segment, _) in enumerate(self.config.check_columns):
+            width = widths(self.config)[column]
+            wait = self.config.cols - self.config.segments[segment].stop
+            columns.append(delay(self.m, self.psum[at : at + width], wait, f"check_skew_{column}"))
+            at += width
+        return Cat(columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
@@ -11,18 +11,37 @@ from ..bus.read_port import burst_layout
 from ..commands import (
     CHANNEL_RECORD_BYTES,
     COMMAND_BYTES,
+    COMMAND_FIELDS,
     COMMAND_VERSION,
     GEMM_FIELDS,
-    RESERVED_RANGES,
+    LOG_RECORD_BYTES,
+    SET_ERRORS_FIELDS,
+    SET_POINT_FIELDS,
     ErrorCause,
     GemmFlag,
     Opcode,
+    reserved_ranges,
 )
 from ..config import BATCH_BITS, DIMENSION_BITS, K_LIMIT, AcceleratorConfig
-from ..params import params_layout
+from ..params import THETA_BITS, params_layout
+from ..protect.flip import error_layout
+from .settings import POINT_BITS, Settings, lengths_columns
 
-STORED_BYTES = max(spec.offset + spec.bits // 8 for spec in GEMM_FIELDS)
-"""Bytes of a command that carry fields; of the others only "any bit set" is kept."""
+
+def known_opcodes(config: AcceleratorConfig) -> tuple[Opcode, ...]:
+    """Commands that an accelerator of this configuration accepts."""
+    known = [Opcode.GEMM, Opcode.FENCE, Opcode.SNAPSHOT]
+    if config.timing_model != "none":
+        known.append(Opcode.SET_POINT)
+    if config.timing_model == "flip":
+        known.append(Opcode.SET_ERRORS)
+    return tuple(known)
+
+
+def stored_bytes(config: AcceleratorConfig) -> int:
+    """Bytes of a command that carry fields; of the others only "any bit set" is kept."""
+    return max(spec.offset + spec.bits // 8 for opcode in known_opcodes(config) for spec in COMMAND_FIELDS[opcode])
+
 
 CAUSE_BITS = 8
 RING_INDEX_BITS = 16
@@ -54,10 +73,13 @@ class CommandProcessor(wiring.Component):
     fault, fault_cause : pulse from the datapath and its reason
     stop, datapath_reset : abort
     command_done, running : for the counters
+    capture : pulse, a command copies the counters
+    in_transition, points, errors, lengths : of `Settings`
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
+        self.settings = Settings(config)
         super().__init__(
             {
                 "ring_base": In(64),
@@ -87,14 +109,20 @@ class CommandProcessor(wiring.Component):
                 "datapath_reset": Out(1),
                 "command_done": Out(1),
                 "running": Out(1),
+                "capture": Out(1),
+                "in_transition": Out(1),
+                "points": Out(data.ArrayLayout(POINT_BITS, config.domains)),
+                "errors": Out(error_layout(config)),
+                "lengths": Out(len(self.settings.lengths)),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         bus_bytes = self.config.bus_bytes
-        command = Signal(8 * STORED_BYTES)
-        reserved_set = Signal()
+        command = Signal(8 * stored_bytes(self.config))
+        # Which bytes must be zero depends on the opcode, which is not known before the first beat is in.
+        reserved_set = {opcode: Signal(name=f"reserved_set_{opcode.name}") for opcode in known_opcodes(self.config)}
         beats_in = Signal(range(COMMAND_BYTES // bus_bytes + 1))
         fields = {spec.name: command[8 * spec.offset : 8 * spec.offset + spec.bits] for spec in GEMM_FIELDS}
         self._decode(m, fields)
@@ -116,7 +144,18 @@ class CommandProcessor(wiring.Component):
         extents_done = Signal()
         extents_cause = Signal(CAUSE_BITS)
         self._check_extents(m, fields, extents_start, extents_done, extents_cause)
-        simple_cause = self._check_fields(m, fields, reserved_set)
+        simple_cause = self._check_fields(m, command, fields, reserved_set)
+        m.submodules.settings = settings = self.settings
+        m.d.comb += [
+            settings.command.eq(command),
+            settings.error_key.eq(fields["error_key"]),
+            settings.beat.payload.eq(self.beat.payload),
+            self.capture.eq(settings.capture),
+            self.in_transition.eq(settings.in_transition),
+            self.points.eq(settings.points),
+            self.errors.eq(settings.errors),
+            self.lengths.eq(settings.lengths),
+        ]
 
         m.d.comb += [
             timed_out.eq((self.timeout != 0) & (quiet_cycles >= self.timeout)),
@@ -169,7 +208,7 @@ class CommandProcessor(wiring.Component):
                     m.next = "FAIL"
             with m.State("REQUEST"):
                 m.d.comb += [self.fetching.eq(1), self.request.valid.eq(1)]
-                m.d.sync += [beats_in.eq(0), reserved_set.eq(0)]
+                m.d.sync += [beats_in.eq(0), *(signal.eq(0) for signal in reserved_set.values())]
                 with m.If(self.request.ready):
                     m.next = "FETCH"
                 leave_on_fault()
@@ -183,8 +222,10 @@ class CommandProcessor(wiring.Component):
                 leave_on_fault()
             with m.State("CHECK"):
                 m.d.sync += self.cause.eq(simple_cause)
-                m.d.comb += extents_start.eq(simple_cause == ErrorCause.NONE)
+                m.d.comb += extents_start.eq((simple_cause == ErrorCause.NONE) & (fields["opcode"] == Opcode.GEMM))
                 m.next = "EXTENTS"
+                with m.If(fields["opcode"] != Opcode.GEMM):
+                    m.next = "SETTINGS_START"
                 with m.If(simple_cause != ErrorCause.NONE):
                     m.next = "FAIL"
             with m.State("EXTENTS"), m.If(extents_done):
@@ -192,6 +233,24 @@ class CommandProcessor(wiring.Component):
                 m.next = "START"
                 with m.If(extents_cause != ErrorCause.NONE):
                     m.next = "FAIL"
+            with m.State("SETTINGS_START"):
+                m.d.comb += settings.start.eq(1)
+                m.d.sync += engines_finished.eq(0)
+                m.next = "SETTINGS"
+            with m.State("SETTINGS"):
+                with m.If(settings.reading):
+                    m.d.comb += [
+                        self.fetching.eq(1),
+                        self.request.valid.eq(settings.request.valid),
+                        self.request.payload.eq(settings.request.payload),
+                        settings.request.ready.eq(self.request.ready),
+                        settings.beat.valid.eq(self.beat.valid),
+                        self.beat.ready.eq(settings.beat.ready),
+                    ]
+                with m.If(settings.done):
+                    m.d.sync += engines_finished.eq(1)
+                    m.next = "RUN"
+                leave_on_fault()
             with m.State("START"):
                 m.d.comb += self.start.eq(1)
                 m.d.sync += engines_finished.eq(0)
@@ -209,7 +268,7 @@ class CommandProcessor(wiring.Component):
             with m.State("ABORT"):
                 m.d.comb += self.stop.eq(1)
                 with m.If(self.bus_idle | timed_out):
-                    m.d.comb += self.datapath_reset.eq(1)
+                    m.d.comb += [self.datapath_reset.eq(1), settings.abort.eq(1)]
                     m.d.sync += quiet_cycles.eq(0)
                     m.next = "FAIL"
                     with m.If(reset_wanted):
@@ -219,6 +278,7 @@ class CommandProcessor(wiring.Component):
                 m.d.sync += [self.stopped.eq(1), pending.eq(0)]
                 m.next = "IDLE"
             with m.State("RESET"):
+                m.d.comb += settings.clear.eq(1)
                 m.d.sync += [self.head.eq(0), self.stopped.eq(0), pending.eq(0), reset_wanted.eq(0)]
                 m.next = "IDLE"
 
@@ -229,6 +289,8 @@ class CommandProcessor(wiring.Component):
                 | fsm.ongoing("FETCH")
                 | fsm.ongoing("CHECK")
                 | fsm.ongoing("EXTENTS")
+                | fsm.ongoing("SETTINGS_START")
+                | fsm.ongoing("SETTINGS")
                 | fsm.ongoing("START")
                 | fsm.ongoing("RUN")
             ),
@@ -241,35 +303,85 @@ class CommandProcessor(wiring.Component):
                 m.d.sync += self.head.eq(next_head)
         return m
 
-    def _store_beat(self, m: Module, command: Signal, reserved_set: Signal, beats_in: Signal) -> None:
+    def _store_beat(self, m: Module, command: Signal, reserved_set: dict[Opcode, Signal], beats_in: Signal) -> None:
         bus_bytes = self.config.bus_bytes
         with m.Switch(beats_in):
             for beat in range(COMMAND_BYTES // bus_bytes):
                 first = beat * bus_bytes
-                kept = min(bus_bytes, STORED_BYTES - first)
+                kept = min(bus_bytes, len(command) // 8 - first)
                 with m.Case(beat):
                     if kept > 0:
                         m.d.sync += command[8 * first : 8 * (first + kept)].eq(self.beat.payload)
-                    reserved = [
-                        self.beat.payload[8 * (byte - first) : 8 * (byte - first) + 8]
-                        for low, high in RESERVED_RANGES
-                        for byte in range(max(low, first), min(high, first + bus_bytes))
-                    ]
-                    if reserved:
-                        with m.If(Cat(reserved).any()):
-                            m.d.sync += reserved_set.eq(1)
+                    for opcode, signal in reserved_set.items():
+                        reserved = [
+                            self.beat.payload.word_select(byte - first, 8)
+                            for low, high in reserved_ranges(COMMAND_FIELDS[opcode])
+                            for byte in range(max(low, first), min(high, first + bus_bytes))
+                        ]
+                        if reserved:
+                            with m.If(Cat(reserved).any()):
+                                m.d.sync += signal.eq(1)
 
     def _decode(self, m: Module, fields: dict[str, Value]) -> None:
         for name in params_layout(self.config).members:
             if name in fields:
                 m.d.comb += self.params[name].eq(fields[name])
-        m.d.comb += [
-            self.params.channel.eq((fields["flags"] & GemmFlag.CHANNEL) != 0),
-            self.params.requant.eq((fields["flags"] & GemmFlag.REQUANT) != 0),
+        for flag in GemmFlag:
+            assert flag.name is not None
+            if flag.name.lower() in self.params.shape().members:
+                m.d.comb += self.params[flag.name.lower()].eq((fields["flags"] & flag) != 0)
+
+    def _check_fields(
+        self, m: Module, command: Signal, fields: dict[str, Value], reserved_set: dict[Opcode, Signal]
+    ) -> Signal:
+        """Checks of single fields; the first that fails names the cause."""
+        opcode = fields["opcode"]
+        known = [opcode == each for each in known_opcodes(self.config)]
+        reserved = [(opcode == each) & signal for each, signal in reserved_set.items()]
+        version = command[8:16]
+        checks = [
+            (ErrorCause.OPCODE, ~Cat(known).any()),
+            (ErrorCause.VERSION, version != COMMAND_VERSION),
+            (ErrorCause.RESERVED, Cat(reserved).any()),
+        ]
+        checks += [(cause, (opcode == Opcode.GEMM) & wrong) for cause, wrong in self._gemm_checks(m, fields)]
+        if Opcode.SET_ERRORS in known_opcodes(self.config):
+            own = {spec.name: command[8 * spec.offset : 8 * spec.offset + spec.bits] for spec in SET_ERRORS_FIELDS}
+            unused = [own[f"rate_{point}"] for point in range(self.config.operating_points, 8)]
+            if unused:
+                checks.append((ErrorCause.RATE, (opcode == Opcode.SET_ERRORS) & Cat(unused).any()))
+        if Opcode.SET_POINT in known_opcodes(self.config):
+            own = {spec.name: command[8 * spec.offset : 8 * spec.offset + spec.bits] for spec in SET_POINT_FIELDS}
+            checks += [(cause, (opcode == Opcode.SET_POINT) & wrong) for cause, wrong in self._point_checks(own)]
+        cause = Signal(CAUSE_BITS, name="simple_cause")
+        for value, condition in reversed(checks):
+            with m.If(condition):
+                m.d.comb += cause.eq(value)
+        return cause
+
+    def _point_checks(self, fields: dict[str, Value]) -> list[tuple[ErrorCause, Value]]:
+        config = self.config
+        address, stride = fields["lengths_addr"], fields["lengths_stride"]
+        base, limit = fields["read_base"], fields["read_limit"]
+        if config.timing_model == "carry":
+            bus_bits = exact_log2(config.bus_bytes)
+            row_bytes = -(-lengths_columns(config) // config.bus_bytes) * config.bus_bytes
+            end = address + stride * (config.rows - 1) + row_bytes
+            wrong = (
+                Cat(value[:bus_bits] for value in (address, stride, base, limit)).any()
+                | (address < base)
+                | (end > limit)
+                | (limit > Const(1 << config.address_bits, 64))
+            )
+        else:
+            wrong = Cat(address, stride, base, limit).any()
+        return [
+            (ErrorCause.DOMAIN, fields["domain"] >= config.domains),
+            (ErrorCause.POINT, fields["point"] >= config.operating_points),
+            (ErrorCause.LENGTHS, wrong),
         ]
 
-    def _check_fields(self, m: Module, fields: dict[str, Value], reserved_set: Signal) -> Signal:
-        """Checks of single fields; the first that fails names the cause."""
+    def _gemm_checks(self, m: Module, fields: dict[str, Value]) -> list[tuple[ErrorCause, Value]]:
         address_bits = self.config.address_bits
         bus_bits = exact_log2(self.config.bus_bytes)
 
@@ -286,14 +398,27 @@ class CommandProcessor(wiring.Component):
         flags = fields["flags"]
         channel = (flags & GemmFlag.CHANNEL) != 0
         requant = (flags & GemmFlag.REQUANT) != 0
-        known = sum(GemmFlag)
+        check = (flags & GemmFlag.CHECK) != 0
+        needs_check = GemmFlag.CORRECT | GemmFlag.SUPPRESS | GemmFlag.ZERO
+        both = GemmFlag.SUPPRESS | GemmFlag.ZERO
+        known = sum(GemmFlag) if self.config.checksum is not None else GemmFlag.CHANNEL | GemmFlag.REQUANT
+        log_addr, log_bytes = fields["log_addr"], fields["log_bytes"]
+        log_wrong = (
+            misaligned("log_addr")
+            | log_bytes[: exact_log2(LOG_RECORD_BYTES)].any()
+            | (log_addr < fields["write_base"])
+            | (log_addr + log_bytes > fields["write_limit"])
+        )
         row_bytes = Signal(DIMENSION_BITS + 2)
         m.d.comb += row_bytes.eq(Mux(requant, fields["n"], fields["n"] << 2))
-        checks = (
-            (ErrorCause.OPCODE, fields["opcode"] != Opcode.GEMM),
-            (ErrorCause.VERSION, fields["version"] != COMMAND_VERSION),
-            (ErrorCause.RESERVED, reserved_set),
-            (ErrorCause.FLAGS, ((flags & ~Const(known, 16)) != 0) | (requant & ~channel)),
+        return [
+            (
+                ErrorCause.FLAGS,
+                ((flags & ~Const(known, 16)) != 0)
+                | (requant & ~channel)
+                | (((flags & needs_check) != 0) & ~check)
+                | ((flags & both) == both),
+            ),
             (ErrorCause.BATCH, out_of_range("batch", (1 << BATCH_BITS) - 1)),
             (ErrorCause.M, out_of_range("m", (1 << DIMENSION_BITS) - 1)),
             (ErrorCause.N, out_of_range("n", (1 << DIMENSION_BITS) - 1)),
@@ -313,12 +438,9 @@ class CommandProcessor(wiring.Component):
             (ErrorCause.Y_BATCH_STRIDE, misaligned("y_batch_stride")),
             (ErrorCause.READ_WINDOW, bad_window("read_base", "read_limit")),
             (ErrorCause.WRITE_WINDOW, bad_window("write_base", "write_limit")),
-        )
-        cause = Signal(CAUSE_BITS, name="simple_cause")
-        for value, condition in reversed(checks):
-            with m.If(condition):
-                m.d.comb += cause.eq(value)
-        return cause
+            (ErrorCause.THETA, Mux(check, fields["theta"] >> THETA_BITS, fields["theta"]) != 0),
+            (ErrorCause.LOG, Mux(check & (log_bytes != 0), log_wrong, log_addr.any() | log_bytes.any())),
+        ]
 
     def _check_extents(self, m: Module, fields: dict[str, Value], start: Signal, done: Signal, cause: Signal) -> None:
         """Compare the last byte of each operand with its window, with one multiplier over several cycles."""

@@ -10,7 +10,6 @@ from ..bus.axi import RESP_DECERR, RESP_OKAY, Axi4LiteSignature
 from ..config import AcceleratorConfig
 from ..registers import (
     ADDRESS_BITS,
-    COUNTERS,
     ID_WORD,
     INTERFACE_VERSION,
     IRQ_DONE,
@@ -18,6 +17,7 @@ from ..registers import (
     OFFSETS,
     REGISTERS,
     counter_offset,
+    counters,
 )
 from .command_processor import CAUSE_BITS, RING_INDEX_BITS
 from .counters import COUNTER_BITS
@@ -45,6 +45,7 @@ class RegisterFile(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
+        self.counters = counters(config)
         super().__init__(
             {
                 "axil": In(Axi4LiteSignature(address_bits=ADDRESS_BITS)),
@@ -63,7 +64,7 @@ class RegisterFile(wiring.Component):
                 "cause": In(CAUSE_BITS),
                 "drained": In(1),
                 "failed": In(1),
-                "snapshot": In(data.ArrayLayout(COUNTER_BITS, len(COUNTERS))),
+                "snapshot": In(data.ArrayLayout(COUNTER_BITS, len(self.counters))),
             }
         )
 
@@ -141,7 +142,7 @@ class RegisterFile(wiring.Component):
                     if register.access == "wo":
                         with m.Case(register.offset >> 2):
                             m.d.sync += axil.rdata.eq(0)
-                for index in range(len(COUNTERS)):
+                for index in range(len(self.counters)):
                     for half in range(2):
                         with m.Case((counter_offset(index) >> 2) + half):
                             m.d.sync += axil.rdata.eq(self.snapshot[index][32 * half : 32 * half + 32])

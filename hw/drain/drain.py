@@ -2,27 +2,60 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
 
+from ..array.tag import accumulator_depth
 from ..block_walker import BlockWalker
 from ..bus.bursts import RowBursts, beats_covering
 from ..bus.read_port import burst_layout
 from ..bus.write_port import write_beat_layout
+from ..commands import LOG_RECORD_BYTES, LOG_RECORDS_PER_BLOCK
 from ..config import ACC_BITS, AcceleratorConfig
-from ..load.receiver import channel_depth, channel_entry_layout, chunks_per_vector
+from ..load.receiver import channel_depth, channel_entry_layout
 from ..params import params_layout
+from ..protect.check_row import widths
+from ..protect.column_checker import group_layout
+from ..protect.corrector import Corrector
+from ..protect.log import SyndromeLog
 from .packer import Packer
 from .requantise import Requantiser
+from .vectors import VectorReader
+
+
+def check_increments_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """What the counters of the checks gain in a cycle, by name."""
+    records = range(LOG_RECORDS_PER_BLOCK + 1)
+    return data.StructLayout(
+        {
+            "checks": 1,
+            "detected": 1,
+            "corrected": 1,
+            "suppressed": range(config.cols + 1),
+            "log_records": records,
+            "log_dropped": range(LOG_RECORDS_PER_BLOCK + 2),
+        }
+    )
+
+
+class _LogPlace:
+    """Where the next records go: address and room for records; those about to be written, and whether they are."""
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.address = Signal(config.address_bits, name="log_address")
+        self.room = Signal(32 - exact_log2(LOG_RECORD_BYTES), name="log_room")
+        self.count = Signal(range(LOG_RECORDS_PER_BLOCK + 1), name="log_count")
+        self.emitting = Signal(name="log_emitting")
 
 
 class Drain(wiring.Component):
     """Reads a finished accumulator bank row by row, requantises, packs and writes.
 
     A row of the block is read tile by tile; each vector of C sums leaves in chunks of `lanes` elements, one per
-    cycle. Addresses are issued alongside, at their own pace.
+    cycle. Addresses are issued alongside, at their own pace. With checksum units, chunks pass the corrector first, and a
+    block's syndrome log is written after the block.
 
     Members
     -------
@@ -33,11 +66,22 @@ class Drain(wiring.Component):
     channel_addr, channel_enable, channel_row : channel scratchpad read port
     request, beat : to the write port
     done : all blocks of the product have been handed to the write port
+    syndromes : row checker's read port, enabled and addressed like the accumulator's; with checksum units
+    group_tile, group_index, group : column checker's, enabled likewise; with column checks
+    increments : `check_increments_layout`; with checksum units
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        self.acc_depth = config.block_rows * config.block_col_tiles
+        protection: dict[str, object] = {}
+        if config.checksum is not None:
+            protection |= {"syndromes": In(sum(widths(config))), "increments": Out(check_increments_layout(config))}
+        if config.group_count:
+            protection |= {
+                "group_tile": Out(range(config.block_col_tiles)),
+                "group_index": Out(range(config.group_count)),
+                "group": In(group_layout(config)),
+            }
         super().__init__(
             {
                 "params": In(params_layout(config)),
@@ -48,7 +92,7 @@ class Drain(wiring.Component):
                 "channel_freed": Out(1),
                 "acc_enable": Out(1),
                 "acc_bank": Out(1),
-                "acc_address": Out(range(self.acc_depth)),
+                "acc_address": Out(range(accumulator_depth(config))),
                 "acc_row": In(ACC_BITS * config.cols),
                 "channel_addr": Out(range(channel_depth(config))),
                 "channel_enable": Out(1),
@@ -56,6 +100,7 @@ class Drain(wiring.Component):
                 "request": Out(stream.Signature(burst_layout(config))),
                 "beat": Out(stream.Signature(write_beat_layout(config))),
                 "done": Out(1),
+                **protection,
             }
         )
 
@@ -63,15 +108,16 @@ class Drain(wiring.Component):
         m = Module()
         config, params = self.config, self.params
         m.submodules.walker = walker = BlockWalker(config)
+        m.submodules.reader = reader = VectorReader(config)
         m.submodules.requantiser = requantiser = Requantiser(config)
         m.submodules.packer = packer = Packer(config)
+        log_bytes = 0 if config.checksum is None else LOG_RECORDS_PER_BLOCK * LOG_RECORD_BYTES
         m.submodules.bursts = bursts = RowBursts(
             config,
             most_rows=config.block_rows,
-            most_row_bytes=config.block_col_tiles * config.cols * (ACC_BITS // 8),
+            most_row_bytes=max(config.block_col_tiles * config.cols * (ACC_BITS // 8), log_bytes),
         )
         connect(m, bursts.request, flipped(self.request))
-        connect(m, requantiser.out, packer.chunk)
         connect(m, packer.beat, flipped(self.beat))
 
         blocks_ready = Signal(range(3))
@@ -108,14 +154,34 @@ class Drain(wiring.Component):
             requantiser.channel.eq(params.channel),
             requantiser.requant.eq(params.requant),
             requantiser.entries.eq(self.channel_row),
+            self.channel_enable.eq(requantiser.chunk.ready),
         ]
 
         bank = Signal()
-        reading = Signal()
-        read_end = self._read_vectors(m, walker, requantiser, begin, reading, bank)
-        m.d.comb += [self.acc_bank.eq(bank), self.bank_freed.eq(read_end)]
-        with m.If(read_end):
+        m.d.comb += [
+            reader.begin.eq(begin),
+            reader.rows.eq(walker.rows),
+            reader.cols.eq(walker.cols),
+            reader.channel.eq(params.channel),
+            reader.acc_row.eq(self.acc_row),
+            self.acc_enable.eq(reader.acc_enable),
+            self.acc_address.eq(reader.acc_address),
+            self.acc_bank.eq(bank),
+            self.bank_freed.eq(reader.end),
+        ]
+        with m.If(reader.end):
             m.d.sync += bank.eq(~bank)
+        if config.checksum is None:
+            self._connect_reader(m, reader, requantiser)
+            connect(m, requantiser.out, packer.chunk)
+            empty: Value = requantiser.empty
+            log = None
+        else:
+            m.submodules.corrector = corrector = Corrector(config)
+            m.submodules.log = log = SyndromeLog(config)
+            self._connect_corrector(m, walker, reader, corrector, requantiser, finish)
+            log_place = self._connect_log(m, corrector, log, requantiser, packer)
+            empty = requantiser.empty & corrector.empty
 
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
@@ -131,8 +197,13 @@ class Drain(wiring.Component):
                     m.next = "WRITE"
             with m.State("WRITE"):
                 # The block's geometry must hold until its last beat has left the packer.
-                with m.If(~reading & ~bursts.busy & requantiser.empty & packer.empty):
+                with m.If(~reader.reading & ~bursts.busy & empty & packer.empty):
                     m.next = "NEXT"
+                    if log is not None:
+                        with m.If(log.held != 0):
+                            m.next = "LOG"
+            if log is not None:
+                self._write_log(m, log, packer, bursts, log_place)
             with m.State("NEXT"):
                 rows_next = Signal(config.address_bits)
                 product_next = Signal(config.address_bits)
@@ -153,93 +224,126 @@ class Drain(wiring.Component):
                     m.next = "IDLE"
         return m
 
-    def _read_vectors(
+    def _connect_reader(self, m: Module, reader: VectorReader, requantiser: Requantiser) -> None:
+        chunk = reader.chunk.payload
+        m.d.comb += [
+            requantiser.chunk.valid.eq(reader.chunk.valid),
+            reader.chunk.ready.eq(requantiser.chunk.ready),
+            self.channel_addr.eq(chunk.channel_addr),
+        ]
+        for name in ("elements", "count", "row_end"):
+            m.d.comb += requantiser.chunk.payload[name].eq(chunk[name])
+
+    def _connect_corrector(
         self,
         m: Module,
         walker: BlockWalker,
+        reader: VectorReader,
+        corrector: Corrector,
         requantiser: Requantiser,
-        begin: Signal,
-        reading: Signal,
-        bank: Signal,
-    ) -> Signal:
-        """Walk the rows and column tiles of a block and hand their chunks to the requantiser.
-
-        The accumulator's read port holds its data until the next read, so the vector in it is cut into chunks in
-        place and the next one is read in the cycle in which its last chunk leaves.
-        """
-        config = self.config
-        lanes, chunks = config.lanes, chunks_per_vector(config)
-        rows_left = Signal(range(config.block_rows + 1))
-        row = Signal(range(config.block_rows + 1))
-        n_left = Signal.like(walker.cols)
-        chunk_left = Signal(range(config.cols + 1))  # columns of the current vector not yet handed over
-        chunk = Signal(range(chunks))
-        tile_chunks = Signal(range(channel_depth(config) + 1))
-        buffer = Signal()
-        address = Signal(range(self.acc_depth + config.block_rows))
-        next_address = Signal.like(address)
-        vector_valid = Signal()
-
-        vector_cols = Signal(range(config.cols + 1))
-        chunk_last = Signal()
-        vector_last = Signal()
-        row_last = Signal()
-        handed = Signal()
-        read_end = Signal()
-        payload = requantiser.chunk.payload
+        finish: Signal,
+    ) -> None:
+        config, params = self.config, self.params
+        block_row = Signal(32)
+        block_col = Signal(32)
+        with m.If(self.start):
+            m.d.sync += [block_row.eq(params.first_row), block_col.eq(params.first_col)]
+        with m.Elif(finish):
+            m.d.sync += block_col.eq(block_col + walker.cols)
+            with m.If(walker.last_in_row):
+                m.d.sync += [block_col.eq(params.first_col), block_row.eq(block_row + walker.rows)]
+        connect(m, reader.chunk, corrector.chunk)
+        chunk = corrector.out.payload
         m.d.comb += [
-            chunk_last.eq(chunk_left <= lanes),
-            vector_last.eq(n_left <= config.cols),
-            row_last.eq(rows_left == 1),
-            requantiser.chunk.valid.eq(vector_valid),
-            payload.elements.eq(self.acc_row.word_select(chunk, 32 * lanes)),
-            payload.count.eq(Mux(chunk_last, chunk_left, lanes)),
-            payload.row_end.eq(chunk_last & vector_last),
-            handed.eq(vector_valid & requantiser.chunk.ready),
-            self.channel_enable.eq(requantiser.chunk.ready),
-            self.channel_addr.eq(tile_chunks + chunk),
-            read_end.eq(handed & chunk_last & vector_last & row_last),
-            next_address.eq(Mux(vector_last, row + 1, address + config.block_rows)),
-            self.acc_address.eq(address),
+            corrector.params.eq(params),
+            corrector.block_row.eq(block_row),
+            corrector.block_col.eq(block_col),
+            corrector.syndromes.eq(self.syndromes),
+            requantiser.chunk.valid.eq(corrector.out.valid),
+            requantiser.chunk.payload.marked.eq(corrector.out_marked),
+            corrector.out.ready.eq(requantiser.chunk.ready),
+            self.channel_addr.eq(chunk.channel_addr),
         ]
-        n_left_next = Signal.like(n_left)
-        m.d.comb += [
-            n_left_next.eq(Mux(vector_last, walker.cols, n_left - config.cols)),
-            vector_cols.eq(Mux(n_left_next < config.cols, n_left_next, config.cols)),
-        ]
-        table_base = Mux(buffer, config.block_col_tiles * chunks, 0)
-        with m.If(handed):
-            m.d.sync += [chunk.eq(chunk + 1), chunk_left.eq(chunk_left - lanes)]
-            with m.If(chunk_last):
-                m.d.comb += [self.acc_enable.eq(~read_end), self.acc_address.eq(next_address)]
-                m.d.sync += [
-                    chunk.eq(0),
-                    chunk_left.eq(vector_cols),
-                    address.eq(next_address),
-                    n_left.eq(n_left_next),
-                    tile_chunks.eq(tile_chunks + chunks),
-                ]
-                with m.If(vector_last):
-                    m.d.sync += [
-                        row.eq(row + 1),
-                        rows_left.eq(rows_left - 1),
-                        tile_chunks.eq(table_base),
-                    ]
-        with m.If(read_end):
-            m.d.sync += [vector_valid.eq(0), reading.eq(0)]
-            with m.If(self.params.channel):
-                m.d.sync += buffer.eq(~buffer)
-        with m.If(begin):
-            m.d.comb += [self.acc_enable.eq(1), self.acc_address.eq(0)]
-            m.d.sync += [
-                vector_valid.eq(1),
-                reading.eq(1),
-                rows_left.eq(walker.rows),
-                row.eq(0),
-                address.eq(0),
-                n_left.eq(walker.cols),
-                chunk.eq(0),
-                chunk_left.eq(Mux(walker.cols < config.cols, walker.cols, config.cols)),
-                tile_chunks.eq(table_base),
+        for name in ("elements", "count", "row_end"):
+            m.d.comb += requantiser.chunk.payload[name].eq(chunk[name])
+        for name in ("checks", "detected", "corrected", "suppressed"):
+            m.d.comb += self.increments[name].eq(getattr(corrector, name))
+        if config.group_count:
+            checksum = config.checksum
+            assert checksum is not None
+            # The row in its group, kept beside the reader's row to save a division.
+            group_index = Signal(range(config.group_count))
+            group_row = Signal(range(checksum.group_rows))
+            index_next = Signal.like(group_index)
+            row_next = Signal.like(group_row)
+            m.d.comb += [
+                index_next.eq(group_index),
+                row_next.eq(group_row),
+                corrector.group.eq(self.group),
+                corrector.group_row.eq(group_row),
+                self.group_tile.eq(reader.next_tile),
+                self.group_index.eq(index_next),
             ]
-        return read_end
+            with m.If(reader.begin):
+                m.d.comb += [index_next.eq(0), row_next.eq(0)]
+            with m.Elif(reader.acc_enable & (reader.next_tile == 0)):
+                m.d.comb += row_next.eq(group_row + 1)
+                with m.If(group_row == checksum.group_rows - 1):
+                    m.d.comb += [row_next.eq(0), index_next.eq(group_index + 1)]
+            m.d.sync += [group_index.eq(index_next), group_row.eq(row_next)]
+
+    def _connect_log(
+        self, m: Module, corrector: Corrector, log: SyndromeLog, requantiser: Requantiser, packer: Packer
+    ) -> _LogPlace:
+        """Records go to the log and, when a block is finished, to the packer."""
+        params = self.params
+        place = _LogPlace(self.config)
+        emitting = place.emitting
+        with m.If(self.start):
+            m.d.sync += [
+                place.address.eq(params.log_addr),
+                place.room.eq(params.log_bytes >> exact_log2(LOG_RECORD_BYTES)),
+            ]
+        m.d.comb += [
+            log.count.eq(place.count),
+            self.increments.log_dropped.eq(log.overflow),
+            log.push.eq(corrector.record_valid),
+            log.record.eq(corrector.record),
+            requantiser.zero.eq(params.zero),
+            packer.suppress.eq(params.suppress & ~emitting),
+        ]
+        with m.If(emitting):
+            connect(m, log.chunk, packer.chunk)
+        with m.Else():
+            connect(m, requantiser.out, packer.chunk)
+        return place
+
+    def _write_log(self, m: Module, log: SyndromeLog, packer: Packer, bursts: RowBursts, place: _LogPlace) -> None:
+        """The states that write the records of a block, as one row of words, behind those of the blocks before it."""
+        address, room, count, emitting = place.address, place.room, place.count, place.emitting
+        record_bits = exact_log2(LOG_RECORD_BYTES)
+        offset = address[: len(packer.offset)]
+        with m.State("LOG"):
+            m.d.sync += count.eq(Mux(log.held < room, log.held, room))
+            m.next = "LOG_START"
+        with m.State("LOG_START"):
+            m.d.comb += [
+                self.increments.log_records.eq(count),
+                self.increments.log_dropped.eq(log.held - count),
+                bursts.addr.eq(address),
+                bursts.stride.eq(0),
+                bursts.rows.eq(1),
+                bursts.beats.eq(beats_covering(offset, count << record_bits, self.config.bus_bytes)),
+                log.emit.eq(count != 0),
+                bursts.start.eq(count != 0),
+                log.clear.eq(count == 0),
+            ]
+            m.d.sync += emitting.eq(count != 0)
+            m.next = "LOG_WRITE"
+            with m.If(count == 0):
+                m.next = "NEXT"
+        with m.State("LOG_WRITE"):
+            m.d.comb += [packer.offset.eq(offset), packer.narrow.eq(0)]
+            with m.If(~log.busy & ~bursts.busy & packer.empty):
+                m.d.sync += [emitting.eq(0), address.eq(address + (count << record_bits)), room.eq(room - count)]
+                m.next = "NEXT"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -21,6 +21,7 @@ class Packer(wiring.Component):
     -------
     offset : byte offset of every row, constant while rows are in flight
     narrow : elements are bytes, otherwise 32-bit words
+    suppress : strobes of marked elements stay low; only with checksum units
     chunk : stream of chunks
     beat : stream of beats
     empty : nothing is held
@@ -32,6 +33,7 @@ class Packer(wiring.Component):
             {
                 "offset": In(exact_log2(config.bus_bytes)),
                 "narrow": In(1),
+                "suppress": In(1),
                 "chunk": In(stream.Signature(chunk_layout(config))),
                 "beat": Out(stream.Signature(write_beat_layout(config))),
                 "empty": Out(1),
@@ -76,15 +78,17 @@ class Packer(wiring.Component):
         taken = Signal()
         count = Signal(range(chunk_bytes + 1))
         fresh = Signal(8 * chunk_bytes)
+        fresh_bytes = Signal(chunk_bytes)
         fresh_strobes = Signal(chunk_bytes)
         m.d.comb += [
             self.chunk.ready.eq((row_sent | ~flush) & (base_level < bus_bytes)),
             taken.eq(self.chunk.valid & self.chunk.ready),
             count.eq(Mux(self.narrow, self.chunk.payload.count, self.chunk.payload.count << 2)),
-            fresh_strobes.eq(((Const(1, chunk_bytes + 1) << count) - 1)[:chunk_bytes]),
+            fresh_bytes.eq(((Const(1, chunk_bytes + 1) << count) - 1)[:chunk_bytes]),
+            fresh_strobes.eq(fresh_bytes & self._kept(chunk_bytes)),
             fresh.eq(self.chunk.payload.elements),
         ]
-        byte_mask = Cat(strobe.replicate(8) for strobe in fresh_strobes)
+        byte_mask = Cat(byte.replicate(8) for byte in fresh_bytes)
         m.d.sync += [held.eq(base_held), strobes.eq(base_strobes), level.eq(base_level)]
         with m.If(row_sent):
             m.d.sync += [in_row.eq(0), flush.eq(0)]
@@ -98,3 +102,12 @@ class Packer(wiring.Component):
                 flush.eq(self.chunk.payload.row_end),
             ]
         return m
+
+    def _kept(self, chunk_bytes: int) -> Value:
+        """Bytes of the chunk that may be written."""
+        if self.config.checksum is None:
+            return Const(-1, chunk_bytes)
+        dropped = Mux(self.suppress, self.chunk.payload.marked, 0)
+        lanes = range(self.config.lanes)
+        words = Cat(dropped[lane].replicate(ACC_BITS // 8) for lane in lanes)
+        return ~Mux(self.narrow, dropped, words)

@@ -11,8 +11,11 @@ from ..load.receiver import channel_entry_layout
 
 
 def chunk_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """Up to `lanes` neighbouring int32 elements of an output row."""
-    return data.StructLayout({"elements": ACC_BITS * config.lanes, "count": range(config.lanes + 1), "row_end": 1})
+    """Up to `lanes` neighbouring int32 elements of an output row; with checksum units, which of them are marked."""
+    marked = {} if config.checksum is None else {"marked": config.lanes}
+    return data.StructLayout(
+        {"elements": ACC_BITS * config.lanes, "count": range(config.lanes + 1), "row_end": 1, **marked}
+    )
 
 
 class Requantiser(wiring.Component):
@@ -26,6 +29,7 @@ class Requantiser(wiring.Component):
     Members
     -------
     channel, requant : constant while chunks are in flight
+    zero : marked elements leave as zero; likewise
     chunk : stream of accumulator chunks
     entries : channel entries of the chunk taken last
     stalled : no chunk moves
@@ -39,6 +43,7 @@ class Requantiser(wiring.Component):
             {
                 "channel": In(1),
                 "requant": In(1),
+                "zero": In(1),
                 "chunk": In(stream.Signature(chunk_layout(config))),
                 "entries": In(data.ArrayLayout(channel_entry_layout(), config.lanes)),
                 "stalled": Out(1),
@@ -108,5 +113,10 @@ class Requantiser(wiring.Component):
                 m.d.comb += quantised.eq(-128)
             wide.append(raw)
             narrow.append(quantised)
+        if self.config.checksum is not None:
+            m.d.comb += self.out.payload.marked.eq(tags[2].marked)
+            hidden = [tags[2].marked[lane] & self.zero for lane in range(lanes)]
+            narrow = [Mux(hide, 0, value)[:8] for hide, value in zip(hidden, narrow, strict=True)]
+            wide = [Mux(hide, 0, value)[:ACC_BITS] for hide, value in zip(hidden, wide, strict=True)]
         m.d.comb += self.out.payload.elements.eq(Mux(self.requant, Cat(narrow), Cat(wide)))
         return m

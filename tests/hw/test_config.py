@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from brownout.hw.config import AcceleratorConfig, MemoryConfig
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,7 @@ def test_every_field_but_the_memory_changes_the_rtl_hash():
     changed = {
         "rows": 8, "cols": 8, "bus_bytes": 32, "address_bits": 48, "block_rows": 64, "block_col_tiles": 2,
         "slab_bytes": 32, "drain_lanes": 2, "read_outstanding": 8, "write_outstanding": 8,
+        "checksum": ChecksumConfig(), "timing_model": "carry", "voltage_domains": 2, "operating_points": 3,
     }  # fmt: skip
     names = {field.name for field in dataclasses.fields(AcceleratorConfig)} - {"memory"}
     assert names == set(changed)

@@ -3,7 +3,7 @@ import pytest
 from brownout.hw.bus.axi import RESP_DECERR, RESP_OKAY
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.control.register_file import DEFAULT_TIMEOUT, RegisterFile
-from brownout.hw.registers import COUNTERS, ID_WORD, OFFSETS, REGISTERS, counter_offset
+from brownout.hw.registers import ID_WORD, OFFSETS, REGISTERS, counter_offset, counters
 
 from .amaranth_bench import simulate
 
@@ -87,7 +87,7 @@ def test_a_write_to_a_read_only_register_is_refused(name):
 
 def test_unmapped_addresses_and_partial_writes_are_refused():
     async def bench(ctx, device, config):
-        unmapped = counter_offset(len(COUNTERS))
+        unmapped = counter_offset(len(counters(config)))
         assert (await read(ctx, device, unmapped))[1] == RESP_DECERR
         assert await write(ctx, device, unmapped, 1) == RESP_DECERR
         assert await write(ctx, device, OFFSETS["TIMEOUT"], 7, strobes=0b0111) == RESP_DECERR

@@ -1,0 +1,1 @@
+"""Timing errors and the checksum units that find and correct them; see docs/protection.md."""
