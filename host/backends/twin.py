@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,16 +18,8 @@ from ..twin.history import History
 from ..twin.matmul import exact_matmul
 from ..twin.protect import COUNTERS, TRUTH, Findings, inject_carries, inject_flips
 from ..twin.requantise import add_bias_, requantise
-from ..twin.state import ErrorState
+from ..twin.state import Call, ErrorState
 from .base import Backend
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where in a command a product of its batch is."""
-
-    first_row: int
-    room: int
 
 
 class TwinBackend(Backend):
@@ -73,8 +64,9 @@ class TwinBackend(Backend):
                 # Nothing can err, so there is nothing to find either.
                 self._clean(product, a, b, out)
                 continue
-            place = _Place(options.first_row + index * shape.m, room - len(log) // LOG_RECORD_BYTES)
-            findings = self._erring(product, a, b, out, place)
+            left = room - len(log) // LOG_RECORD_BYTES
+            call = Call(options, self.errors, options.first_row + index * shape.m, left, torch.get_num_threads())
+            findings = self._erring(product, a, b, out, call)
             log += findings.log
             for name, value in findings.counts.items():
                 if name in self._counts:
@@ -111,37 +103,26 @@ class TwinBackend(Backend):
         elif sums is not out:
             out.copy_(sums)
 
-    def _erring(self, product: Product, a: torch.Tensor, w: torch.Tensor, out: torch.Tensor, place: _Place) -> Findings:
-        options, errors = product.options, self.errors
-        settings = {"options": options, "errors": errors, "first_row": place.first_row, "room": place.room}
-        threads = torch.get_num_threads()
+    def _erring(self, product: Product, a: torch.Tensor, w: torch.Tensor, out: torch.Tensor, call: Call) -> Findings:
+        options, shape = product.options, product.shape
         on_cpu = out.device.type == "cpu"
         history = History(self.config, out)
-        # In place where that is possible: a copy of the sums costs more than all checks.
-        in_place = on_cpu and product.requant is None and out.is_contiguous()
         if self.config.timing_model == "flip":
-            flips = draw_flips(self.config, product.shape.m, product.shape.n, place.first_row, options, errors, threads)
+            flips = draw_flips(self.config, shape.m, shape.n, call)
+            # In place where that is possible: a copy of the sums costs more than all checks.
+            in_place = on_cpu and product.requant is None and out.is_contiguous()
             sums = out if in_place else self._buffer("sums", product)
             if options.suppress and in_place:
-                history.save(flips.outputs, flips.checks)
+                history.save(flips)
             exact_matmul(a, w, sums)
             known = sums if on_cpu else sums.cpu()
-            findings = inject_flips(
-                self.config, a.cpu().numpy(), w.cpu().numpy(), known.numpy(), flips, threads=threads, **settings
-            )
+            findings = inject_flips(self.config, a.cpu().numpy(), w.cpu().numpy(), known.numpy(), flips, call)
         else:
             clean, sums = self._buffer("clean", product), self._buffer("sums", product)
             exact_matmul(a, w, clean)
             known = sums if on_cpu else torch.empty(sums.shape, dtype=torch.int32)
-            findings = inject_carries(
-                self.config,
-                a.cpu().numpy(),
-                w.cpu().numpy(),
-                clean.cpu().numpy(),
-                known.numpy(),
-                threads=threads,
-                **settings,
-            )
+            operands = (operand.cpu().numpy() for operand in (a, w, clean))
+            findings = inject_carries(self.config, *operands, known.numpy(), call)
         if known is not sums:
             sums.copy_(known)
         keep = history.values_at(findings.marked_rows, findings.marked_cols) if options.suppress else None

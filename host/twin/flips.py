@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from brownout.hw.config import AcceleratorConfig
 
-from .geometry import Geometry, geometry
+from .geometry import geometry
 from .kernels import address, load_kernels
-from .state import CommandOptions, ErrorState
+from .state import Call
 
 WORD_MASK = 0xFFFFFFFF
 
@@ -105,6 +105,20 @@ def _check_columns(config: AcceleratorConfig, n: int, first_col: int, rate: int)
     return _words(terms.reshape(-1)), np.full(terms.size, rate, np.uint32), terms.size * rate / 2**32
 
 
+@lru_cache(maxsize=256)
+def _data_rows(m: int, first_row: int) -> Words:
+    """Terms of the rows of data."""
+    return _words((np.arange(m) + first_row) * ROW_FACTOR)
+
+
+@lru_cache(maxsize=256)
+def _digit_rows(config: AcceleratorConfig, m: int, first_row: int) -> Words:
+    """Terms of the digit rows of all groups."""
+    assert config.checksum is not None
+    first = (geometry(config, m, 1).group_first.astype(np.int64)[:, None] + first_row) * ROW_FACTOR
+    return _words((first + (1 + np.arange(config.checksum.digits)) * DIGIT_FACTOR).reshape(-1))
+
+
 def _draw(base: int, row_terms: Words, columns: tuple[Words, Words, float], threads: int) -> Hits:
     col_terms, rates, per_row = columns
     expected = len(row_terms) * per_row
@@ -112,7 +126,8 @@ def _draw(base: int, row_terms: Words, columns: tuple[Words, Words, float], thre
         return NO_HITS
     capacity = int(expected + 8 * math.sqrt(expected)) + 16
     while True:
-        rows, cols, draws = np.empty(capacity, np.int32), np.empty(capacity, np.int32), np.empty(capacity, np.uint32)
+        found = np.empty((3, capacity), np.int32)
+        rows, cols, draws = (address(found) + 4 * capacity * i for i in range(3))
         count = load_kernels().brownout_draw_hits(
             base,
             len(row_terms),
@@ -122,18 +137,16 @@ def _draw(base: int, row_terms: Words, columns: tuple[Words, Words, float], thre
             address(rates),
             threads,
             capacity,
-            address(rows),
-            address(cols),
-            address(draws),
+            rows,
+            cols,
+            draws,
         )
         if count <= capacity:
-            return Hits(rows[:count], cols[:count], draws[:count])
+            return Hits(found[0, :count], found[1, :count], found[2, :count].view(np.uint32))
         capacity = count
 
 
-def draw_flips(
-    config: AcceleratorConfig, m: int, n: int, first_row: int, options: CommandOptions, errors: ErrorState, threads: int
-) -> Flips:
+def draw_flips(config: AcceleratorConfig, m: int, n: int, call: Call) -> Flips:
     """Draw all errors of one product.
 
     Parameters
@@ -141,28 +154,20 @@ def draw_flips(
     config : AcceleratorConfig
     m, n : int
         Extents of the product.
-    first_row : int
-        Global row of its first row, the place in the batch included.
-    options : CommandOptions
-    errors : ErrorState
-    threads : int
-        Threads to use at most.
+    call : Call
+        Its command and place in it.
     """
+    options, errors = call.options, call.errors
     base = _mix((errors.seed + _mix(options.error_key)) & WORD_MASK)
     rates = tuple(errors.rate_of(domain) for domain in range(config.voltage_domains))
-    rows = _words((np.arange(m) + first_row) * ROW_FACTOR)
+    rows = _data_rows(m, call.first_row)
     columns = _output_columns(config, n, options.first_col, rates)
-    outputs = _draw(base, rows, columns, threads)
+    outputs = _draw(base, rows, columns, call.threads)
     checksum = config.checksum
     if checksum is None or not options.check:
         return Flips(outputs, NO_HITS, NO_HITS)
     digits = NO_HITS
     if checksum.column_checks:
-        digits = _draw(base, _digit_rows(geometry(config, m, n), checksum.digits, first_row), columns, threads)
-    check_rate = errors.rate_of(config.check_domain)
-    return Flips(outputs, digits, _draw(base, rows, _check_columns(config, n, options.first_col, check_rate), threads))
-
-
-def _digit_rows(pieces: Geometry, digits: int, first_row: int) -> Words:
-    first = (pieces.group_first.astype(np.int64)[:, None] + first_row) * ROW_FACTOR
-    return _words((first + (1 + np.arange(digits)) * DIGIT_FACTOR).reshape(-1))
+        digits = _draw(base, _digit_rows(config, m, call.first_row), columns, call.threads)
+    checks = _check_columns(config, n, options.first_col, errors.rate_of(config.check_domain))
+    return Flips(outputs, digits, _draw(base, rows, checks, call.threads))

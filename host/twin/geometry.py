@@ -28,6 +28,8 @@ class Geometry:
         First row and rows of each group, over all rows of blocks; empty without column checks.
     segment_starts : int64 array
         First column of each segment that is not left out, and N; only N without checksum units.
+    segment_of : int32 array (N,)
+        Segment of each column; empty without checksum units.
     domains : int64 array (N,)
         Voltage domain of each column.
     """
@@ -37,6 +39,7 @@ class Geometry:
     group_first: NDArray[np.int32]
     group_rows: NDArray[np.int32]
     segment_starts: NDArray[np.int64]
+    segment_of: NDArray[np.int32]
     domains: NDArray[np.int64]
 
     @property
@@ -67,12 +70,14 @@ def geometry(config: AcceleratorConfig, m: int, n: int) -> Geometry:
         size = config.checksum.group_rows
         for start, end in pairwise(row_blocks):
             groups += [(first, min(size, end - first)) for first in range(start, end, size)]
-    firsts = (tile * config.cols + segment.start for tile in range(tiles) for segment in config.segments)
+    firsts = [tile * config.cols + segment.start for tile in range(tiles) for segment in config.segments]
+    starts = [*(first for first in firsts if first < n), n]
     return Geometry(
         row_blocks=_frozen(row_blocks, np.int64),
         col_blocks=_frozen(col_blocks, np.int64),
         group_first=_frozen([first for first, _ in groups], np.int32),
         group_rows=_frozen([rows for _, rows in groups], np.int32),
-        segment_starts=_frozen([*(first for first in firsts if first < n), n], np.int64),
+        segment_starts=_frozen(starts, np.int64),
+        segment_of=_frozen(np.repeat(np.arange(len(starts) - 1), np.diff(starts)), np.int32),
         domains=_frozen([config.domain_of_column(col % config.cols) for col in range(n)], np.int64),
     )

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from brownout.hw.config import AcceleratorConfig
 
-from .flips import Hits
+from .flips import Flips
 from .geometry import geometry
+from .kernels import address, load_kernels
 
 Indices = NDArray[np.int32]
 
@@ -27,46 +28,33 @@ class History:
 
     def __init__(self, config: AcceleratorConfig, out: torch.Tensor) -> None:
         self.config, self.out = config, out
-        self._saved: tuple[NDArray[np.int64], torch.Tensor] | None = None
+        self._saved: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None
 
-    def save(self, outputs: Hits, checks: Hits) -> None:
-        """Keep the segments in which anything errs; in no other is an element ever marked.
-
-        Parameters
-        ----------
-        outputs, checks : Hits
-            Errors of outputs and of row checks, as `Flips` has them.
-        """
+    def save(self, flips: Flips) -> None:
+        """Keep the segments in which anything errs, of a contiguous int32 output: in no other is an element marked."""
         checksum = self.config.checksum
         assert checksum is not None
         pieces = geometry(self.config, *self.out.shape)
-        places = np.concatenate(
-            [
-                outputs.rows.astype(np.int64) * pieces.segments + self._segment(outputs.cols),
-                checks.rows.astype(np.int64) * pieces.segments + checks.cols // checksum.checks,
-            ]
+        places = flips.outputs.rows.astype(np.int64) * pieces.segments + pieces.segment_of[flips.outputs.cols]
+        if len(flips.checks):
+            others = flips.checks.rows.astype(np.int64) * pieces.segments + flips.checks.cols // checksum.checks
+            places = np.sort(np.concatenate([places, others]))
+        saved = np.empty((len(places), checksum.segment_cols), np.int32)
+        load_kernels().brownout_save_segments(
+            *(address(self.out.numpy()), self.out.shape[1], address(pieces.segment_starts), pieces.segments),
+            *(checksum.segment_cols, len(places), address(places), address(saved)),
         )
-        places = np.unique(places)
-        rows, segments = np.divmod(places, pieces.segments)
-        columns = pieces.segment_starts[segments][:, None] + np.arange(checksum.segment_cols)
-        columns = np.minimum(columns, self.out.shape[1] - 1)
-        self._saved = places, self.out[torch.from_numpy(rows)[:, None], torch.from_numpy(columns)]
-
-    def _segment(self, columns: Indices) -> NDArray[np.int64]:
-        assert self.config.checksum is not None
-        tile, column = np.divmod(columns.astype(np.int64), self.config.cols)
-        return tile * len(self.config.segments) + column // self.config.checksum.segment_cols
+        self._saved = places, saved
 
     def values_at(self, rows: Indices, cols: Indices) -> torch.Tensor:
         """Values from before at some places; without `save`, of what is there now."""
         if self._saved is None:
             return self.out[self._index(rows), self._index(cols)]
-        places, values = self._saved
-        segment = self._segment(cols)
+        places, saved = self._saved
         pieces = geometry(self.config, *self.out.shape)
+        segment = pieces.segment_of[cols]
         index = np.searchsorted(places, rows.astype(np.int64) * pieces.segments + segment)
-        position = cols - pieces.segment_starts[segment]
-        return values[torch.from_numpy(index), torch.from_numpy(position)]
+        return torch.from_numpy(saved[index, cols - pieces.segment_starts[segment]])
 
     def write(self, rows: Indices, cols: Indices, values: torch.Tensor | None) -> None:
         """Put values, or zeros, back at some places."""

@@ -19,7 +19,10 @@ class Units(Structure):
     """`BrownoutUnits`: how the checksum units are built."""
 
     _fields_ = (
-        *((name, c_int32) for name in ("scheme", "checks", "column_checks", "group_rows", "segment_cols", "cols")),
+        *(
+            (name, c_int32)
+            for name in ("scheme", "checks", "column_checks", "group_rows", "segment_cols", "segments_per_tile")
+        ),
         ("widths", c_int32 * MAX_CHECKS),
         ("weights", c_int32 * (MAX_CHECKS * MAX_SEGMENT_COLS)),
     )
@@ -35,6 +38,9 @@ class CheckTask(Structure):
         ("row_block_count", c_int64),
         ("col_blocks", c_void_p),
         ("col_block_count", c_int64),
+        ("segment_starts", c_void_p),
+        ("segment_count", c_int64),
+        ("segment_of", c_void_p),
         *((name, c_int32) for name in ("theta", "correct")),
         *((name, c_uint32) for name in ("first_row", "first_col")),
         *((name, c_int64) for name in ("records_per_block", "room", "error_count")),
@@ -99,6 +105,7 @@ def load_kernels() -> ctypes.CDLL:
             ],
         ),
         "flip_checks": (None, [pointer, c_int64, pointer, c_int32, c_int32, *[pointer] * 3, c_int64, *[pointer] * 4]),
+        "save_segments": (None, [pointer, c_int64, pointer, c_int64, c_int64, c_int64, pointer, pointer]),
         "check": (c_int64, [POINTER(Units), POINTER(CheckTask)]),
         "carry": (None, [POINTER(CarryTask)]),
         "differences": (c_int64, [pointer, pointer, c_int64, c_int64, c_int64, pointer, pointer, pointer]),
@@ -125,7 +132,7 @@ def units_of(config: AcceleratorConfig) -> Units:
         column_checks=checksum.column_checks,
         group_rows=checksum.group_rows,
         segment_cols=checksum.segment_cols,
-        cols=config.cols,
+        segments_per_tile=len(config.segments),
     )
     for j in range(checksum.checks):
         units.widths[j] = checksum.check_bits(j)

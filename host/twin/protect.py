@@ -19,7 +19,7 @@ from brownout.hw.config import AcceleratorConfig
 from .flips import Flips, Hits
 from .geometry import Geometry, geometry
 from .kernels import CarryTask, CheckTask, address, load_kernels, modulus_of, units_of
-from .state import NOMINAL_LENGTH, CommandOptions, ErrorState
+from .state import NOMINAL_LENGTH, Call
 
 SAFE_LENGTH = 31
 """No carry in 32 bits is late from this settled length on."""
@@ -67,18 +67,23 @@ class _Deltas:
         return len(self.rows)
 
 
+@dataclass(frozen=True)
+class _Errors:
+    """All errors in one product: of outputs (m, n), checks (m, segment * checks + check) and digit rows (group, n)."""
+
+    outputs: _Deltas
+    checks: _Deltas
+    digits: _Deltas
+    injected: int
+
+
 def inject_flips(
     config: AcceleratorConfig,
     a: NDArray[np.int8],
     w: NDArray[np.int8],
     sums: Matrix,
     flips: Flips,
-    *,
-    options: CommandOptions,
-    errors: ErrorState,
-    first_row: int = 0,
-    room: int = 0,
-    threads: int = 1,
+    call: Call,
 ) -> Findings:
     """Put the errors of the `flip` model into a product, check and correct it.
 
@@ -91,20 +96,14 @@ def inject_flips(
         The clean product; rows without gaps. Afterwards as the drain sees it, with errors and corrections.
     flips : Flips
         From `draw_flips`.
-    options : CommandOptions
-    errors : ErrorState
-    first_row : int
-        Global row of the first row, the place in the batch included.
-    room : int
-        Records that still fit into the log.
-    threads : int
-        Threads to use at most.
+    call : Call
+        Command of the product and its place in it.
     """
-    bits = np.array(errors.bits, np.uint32)
+    bits = np.array(call.errors.bits, np.uint32)
     checked = _flip_checks(config, sums, flips.checks)
     outputs = _flip_outputs(sums, flips.outputs, bits)
-    digits = _flip_digits(config, a, w, flips.digits, bits, threads)
-    return _check(config, sums, outputs, checked, digits, flips.injected, options, first_row, room, threads)
+    digits = _flip_digits(config, a, w, flips.digits, bits, call.threads)
+    return _check(config, sums, _Errors(outputs, checked, digits, flips.injected), call)
 
 
 def _flip_outputs(sums: Matrix, hits: Hits, bits: NDArray[np.uint32]) -> _Deltas:
@@ -164,23 +163,13 @@ def _check_tables(config: AcceleratorConfig) -> tuple[NDArray[np.int32], NDArray
     return weights, widths, np.array([modulus_of(checksum, j) for j in checks], np.int32)
 
 
-def carry_can_err(config: AcceleratorConfig, errors: ErrorState) -> bool:
-    """Whether any carry of the array or of its check columns can be late."""
-    return errors.lengths is not None and bool(((errors.lengths & 63) < NOMINAL_LENGTH).any())
-
-
 def inject_carries(
     config: AcceleratorConfig,
     a: NDArray[np.int8],
     w: NDArray[np.int8],
     clean: Matrix,
     sums: Matrix,
-    *,
-    options: CommandOptions,
-    errors: ErrorState,
-    first_row: int = 0,
-    room: int = 0,
-    threads: int = 1,
+    call: Call,
 ) -> Findings:
     """Compute a product with the errors of the `carry` model, check and correct it.
 
@@ -190,17 +179,16 @@ def inject_carries(
         The clean product; rows without gaps.
     sums : int32 array (M, N)
         Overwritten: the product as the drain sees it; rows without gaps.
-    config, a, w, options, errors, first_row, room, threads
+    config, a, w, call
         As for `inject_flips`.
     """
     np.copyto(sums, clean)
-    if not carry_can_err(config, errors):
-        none = _Deltas.none()
-        return _check(config, sums, none, none, _Deltas.none(np.uint32), 0, options, first_row, room, threads)
-    checksum = config.checksum if options.check else None
+    lengths = call.errors.lengths
+    if lengths is None or not ((lengths & 63) < NOMINAL_LENGTH).any():
+        return _check(config, sums, _Errors(_Deltas.none(), _Deltas.none(), _Deltas.none(np.uint32), 0), call)
+    checksum = config.checksum if call.options.check else None
     pieces = geometry(config, *clean.shape)
-    assert errors.lengths is not None
-    lengths = np.ascontiguousarray(errors.lengths, np.uint8)
+    lengths = np.ascontiguousarray(lengths, np.uint8)
     tiles = int(pieces.col_blocks[-1])
     task = CarryTask(
         a=address(a),
@@ -218,7 +206,7 @@ def inject_carries(
         lengths_row=lengths.shape[1],
         row_blocks=address(pieces.row_blocks),
         row_block_count=len(pieces.row_blocks) - 1,
-        threads=threads,
+        threads=call.threads,
         y=address(sums),
     )
     digit_sums = np.zeros((len(pieces.group_first), w.shape[1]), np.uint32)
@@ -240,7 +228,7 @@ def inject_carries(
         checked = _check_differences(config, clean, check_sums, pieces, lengths)
         if checksum.column_checks:
             digits = _digit_differences(config, clean, digit_sums, pieces, lengths)
-    return _check(config, sums, outputs, checked, digits, int(task.injected), options, first_row, room, threads)
+    return _check(config, sums, _Errors(outputs, checked, digits, int(task.injected)), call)
 
 
 def _differences(clean: Matrix, sums: Matrix) -> _Deltas:
@@ -288,7 +276,7 @@ def _check_differences(
     for j in range(checksum.checks):
         modulus = modulus_of(checksum, j)
         safe = checksum.check_bits(j) - (0 if modulus else 1)
-        can_err = (lengths[:, config.cols + j :: checksum.checks] & 63).min(axis=0) < safe
+        can_err = ((lengths[:, config.cols + j :: checksum.checks] & 63) < safe).any(axis=0)
         wanted = can_err[np.arange(pieces.segments) % per_tile]
         if not wanted.any():
             continue
@@ -306,22 +294,12 @@ def _wrap(values: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
     return values << unused >> unused
 
 
-def _check(
-    config: AcceleratorConfig,
-    sums: Matrix,
-    outputs: _Deltas,
-    checked: _Deltas,
-    digits: _Deltas,
-    injected: int,
-    options: CommandOptions,
-    first_row: int,
-    room: int,
-    threads: int,
-) -> Findings:
+def _check(config: AcceleratorConfig, sums: Matrix, errors: _Errors, call: Call) -> Findings:
     """What the hardware finds, corrects, marks and logs, from the errors alone."""
+    options, outputs, checked, digits = call.options, errors.outputs, errors.checks, errors.digits
     findings = Findings()
     counts = findings.counts
-    counts["injected"] = injected
+    counts["injected"] = errors.injected
     counts["missed"] = len(outputs)
     if not options.check:
         return findings
@@ -333,7 +311,7 @@ def _check(
         return findings
     capacity = min((len(outputs) + len(checked)) * config.checksum.segment_cols, m * n)
     mark_rows, mark_cols = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
-    room = min(room, LOG_RECORDS_PER_BLOCK * pieces.blocks, len(outputs) + len(checked))
+    room = min(call.room, LOG_RECORDS_PER_BLOCK * pieces.blocks, len(outputs) + len(checked))
     log = np.empty((room, LOG_RECORD_BYTES // 4), np.uint32)
     task = CheckTask(
         y=address(sums),
@@ -344,9 +322,12 @@ def _check(
         row_block_count=len(pieces.row_blocks) - 1,
         col_blocks=address(pieces.col_blocks),
         col_block_count=len(pieces.col_blocks) - 1,
+        segment_starts=address(pieces.segment_starts),
+        segment_count=pieces.segments,
+        segment_of=address(pieces.segment_of),
         theta=options.theta,
         correct=bool(options.flags & GemmFlag.CORRECT),
-        first_row=first_row & 0xFFFFFFFF,
+        first_row=call.first_row & 0xFFFFFFFF,
         first_col=options.first_col,
         records_per_block=LOG_RECORDS_PER_BLOCK,
         room=room,
@@ -362,7 +343,7 @@ def _check(
         digit_groups=address(digits.rows),
         digit_cols=address(digits.cols),
         digit_deltas=address(digits.deltas),
-        threads=threads,
+        threads=call.threads,
         mark_capacity=capacity,
         mark_rows=address(mark_rows),
         mark_cols=address(mark_cols),

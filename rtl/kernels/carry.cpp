@@ -42,6 +42,7 @@ struct BrownoutCarry {
 namespace {
 
 constexpr int kSafeLength = 31;
+constexpr int kRareLength = 24;  // Below, late bits are so frequent that looking first costs more than it saves.
 constexpr int64_t kColumnsPerTask = 128;
 constexpr int64_t kPadding = kLanes;
 
@@ -108,17 +109,24 @@ struct Element {
     int32_t weight, length;
     uint32_t core;  // Bits that every run of `length` bits covers.
     int64_t r;
+    RunSteps steps;
 };
 
+/// Lanes of the row before each: the last of the rows above, then all but the last of these. Not a load from one word
+/// before, which would wait until the store that it overlaps has left the pipeline.
+inline Ints one_row_down(Ints above, Ints rows) {
+    return __builtin_shuffle(above, rows, Ints{15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30});
+}
+
 /// Late bits of 16 sums; `stale` are those of the row before.
-inline Ints settle_late(Ints x, Ints y, Ints settled, Ints stale, int length, Words allowed, int64_t &injected) {
+inline Ints settle_late(Ints x, Ints y, Ints settled, Ints stale, const Element &element, Words allowed,
+                        int64_t &injected) {
     Words late;
-    if (length == 0) {
+    if (element.length == 0) {
         late = (Words)(settled ^ x ^ y);
     } else {
         Words run = (Words)((x ^ y) & ~settled);
-        const RunSteps steps(length);
-        for (int shift : steps.shifts) run &= shift ? run << shift : run;
+        for (int step = 0; step < 5; ++step) run &= run << element.steps.shifts[step];  // Five reach 31.
         late = run << 1;
     }
     late &= allowed;
@@ -146,7 +154,7 @@ int64_t run_column(const std::vector<Element> &elements, const int32_t *activati
             store_ints(line, settled);
             const Ints blocked = ~((x ^ y) & ~settled);
             if (__builtin_expect(lanes_disjoint(blocked, Ints{} + static_cast<int32_t>(element.core)) != 0, 0)) {
-                x = settle_late(x, y, settled, load_ints(line - 1), element.length, allowed, injected);
+                x = settle_late(x, y, settled, one_row_down(load_ints(line - kLanes), settled), element, allowed, injected);
             } else {
                 x = settled;
             }
@@ -183,9 +191,9 @@ int64_t array_columns(BrownoutCarry &task, int64_t block, int64_t first_group, i
                 const int8_t weight = task.w[(first_k + r) * task.w_row + n * task.w_col];
                 if (weight == 0) continue;  // Adds nothing, so no carry moves.
                 const int length = task.lengths[r * task.lengths_row + n % task.cols] & 63;
-                const bool narrow = length > 15 && length < kSafeLength;
+                const bool narrow = length >= kRareLength && length < kSafeLength;
                 const uint32_t core = narrow ? ((1u << (2 * length - 31)) - 1) << (31 - length) : 0;
-                elements.push_back({weight, length, core, r});
+                elements.push_back({weight, length, core, r, RunSteps(length)});
             }
             injected += run_column(elements, activations.data(), settled.data(), stride, issue.count, &totals[i * stride]);
         }

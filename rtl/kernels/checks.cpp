@@ -23,7 +23,7 @@ extern "C" {
 
 /// How the array is built; the host fills it from its AcceleratorConfig.
 struct BrownoutUnits {
-    int32_t scheme, checks, column_checks, group_rows, segment_cols, cols;
+    int32_t scheme, checks, column_checks, group_rows, segment_cols, segments_per_tile;
     int32_t widths[kMaxChecks];
     int32_t weights[kMaxChecks * 128];
 };
@@ -39,6 +39,9 @@ struct BrownoutCheck {
     int64_t row_block_count;
     const int64_t *col_blocks;  // First column tiles of the blocks, and their number in all.
     int64_t col_block_count;
+    const int64_t *segment_starts;  // First column of each segment that is not left out, and N.
+    int64_t segment_count;
+    const int32_t *segment_of;  // Of each column.
     int32_t theta, correct;
     uint32_t first_row, first_col;
     int64_t records_per_block, room;
@@ -80,6 +83,8 @@ bool large(int64_t value, int theta) {
 /// A segment of a row in which something has erred.
 struct Candidate {
     int32_t row, segment;
+    int32_t start, width;  // Columns of the segment that are in the output.
+    int64_t group;
     int64_t r[kMaxChecks];
     int64_t first_error, last_error;
 };
@@ -95,33 +100,38 @@ struct Record {
 /// A row of blocks: all blocks with the same rows.
 class BlockRow {
 public:
-    BlockRow(const BrownoutUnits &units, BrownoutCheck &task, int64_t index)
+    BlockRow(const BrownoutUnits &units, BrownoutCheck &task, const std::vector<int32_t> &block_of, int64_t index)
         : units_(units),
           task_(task),
-          first_(task.row_blocks[index]),
-          end_(task.row_blocks[index + 1]),
-          segments_per_tile_((units.cols + units.segment_cols - 1) / units.segment_cols),
+          block_of_(block_of),
+          first_(static_cast<int32_t>(task.row_blocks[index])),
+          end_(static_cast<int32_t>(task.row_blocks[index + 1])),
           groups_((end_ - first_ + units.group_rows - 1) / units.group_rows) {}
 
     void run(int64_t first_group) {
         collect();
         if (units_.column_checks) add_columns(first_group);
         if (units_.scheme == kMatched) find_repeated();
-        std::vector<std::vector<const Candidate *>> blocks(task_.col_block_count);
-        for (const Candidate &candidate : candidates_) {
-            const int64_t tile = candidate.segment / segments_per_tile_;
-            const int64_t *end = task_.col_blocks + task_.col_block_count;
-            blocks[std::upper_bound(task_.col_blocks, end, tile) - task_.col_blocks - 1].push_back(&candidate);
+        // The hardware drains block after block; inside one, candidates are in its order already.
+        std::vector<int64_t> ends(task_.col_block_count + 1);
+        for (const Candidate &candidate : candidates_) ++ends[block_of_[candidate.segment] + 1];
+        for (int64_t block = 0; block < task_.col_block_count; ++block) ends[block + 1] += ends[block];
+        std::vector<int32_t> order(candidates_.size());
+        std::vector<int64_t> next(ends.begin(), ends.end() - 1);
+        for (size_t i = 0; i < candidates_.size(); ++i) {
+            order[next[block_of_[candidates_[i].segment]]++] = static_cast<int32_t>(i);
         }
-        for (const auto &block : blocks) {
+        records.reserve(candidates_.size());
+        for (int64_t block = 0; block < task_.col_block_count; ++block) {
             int64_t kept = 0;
-            for (const Candidate *candidate : block) {
-                if (flagged(*candidate)) {
-                    const Record record = judge(*candidate);
+            for (int64_t i = ends[block]; i < ends[block + 1]; ++i) {
+                const Candidate &candidate = candidates_[order[i]];
+                if (flagged(candidate)) {
+                    const Record record = judge(candidate);
                     if (kept++ < task_.records_per_block) records.push_back(record);
                     ++detected;
                 } else {
-                    missed += candidate->last_error - candidate->first_error;
+                    missed += candidate.last_error - candidate.first_error;
                 }
             }
         }
@@ -132,45 +142,28 @@ public:
     int64_t detected = 0, corrected = 0, missed = 0, wrong = 0;
 
 private:
-    int32_t segment_of(int32_t col) const {
-        return col / units_.cols * segments_per_tile_ + col % units_.cols / units_.segment_cols;
-    }
-
-    /// First column of a segment.
-    int32_t start_of(int32_t segment) const {
-        return segment / segments_per_tile_ * units_.cols + segment % segments_per_tile_ * units_.segment_cols;
-    }
-
-    /// Columns of a segment that are in the output.
-    int32_t width_of(int32_t segment) const {
-        const int32_t start = start_of(segment), tile_end = (start / units_.cols + 1) * units_.cols;
-        const int32_t end = std::min(start + units_.segment_cols, tile_end);
-        return static_cast<int32_t>(std::min<int64_t>(end, task_.n)) - start;
-    }
-
     int64_t weight(int check, int32_t position) const { return units_.weights[check * units_.segment_cols + position]; }
 
     bool is_residue(int check) const { return units_.scheme == kResidue && check > 0; }
-
-    int64_t group_of(int32_t row) const { return (row - first_) / units_.group_rows; }
 
     uint32_t &q(int64_t group, int32_t col) { return q_[group * task_.n + col]; }
 
     /// Merges errors of outputs and of checks into candidates, and sums their syndromes.
     void collect() {
-        const auto first = static_cast<int32_t>(first_), end = static_cast<int32_t>(end_);
-        int64_t e = std::lower_bound(task_.error_rows, task_.error_rows + task_.error_count, first) - task_.error_rows;
-        int64_t c = std::lower_bound(task_.check_rows, task_.check_rows + task_.check_count, first) - task_.check_rows;
+        int64_t e = std::lower_bound(task_.error_rows, task_.error_rows + task_.error_count, first_) - task_.error_rows;
+        int64_t c = std::lower_bound(task_.check_rows, task_.check_rows + task_.check_count, first_) - task_.check_rows;
         for (;;) {
-            const bool more_errors = e < task_.error_count && task_.error_rows[e] < end;
-            const bool more_checks = c < task_.check_count && task_.check_rows[c] < end;
+            const bool more_errors = e < task_.error_count && task_.error_rows[e] < end_;
+            const bool more_checks = c < task_.check_count && task_.check_rows[c] < end_;
             if (!more_errors && !more_checks) break;
-            std::pair<int32_t, int32_t> at_error{end, 0}, at_check{end, 0};
-            if (more_errors) at_error = {task_.error_rows[e], segment_of(task_.error_cols[e])};
+            std::pair<int32_t, int32_t> at_error{end_, 0}, at_check{end_, 0};
+            if (more_errors) at_error = {task_.error_rows[e], task_.segment_of[task_.error_cols[e]]};
             if (more_checks) at_check = {task_.check_rows[c], task_.check_cols[c] / units_.checks};
             const auto place = std::min(at_error, at_check);
-            Candidate found{place.first, place.second, {}, e, e};
-            const int32_t start = start_of(found.segment), stop = start + width_of(found.segment);
+            const auto start = static_cast<int32_t>(task_.segment_starts[place.second]);
+            const auto stop = static_cast<int32_t>(task_.segment_starts[place.second + 1]);
+            const int64_t group = (place.first - first_) / units_.group_rows;
+            Candidate found{place.first, place.second, start, stop - start, group, {}, e, e};
             for (; e < task_.error_count && task_.error_rows[e] == found.row && task_.error_cols[e] < stop; ++e) {
                 for (int j = 0; j < units_.checks; ++j) {
                     found.r[j] += weight(j, task_.error_cols[e] - start) * task_.error_deltas[e];
@@ -193,7 +186,7 @@ private:
         q_.assign(groups_ * task_.n, 0);
         for (const Candidate &candidate : candidates_) {
             for (int64_t e = candidate.first_error; e < candidate.last_error; ++e) {
-                q(group_of(candidate.row), task_.error_cols[e]) += static_cast<uint32_t>(task_.error_deltas[e]);
+                q(candidate.group, task_.error_cols[e]) += static_cast<uint32_t>(task_.error_deltas[e]);
             }
         }
         for (int64_t i = 0; i < task_.digit_count; ++i) {
@@ -220,7 +213,7 @@ private:
     }
 
     Value value_of(const Candidate &candidate) const {
-        return {group_of(candidate.row), candidate.segment, static_cast<uint32_t>(candidate.r[0])};
+        return {candidate.group, candidate.segment, static_cast<uint32_t>(candidate.r[0])};
     }
 
     bool flagged(const Candidate &candidate) const {
@@ -233,8 +226,8 @@ private:
 
     /// Position in the segment to which the evidence points, -1 if to none.
     int32_t find_fit(const Candidate &candidate) {
-        const int32_t start = start_of(candidate.segment), width = width_of(candidate.segment);
-        const int64_t group = group_of(candidate.row);
+        const int32_t start = candidate.start, width = candidate.width;
+        const int64_t group = candidate.group;
         if (units_.scheme == kMatched) {
             const auto r_0 = static_cast<uint32_t>(candidate.r[0]);
             if (r_0 == 0) return -1;
@@ -275,7 +268,7 @@ private:
     }
 
     Record judge(const Candidate &candidate) {
-        const int32_t start = start_of(candidate.segment);
+        const int32_t start = candidate.start;
         const int32_t fit = find_fit(candidate);
         const auto r_0 = static_cast<uint32_t>(candidate.r[0]);
         uint32_t outcome = kIgnored;
@@ -290,10 +283,9 @@ private:
             marks.push_back({candidate.row, start + fit});
         } else if (!check_has_erred(candidate)) {
             outcome = kMarked;
-            const int64_t group = group_of(candidate.row);
-            for (int32_t i = 0; i < width_of(candidate.segment); ++i) {
+            for (int32_t i = 0; i < candidate.width; ++i) {
                 const bool kept = units_.column_checks &&
-                                  !large(static_cast<int32_t>(q(group, start + i)), task_.theta);
+                                  !large(static_cast<int32_t>(q(candidate.group, start + i)), task_.theta);
                 if (!kept) marks.push_back({candidate.row, start + i});
             }
         }
@@ -326,8 +318,8 @@ private:
 
     const BrownoutUnits &units_;
     BrownoutCheck &task_;
-    const int64_t first_, end_;
-    const int32_t segments_per_tile_;
+    const std::vector<int32_t> &block_of_;
+    const int32_t first_, end_;
     const int64_t groups_;
     std::vector<Candidate> candidates_;
     std::vector<uint32_t> q_;
@@ -338,10 +330,17 @@ private:
 
 /// Finds, corrects, marks and logs. Returns the number of marks; if it is above `mark_capacity`, they are not written.
 extern "C" int64_t brownout_check(const BrownoutUnits *units, BrownoutCheck *task) {
+    std::vector<int32_t> block_of(task->segment_count);  // Column of blocks that a segment is in.
+    int64_t segment = 0;
+    for (int64_t block = 0; block < task->col_block_count; ++block) {
+        const int64_t end = task->col_blocks[block + 1] * units->segments_per_tile;
+        for (; segment < std::min(end, task->segment_count); ++segment) block_of[segment] = static_cast<int32_t>(block);
+    }
     std::vector<BlockRow> rows;
+    rows.reserve(task->row_block_count);
     std::vector<int64_t> first_groups(1, 0);
     for (int64_t i = 0; i < task->row_block_count; ++i) {
-        rows.emplace_back(*units, *task, i);
+        rows.emplace_back(*units, *task, block_of, i);
         const int64_t height = task->row_blocks[i + 1] - task->row_blocks[i];
         first_groups.push_back(first_groups.back() + (height + units->group_rows - 1) / units->group_rows);
     }

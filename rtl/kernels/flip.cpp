@@ -17,6 +17,19 @@ struct Hit {
     uint32_t draw;
 };
 
+/// Sums of the rows of a group, for each k.
+template <typename T>
+void add_rows(const int8_t *a, int64_t a_row, int64_t a_col, int64_t rows, int64_t k, T *__restrict sums) {
+    for (int64_t m = 0; m < rows; ++m) {
+        const int8_t *row = a + m * a_row;
+        if (a_col == 1) {
+            for (int64_t i = 0; i < k; ++i) sums[i] = static_cast<T>(sums[i] + row[i]);
+        } else {
+            for (int64_t i = 0; i < k; ++i) sums[i] = static_cast<T>(sums[i] + row[i * a_col]);
+        }
+    }
+}
+
 constexpr int64_t kDrawsPerThread = 1 << 18;  // Fewer are done before another thread has begun.
 
 void draw_row(uint32_t key, int32_t row, int64_t cols, const uint32_t *terms, const uint32_t *rates,
@@ -70,7 +83,9 @@ extern "C" int64_t brownout_draw_hits(uint32_t base, int64_t rows, const uint32_
 extern "C" void brownout_flip_outputs(int32_t *y, int64_t row_stride, int64_t count, const int32_t *rows,
                                       const int32_t *cols, const uint32_t *draws, const uint32_t *thresholds,
                                       int64_t *deltas) {
+    constexpr int64_t kAhead = 16;  // Hits are far apart in memory, and known long before.
     for (int64_t i = 0; i < count; ++i) {
+        if (i + kAhead < count) __builtin_prefetch(&y[rows[i + kAhead] * row_stride + cols[i + kAhead]], 1);
         int32_t &sum = y[rows[i] * row_stride + cols[i]];
         const int64_t before = sum;
         sum ^= 1 << error_bit(pick(draws[i]), thresholds);
@@ -97,13 +112,13 @@ extern "C" void brownout_flip_digits(const int8_t *a, int64_t a_row, int64_t a_c
     parallel_for(groups, useful, [&](int64_t index, int) {
         const int32_t group = rows[starts[index]] / digits;
         std::vector<int32_t> rest(k);
-        for (int32_t m = group_first[group]; m < group_first[group] + group_rows[group]; ++m) {
-            const int8_t *row = a + m * a_row;
-            if (a_col == 1) {
-                for (int64_t i = 0; i < k; ++i) rest[i] += row[i];
-            } else {
-                for (int64_t i = 0; i < k; ++i) rest[i] += row[i * a_col];
-            }
+        const int8_t *first = a + group_first[group] * a_row;
+        if (group_rows[group] <= 256) {  // Sums fit 16 bits, of which a register holds twice as many.
+            std::vector<int16_t> sums(k);
+            add_rows(first, a_row, a_col, group_rows[group], k, sums.data());
+            std::copy(sums.begin(), sums.end(), rest.begin());
+        } else {
+            add_rows(first, a_row, a_col, group_rows[group], k, rest.data());
         }
         std::vector<int8_t> digit(k * digits);
         for (int32_t d = 0; d < digits; ++d) {
