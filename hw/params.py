@@ -14,7 +14,7 @@ THETA_BITS = 6
 def params_layout(config: AcceleratorConfig) -> data.StructLayout:
     """Fields that stay constant while a GEMM command runs."""
     address = config.address_bits
-    protection = {}
+    protection: dict[str, int] = {}
     if config.checksum is not None:
         protection |= {"check": 1, "correct": 1, "suppress": 1, "zero": 1, "theta": THETA_BITS}
         protection |= {"log_addr": address, "log_bytes": 32}

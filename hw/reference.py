@@ -92,9 +92,9 @@ def reference_markdown() -> str:
             [(f"`0x{counter_offset(i):03x}`", f"`{c.name}`", c.doc) for i, c in enumerate(COUNTERS)],
         ),
         "With checksum units: " + ", ".join(f"`{c.name}` ({c.doc})" for c in CHECK_COUNTERS) + ". With a model of",
-        "timing errors then `transition_cycles` (of the cycles: waiting for a change of operating point), and for each voltage",
-        "domain D and point P `domain_D_point_P_cycles` (of the cycles: domain D at operating point P). They follow without",
-        "gaps; the C header of a configuration has their offsets.",
+        "timing errors then `transition_cycles` (of the cycles: waiting for a change of operating point), and for each",
+        "voltage domain D and point P `domain_D_point_P_cycles` (of the cycles: domain D at operating point P). They",
+        "follow without gaps; the C header of a configuration has their offsets.",
         "",
         "## GEMM command",
         "",
@@ -113,7 +113,8 @@ def reference_markdown() -> str:
         "Version and size are those of GEMM; all bytes that are not listed must be zero. "
         + ", ".join(f"`{opcode.name}` is opcode {int(opcode)}" for opcode in Opcode)
         + ".",
-        "`FENCE` and `SNAPSHOT` have no operands. `SET_POINT` needs a model of timing errors, `SET_ERRORS` the `flip` model.",
+        "`FENCE` and `SNAPSHOT` have no operands. `SET_POINT` needs a model of timing errors, `SET_ERRORS` the `flip`",
+        "model.",
         "",
         "### SET_ERRORS",
         "",

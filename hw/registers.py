@@ -91,7 +91,7 @@ def counters(config: AcceleratorConfig) -> tuple[Counter, ...]:
 
     With a model of timing errors, the cycles of every voltage domain at every operating point are among them.
     """
-    found = COUNTERS
+    found: tuple[Counter, ...] = COUNTERS
     if config.checksum is not None:
         found += CHECK_COUNTERS
     if config.timing_model != "none":

@@ -17,9 +17,9 @@ def row_tag_layout(config: AcceleratorConfig) -> data.StructLayout:
     """Tag of a row of sums.
 
     Always: accumulator `bank` and `address`, `first` (no old sum), `block_last`. With checksum units or the `flip`
-    model: `final` (last k-tile), `tile` (column tile of the block). With `flip`: global `row` and `col` of the draws, `cols` (columns
-    inside N). With column checks: `digit` (0: a row of data), `group` of the block, `group_first`, `group_end` (its first
-    row of data, its last row of digits).
+    model: `final` (last k-tile), `tile` (column tile of the block). With `flip`: global `row` and `col` of the draws,
+    `cols` (columns inside N). With column checks: `digit` (0: a row of data), `group` of the block, `group_first`,
+    `group_end` (its first row of data, its last row of digits).
     """
     members: dict[str, object] = {"bank": 1, "first": 1, "block_last": 1, "address": range(accumulator_depth(config))}
     if config.checksum is not None or config.timing_model == "flip":

@@ -54,8 +54,8 @@ class Drain(wiring.Component):
     """Reads a finished accumulator bank row by row, requantises, packs and writes.
 
     A row of the block is read tile by tile; each vector of C sums leaves in chunks of `lanes` elements, one per
-    cycle. Addresses are issued alongside, at their own pace. With checksum units, chunks pass the corrector first, and a
-    block's syndrome log is written after the block.
+    cycle. Addresses are issued alongside, at their own pace. With checksum units, chunks pass the corrector first, and
+    a block's syndrome log is written after the block.
 
     Members
     -------

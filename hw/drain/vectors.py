@@ -12,9 +12,11 @@ from ..load.receiver import channel_depth, chunks_per_vector
 
 
 def vector_chunk_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """Up to `lanes` neighbouring sums of a vector of C: `elements`, their `count`, `row_end` (of the block's row), and
-    `channel_addr`, the entry of the channel table that belongs to them. For checksum units also: `index` of the chunk in the
-    vector; of the vector: columns inside N, column `tile`, `row` of the block.
+    """Up to `lanes` neighbouring sums of a vector of C.
+
+    `elements`, their `count`, `row_end` (of the block's row), and `channel_addr`, the entry of the channel table that
+    belongs to them. For checksum units also: `index` of the chunk in the vector; of the vector: `cols` inside N, column
+    `tile`, `row` of the block.
     """
     members: dict[str, object] = {
         "elements": ACC_BITS * config.lanes,
@@ -35,8 +37,8 @@ def vector_chunk_layout(config: AcceleratorConfig) -> data.StructLayout:
 class VectorReader(wiring.Component):
     """Walks the rows and column tiles of a block.
 
-    The accumulator's read port holds its data until the next read, so the vector in it is cut into chunks in place and the
-    next one is read in the cycle in which its last chunk leaves.
+    The accumulator's read port holds its data until the next read, so the vector in it is cut into chunks in place and
+    the next one is read in the cycle in which its last chunk leaves.
 
     Members
     -------

@@ -16,12 +16,12 @@ from .check_row import widths
 def group_layout(config: AcceleratorConfig) -> data.StructLayout:
     """What is kept of a group of rows in a column tile.
 
-    `matched` compares values: the column syndromes `q`, and for each row of each segment whether another row of the group
-    has the same plain syndrome (`repeated`). The others need to know which columns are `flagged`, and with locators which
-    are `wrong`, that is not zero.
+    `matched` compares values: the column syndromes `q`, and for each row of each segment whether another row of the
+    group has the same plain syndrome (`repeated`). The others need to know which columns are `flagged`, and with
+    locators which are `wrong`, that is not zero.
     """
     checksum = config.checksum
-    assert checksum is not None and checksum.column_checks
+    assert checksum is not None
     if checksum.scheme == "matched":
         rows = data.ArrayLayout(checksum.group_rows, len(config.segments))
         return data.StructLayout({"q": ACC_BITS * config.cols, "repeated": rows})

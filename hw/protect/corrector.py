@@ -102,7 +102,7 @@ class Corrector(wiring.Component):
         assert checksum is not None
         found: list[dict[str, Value]] = [{"r": []} for _ in config.segments]
         at = 0
-        for (segment, check), width in zip(config.check_columns, widths(config), strict=True):
+        for (segment, _), width in zip(config.check_columns, widths(config), strict=True):
             found[segment]["r"].append(self.syndromes[at : at + width])
             at += width
         kept = []
@@ -217,7 +217,7 @@ class Corrector(wiring.Component):
 
     def _agrees(self, m: Module, segment: int, place: int, check: int, found: dict[str, Value]) -> Value:
         """Whether locator `check` is what an error of the plain syndrome's size in this column would make it."""
-        config, checksum = self.config, self.config.checksum
+        checksum = self.config.checksum
         assert checksum is not None
         weight = checksum.weights(check)[place]
         actual = found[f"r_{check}"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 
 from ..array.tag import row_tag_layout
@@ -18,8 +18,10 @@ def syndrome_depth(config: AcceleratorConfig) -> int:
 
 
 class RowChecker(Elaboratable):
-    """Accumulates the check columns like the accumulator does the array's; after the last k-tile a syndrome takes the sum's
-    place. Two banks, of which the drain reads the one that is not being summed into.
+    """Accumulates the check columns like the accumulator does the array's.
+
+    After the last k-tile a syndrome takes the sum's place. Two banks, of which the drain reads the one that is not
+    being summed into.
 
     Members
     -------
@@ -63,7 +65,7 @@ class RowChecker(Elaboratable):
             m.d.sync += [valid_next.eq(valid), tag_next.eq(tag)]
             valid, tag = valid_next, tag_next
             stages.append((valid, tag))
-        (read_valid, read_tag), (sum_valid, sum_tag), (write_valid, write_tag) = stages
+        (read_valid, read_tag), (_, sum_tag), (write_valid, write_tag) = stages
 
         row_bits = sum(widths(config))
         old = Signal(row_bits)
@@ -96,16 +98,9 @@ class RowChecker(Elaboratable):
         at = 0
         for column, (segment, check) in enumerate(config.check_columns):
             width = widths(config)[column]
-            kept_sum, syndrome = self._column(
-                m,
-                column,
-                segment,
-                check,
-                sum_tag.first,
-                old[at : at + width],
-                self.check_row[at : at + width],
-                final_row,
-            )
+            before = Mux(sum_tag.first, 0, old[at : at + width])
+            psum = self.check_row[at : at + width]
+            kept_sum, syndrome = self._column(m, column, segment, check, before, psum, final_row)
             kept.append(kept_sum)
             syndromes.append(syndrome)
             at += width
@@ -122,9 +117,8 @@ class RowChecker(Elaboratable):
         column: int,
         segment: int,
         check: int,
-        first: Signal,
-        old: Signal,
-        psum: Signal,
+        before: Value,
+        psum: Value,
         final_row: Signal,
     ) -> tuple[Signal, Signal]:
         """The accumulated sum of a check column and the syndrome that follows from it, a cycle later."""
@@ -143,7 +137,6 @@ class RowChecker(Elaboratable):
         expected = Signal(width, name=f"expected_{column}", reset_less=True)
         found = Signal(width, name=f"found_{column}", reset_less=True)
         syndrome = Signal(width, name=f"syndrome_{column}")
-        before = Mux(first, 0, old)
         m.d.comb += total.eq(residue(m, before + psum, f"sum_{column}") if folds else (before + psum)[:width])
         flipped = total
         if config.timing_model == "flip":
