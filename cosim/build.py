@@ -64,10 +64,12 @@ VERILATOR_FLAGS = (
 MODEL_FLAGS = ("-O2", "-march=native")
 """Code that runs every cycle. -O3 was measured as fast and takes a fifth longer to compile; -O1 runs at 0.7 of it."""
 
-SMALL_MODEL_FLAGS = ("-O1", "-march=native")
-"""The same for arrays of fewer than `SMALL_PES` elements, which are built more often than they run for long."""
+LIGHT_MODEL_FLAGS = ("-O1", "-march=native")
+"""The same outside `FULLY_OPTIMISED_PES`: small arrays are built more often than they run for long, and the code of large
+ones takes the compiler minutes (64 x 64: 80 s for all, against more than 600 s)."""
 
-SMALL_PES = 100
+FULLY_OPTIMISED_PES = range(100, 2048)
+"""Numbers of processing elements for which `MODEL_FLAGS` pay."""
 
 MEMORY_FLAGS = ("-O2", "-march=native")
 """The memory model and the mains."""
@@ -236,7 +238,7 @@ def _compile_model(
     if flavour.main == "cocotb":
         main = Path(cocotb_tools.config.share_dir) / "lib" / "verilator" / "verilator.cpp"
     compiler = find_compiler().executable
-    fast = SMALL_MODEL_FLAGS if config.rows * config.cols < SMALL_PES else MODEL_FLAGS
+    fast = MODEL_FLAGS if config.rows * config.cols in FULLY_OPTIMISED_PES else LIGHT_MODEL_FLAGS
     flags = [*COMMON_FLAGS, *_macros(waves), f"-I{folder}", f"-I{verilog.parent}", *_includes()]
     jobs = [[compiler, *MEMORY_FLAGS, *flags, "-c", str(main), "-o", "main.o"]]
     for bundle, sources in _bundles(folder, len(os.sched_getaffinity(0))).items():
