@@ -65,8 +65,8 @@ MODEL_FLAGS = ("-O2", "-march=native")
 """Code that runs every cycle. -O3 was measured as fast and takes a fifth longer to compile; -O1 runs at 0.7 of it."""
 
 LIGHT_MODEL_FLAGS = ("-O1", "-march=native")
-"""The same outside `FULLY_OPTIMISED_PES`: small arrays are built more often than they run for long, and the code of large
-ones takes the compiler minutes (64 x 64: 80 s for all, against more than 600 s)."""
+"""The same outside `FULLY_OPTIMISED_PES`: small arrays are built more often than they run for long, and the code of
+large ones takes the compiler minutes (64 x 64: 80 s for all, against more than 600 s)."""
 
 FULLY_OPTIMISED_PES = range(100, 2048)
 """Numbers of processing elements for which `MODEL_FLAGS` pay."""
