@@ -177,9 +177,9 @@ class Accelerator:
     def stats(self) -> Mapping[str, int]:
         """Counters since the start, `restart` or the last `reset_stats`.
 
-        ``macs`` (useful multiply-accumulates), ``busy_cycles`` (a row entered the array) and ``ideal_cycles``
-        (of an array that is never idle) are always there. On RTL, so are ``cycles``, ``dram_bytes`` (read and written)
-        and every other hardware counter. What the twin cannot compute exactly is absent.
+        Every hardware counter (`brownout.hw.registers.COUNTERS`) by its name, ``dram_row_activations``, ``dram_bytes``
+        (read and written) and ``ideal_cycles`` (of an array that is never idle). The same calls give the same values on
+        RTL and on the twin.
         """
         counts = self._open().counters()
         stats = {name: value - self._baseline.get(name, 0) for name, value in counts.items()}

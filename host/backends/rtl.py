@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 
-from brownout.hw.commands import CHANNEL_RECORD_BYTES, GemmCommand, GemmFlag
+from brownout.hw.commands import CHANNEL_RECORD_BYTES
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.tiling import ideal_cycles
 
-from ..operands import GemmShape, Product, ResidentWeights
-from .arena import Arena, round_up
+from ..operands import Product, ResidentWeights
 from .base import Backend
+from .layout import Layout
 
 if TYPE_CHECKING:
     from brownout.cosim.simulator import Simulator
 
 SLOWEST_CYCLES_PER_S = 5_000
 """Simulation speed below which a command counts as hung; tens of times below the slowest seen with waves on."""
-
-STRIDE_LIMIT = (1 << 32) - 1
 
 
 class RtlBackend(Backend):
@@ -44,8 +41,7 @@ class RtlBackend(Backend):
         self.config = config
         self.deadline_s = deadline_s
         self._simulator = start()
-        self._arena = Arena(self._simulator.usable_bytes)
-        self._resident: weakref.WeakKeyDictionary[ResidentWeights, int] = weakref.WeakKeyDictionary()
+        self._layout = Layout(config, self._simulator.usable_bytes)
         self._map()
 
     def _map(self) -> None:
@@ -59,70 +55,22 @@ class RtlBackend(Backend):
     def upload(self, w: torch.Tensor) -> ResidentWeights:
         values = w.detach().clone(memory_format=torch.contiguous_format)
         batch = values if values.ndim == 3 else values.unsqueeze(0)
-        region = self._arena.allocate(batch.shape[0] * batch.shape[1] * self._row_bytes(batch.shape[2]))
         weights = ResidentWeights(self, batch, tuple(w.shape))
-        weakref.finalize(weights, self._arena.free, region).atexit = False
-        self._resident[weights] = region[0]
-        self._store(batch, region[0])
+        self._store(batch, self._layout.place_weights(weights))
         return weights
 
     def gemm(self, product: Product) -> None:
         shape = product.shape
-        bus = self.config.bus_bytes
-        lda, ldw = self._row_bytes(shape.k), self._row_bytes(shape.n)
-        ldy = self._row_bytes(shape.n * product.out.element_size())
-        self._check_strides(shape, lda, ldw, ldy)
-        channels = product.bias is not None or product.requant is not None
-        resident = isinstance(product.w, ResidentWeights)
-
-        # One region, cut into A, W unless resident, channel table, Y: the output comes last, so that the read window
-        # never overlaps the write window.
-        a_bytes = shape.batch * shape.m * lda
-        w_bytes = 0 if resident else shape.batch * shape.k * ldw
-        channel_bytes = round_up(shape.n * CHANNEL_RECORD_BYTES, bus) if channels else 0
-        y_bytes = shape.batch * shape.m * ldy
-        region = self._arena.allocate(a_bytes + w_bytes + channel_bytes + y_bytes, from_top=True)
-        try:
-            a_addr = region[0]
-            self._store(product.a, a_addr)
-            if isinstance(product.w, ResidentWeights):
-                w_addr = self._resident[product.w]
-            else:
-                w_addr = a_addr + a_bytes
-                self._store(product.w, w_addr)
-            channel_addr = a_addr + a_bytes + w_bytes
-            if channels:
-                self._store_channels(product, channel_addr)
-            y_addr = channel_addr + channel_bytes
-            resident_end = w_addr + shape.batch * shape.k * ldw
-            flags = (GemmFlag.CHANNEL if channels else 0) | (GemmFlag.REQUANT if product.requant is not None else 0)
-            batched = shape.batch > 1
-            command = GemmCommand(
-                m=shape.m,
-                n=shape.n,
-                k=shape.k,
-                batch=shape.batch,
-                flags=int(flags),
-                a_addr=a_addr,
-                w_addr=w_addr,
-                y_addr=y_addr,
-                channel_addr=channel_addr if channels else 0,
-                lda=lda,
-                ldw=ldw,
-                ldy=ldy,
-                a_batch_stride=shape.m * lda if batched else 0,
-                w_batch_stride=shape.k * ldw if batched else 0,
-                y_batch_stride=shape.m * ldy if batched else 0,
-                read_base=min(a_addr, w_addr),
-                read_limit=max(y_addr, resident_end),
-                write_base=y_addr,
-                write_limit=y_addr + y_bytes,
-            )
+        with self._layout.place_product(product) as command:
+            self._store(product.a, command.a_addr)
+            if not isinstance(product.w, ResidentWeights):
+                self._store(product.w, command.w_addr)
+            if command.channel_addr:
+                self._store_channels(product, command.channel_addr)
             cycles = ideal_cycles(self.config, shape.m, shape.n, shape.k, shape.batch)
             self._simulator.run([command.encode()], deadline_s=self.deadline_s + cycles / SLOWEST_CYCLES_PER_S)
-            product.out.copy_(self._view(y_addr, (shape.batch, shape.m, shape.n), ldy, product.out.dtype))
-        finally:
-            self._arena.free(region)
+            result = self._view(command.y_addr, (shape.batch, shape.m, shape.n), command.ldy, product.out.dtype)
+            product.out.copy_(result)
 
     def counters(self) -> Mapping[str, int]:
         counts = dict(self._simulator.counters())
@@ -134,24 +82,12 @@ class RtlBackend(Backend):
         del self._bytes, self._words
         self._simulator.restart()
         self._map()
-        for weights, address in list(self._resident.items()):
+        for weights, address in list(self._layout.resident.items()):
             self._store(weights.values, address)
 
     def close(self) -> None:
         self._bytes = self._words = torch.empty(0)
         self._simulator.close()
-
-    def _row_bytes(self, length: int) -> int:
-        return round_up(length, self.config.bus_bytes)
-
-    def _check_strides(self, shape: GemmShape, lda: int, ldw: int, ldy: int) -> None:
-        strides = {"lda": lda, "ldw": ldw, "ldy": ldy}
-        if shape.batch > 1:
-            strides |= {"a_batch_stride": shape.m * lda, "w_batch_stride": shape.k * ldw}
-            strides |= {"y_batch_stride": shape.m * ldy}
-        for name, value in strides.items():
-            if value > STRIDE_LIMIT:
-                raise ValueError(f"{name} must fit 32 bits, not {value}; split the product or its batch")
 
     def _view(self, address: int, shape: tuple[int, int, int], row_bytes: int, dtype: torch.dtype) -> torch.Tensor:
         memory = self._words if dtype == torch.int32 else self._bytes
@@ -160,7 +96,7 @@ class RtlBackend(Backend):
 
     def _store(self, values: torch.Tensor, address: int) -> None:
         batch, rows, columns = values.shape
-        self._view(address, (batch, rows, columns), self._row_bytes(columns), torch.int8).copy_(values)
+        self._view(address, (batch, rows, columns), self._layout.row_bytes(columns), torch.int8).copy_(values)
 
     def _store_channels(self, product: Product, address: int) -> None:
         # As 32-bit words, little-endian: bias, mult, shift in the lowest byte, zero.

@@ -6,17 +6,21 @@ from collections.abc import Mapping
 
 import torch
 
+from brownout.cosim.cycle_model import CycleModel
 from brownout.hw.config import AcceleratorConfig
 
-from ..operands import GemmShape, Product, ResidentWeights
-from ..twin.counts import gemm_counts
+from ..operands import Product, ResidentWeights
 from ..twin.matmul import exact_matmul
 from ..twin.requantise import add_bias_, requantise
 from .base import Backend
+from .layout import Layout
 
 
 class TwinBackend(Backend):
-    """Computes on whatever torch device the operands are on.
+    """Computes on whatever torch device the operands are on, and counts what the RTL would count.
+
+    Operands get the addresses that they would have in the accelerator's DRAM, because time and row activations depend
+    on them; so the twin runs out of that memory when the RTL would.
 
     Parameters
     ----------
@@ -28,9 +32,9 @@ class TwinBackend(Backend):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        # Known names from the start, so that a counter never appears out of nothing.
-        self._names = tuple(gemm_counts(config, GemmShape(1, 1, 1, 1), channels=False, requant=False))
-        self.restart()
+        self._cycle_model = CycleModel(config)
+        # The command ring begins where usable memory ends.
+        self._layout = Layout(config, self._cycle_model.ring_base)
 
     def check_device(self, name: str, device: torch.device) -> None:
         if device.type == "meta":
@@ -39,9 +43,16 @@ class TwinBackend(Backend):
     def upload(self, w: torch.Tensor) -> ResidentWeights:
         # Column-major: as fast as row-major for many rows of activations, three times as fast for one.
         values = w.detach().mT.clone(memory_format=torch.contiguous_format).mT
-        return ResidentWeights(self, values if values.ndim == 3 else values.unsqueeze(0), tuple(w.shape))
+        weights = ResidentWeights(self, values if values.ndim == 3 else values.unsqueeze(0), tuple(w.shape))
+        self._layout.place_weights(weights)
+        return weights
 
     def gemm(self, product: Product) -> None:
+        with self._layout.place_product(product) as command:
+            self._compute(product)
+            self._cycle_model.run([command])
+
+    def _compute(self, product: Product) -> None:
         shape, bias, requant = product.shape, product.bias, product.requant
         w = product.w.values if isinstance(product.w, ResidentWeights) else product.w
         for a, b, out in zip(product.a, w, product.out, strict=True):
@@ -51,15 +62,14 @@ class TwinBackend(Backend):
                 add_bias_(sums, bias)
             if requant is not None:
                 out.copy_(requantise(sums, requant.mult, requant.shift))
-        channels = bias is not None or requant is not None
-        for name, value in gemm_counts(self.config, shape, channels=channels, requant=requant is not None).items():
-            self._counts[name] += value
 
     def counters(self) -> Mapping[str, int]:
-        return dict(self._counts)
+        counts = self._cycle_model.counters()
+        counts["dram_bytes"] = counts["dram_read_bytes"] + counts["dram_write_bytes"]
+        return counts
 
     def restart(self) -> None:
-        self._counts = dict.fromkeys(self._names, 0)
+        self._cycle_model.reset()
 
     def close(self) -> None:
         """Nothing is held."""
