@@ -29,6 +29,7 @@ CLOCK_PERIOD_PS = 500
 TOP = "brownout_sim_top"
 EXECUTABLE = "simulator"
 MEMORY_LIBRARY = "libbrownout_memory.so"
+CYCLE_MODEL_LIBRARY = "libbrownout_cycle_model.so"
 
 FlavourName = Literal["server", "bare", "testbench"]
 
@@ -64,10 +65,12 @@ VERILATOR_FLAGS = (
 MODEL_FLAGS = ("-O2", "-march=native")
 """Code that runs every cycle. -O3 was measured as fast and takes a fifth longer to compile; -O1 runs at 0.7 of it."""
 
-SMALL_MODEL_FLAGS = ("-O1", "-march=native")
-"""The same for arrays of fewer than `SMALL_PES` elements, which are built more often than they run for long."""
+LIGHT_MODEL_FLAGS = ("-O1", "-march=native")
+"""The same outside `FULLY_OPTIMISED_PES`: small arrays are built more often than they run for long, and the code of
+large ones takes the compiler minutes (64 x 64: 80 s for all, against more than 600 s)."""
 
-SMALL_PES = 100
+FULLY_OPTIMISED_PES = range(100, 2048)
+"""Numbers of processing elements for which `MODEL_FLAGS` pay."""
 
 MEMORY_FLAGS = ("-O2", "-march=native")
 """The memory model and the mains."""
@@ -88,6 +91,11 @@ RARE_LIBRARY_SOURCES = ("verilated_vpi.cpp", VCD_SOURCE)
 """Entered a few times for each command at most, or with waves only; optimising them costs more than it gains."""
 
 MEMORY_SOURCES = ("dram.cpp", "axi_checker.cpp", "dram_dpi.cpp")
+
+CYCLE_MODEL_SOURCES = ("machine.cpp", "model.cpp", "interface.cpp")
+"""In a folder of their own, so that a change of them rebuilds no simulator."""
+
+CYCLE_MODEL_FLAGS = ("-O2", "-march=native", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-pipe")
 
 
 def rtl_folder() -> Path:
@@ -186,7 +194,7 @@ def _build_library(root: Path, waves: bool) -> list[Path]:
 
 def _build_memory(root: Path) -> Path:
     """Folder with the objects of the memory model, and with a shared library made of them."""
-    name = f"memory-{digest([*_recipe(), files_digest(rtl_folder(), ['*.h', '*.cpp'])])}"
+    name = f"memory-{digest([*_recipe(), files_digest(rtl_folder(), ['*.h', '*.cpp'], recursive=False)])}"
 
     def make(folder: Path) -> None:
         commands = _Commands(root / "logs" / f"build-{name}.log")
@@ -236,7 +244,7 @@ def _compile_model(
     if flavour.main == "cocotb":
         main = Path(cocotb_tools.config.share_dir) / "lib" / "verilator" / "verilator.cpp"
     compiler = find_compiler().executable
-    fast = SMALL_MODEL_FLAGS if config.rows * config.cols < SMALL_PES else MODEL_FLAGS
+    fast = MODEL_FLAGS if config.rows * config.cols in FULLY_OPTIMISED_PES else LIGHT_MODEL_FLAGS
     flags = [*COMMON_FLAGS, *_macros(waves), f"-I{folder}", f"-I{verilog.parent}", *_includes()]
     jobs = [[compiler, *MEMORY_FLAGS, *flags, "-c", str(main), "-o", "main.o"]]
     for bundle, sources in _bundles(folder, len(os.sched_getaffinity(0))).items():
@@ -278,7 +286,7 @@ def build_simulator(
     """
     root = resolve_build_root(build_root)
     verilog = build_verilog(config, root)
-    sources = (verilog.parent.name, files_digest(rtl_folder(), ["*.sv", "*.vlt", "*.h", "*.cpp"]))
+    sources = (verilog.parent.name, files_digest(rtl_folder(), ["*.sv", "*.vlt", "*.h", "*.cpp"], recursive=False))
     key = [*_recipe(), *sources, flavour, str(waves)]
     name = f"{config.rtl_hash}-{digest(key)}"
 
@@ -315,3 +323,33 @@ def build_memory_library(build_root: Path | str | None = None) -> Path:
         There is no compiler, or it failed.
     """
     return _build_memory(resolve_build_root(build_root)) / MEMORY_LIBRARY
+
+
+def build_cycle_model(build_root: Path | str | None = None) -> Path:
+    """The cycle model as a shared library; see `brownout.cosim.cycle_model`. Needs no Verilator.
+
+    Parameters
+    ----------
+    build_root : Path or str, optional
+        See `brownout.cosim.cache.build_root`.
+
+    Raises
+    ------
+    BuildError
+        There is no compiler, or it failed.
+    """
+    root = resolve_build_root(build_root)
+    sources = rtl_folder() / "cycle_model"
+    compiler = find_compiler()
+    tools = [compiler.version, compiler.native_target, *CYCLE_MODEL_FLAGS]
+    name = f"cycle-model-{digest([*tools, files_digest(sources, ['*.h', '*.cpp'])])}"
+
+    def make(folder: Path) -> None:
+        commands = _Commands(root / "logs" / f"build-{name}.log")
+        compile_one = [compiler.executable, *CYCLE_MODEL_FLAGS, "-c"]
+        jobs = ([*compile_one, str(sources / source), "-o", _object(source)] for source in CYCLE_MODEL_SOURCES)
+        commands.run_parallel(jobs, cwd=folder)
+        objects = map(_object, CYCLE_MODEL_SOURCES)
+        commands.run([compiler.executable, "-shared", *objects, "-o", CYCLE_MODEL_LIBRARY], cwd=folder)
+
+    return cached_folder(root / "sim", name, make) / CYCLE_MODEL_LIBRARY

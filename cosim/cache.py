@@ -25,9 +25,10 @@ def digest(parts: Iterable[str | bytes]) -> str:
     return state.hexdigest()[:16]
 
 
-def files_digest(folder: Path, patterns: Iterable[str]) -> str:
-    """Digest of names and contents of the files in `folder` that match one of `patterns` (``**/`` for those below)."""
-    found = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+def files_digest(folder: Path, patterns: Iterable[str], *, recursive: bool = True) -> str:
+    """Digest of names and contents of the files in `folder` that match one of `patterns`; `recursive`: or below it."""
+    search = folder.rglob if recursive else folder.glob
+    found = sorted({path for pattern in patterns for path in search(pattern) if path.is_file()})
     parts: list[str | bytes] = []
     for path in found:
         parts += [path.relative_to(folder).as_posix(), path.read_bytes()]

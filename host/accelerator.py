@@ -366,16 +366,16 @@ class Accelerator:
     def stats(self) -> Mapping[str, float]:
         """Counters since the start, `restart` or the last `reset_stats`.
 
-        ``macs`` (useful multiply-accumulates), ``busy_cycles`` (a row entered the array) and ``ideal_cycles``
-        (of an array that is never idle) are always there. On RTL, so are ``cycles``, ``dram_bytes`` (read and written)
-        and every other hardware counter. What the twin cannot compute exactly is absent.
+        Every hardware counter (`brownout.hw.registers.counters`) by its name, ``dram_row_activations``, ``dram_bytes``
+        (read and written) and ``ideal_cycles`` (of an array that is never idle). The same calls give the same values
+        on RTL and on the twin.
 
-        With checksum units: ``checks``, ``detected``, ``corrected``, ``suppressed`` (marked elements, whatever became
-        of them), ``suppressed_unwritten``, ``log_records``, ``log_dropped``. With a model of timing errors:
+        With checksum units there are ``checks``, ``detected``, ``corrected``, ``suppressed`` (marked elements, whatever
+        became of them), ``suppressed_unwritten``, ``log_records``, ``log_dropped``. With a model of timing errors:
         ``injected``, ``missed`` and ``wrong``, which the host knows from the clean product.
 
-        Where ``cycles`` are exact: ``time_s`` and ``energy_j`` in simulated time, and its parts ``energy_mac_j``,
-        ``energy_check_j``, ``energy_sram_j``, ``energy_dram_j``, ``energy_activation_j`` and ``energy_leakage_j``.
+        In simulated time: ``time_s`` and ``energy_j``, and its parts ``energy_mac_j``, ``energy_check_j``,
+        ``energy_sram_j``, ``energy_dram_j``, ``energy_activation_j`` and ``energy_leakage_j``.
         """
         counts = self._open().counters()
         stats: dict[str, float] = {name: value - self._baseline.get(name, 0) for name, value in counts.items()}

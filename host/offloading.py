@@ -35,8 +35,8 @@ class LayerReport:
         Products, and the rows (M) of all of them.
     macs, ideal_cycles : int
         Useful multiply-accumulates; cycles of an array that is never idle.
-    cycles : int or None
-        Cycles of all its commands; None where the backend does not count them.
+    cycles : int
+        Cycles of all its commands.
     """
 
     name: str
@@ -46,11 +46,11 @@ class LayerReport:
     rows: int
     macs: int
     ideal_cycles: int
-    cycles: int | None
+    cycles: int
 
     @property
     def utilisation(self) -> float | None:
-        """Ideal cycles over cycles; None without either."""
+        """Ideal cycles over cycles; None before the first call."""
         return self.ideal_cycles / self.cycles if self.cycles else None
 
 
@@ -63,7 +63,7 @@ class _CallSite:
         self.observer = observer
         self.load(weight)
         self.calls = self.rows = 0
-        self.counts = {"macs": 0, "ideal_cycles": 0}
+        self.counts = {"macs": 0, "ideal_cycles": 0, "cycles": 0}
 
     def load(self, weight: torch.Tensor) -> None:
         """Make int8 (N, K) `weight` resident."""
@@ -76,9 +76,8 @@ class _CallSite:
         after = self.accelerator.stats
         self.calls += 1
         self.rows += rows.shape[0]
-        for name in ("macs", "ideal_cycles", "cycles"):
-            if name in after:
-                self.counts[name] = self.counts.get(name, 0) + after[name] - before[name]
+        for name in self.counts:
+            self.counts[name] += after[name] - before[name]
         if self.observer is not None:
             self.observer(self.name, sums)
         return sums
@@ -327,7 +326,7 @@ def report(module: nn.Module) -> list[LayerReport]:
             rows=layer.site.rows,
             macs=layer.site.counts["macs"],
             ideal_cycles=layer.site.counts["ideal_cycles"],
-            cycles=layer.site.counts.get("cycles"),
+            cycles=layer.site.counts["cycles"],
         )
         for layer in module.modules()
         if isinstance(layer, OffloadedLinear)

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from brownout.cosim.cycle_model import CycleModel
 from brownout.hw.commands import LOG_RECORD_BYTES
 from brownout.hw.config import AcceleratorConfig
 
-from ..operands import GemmShape, Product, ResidentWeights
-from ..twin.counts import gemm_counts
+from ..operands import Product, ResidentWeights
 from ..twin.flips import draw_flips
 from ..twin.history import History
 from ..twin.matmul import exact_matmul
@@ -20,6 +20,7 @@ from ..twin.protect import COUNTERS, TRUTH, Findings, inject_carries, inject_fli
 from ..twin.requantise import add_bias_, requantise
 from ..twin.state import Call, ErrorState
 from .base import Backend
+from .layout import Layout
 
 
 class TwinBackend(Backend):
@@ -35,10 +36,11 @@ class TwinBackend(Backend):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
+        self._cycle_model = CycleModel(config)
+        # The command ring begins where usable memory ends.
+        self._layout = Layout(config, self._cycle_model.ring_base)
+        names = [*(COUNTERS if config.checksum is not None else ()), *(TRUTH if config.timing_model != "none" else ())]
         # Known names from the start, so that a counter never appears out of nothing.
-        names = [*gemm_counts(config, GemmShape(1, 1, 1, 1), channels=False, requant=False)]
-        names += COUNTERS if config.checksum is not None else ()
-        names += TRUTH if config.timing_model != "none" else ()
         self._names = tuple(names)
         self._scratch: dict[str, torch.Tensor] = {}
         self.errors = ErrorState()
@@ -51,9 +53,18 @@ class TwinBackend(Backend):
     def upload(self, w: torch.Tensor) -> ResidentWeights:
         # Column-major: as fast as row-major for many rows of activations, three times as fast for one.
         values = w.detach().mT.clone(memory_format=torch.contiguous_format).mT
-        return ResidentWeights(self, values if values.ndim == 3 else values.unsqueeze(0), tuple(w.shape))
+        weights = ResidentWeights(self, values if values.ndim == 3 else values.unsqueeze(0), tuple(w.shape))
+        self._layout.place_weights(weights)
+        return weights
 
     def gemm(self, product: Product) -> bytes:
+        with self._layout.place_product(product) as command:
+            log = self.compute(product)
+            self._cycle_model.run([command])
+        return log
+
+    def compute(self, product: Product) -> bytes:
+        """Fill ``product.out`` and count errors, without the time and the memory that it takes."""
         shape, options = product.shape, product.options
         w = product.w.values if isinstance(product.w, ResidentWeights) else product.w
         room = options.log_bytes // LOG_RECORD_BYTES
@@ -75,10 +86,6 @@ class TwinBackend(Backend):
             tiles = divmod(shape.n, self.config.cols)
             last = sum(segment.start < tiles[1] for segment in self.config.segments)
             self._counts["checks"] += shape.batch * shape.m * (tiles[0] * len(self.config.segments) + last)
-        channels = product.bias is not None or product.requant is not None
-        requant = product.requant is not None
-        for name, value in gemm_counts(self.config, shape, channels=channels, requant=requant).items():
-            self._counts[name] += value
         return log
 
     def _buffer(self, name: str, product: Product) -> torch.Tensor:
@@ -121,8 +128,8 @@ class TwinBackend(Backend):
             clean, sums = self._buffer("clean", product), self._buffer("sums", product)
             exact_matmul(a, w, clean)
             known = sums if on_cpu else torch.empty(sums.shape, dtype=torch.int32)
-            operands = (operand.cpu().numpy() for operand in (a, w, clean))
-            findings = inject_carries(self.config, *operands, known.numpy(), call)
+            left, right = a.cpu().numpy(), w.cpu().numpy()
+            findings = inject_carries(self.config, left, right, clean.cpu().numpy(), known.numpy(), call)
         if known is not sums:
             sums.copy_(known)
         keep = history.values_at(findings.marked_rows, findings.marked_cols) if options.suppress else None
@@ -140,10 +147,13 @@ class TwinBackend(Backend):
         self.errors.move(self.config, domain, point, lengths)
 
     def counters(self) -> Mapping[str, int]:
-        return dict(self._counts)
+        counts = self._cycle_model.counters()
+        counts["dram_bytes"] = counts["dram_read_bytes"] + counts["dram_write_bytes"]
+        return {**counts, **self._counts}
 
     def restart(self) -> None:
         self._counts = dict.fromkeys(self._names, 0)
+        self._cycle_model.reset()
 
     def close(self) -> None:
         self._scratch.clear()

@@ -25,7 +25,7 @@ def one_thread():
 def config():
     """A small array whose tiles are cut by every test shape."""
     return AcceleratorConfig(
-        rows=4, cols=4, block_rows=8, block_col_tiles=2, slab_bytes=8, memory=MemoryConfig(size_bytes=1 << 20)
+        rows=4, cols=4, block_rows=8, block_col_tiles=2, slab_bytes=8, memory=MemoryConfig(size_bytes=1 << 23)
     )
 
 

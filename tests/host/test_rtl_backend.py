@@ -72,7 +72,7 @@ def test_out_is_written_in_place(setup, generator):
 
 
 def test_resident_weights_are_stored_once_and_freed_with_their_handle(setup, generator):
-    arena = setup.backend._arena
+    arena = setup.backend._layout.arena
     before = arena.free_bytes
     w = random_int8(generator, 9, 6)
     weights = setup.accelerator.upload(w)
@@ -91,10 +91,10 @@ def test_restart_brings_resident_weights_back(setup, generator):
     kept = [random_int8(generator, 9, 6), random_int8(generator, 2, 9, 6)]
     weights = [accelerator.upload(w) for w in kept]
     setup.simulator.dead = True
-    free = setup.backend._arena.free_bytes
+    free = setup.backend._layout.arena.free_bytes
     with pytest.raises(FakeDiedError):
         accelerator.gemm(torch.ones(1, 9, dtype=torch.int8), weights[0])
-    assert setup.backend._arena.free_bytes == free
+    assert setup.backend._layout.arena.free_bytes == free
     accelerator.restart()
     assert accelerator.stats["macs"] == 0
     a = random_int8(generator, 2, 3, 9)

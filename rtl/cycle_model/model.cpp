@@ -1,0 +1,122 @@
+#include "model.h"
+
+#include <algorithm>
+
+namespace brownout::cycles {
+namespace {
+
+constexpr size_t KNOWN_BANKS_LIMIT = 1 << 18;  // in all known outcomes; 8 MB
+
+// Rows of memory from the first byte of an operand to its last one.
+struct Extent {
+    uint64_t address, first_row, last_row;
+    bool used;
+
+    bool meets(const Extent& other) const {
+        return used && other.used && first_row <= other.last_row && other.first_row <= last_row;
+    }
+};
+
+Extent extent(unsigned row_bits, uint64_t address, uint64_t batch_bytes, uint64_t rows, uint64_t stride,
+              uint64_t row_bytes) {
+    const uint64_t end = address + batch_bytes + (rows - 1) * stride + row_bytes;
+    return {address, address >> row_bits, (end - 1) >> row_bits, row_bytes != 0};
+}
+
+}  // namespace
+
+Counters Model::run(const Command* commands, uint64_t count, CommandRing ring) {
+    // The memory has rested since the last doorbell: its bucket is full.
+    m_now = 0;
+    m_memory = Memory{};
+    m_memory.tokens = m_config.bus_bytes - 1 + m_config.bytes_per_cycle;
+    Counters sum;
+    for (uint64_t i = 0; i < count; ++i) {
+        const uint64_t entry = (ring.head + i) % ring.entries;
+        sum += run_one(commands[i], ring.base + entry * COMMAND_BYTES);
+    }
+    return sum;
+}
+
+Counters Model::run_one(const Command& command, uint64_t address) {
+    const Cycle begin = m_now;
+    const uint64_t activations = m_rows.activations();
+    const Cycle start = fetch_command(address);
+    m_memory.fill_tokens(m_config, start);
+    Counters counters;
+    const auto finish = [&](const Command& simulated, const Outcome& outcome) {
+        const int64_t shift[OPERANDS] = {
+            int64_t(command.a_addr - simulated.a_addr), int64_t(command.w_addr - simulated.w_addr),
+            int64_t(command.channel_addr - simulated.channel_addr), int64_t(command.y_addr - simulated.y_addr), 0};
+        m_rows.append(outcome.banks, outcome.row_activations, shift);
+        m_now = start + outcome.end;
+        m_memory.tokens = outcome.tokens;
+        m_memory.token_edge = start + outcome.token_edge;
+        counters = outcome.counters;
+    };
+    if (m_step) {
+        finish(command, Machine(m_config, command, m_memory.tokens, true).run());
+    } else {
+        const Known& known = look_up(command);
+        finish(known.command, known.outcome);
+    }
+    counters.cycles = uint64_t(m_now - begin);
+    counters.commands = 1;
+    counters.dram_read_bytes += COMMAND_BYTES;
+    counters.dram_row_activations = m_rows.activations() - activations;
+    ++m_now;  // QUIET
+    return counters;
+}
+
+// hw/control/command_processor.py from REQUEST on. Returns the cycle in which `start` is high.
+Cycle Model::fetch_command(uint64_t address) {
+    Trace trace(m_config, m_rows, false);
+    const Burst burst{address, 0, uint32_t(COMMAND_BYTES / m_config.bus_bytes), RING};
+    ++m_now;  // REQUEST
+    bool arvalid = true, last = false;
+    while (!last) {
+        const Memory::Outputs out = m_memory.out;
+        last = out.rvalid && out.rlast;
+        m_memory.edge(m_config, trace, m_now, arvalid ? &burst : nullptr, nullptr, false, true);
+        if (out.arready) arvalid = false;
+        // Until the edge at which a beat is presented there is nothing to see.
+        m_now = std::max(m_now + 1, arvalid || last ? 0 : m_memory.wake(m_now + 1));
+    }
+    return m_now + 1 + EXTENTS_CYCLES;  // CHECK takes the first
+}
+
+// What decides the outcome of a command: its shape, and its addresses as far as they shape bursts, choose banks and let
+// operands share rows of memory.
+Model::Key Model::key(const Command& c, uint64_t tokens) const {
+    const unsigned row_bits = m_rows.row_bits();
+    const uint64_t period = std::max<uint64_t>(PAGE_BYTES, m_config.banks << row_bits);
+    const uint64_t last = c.batch - 1;
+    const std::array<Extent, 4> operands = {
+        extent(row_bits, c.a_addr, last * c.a_batch_stride, c.m, c.lda, c.k),
+        extent(row_bits, c.w_addr, last * c.w_batch_stride, c.k, c.ldw, c.n),
+        extent(row_bits, c.y_addr, last * c.y_batch_stride, c.m, c.ldy, c.n * c.output_bytes()),
+        extent(row_bits, c.channel_addr, 0, 1, 0, c.channel() ? c.n * CHANNEL_RECORD_BYTES : 0),
+    };
+    Key key = {c.flags,          c.batch,          c.m,              c.n,    c.k, c.lda, c.ldw, c.ldy,
+               c.a_batch_stride, c.w_batch_stride, c.y_batch_stride, tokens, c.a_addr % period};
+    uint64_t& sharing = key.back();
+    for (size_t i = 1; i < operands.size(); ++i) {
+        bool shares = false;
+        for (size_t j = 0; j < operands.size(); ++j) shares |= i != j && operands[i].meets(operands[j]);
+        sharing = sharing << 1 | shares;
+        // Where operands share rows, how they lie to each other must be the same to the byte.
+        key[12 + i] = shares ? operands[i].address - c.a_addr : operands[i].address % period;
+    }
+    return key;
+}
+
+const Model::Known& Model::look_up(const Command& command) {
+    const Key wanted = key(command, m_memory.tokens);
+    const auto found = m_known.find(wanted);
+    if (found != m_known.end()) return found->second;
+    if ((m_known.size() + 1) * m_config.banks > KNOWN_BANKS_LIMIT) m_known.clear();
+    Machine machine(m_config, command, m_memory.tokens, false);
+    return m_known.emplace(wanted, Known{command, machine.run()}).first->second;
+}
+
+}  // namespace brownout::cycles

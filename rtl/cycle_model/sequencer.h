@@ -1,0 +1,141 @@
+// Passes: hw/array/sequencer.py.
+
+#pragma once
+
+#include <algorithm>
+
+#include "queues.h"
+#include "walker.h"
+
+namespace brownout::cycles {
+
+// Both halves. Event-driven: `wake` is the next cycle in which a pass may begin; a pass, once begun, is known to its
+// end.
+struct Sequencer {
+    Walker walker;
+    Credits slabs, tiles, banks;
+    Cycle wake = NEVER;
+    Cycle candidate = 0;  // first cycle in which the weight half is free for another pass
+    Cycle last_go = 0;    // when it began the last one; the weight tile is read in the `rows` cycles after
+    Cycle rows_end = 0;   // cycle in which the row half issues (or issued) its last row
+    bool new_block = true, first_k = true;
+    uint32_t k_tile = 0, col_tile = 0, tiles_left = 0;
+    uint64_t k_left = 0, n_left = 0, slab = 0;
+    bool began_slab = false, began_block = false;  // since they were cleared
+
+    // `start` is high in cycle t.
+    void start(const Config& config, const Command& command, Cycle t) {
+        walker.start(config, command);
+        banks.count = BANKS;
+        banks.since = t;
+        begin_block(command);
+        // The walker shows the first block in t + 1; that cycle is lost to `entered`.
+        wake = candidate = t + 2;
+        rows_end = t;
+        last_go = t - Cycle(config.rows) - 1;
+        began_slab = began_block = false;
+    }
+    void begin_block(const Command& command) {
+        new_block = first_k = true;
+        k_left = command.k;
+        n_left = walker.cols;
+        k_tile = col_tile = 0;
+        slab = 0;
+    }
+    void credit(Credits& credits, Cycle visible) {
+        credits.send(visible);
+        wake = std::min(wake, std::max(candidate, visible));
+    }
+
+    void evaluate(const Config& config, const Command& command, Cycle t, Counters& counters, Credits& slabs_free,
+                  Cycle& load_wake, Credits& blocks_ready, Cycle& drain_wake) {
+        slabs.receive(t);
+        tiles.receive(t);
+        banks.receive(t);
+        wake = NEVER;
+        if (!walker.valid) return;
+        if (t < candidate) {
+            wake = candidate;
+            return;
+        }
+        const bool new_tile = !col_tile, new_slab = new_tile && !k_tile;
+        if ((new_block && !banks.count) || (new_slab && !slabs.count) || (new_tile && !tiles.count)) {
+            wake = std::min({banks.next(), slabs.next(), tiles.next()});
+            return;
+        }
+        const Cycle bank_at = new_block ? banks.since : 0;
+        const Cycle data_at = std::max(new_slab ? slabs.since : 0, new_tile ? tiles.since : 0);
+        banks.count -= new_block;
+        slabs.count -= new_slab;
+        tiles.count -= new_tile;
+        if (new_slab) {
+            began_slab = true;
+            began_block |= new_block;
+            tiles_left = uint32_t(Split::first(ceil_div(k_left, config.rows), config.slab_k_tiles));
+        }
+
+        // Idle cycles up to now. Waiting for a bank or for data is seen only once the last weight tile has been read.
+        if (t > rows_end) {
+            const Cycle from = std::max(rows_end, last_go + Cycle(config.rows)) + 1;
+            const Cycle drained = std::clamp(bank_at, std::min(from, t), t);
+            const Cycle loaded = std::clamp(data_at, drained, t);
+            const Cycle drain_stall = std::max<Cycle>(0, drained - from);
+            const Cycle load_stall = std::max<Cycle>(0, loaded - std::max(drained, from));
+            counters.stall_drain_cycles += uint64_t(drain_stall);
+            counters.stall_load_cycles += uint64_t(load_stall);
+            counters.stall_weight_cycles += uint64_t(t - rows_end - drain_stall - load_stall);
+        }
+        // Row half: it takes the pass two cycles later at the earliest, when its last row is being issued.
+        const Cycle taken = std::max(t + 2, rows_end);
+        counters.stall_weight_cycles += uint64_t(taken - std::max(t, rows_end));
+
+        const uint64_t rows = walker.rows;
+        const bool last_k = k_left <= config.rows, last_col = n_left <= config.cols;
+        counters.busy_cycles += rows;
+        counters.macs += rows * std::min(k_left, config.rows) * std::min(n_left, config.cols);
+        counters.sram_read_bytes += (rows + config.cols) * config.rows + (first_k ? 0 : rows * config.cols * ACC_BYTES);
+        counters.sram_write_bytes += rows * config.cols * ACC_BYTES;
+        last_go = t;
+        rows_end = taken + Cycle(rows);
+        candidate = wake = std::max(taken + 1, t + Cycle(config.rows));
+        if (last_col && tiles_left == 1) {
+            slabs_free.send(rows_end + 1);
+            load_wake = std::min(load_wake, slabs_free.next());
+        }
+        if (last_col && last_k) {
+            // R + C - 1 cycles through the array, one to store the sum, `storing`, `block_done`, `blocks_ready`.
+            blocks_ready.send(rows_end + Cycle(config.rows + config.cols) + 2);
+            drain_wake = std::min(drain_wake, blocks_ready.next());
+        }
+
+        new_block = false;
+        ++col_tile;
+        n_left -= config.cols;
+        if (!last_col) return;
+        first_k = false;
+        col_tile = 0;
+        n_left = walker.cols;
+        ++k_tile;
+        k_left -= config.rows;
+        if (--tiles_left == 0) {
+            k_tile = 0;
+            ++slab;
+        }
+        if (last_k) {
+            walker.advance(config);
+            if (walker.valid) begin_block(command);
+        }
+    }
+
+    template <class V>
+    void visit(V& v) {
+        walker.visit(v);
+        for (Credits* x : {&slabs, &tiles, &banks}) x->visit(v);
+        for (Cycle* x : {&wake, &candidate, &last_go, &rows_end}) v.time(*x);
+        for (bool* x : {&new_block, &first_k}) v.value(*x);
+        for (uint32_t* x : {&k_tile, &col_tile, &tiles_left}) v.value(*x);
+        for (uint64_t* x : {&k_left, &n_left, &slab}) v.absolute(*x);
+    }
+};
+
+}  // namespace brownout::cycles

@@ -1,0 +1,58 @@
+// The order of blocks: hw/block_walker.py.
+
+#pragma once
+
+#include "types.h"
+
+namespace brownout::cycles {
+
+struct Walker {
+    uint64_t m = 0, n = 0, batch = 0;              // the product
+    uint64_t m_left = 0, n_left = 0, batch_left = 0;
+    uint64_t row_block = 0, col_block = 0, product = 0;  // position, for skipping
+    uint32_t rows = 0, col_tiles = 0, cols = 0;
+    bool valid = false, last_in_row = false, last_in_product = false, last = false;
+
+    void start(const Config& config, const Command& command) {
+        m = m_left = command.m;
+        n = n_left = command.n;
+        batch = batch_left = command.batch;
+        row_block = col_block = product = 0;
+        valid = true;
+        update(config);
+    }
+    void advance(const Config& config) {
+        n_left -= cols;
+        ++col_block;
+        if (last_in_row) {
+            n_left = n;
+            m_left -= rows;
+            col_block = 0;
+            ++row_block;
+        }
+        if (last_in_product) {
+            m_left = m;
+            --batch_left;
+            row_block = 0;
+            ++product;
+        }
+        if (last) valid = false;
+        else update(config);
+    }
+    void update(const Config& config) {
+        rows = uint32_t(Split::first(m_left, config.block_rows));
+        col_tiles = uint32_t(Split::first(ceil_div(n_left, config.cols), config.block_col_tiles));
+        last_in_row = n_left <= col_tiles * config.cols;
+        cols = uint32_t(last_in_row ? n_left : col_tiles * config.cols);
+        last_in_product = last_in_row && m_left == rows;
+        last = last_in_product && batch_left == 1;
+    }
+
+    template <class V>
+    void visit(V& v) {
+        v.value(valid);
+        for (uint64_t* x : {&m_left, &n_left, &batch_left, &row_block, &col_block, &product}) v.absolute(*x);
+    }
+};
+
+}  // namespace brownout::cycles

@@ -1,0 +1,215 @@
+"""The cycle model counts what the RTL counts, and what it skips or remembers is what it would have stepped through."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from brownout.cosim import Simulator
+from brownout.cosim.cycle_model import CycleModel
+from brownout.hw.commands import GemmCommand
+from brownout.hw.config import K_LIMIT, AcceleratorConfig
+from brownout.hw.registers import COUNTERS
+
+from .command_cases import (
+    place_command,
+    random_command,
+    random_config,
+    random_timing,
+    with_timing,
+    write_channel_table,
+)
+from .conftest import SMALL_MEMORY, memory_array, small_config
+
+# The same simulators as in the tests of products, so that one worker builds them.
+pytestmark = pytest.mark.xdist_group("gemm")
+
+SMALL_BLOCKS = AcceleratorConfig(rows=4, cols=4, block_rows=8, block_col_tiles=2, slab_bytes=8, memory=SMALL_MEMORY)
+"""Many blocks and slabs of any product; the array of the host's tests."""
+
+ODD = AcceleratorConfig(
+    rows=5,
+    cols=3,
+    bus_bytes=32,
+    block_rows=7,
+    block_col_tiles=3,
+    slab_bytes=11,
+    drain_lanes=2,
+    read_outstanding=2,
+    write_outstanding=1,
+    memory=SMALL_MEMORY,
+)
+
+
+def assert_same(model: CycleModel, simulator: Simulator, commands: Sequence[GemmCommand]) -> None:
+    """Run `commands` on both; what they add to the counters must be equal."""
+    memory = memory_array(simulator)
+    assert max(command.write_limit for command in commands) <= simulator.usable_bytes
+    for command in commands:
+        write_channel_table(memory, command)
+    del memory
+    before = simulator.counters()
+    simulator.run([command.encode() for command in commands])
+    after = simulator.counters()
+    on_rtl = {name: after[name] - before[name] for name in after}
+    assert model.run(commands) == on_rtl, (model.config, commands)
+
+
+def sweep(config: AcceleratorConfig, count: int, seed: int, *, most_passes: int) -> None:
+    """`count` doorbells of one to three random commands each, every one with another memory timing."""
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    with Simulator(config, check_axi=False, deadline_s=60) as simulator:
+        open_rows, ring_index = CycleModel(config).open_rows, 0
+        for _ in range(count):
+            timing = random_timing(rng, config.bus_bytes)
+            simulator.set_memory(timing)
+            commands: list[GemmCommand] = []
+            base = 0
+            for _ in range(rng.choice([1, 1, 1, 2, 3])):
+                base += config.bus_bytes * rng.randint(0, 300)
+                commands.append(random_command(rng, config, longest=300, most_passes=most_passes, base=base))
+                base = commands[-1].write_limit
+            if base > simulator.usable_bytes:
+                continue
+            model = CycleModel(with_timing(config, timing))
+            model.open_rows, model.ring_index = open_rows, ring_index
+            assert_same(model, simulator, commands)
+            open_rows, ring_index = model.open_rows, model.ring_index
+
+
+@pytest.mark.parametrize(
+    ("config", "count", "most_passes"),
+    [
+        (small_config(4, 4), 100, 20_000),
+        (small_config(3, 5), 100, 20_000),
+        (small_config(16, 4), 60, 20_000),
+        (small_config(16, 16), 30, 6_000),
+        (SMALL_BLOCKS, 60, 4_000),
+    ],
+    ids=["4x4", "3x5-bus64", "16x4", "16x16", "4x4-small-blocks"],
+)
+def test_counters_equal_the_rtl(config: AcceleratorConfig, count: int, most_passes: int) -> None:
+    sweep(config, count, config.rows * 100 + config.cols, most_passes=most_passes)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "config",
+    [*(small_config(*size) for size in ((1, 1), (2, 2), (3, 5), (4, 4), (8, 8), (16, 4), (16, 16))), SMALL_BLOCKS, ODD],
+    ids=lambda config: f"{config.rows}x{config.cols}-block{config.block_rows}",
+)
+def test_counters_equal_the_rtl_at_length(config: AcceleratorConfig, seed: int) -> None:
+    sweep(config, 250, 1000 + seed, most_passes=100_000)
+
+
+def test_extremes_equal_the_rtl() -> None:
+    config = small_config(4, 4)
+    model = CycleModel(config)
+    shapes = [(1, 1, 1), (1, 1, K_LIMIT), (2, 5, 4096), (1000, 1, 1), (1, 1000, 1), (129, 65, 65)]
+    with Simulator(config, check_axi=False, deadline_s=60) as simulator:
+        for m, n, k in shapes:
+            assert_same(model, simulator, [place_command(config, m, n, k)])
+
+
+def test_open_rows_and_ring_position_are_carried_from_call_to_call() -> None:
+    """Two calls count like two doorbells, and unlike two first ones: the second finds rows open."""
+    config = small_config(4, 4)
+    command = place_command(config, 3, 3, 3, base=4096)  # in another bank than the ring
+    model = CycleModel(config)
+    with Simulator(config, check_axi=False, deadline_s=60) as simulator:
+        for _ in range(3):
+            assert_same(model, simulator, [command])
+        # More than the ring holds: two doorbells, and the entries wrap.
+        assert_same(model, simulator, [command] * 300)
+        assert model.counters() == simulator.counters()
+        assert model.ring_index == 303 % 256
+        simulator.restart()
+        model.reset()
+        assert_same(model, simulator, [command])
+        assert model.counters() == simulator.counters()
+    first = CycleModel(config).run([command])["dram_row_activations"]
+    again = CycleModel(config)
+    again.open_rows = model.open_rows
+    assert again.run([command])["dram_row_activations"] < first
+
+
+def skip_against_step(seed: int, count: int, most_passes: int) -> None:
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for _ in range(count):
+        config = random_config(rng)
+        commands = []
+        for _ in range(rng.choice([1, 1, 2])):
+            base = config.bus_bytes * rng.randint(0, 4096)
+            commands.append(random_command(rng, config, longest=1000, most_passes=most_passes, base=base))
+        skipped, stepped = CycleModel(config), CycleModel(config, step=True)
+        assert skipped.run(commands) == stepped.run(commands), (config, commands)
+        assert skipped.open_rows == stepped.open_rows, (config, commands)
+
+
+def test_skipping_repetitions_changes_nothing() -> None:
+    skip_against_step(seed=1, count=100, most_passes=60_000)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(10, 14))
+def test_skipping_repetitions_changes_nothing_at_length(seed: int) -> None:
+    skip_against_step(seed, count=1000, most_passes=200_000)
+
+
+def test_remembered_outcomes_change_nothing() -> None:
+    """The same shapes again at other places: on other banks, at other offsets in a page, sharing rows or not."""
+    seed = 2
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for _ in range(30):
+        config = random_config(rng)
+        bus = config.bus_bytes
+        shapes = [random_command(rng, config, longest=60, most_passes=500) for _ in range(2)]
+        remembering, stepping = CycleModel(config), CycleModel(config, step=True)
+        for _ in range(12):
+            shape = rng.choice(shapes)
+            by = bus * rng.choice([0, 0, 1, 4096 // bus, 8192, 65536, rng.randint(0, 4096)])
+            resident = bus * rng.choice([0, 0, 1, 1 << 16, (1 << 17) + 4096, rng.randint(0, 1 << 18)])
+            command = dataclasses.replace(
+                shape,
+                a_addr=shape.a_addr + by,
+                w_addr=shape.w_addr + by + resident,
+                y_addr=shape.y_addr + by,
+                channel_addr=shape.channel_addr + by if shape.flags else 0,
+            )
+            assert remembering.run([command]) == stepping.run([command]), (config, command)
+            assert remembering.open_rows == stepping.open_rows, (config, command)
+
+
+def test_names_are_those_of_the_registers_and_the_memory() -> None:
+    names = {counter.name for counter in COUNTERS} | {"dram_row_activations"}
+    assert set(CycleModel(AcceleratorConfig()).counters()) == names
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"m": 0}, r"^GemmCommand\.m must be in 1\.\.16777215, not 0$"),
+        ({"k": K_LIMIT + 1}, r"^GemmCommand\.k must be in 1\.\.131071, not 131072$"),
+        ({"batch": 1 << 16}, r"^GemmCommand\.batch must be in 1\.\.65535, not 65536$"),
+        ({"lda": 8}, r"^GemmCommand\.lda must be a multiple of bus_bytes=16, not 8$"),
+    ],
+)
+def test_commands_that_the_hardware_refuses_are_refused(changes: dict[str, int], message: str) -> None:
+    config = AcceleratorConfig()
+    command = dataclasses.replace(place_command(config, 1, 1, 1), **changes)
+    with pytest.raises(ValueError, match=message):
+        CycleModel(config).run([command])
+
+
+def test_open_rows_of_another_number_of_banks_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^open_rows must have 16 entries, one per bank, not 1$"):
+        CycleModel(AcceleratorConfig()).open_rows = [None]
