@@ -8,7 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from brownout.hw.commands import LOG_RECORD_BYTES
 from brownout.hw.config import AcceleratorConfig
@@ -22,7 +24,7 @@ from .operating_points import DomainPoints, OperatingPoint
 from .protection import LogRecord, Protection, parse_log
 from .slots import Slots
 from .timing import TRANSITION_S, TimingLaw
-from .twin.state import CommandOptions, bit_thresholds
+from .twin.state import NOMINAL_LENGTH, CommandOptions, bit_thresholds
 
 BACKENDS = ("rtl", "twin")
 
@@ -333,6 +335,34 @@ class Accelerator:
         self._require_errors("set_operating_point", "flip", "carry")
         points = self._points.with_voltage(domain, voltage_v, frequency_hz)
         self._move(points, seed=seed, transition_s=transition_s)
+
+    def set_carry_lengths(self, lengths: NDArray[np.uint8]) -> None:
+        """Let carries that are longer than each element's length come late (`timing_model="carry"`).
+
+        They hold until the operating point changes.
+
+        Parameters
+        ----------
+        lengths : uint8 array (rows, cols + check columns)
+            Settled carry length of each processing element, 0 to 63; the array's columns first, then the check columns
+            segment by segment.
+
+        Raises
+        ------
+        ValueError
+            The accelerator has another model of timing errors, or the table has the wrong shape or values.
+        AcceleratorClosedError
+            After `close`.
+        """
+        self._require_errors("set_carry_lengths", "carry")
+        shape = (self.config.rows, self.config.cols + len(self.config.check_columns))
+        if lengths.shape != shape or lengths.dtype != np.uint8:
+            raise ValueError(f"lengths must be uint8 of shape {shape}, not {lengths.dtype} of shape {lengths.shape}")
+        if lengths.size and lengths.max() > NOMINAL_LENGTH:
+            raise ValueError(f"lengths must be in 0..{NOMINAL_LENGTH}, not {int(lengths.max())}")
+        device = self._open()
+        for domain in range(self.config.domains):
+            device.set_point(domain, self._points.number(domain), lengths=lengths)
 
     @property
     def operating_points(self) -> tuple[OperatingPoint, ...]:

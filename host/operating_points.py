@@ -61,6 +61,10 @@ class DomainPoints:
         """The clock, which all domains share."""
         return self.wanted[0].frequency_hz
 
+    def number(self, domain: int) -> int:
+        """Number, in the hardware, of a domain's present operating point."""
+        return self._assigned[domain]
+
     def domains(self, domain: int | str) -> list[int]:
         """Numbers of the domains meant by an index, ``"array"`` or ``"check"``.
 
