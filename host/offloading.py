@@ -78,7 +78,7 @@ class _CallSite:
         self.rows += rows.shape[0]
         for name in ("macs", "ideal_cycles", "cycles"):
             if name in after:
-                self.counts[name] = self.counts.get(name, 0) + after[name] - before[name]
+                self.counts[name] = self.counts.get(name, 0) + int(after[name] - before[name])
         if self.observer is not None:
             self.observer(self.name, sums)
         return sums

@@ -121,8 +121,8 @@ class TwinBackend(Backend):
             clean, sums = self._buffer("clean", product), self._buffer("sums", product)
             exact_matmul(a, w, clean)
             known = sums if on_cpu else torch.empty(sums.shape, dtype=torch.int32)
-            operands = (operand.cpu().numpy() for operand in (a, w, clean))
-            findings = inject_carries(self.config, *operands, known.numpy(), call)
+            left, right = a.cpu().numpy(), w.cpu().numpy()
+            findings = inject_carries(self.config, left, right, clean.cpu().numpy(), known.numpy(), call)
         if known is not sums:
             sums.copy_(known)
         keep = history.values_at(findings.marked_rows, findings.marked_cols) if options.suppress else None
