@@ -65,7 +65,7 @@ class TwinBackend(Backend):
                 self._clean(product, a, b, out)
                 continue
             left = room - len(log) // LOG_RECORD_BYTES
-            call = Call(options, self.errors, options.first_row + index * shape.m, left, torch.get_num_threads())
+            call = Call(options, self.errors, options.first_row + index * shape.m, left, self._threads())
             findings = self._erring(product, a, b, out, call)
             log += findings.log
             for name, value in findings.counts.items():
@@ -80,6 +80,11 @@ class TwinBackend(Backend):
         for name, value in gemm_counts(self.config, shape, channels=channels, requant=requant).items():
             self._counts[name] += value
         return log
+
+    def _threads(self) -> int:
+        """Threads of the kernels. Those of `flip` take a millisecond, in which a busy core is not worth waiting for."""
+        threads = torch.get_num_threads()
+        return threads if self.config.timing_model == "carry" else max(1, threads // 2)
 
     def _buffer(self, name: str, product: Product) -> torch.Tensor:
         """int32 (m, n) that lives as long as the backend: fresh memory costs as much as the product."""

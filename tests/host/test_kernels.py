@@ -43,7 +43,7 @@ def test_the_number_of_threads_changes_nothing(generator, model):
     shape = (1024, 16, 1100) if model == "flip" else (300, 40, 300)
     a, w = random_int8(generator, *shape[:2]), random_int8(generator, *shape[1:])
     results = []
-    for threads in (1, 3):
+    for threads in (1, 6):
         torch.set_num_threads(threads)
         results.append(run(config, a, w, errors))
     (out, log, counts), (other_out, other_log, other_counts) = results
