@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 
 import numpy as np
@@ -40,6 +41,8 @@ class TwinBackend(Backend):
         names += COUNTERS if config.checksum is not None else ()
         names += TRUTH if config.timing_model != "none" else ()
         self._names = tuple(names)
+        # Buffers and counters are shared by calls from several threads.
+        self._lock = threading.Lock()
         self._scratch: dict[str, torch.Tensor] = {}
         self.errors = ErrorState()
         self.restart()
@@ -54,6 +57,10 @@ class TwinBackend(Backend):
         return ResidentWeights(self, values if values.ndim == 3 else values.unsqueeze(0), tuple(w.shape))
 
     def gemm(self, product: Product) -> bytes:
+        with self._lock:
+            return self._gemm(product)
+
+    def _gemm(self, product: Product) -> bytes:
         shape, options = product.shape, product.options
         w = product.w.values if isinstance(product.w, ResidentWeights) else product.w
         room = options.log_bytes // LOG_RECORD_BYTES
