@@ -13,7 +13,7 @@ from brownout.hw.commands import LOG_RECORD_BYTES
 from brownout.hw.config import AcceleratorConfig
 
 from ..operands import GemmShape, Product, ResidentWeights
-from ..twin.counts import gemm_counts
+from ..twin.counts import check_counts, gemm_counts, setting_counts
 from ..twin.flips import draw_flips
 from ..twin.history import History
 from ..twin.matmul import exact_matmul
@@ -75,18 +75,22 @@ class TwinBackend(Backend):
             call = Call(options, self.errors, options.first_row + index * shape.m, left, self._threads())
             findings = self._erring(product, a, b, out, call)
             log += findings.log
-            for name, value in findings.counts.items():
-                if name in self._counts:
-                    self._counts[name] += value
+            self._add(findings.counts)
         if self.config.timing_model == "none" and options.check:
             tiles = divmod(shape.n, self.config.cols)
             last = sum(segment.start < tiles[1] for segment in self.config.segments)
             self._counts["checks"] += shape.batch * shape.m * (tiles[0] * len(self.config.segments) + last)
         channels = product.bias is not None or product.requant is not None
         requant = product.requant is not None
-        for name, value in gemm_counts(self.config, shape, channels=channels, requant=requant).items():
-            self._counts[name] += value
+        self._add(gemm_counts(self.config, shape, channels=channels, requant=requant))
+        if options.check:
+            self._add(check_counts(self.config, shape, options, log))
         return log
+
+    def _add(self, counts: Mapping[str, int]) -> None:
+        for name, value in counts.items():
+            if name in self._counts:
+                self._counts[name] += value
 
     def _threads(self) -> int:
         """Threads of the kernels. Those of `flip` take a millisecond, in which a busy core is not worth waiting for."""
@@ -145,11 +149,13 @@ class TwinBackend(Backend):
 
     def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:
         self.errors.seed, self.errors.rates, self.errors.bits = seed, rates, bits
+        self._add(setting_counts(self.config, None))
 
     def set_point(
         self, domain: int, point: int, *, transition_cycles: int = 0, lengths: NDArray[np.uint8] | None = None
     ) -> None:
         self.errors.move(self.config, domain, point, lengths)
+        self._add(setting_counts(self.config, lengths))
 
     def counters(self) -> Mapping[str, int]:
         return dict(self._counts)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import pairwise
 
-from brownout.hw.commands import CHANNEL_RECORD_BYTES, COMMAND_BYTES
+import numpy as np
+from numpy.typing import NDArray
+
+from brownout.hw.commands import CHANNEL_RECORD_BYTES, COMMAND_BYTES, LOG_RECORD_BYTES
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.tiling import ideal_cycles, slabs, split_extent
 
 from ..operands import GemmShape
+from .geometry import geometry
+from .state import CommandOptions
 
 
 def _beats(offset: int, count: int, bus_bytes: int) -> int:
@@ -66,3 +72,40 @@ def gemm_counts(config: AcceleratorConfig, shape: GemmShape, *, channels: bool, 
         "dram_write_bytes": write,
         "dram_bytes": read + write,
     }
+
+
+def check_counts(config: AcceleratorConfig, shape: GemmShape, options: CommandOptions, log: bytes) -> dict[str, int]:
+    """What checks add to `gemm_counts`: cycles of digit rows, and writing the log.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    shape : GemmShape
+    options : CommandOptions
+        Of the command, with CHECK.
+    log : bytes
+        Its records.
+    """
+    checksum = config.checksum
+    assert checksum is not None
+    pieces = geometry(config, shape.m, shape.n)
+    digit_rows = shape.batch * len(pieces.group_first) * checksum.digits
+    passes = -(-shape.k // config.rows) * -(-shape.n // config.cols)
+    # The records of a block are written together, and a beat shared by two blocks counts twice.
+    words = np.frombuffer(log, "<u4").reshape(-1, 4).astype(np.int64)
+    row, col = (words[:, 0] - options.first_row) % (1 << 32), (words[:, 1] - options.first_col) % (1 << 32)
+    row_block = np.searchsorted(pieces.row_blocks, row % shape.m, side="right")
+    col_block = np.searchsorted(pieces.col_blocks, col // config.cols, side="right")
+    block = (row // shape.m * len(pieces.row_blocks) + row_block) * len(pieces.col_blocks) + col_block
+    starts = [*np.flatnonzero(np.diff(block, prepend=-1)).tolist(), len(words)]
+    spans = [(first * LOG_RECORD_BYTES, (end - first) * LOG_RECORD_BYTES) for first, end in pairwise(starts)]
+    written = config.bus_bytes * sum(_beats(*span, config.bus_bytes) for span in spans)
+    return {"busy_cycles": digit_rows * passes, "dram_write_bytes": written, "dram_bytes": written}
+
+
+def setting_counts(config: AcceleratorConfig, lengths: NDArray[np.uint8] | None) -> dict[str, int]:
+    """Counters of a SET_ERRORS command, or of a SET_POINT command with its table of carry lengths."""
+    read = COMMAND_BYTES
+    if lengths is not None:
+        read += lengths.shape[0] * config.bus_bytes * _beats(0, lengths.shape[1], config.bus_bytes)
+    return {"commands": 1, "dram_read_bytes": read, "dram_bytes": read}
