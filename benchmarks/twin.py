@@ -1,4 +1,4 @@
-"""How fast is the twin? int8 products on it against float32 ``torch.matmul`` of the same shape.
+"""How fast is the twin? Clean products against float32 ``torch.matmul``, and what errors and checks add to them.
 
 Run ``python benchmarks/twin.py``; writes ``build/results/twin.json``.
 """
@@ -13,19 +13,126 @@ from typing import Annotated
 import torch
 import typer
 
-from brownout.host import Accelerator, write_results
-from brownout.hw.config import AcceleratorConfig
+from brownout.host import Accelerator, Protection, write_results
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 
 M, K, N = 1024, 1152, 4608
 """Tokens of a 512x512 image into the feed-forward layer of DiT-XL/2."""
 
+LAYERS = {
+    "qkv": (1024, 1152, 3456),
+    "projection": (1024, 1152, 1152),
+    "feed_forward_in": (1024, 1152, 4608),
+    "feed_forward_out": (1024, 4608, 1152),
+}
+"""M, K, N of the linear layers of DiT-XL/2 at 512x512."""
+
+ERROR_RATE = 1e-3
+
+CARRY_VOLTAGE_V = 0.84
+"""Late carries in a few per cent of the outputs; below, they are everywhere."""
+
 SEED = 0
+
+Contestants = dict[str, Callable[[], object]]
 
 
 def _seconds(function: Callable[[], object]) -> float:
     began = time.perf_counter()
     function()
     return time.perf_counter() - began
+
+
+def _race(contestants: Contestants, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each, interleaved, so that other load on the machine meets all alike."""
+    for run in contestants.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(repeats):
+        for name, run in contestants.items():
+            times[name].append(_seconds(run))
+    return times
+
+
+def _operands(shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    m, k, n = shape
+    generator = torch.Generator().manual_seed(SEED)
+    a = torch.randint(-128, 128, (m, k), dtype=torch.int8, generator=generator)
+    return a, torch.randint(-128, 128, (k, n), dtype=torch.int8, generator=generator)
+
+
+def clean_speed(repeats: int) -> dict[str, float]:
+    """Clean products against float32."""
+    a, w = _operands((M, K, N))
+    a_float, w_float = a.float(), w.float()
+    with Accelerator(AcceleratorConfig(), backend="twin") as accelerator:
+        weights = accelerator.upload(w)
+        # Both write to a buffer that is there: new memory for 4.7 M results costs more than some products.
+        sums, result = torch.empty(M, N, dtype=torch.int32), torch.empty(M, N)
+        times = _race(
+            {
+                "twin": lambda: accelerator.gemm(a, weights, out=sums),
+                "fp32": lambda: torch.matmul(a_float, w_float, out=result),
+            },
+            repeats,
+        )
+    gmacs = M * K * N / 1e9
+    speed = {name: gmacs / statistics.median(values) for name, values in times.items()}
+    ratios = [fp32 / twin for twin, fp32 in zip(times["twin"], times["fp32"], strict=True)]
+    return {
+        "twin_gmac_per_s": speed["twin"],
+        "fp32_gmac_per_s": speed["fp32"],
+        "twin_over_fp32": statistics.median(ratios),
+    }
+
+
+def flip_cost(repeats: int) -> dict[str, float]:
+    """Injection, checks and correction over the clean product, for each layer and for all four."""
+    config = AcceleratorConfig(timing_model="flip", checksum=ChecksumConfig(scheme="residue"))
+    metrics: dict[str, float] = {}
+    totals = {"clean": 0.0, "protected": 0.0, "suppressing": 0.0}
+    with Accelerator(AcceleratorConfig(), backend="twin") as clean, Accelerator(config, backend="twin") as erring:
+        erring.set_error_rate(ERROR_RATE, seed=SEED)
+        for layer, shape in LAYERS.items():
+            a, w = _operands(shape)
+            sums = torch.empty(shape[0], shape[2], dtype=torch.int32)
+            left, right = clean.upload(w), erring.upload(w)
+
+            def run(on_mark: str, a=a, right=right, sums=sums) -> None:
+                erring.gemm(a, right, out=sums, protection=Protection(on_mark=on_mark))
+
+            times = _race(
+                {
+                    "clean": lambda a=a, left=left, sums=sums: clean.gemm(a, left, out=sums),
+                    "protected": lambda run=run: run("keep"),
+                    "suppressing": lambda run=run: run("suppress"),
+                },
+                repeats,
+            )
+            medians = {name: statistics.median(values) for name, values in times.items()}
+            for name, value in medians.items():
+                totals[name] += value
+            metrics[f"flip_over_clean_{layer}"] = medians["protected"] / medians["clean"]
+        stats = erring.stats
+    metrics["flip_over_clean"] = totals["protected"] / totals["clean"]
+    metrics["flip_suppress_over_clean"] = totals["suppressing"] / totals["clean"]
+    metrics["flip_corrected_share"] = stats["corrected"] / stats["injected"]
+    return metrics
+
+
+def carry_speed(repeats: int) -> dict[str, float]:
+    """GMAC/s of products with late carries, checks included."""
+    config = AcceleratorConfig(timing_model="carry", checksum=ChecksumConfig(scheme="residue"))
+    shape = LAYERS["projection"]
+    a, w = _operands(shape)
+    with Accelerator(config, backend="twin", protection=Protection()) as accelerator:
+        accelerator.set_operating_point(voltage_v=CARRY_VOLTAGE_V)
+        weights = accelerator.upload(w)
+        sums = torch.empty(shape[0], shape[2], dtype=torch.int32)
+        times = _race({"carry": lambda: accelerator.gemm(a, weights, out=sums)}, max(3, repeats // 5))
+        share = accelerator.stats["detected"] / accelerator.stats["checks"]
+    gmacs = shape[0] * shape[1] * shape[2] / 1e9
+    return {"carry_gmac_per_s": gmacs / statistics.median(times["carry"]), "carry_flagged_share": share}
 
 
 def main(
@@ -35,41 +142,16 @@ def main(
     """Measure, print and write the results."""
     if threads:
         torch.set_num_threads(threads)
-    generator = torch.Generator().manual_seed(SEED)
-    a = torch.randint(-128, 128, (M, K), dtype=torch.int8, generator=generator)
-    w = torch.randint(-128, 128, (K, N), dtype=torch.int8, generator=generator)
-    a_float, w_float = a.float(), w.float()
-    config = AcceleratorConfig()
-    with Accelerator(config, backend="twin") as accelerator:
-        weights = accelerator.upload(w)
-        # Both write to a buffer that is there: new memory for 4.7 M results costs more than some products.
-        sums, result = torch.empty(M, N, dtype=torch.int32), torch.empty(M, N)
-        contestants = {
-            "twin": lambda: accelerator.gemm(a, weights, out=sums),
-            "fp32": lambda: torch.matmul(a_float, w_float, out=result),
-        }
-        for run in contestants.values():
-            run()
-        # Interleaved, so that other load on the machine meets both alike.
-        times: dict[str, list[float]] = {name: [] for name in contestants}
-        for _ in range(repeats):
-            for name, run in contestants.items():
-                times[name].append(_seconds(run))
-    gmacs = M * K * N / 1e9
-    speed = {name: gmacs / statistics.median(values) for name, values in times.items()}
-    ratios = [fp32 / twin for twin, fp32 in zip(times["twin"], times["fp32"], strict=True)]
-    metrics = {
-        "twin_gmac_per_s": speed["twin"],
-        "fp32_gmac_per_s": speed["fp32"],
-        "twin_over_fp32": statistics.median(ratios),
-        "threads": torch.get_num_threads(),
-        "repeats": repeats,
-    }
-    settings = {"m": M, "k": K, "n": N, "cpu_capability": torch.backends.cpu.get_cpu_capability(), **config.to_dict()}
+    metrics = {**clean_speed(repeats), **flip_cost(repeats), **carry_speed(repeats)}
+    metrics |= {"threads": torch.get_num_threads(), "repeats": repeats}
+    settings = {"m": M, "k": K, "n": N, "error_rate": ERROR_RATE, "carry_voltage_v": CARRY_VOLTAGE_V}
+    settings |= {"cpu_capability": torch.backends.cpu.get_cpu_capability(), **AcceleratorConfig().to_dict()}
     path = write_results("twin", metrics, config=settings)
     print(
-        f"twin {speed['twin']:.0f} GMAC/s, float32 {speed['fp32']:.0f} GMAC/s, "
-        f"ratio {metrics['twin_over_fp32']:.2f}; {path}"
+        f"twin {metrics['twin_gmac_per_s']:.0f} GMAC/s, float32 {metrics['fp32_gmac_per_s']:.0f} GMAC/s, "
+        f"ratio {metrics['twin_over_fp32']:.2f}; errors at {ERROR_RATE:g} with checks cost "
+        f"{metrics['flip_over_clean']:.3f} of the clean product, late carries run at "
+        f"{metrics['carry_gmac_per_s']:.1f} GMAC/s; {path}"
     )
 
 

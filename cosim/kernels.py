@@ -7,6 +7,7 @@ from pathlib import Path
 from .build import _Commands, rtl_folder
 from .cache import build_root as resolve_build_root
 from .cache import cached_folder, digest, files_digest
+from .errors import BuildError
 from .toolchain import find_compiler
 
 KERNEL_LIBRARY = "libbrownout_kernels.so"
@@ -15,6 +16,9 @@ KERNEL_SOURCES = ("flip.cpp", "carry.cpp", "checks.cpp", "history.cpp")
 
 KERNEL_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-fwrapv", "-pthread", "-shared", "-w")
 """Sums wrap in two's complement, like the hardware's: without -fwrapv the compiler may assume that they do not."""
+
+THREAD_FLAGS = ("-fopenmp",)
+"""Left out where the compiler has no OpenMP; then the kernels start threads themselves."""
 
 
 def build_kernels(build_root: Path | str | None = None) -> Path:
@@ -34,12 +38,16 @@ def build_kernels(build_root: Path | str | None = None) -> Path:
     """
     root = resolve_build_root(build_root)
     compiler, sources = find_compiler(), rtl_folder() / "kernels"
-    recipe = [compiler.version, compiler.native_target, *KERNEL_FLAGS]
+    recipe = [compiler.version, compiler.native_target, *KERNEL_FLAGS, *THREAD_FLAGS]
     name = f"kernels-{digest([*recipe, files_digest(sources, ['*.h', '*.cpp'])])}"
 
     def make(folder: Path) -> None:
         commands = _Commands(root / "logs" / f"build-{name}.log")
         files = [str(sources / source) for source in KERNEL_SOURCES]
-        commands.run([compiler.executable, *KERNEL_FLAGS, *files, "-o", KERNEL_LIBRARY], cwd=folder)
+        command = [compiler.executable, *KERNEL_FLAGS, *files, "-o", KERNEL_LIBRARY]
+        try:
+            commands.run([*command, *THREAD_FLAGS], cwd=folder)
+        except BuildError:
+            commands.run(command, cwd=folder)
 
     return cached_folder(root / "sim", name, make) / KERNEL_LIBRARY

@@ -77,7 +77,7 @@ class _CallSite:
         self.calls += 1
         self.rows += rows.shape[0]
         for name in self.counts:
-            self.counts[name] += after[name] - before[name]
+            self.counts[name] += int(after[name] - before[name])
         if self.observer is not None:
             self.observer(self.name, sums)
         return sums

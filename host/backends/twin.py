@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 
 import numpy as np
@@ -42,6 +43,8 @@ class TwinBackend(Backend):
         names = [*(COUNTERS if config.checksum is not None else ()), *(TRUTH if config.timing_model != "none" else ())]
         # Known names from the start, so that a counter never appears out of nothing.
         self._names = tuple(names)
+        # Buffers and counters are shared by calls from several threads.
+        self._lock = threading.Lock()
         self._scratch: dict[str, torch.Tensor] = {}
         self.errors = ErrorState()
         self.restart()
@@ -58,7 +61,7 @@ class TwinBackend(Backend):
         return weights
 
     def gemm(self, product: Product) -> bytes:
-        with self._layout.place_product(product) as command:
+        with self._lock, self._layout.place_product(product) as command:
             log = self.compute(product)
             self._cycle_model.run([command])
         return log
@@ -76,17 +79,20 @@ class TwinBackend(Backend):
                 self._clean(product, a, b, out)
                 continue
             left = room - len(log) // LOG_RECORD_BYTES
-            call = Call(options, self.errors, options.first_row + index * shape.m, left, torch.get_num_threads())
+            call = Call(options, self.errors, options.first_row + index * shape.m, left, self._threads())
             findings = self._erring(product, a, b, out, call)
             log += findings.log
-            for name, value in findings.counts.items():
-                if name in self._counts:
-                    self._counts[name] += value
+            self._add(findings.counts)
         if self.config.timing_model == "none" and options.check:
             tiles = divmod(shape.n, self.config.cols)
             last = sum(segment.start < tiles[1] for segment in self.config.segments)
             self._counts["checks"] += shape.batch * shape.m * (tiles[0] * len(self.config.segments) + last)
         return log
+
+    def _threads(self) -> int:
+        """Threads of the kernels. Those of `flip` take a millisecond, in which a busy core is not worth waiting for."""
+        threads = torch.get_num_threads()
+        return threads if self.config.timing_model == "carry" else max(1, threads // 2)
 
     def _buffer(self, name: str, product: Product) -> torch.Tensor:
         """int32 (m, n) that lives as long as the backend: fresh memory costs as much as the product."""
@@ -140,6 +146,7 @@ class TwinBackend(Backend):
 
     def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:
         self.errors.seed, self.errors.rates, self.errors.bits = seed, rates, bits
+        self._add(setting_counts(self.config, None))
 
     def set_point(
         self, domain: int, point: int, *, transition_cycles: int = 0, lengths: NDArray[np.uint8] | None = None

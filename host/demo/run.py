@@ -42,7 +42,7 @@ class Run:
     images: torch.Tensor
     trace: Trace
     layers: list[LayerReport]
-    stats: dict[str, int]
+    stats: dict[str, float]
     start_s: float
     wall_s: float
 

@@ -252,7 +252,7 @@ def _digit_differences(
     lengths: NDArray[np.uint8],
 ) -> _Deltas:
     """Against the sums of the clean product's columns, which clean digit rows would give."""
-    can_err = ((lengths[:, : config.cols] & 63) < SAFE_LENGTH).any(axis=0)
+    can_err = (lengths[:, : config.cols] & 63).min(axis=0) < SAFE_LENGTH
     columns = np.flatnonzero(can_err[np.arange(clean.shape[1]) % config.cols])
     expected = np.add.reduceat(clean[:, columns].view(np.uint32), pieces.group_first, axis=0, dtype=np.uint32)
     changes = digit_sums[:, columns] - expected
@@ -276,7 +276,7 @@ def _check_differences(
     for j in range(checksum.checks):
         modulus = modulus_of(checksum, j)
         safe = checksum.check_bits(j) - (0 if modulus else 1)
-        can_err = ((lengths[:, config.cols + j :: checksum.checks] & 63) < safe).any(axis=0)
+        can_err = (lengths[:, config.cols + j :: checksum.checks] & 63).min(axis=0) < safe
         wanted = can_err[np.arange(pieces.segments) % per_tile]
         if not wanted.any():
             continue

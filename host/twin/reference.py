@@ -22,7 +22,7 @@ from brownout.hw.tiling import Block, blocks
 
 from .state import NOMINAL_LENGTH, CommandOptions, ErrorState, check_columns
 
-Ints = NDArray[np.int64]
+Ints = NDArray[np.integer[Any]]
 
 WORD = 1 << 32
 
@@ -261,7 +261,7 @@ def _clean_sums(cmd: _Command, block: Block) -> _Sums:
                 modular = is_residue(cmd.checksum, j)
                 reduced = value % RESIDUE_MODULUS if modular else wrap(value, cmd.checksum.check_bits(j))
                 sums.checks[m, tile, s, j] = int(reduced)
-        if cmd.columns_checked:
+        if cmd.checksum.column_checks:
             for g, rows in enumerate(cmd.groups(block)):
                 digits = digits_of(cmd.a[b, rows].sum(axis=0), cmd.checksum.digits)
                 for i, digit_row in enumerate(digits):
@@ -297,37 +297,46 @@ def _flip(cmd: _Command, block: Block, sums: _Sums) -> None:
             sums.checks[m, tile, s, j] = flipped if is_residue(cmd.checksum, j) else wrap(flipped, width)
 
 
+def _check_columns(config: AcceleratorConfig, checksum: ChecksumConfig) -> tuple[tuple[int, int, bool, int], ...]:
+    """Segment, check, whether it sums residues, and width, of each check column in order."""
+    return tuple(
+        (s, j, is_residue(checksum, j), checksum.check_bits(j))
+        for s in range(len(config.segments))
+        for j in range(checksum.checks)
+    )
+
+
 def _carry_sums(cmd: _Command, block: Block) -> _Sums:
     """Sums of a block with the errors of the `carry` model, pass by pass."""
-    config, b = cmd.config, block.batch
+    config, checksum, b = cmd.config, cmd.checksum, block.batch
     groups = cmd.groups(block)
     issued: list[Ints] = []
     places: list[tuple[int, int]] = []
     for g, rows in enumerate(groups):
         issued.append(cmd.a[b, rows])
         places += [(-1, m) for m in rows]
-        if cmd.columns_checked:
-            issued.append(digits_of(cmd.a[b, rows].sum(axis=0), cmd.checksum.digits))
-            places += [(g, i) for i in range(cmd.checksum.digits)]
+        if checksum is not None and checksum.column_checks:
+            issued.append(digits_of(cmd.a[b, rows].sum(axis=0), checksum.digits))
+            places += [(g, i) for i in range(checksum.digits)]
     activations = np.concatenate(issued)
-    lengths = cmd.errors.lengths
-    if lengths is None:
-        lengths = np.full((config.rows, config.cols + check_columns(config)), NOMINAL_LENGTH)
-    checks = 0 if cmd.checksum is None else check_columns(config)
-    lengths = lengths[:, : config.cols + checks].astype(np.int64) & 63
+    columns_of_checks = () if checksum is None else _check_columns(config, checksum)
+    checks = len(columns_of_checks)
+    lengths: Ints = np.full((config.rows, config.cols + check_columns(config)), NOMINAL_LENGTH)
+    if cmd.errors.lengths is not None:
+        lengths = cmd.errors.lengths.astype(np.int64) & NOMINAL_LENGTH
+    lengths = lengths[:, : config.cols + checks]
     widths = np.full(config.cols + checks, 32)
     residue = np.zeros(config.cols + checks, bool)
-    for column in range(checks):
-        j = column % cmd.checksum.checks
-        residue[config.cols + column] = is_residue(cmd.checksum, j)
-        widths[config.cols + column] = RESIDUE_BITS + 1 if is_residue(cmd.checksum, j) else cmd.checksum.check_bits(j)
+    for column, (_, _, modular, bits) in enumerate(columns_of_checks, config.cols):
+        residue[column] = modular
+        widths[column] = RESIDUE_BITS + 1 if modular else bits
 
     sums = _Sums({}, {}, {})
     for tile in cmd.tiles(block):
         columns = cmd.tile_columns(tile)
         weights = np.zeros((cmd.k, config.cols + checks), np.int64)
         weights[:, : len(columns)] = cmd.w[b][:, columns]
-        if checks:
+        if checksum is not None:
             weights[:, config.cols :] = check_weights(cmd.w[b], config, tile)
         total = np.zeros((len(activations), config.cols + checks), np.int64)
         for start in range(0, cmd.k, config.rows):
@@ -342,12 +351,8 @@ def _carry_sums(cmd: _Command, block: Block) -> _Sums:
                 else:
                     sums.digits[g, m, n] = int(wrap(value, 32))
             if g < 0:
-                for column in range(checks):
-                    s, j = divmod(column, cmd.checksum.checks)
-                    value = values[config.cols + column]
-                    modular = is_residue(cmd.checksum, j)
-                    reduced = value % RESIDUE_MODULUS if modular else wrap(value, cmd.checksum.check_bits(j))
-                    sums.checks[m, tile, s, j] = int(reduced)
+                for value, (s, j, modular, bits) in zip(values[config.cols :], columns_of_checks, strict=True):
+                    sums.checks[m, tile, s, j] = int(value % RESIDUE_MODULUS if modular else wrap(value, bits))
     return sums
 
 
@@ -530,9 +535,9 @@ def reference_gemm(
     """
     if options.check and config.checksum is None:
         raise ValueError("CHECK needs an AcceleratorConfig with checksum units")
-    a = (a if a.ndim == 3 else a[None]).astype(np.int64)
-    w = (w if w.ndim == 3 else w[None]).astype(np.int64)
-    cmd = _Command(config, a, w, options, errors)
+    left = (a if a.ndim == 3 else a[None]).astype(np.int64)
+    right = (w if w.ndim == 3 else w[None]).astype(np.int64)
+    cmd = _Command(config, left, right, options, errors)
     shape = (cmd.batch, cmd.m, cmd.n)
     segments = (cmd.batch, cmd.m, -(-cmd.n // config.cols), len(config.segments))
     names = ("checks", "detected", "corrected", "suppressed", "log_records", "log_dropped")
@@ -567,12 +572,12 @@ def reference_gemm(
         result.counters["log_records"] += len(written)
         result.counters["log_dropped"] += len(records) - len(written)
 
-    right = np.matmul(a, w)
+    clean = np.matmul(left, right)
     corrected = result.corrected_sums != result.sums
     # A correction by a multiple of 2^32 changes nothing, and is one all the same.
     for b, m, tile, s in zip(*np.nonzero(result.outcome == Outcome.CORRECTED), strict=True):
         corrected[b, m, tile * config.cols + result.fit[b, m, tile, s]] = True
-    wrong = result.corrected_sums != right
+    wrong = result.corrected_sums != clean
     result.counters["suppressed"] = int(result.marked.sum())
     result.counters["injected"] = cmd.injected
     result.counters["missed"] = int((wrong & ~result.marked & ~corrected).sum())

@@ -5,6 +5,7 @@
 // covers bits 31-L .. L-1, and one look at these shows for most sums that no bit is late.
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -345,7 +346,7 @@ extern "C" void brownout_carry(BrownoutCarry *task) {
     const int64_t array_tasks = task->row_block_count * pieces;
     const int64_t tiles = task->checks ? (task->n + task->cols - 1) / task->cols : 0;
     std::atomic<int64_t> injected{0};
-    parallel_for(array_tasks + task->row_block_count * tiles, task->threads, [&](int64_t index, int) {
+    parallel_for(array_tasks + task->row_block_count * tiles, task->threads, [&](int64_t index) {
         if (index < array_tasks) {
             const int64_t block = index / pieces, first = index % pieces * kColumnsPerTask;
             const int64_t end = std::min(first + kColumnsPerTask, task->n);

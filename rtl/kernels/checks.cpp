@@ -345,7 +345,7 @@ extern "C" int64_t brownout_check(const BrownoutUnits *units, BrownoutCheck *tas
         first_groups.push_back(first_groups.back() + (height + units->group_rows - 1) / units->group_rows);
     }
     const int useful = task->error_count + task->check_count + task->digit_count < 2048 ? 1 : task->threads;
-    brownout::parallel_for(task->row_block_count, useful, [&](int64_t i, int) { rows[i].run(first_groups[i]); });
+    brownout::parallel_for(task->row_block_count, useful, [&](int64_t i) { rows[i].run(first_groups[i]); });
 
     task->detected = task->corrected = task->marked = task->records = task->missed = task->wrong = 0;
     for (const BlockRow &row : rows) {

@@ -60,7 +60,7 @@ extern "C" int64_t brownout_draw_hits(uint32_t base, int64_t rows, const uint32_
     const int64_t wanted = std::max<int64_t>(1, std::min<int64_t>(threads, rows * cols / kDrawsPerThread));
     const int64_t pieces = std::min(rows, wanted);
     std::vector<std::vector<Hit>> found(pieces);
-    parallel_for(pieces, static_cast<int>(pieces), [&](int64_t piece, int) {
+    parallel_for(pieces, static_cast<int>(pieces), [&](int64_t piece) {
         for (int64_t row = rows * piece / pieces; row < rows * (piece + 1) / pieces; ++row) {
             const uint32_t key = mix<uint32_t>(base + row_terms[row]);
             draw_row(key, static_cast<int32_t>(row), cols, col_terms, rates, found[piece]);
@@ -109,7 +109,7 @@ extern "C" void brownout_flip_digits(const int8_t *a, int64_t a_row, int64_t a_c
     starts.push_back(count);
     const auto groups = static_cast<int64_t>(starts.size()) - 1;
     const int useful = groups * k < 1 << 14 ? 1 : threads;
-    parallel_for(groups, useful, [&](int64_t index, int) {
+    parallel_for(groups, useful, [&](int64_t index) {
         const int32_t group = rows[starts[index]] / digits;
         std::vector<int32_t> rest(k);
         const int8_t *first = a + group_first[group] * a_row;
