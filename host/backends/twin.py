@@ -89,6 +89,11 @@ class TwinBackend(Backend):
             self._counts["checks"] += shape.batch * shape.m * (tiles[0] * len(self.config.segments) + last)
         return log
 
+    def _add(self, counts: Mapping[str, int]) -> None:
+        for name, value in counts.items():
+            if name in self._counts:
+                self._counts[name] += value
+
     def _threads(self) -> int:
         """Threads of the kernels. Those of `flip` take a millisecond, in which a busy core is not worth waiting for."""
         threads = torch.get_num_threads()
@@ -146,7 +151,6 @@ class TwinBackend(Backend):
 
     def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:
         self.errors.seed, self.errors.rates, self.errors.bits = seed, rates, bits
-        self._add(setting_counts(self.config, None))
 
     def set_point(
         self, domain: int, point: int, *, transition_cycles: int = 0, lengths: NDArray[np.uint8] | None = None
