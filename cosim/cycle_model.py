@@ -6,11 +6,21 @@ import ctypes
 import functools
 import threading
 from collections.abc import Sequence
-from operator import attrgetter
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from brownout.hw.commands import COMMAND_BYTES, GemmCommand
+import numpy as np
+from numpy.typing import NDArray
+
+from brownout.hw.commands import (
+    COMMAND_BYTES,
+    GemmCommand,
+    PlainCommand,
+    SetErrorsCommand,
+    SetPointCommand,
+)
 from brownout.hw.config import BATCH_BITS, DIMENSION_BITS, K_LIMIT, AcceleratorConfig
+from brownout.hw.registers import CHECK_COUNTERS, counters
 
 from .build import build_cycle_model
 from .simulator import ring_bytes
@@ -24,6 +34,38 @@ _LIMITS = (
     ("k", K_LIMIT),
 )
 _ALIGNED = ("lda", "ldw", "ldy", "a_addr", "w_addr", "y_addr", "channel_addr")
+_MAX_DOMAINS, _MAX_POINTS = 9, 8
+
+Command = GemmCommand | SetErrorsCommand | SetPointCommand | PlainCommand
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the checks found in a product, as far as time and open rows of memory depend on it.
+
+    Attributes
+    ----------
+    records : uint64 array
+        Flagged segments of each block, in the order in which blocks are drained (product, row of blocks, column of
+        blocks); empty: none anywhere.
+    suppressed : uint64 array
+        Elements that SUPPRESS kept from being written, ``(product * M + row) * N + column``, in any order.
+    """
+
+    records: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    suppressed: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+
+
+class _FoundWords(ctypes.Structure):
+    """``Found`` of ``rtl/cycle_model/findings.h``."""
+
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("records", "blocks", "suppressed", "suppressed_count"))
+
+
+def block_count(config: AcceleratorConfig, command: GemmCommand) -> int:
+    """Blocks of all products of a command."""
+    tiles = -(-command.n // config.cols)
+    return command.batch * -(-command.m // config.block_rows) * -(-tiles // config.block_col_tiles)
 
 
 class _Library:
@@ -38,12 +80,14 @@ class _Library:
         library.brownout_cycles_new.restype = ctypes.c_void_p
         library.brownout_cycles_delete.argtypes = (ctypes.c_void_p,)
         word = ctypes.c_uint64
-        library.brownout_cycles_run.argtypes = (ctypes.c_void_p, words, word, word, word, word, words)
+        found = ctypes.POINTER(_FoundWords)
+        library.brownout_cycles_run.argtypes = (ctypes.c_void_p, words, found, word, word, word, word, words)
+        library.brownout_cycles_get_points.argtypes = (ctypes.c_void_p, words)
         library.brownout_cycles_get_open_rows.argtypes = (ctypes.c_void_p, words)
         library.brownout_cycles_set_open_rows.argtypes = (ctypes.c_void_p, words)
         self.functions = library
-        self.config_values = attrgetter(*self._fields("config"))
-        self.command_values = attrgetter(*self._fields("command"))
+        self.config_names = self._fields("config")
+        self.command_names = self._fields("command")
         self.counter_names = self._fields("counters")
 
     def _fields(self, structure: str) -> tuple[str, ...]:
@@ -56,6 +100,22 @@ def _load(path: Path) -> _Library:
     return _Library(path)
 
 
+def _config_values(config: AcceleratorConfig, names: Sequence[str]) -> list[int]:
+    checksum = config.checksum
+    derived = {
+        "checksum": int(checksum is not None),
+        "group_rows": 1 if checksum is None else checksum.group_rows,
+        "digits": 0 if checksum is None else checksum.digits,
+        "lengths_columns": config.cols + len(config.check_columns) if config.timing_model == "carry" else 0,
+    }
+    values = []
+    for name in names:
+        owner, _, rest = name.rpartition(".")
+        value = derived[name] if name in derived else getattr(config.memory if owner else config, rest)
+        values.append(int(value))
+    return values
+
+
 def _words(values: Sequence[int]) -> ctypes.Array[ctypes.c_uint64]:
     return (ctypes.c_uint64 * len(values))(*values)
 
@@ -64,7 +124,8 @@ class CycleModel:
     """Counts what `brownout.cosim.Simulator` with the same configuration would count, thousands of times faster.
 
     The counters are exactly those of the RTL for commands that succeed, without back-pressure of a `StallConfig`. What
-    the past leaves behind is carried from call to call: the position in the command ring and the open rows of the DRAM.
+    the past leaves behind is carried from call to call: the position in the command ring, the open rows of the DRAM and
+    the operating points. The counters of what checks find are left out (`CHECK_COUNTERS` of `brownout.hw.registers`).
 
     Parameters
     ----------
@@ -99,6 +160,12 @@ class CycleModel:
         self._step = step
         self._library = _load(build_cycle_model(build_root))
         self._functions = self._library.functions
+        # Cycles at operating points are kept by the library in a table of all that there can be.
+        table = [(d, p) for d in range(_MAX_DOMAINS) for p in range(_MAX_POINTS)]
+        names = ["transition_cycles", *(f"domain_{d}_point_{p}_cycles" for d, p in table)]
+        here = {counter.name for counter in counters(config)} - {counter.name for counter in CHECK_COUNTERS}
+        self._point_names = {name: index for index, name in enumerate(names) if name in here}
+        self.names = (*self._library.counter_names, *self._point_names)
         self._handle: int | None = None
         # Calls into the library run without Python's global lock.
         self._lock = threading.Lock()
@@ -113,10 +180,11 @@ class CycleModel:
         with self._lock:
             if self._handle is not None:
                 self._functions.brownout_cycles_delete(self._handle)
-            values = _words(self._library.config_values(self.config))
+            values = _words(_config_values(self.config, self._library.config_names))
             self._handle = self._functions.brownout_cycles_new(values, self._step)
             self.ring_index = 0
-            self._counts = [0] * len(self._library.counter_names)
+            self._points = [0] * len(self._point_names)
+            self._counts = [0] * len(self.names)
 
     @property
     def open_rows(self) -> list[int | None]:
@@ -132,13 +200,15 @@ class CycleModel:
         words = _words([_NO_ROW if row is None else row for row in rows])
         self._functions.brownout_cycles_set_open_rows(self._handle, words)
 
-    def run(self, commands: Sequence[GemmCommand]) -> dict[str, int]:
+    def run(self, commands: Sequence[Command], found: Sequence[Found | None] | None = None) -> dict[str, int]:
         """Count a list of commands, handed over with one doorbell per ring-full as `Simulator.run` does.
 
         Parameters
         ----------
-        commands : sequence of GemmCommand
+        commands : sequence of GemmCommand, SetErrorsCommand, SetPointCommand or PlainCommand
             Commands that the hardware accepts.
+        found : sequence of Found or None, optional
+            What the checks find in the product of each command; None: nothing.
 
         Returns
         -------
@@ -150,33 +220,77 @@ class CycleModel:
         ------
         ValueError
             An extent is out of range, or an address or stride is not bus-aligned. What else the hardware refuses
-            (windows, reserved bits) is not looked at.
+            (windows, reserved bits) is not looked at. Or `found` does not fit the commands.
         """
-        for command in commands:
-            self._check(command)
-        total = [0] * len(self._library.counter_names)
+        if found is None:
+            found = [None] * len(commands)
+        if len(found) != len(commands):
+            raise ValueError(f"found must have one entry per command, {len(commands)}, not {len(found)}")
+        for command, entry in zip(commands, found, strict=True):
+            self._check(command, entry)
+        total = [0] * len(self.names)
         at_once = self.ring_entries - 1  # a full ring would look like an empty one
         with self._lock:
             for start in range(0, len(commands), at_once):
-                counts = self._run_ring(commands[start : start + at_once])
+                counts = self._run_ring(commands[start : start + at_once], found[start : start + at_once])
                 total = [a + b for a, b in zip(total, counts, strict=True)]
             self._counts = [a + b for a, b in zip(self._counts, total, strict=True)]
-        return dict(zip(self._library.counter_names, total, strict=True))
+        return dict(zip(self.names, total, strict=True))
 
     def counters(self) -> dict[str, int]:
-        """All counters since construction or `reset`; the names and values of `Simulator.counters`."""
-        return dict(zip(self._library.counter_names, self._counts, strict=True))
+        """All counters since construction or `reset`: those of `Simulator.counters`, less what checks find."""
+        return dict(zip(self.names, self._counts, strict=True))
 
-    def _run_ring(self, commands: Sequence[GemmCommand]) -> list[int]:
-        values = [value for command in commands for value in self._library.command_values(command)]
+    def _run_ring(self, commands: Sequence[Command], found: Sequence[Found | None]) -> list[int]:
+        values = [getattr(command, name, 0) for command in commands for name in self._library.command_names]
         counts = (ctypes.c_uint64 * len(self._library.counter_names))()
-        self._functions.brownout_cycles_run(
-            self._handle, _words(values), len(commands), self.ring_base, self.ring_entries, self.ring_index, counts
-        )
+        words, arrays = None, []
+        if any(entry is not None for entry in found):
+            words = (_FoundWords * len(commands))()
+            for target, entry in zip(words, found, strict=True):
+                if entry is None:
+                    continue
+                records, suppressed = (np.ascontiguousarray(x, np.uint64) for x in (entry.records, entry.suppressed))
+                arrays += [records, suppressed]  # alive during the call
+                target.records, target.blocks = records.ctypes.data, len(records)
+                target.suppressed, target.suppressed_count = suppressed.ctypes.data, len(suppressed)
+        ring = (self.ring_base, self.ring_entries, self.ring_index)
+        self._functions.brownout_cycles_run(self._handle, _words(values), words, len(commands), *ring, counts)
         self.ring_index = (self.ring_index + len(commands)) % self.ring_entries
-        return list(counts)
+        return [*counts, *self._new_points()]
 
-    def _check(self, command: GemmCommand) -> None:
+    def _new_points(self) -> list[int]:
+        """What the last commands add to the cycles in transition and at operating points."""
+        if not self._point_names:
+            return []
+        table = (ctypes.c_uint64 * (1 + _MAX_DOMAINS * _MAX_POINTS))()
+        self._functions.brownout_cycles_get_points(self._handle, table)
+        before, self._points = self._points, [table[index] for index in self._point_names.values()]
+        return [after - earlier for after, earlier in zip(self._points, before, strict=True)]
+
+    def _check(self, command: Command, found: Found | None) -> None:
+        if isinstance(command, SetPointCommand):
+            self._check_point(command)
+        if not isinstance(command, GemmCommand):
+            if found is not None:
+                raise ValueError(f"found must be None for {type(command).__name__}, which checks nothing")
+            return
+        self._check_product(command)
+        if found is not None and len(found.records) not in (0, count := block_count(self.config, command)):
+            raise ValueError(f"Found.records must have {count} entries, one per block, not {len(found.records)}")
+        if found is not None and len(found.suppressed):
+            elements = command.batch * command.m * command.n
+            if (largest := int(found.suppressed.max())) >= elements:
+                raise ValueError(f"Found.suppressed must be below {elements}, the number of elements, not {largest}")
+
+    def _check_point(self, command: SetPointCommand) -> None:
+        config = self.config
+        limits = {"domain": config.domains, "point": config.operating_points}
+        for name, limit in limits.items():
+            if not 0 <= (value := getattr(command, name)) < limit:
+                raise ValueError(f"SetPointCommand.{name} must be in 0..{limit - 1}, not {value}")
+
+    def _check_product(self, command: GemmCommand) -> None:
         for name, most in _LIMITS:
             if not 1 <= (value := getattr(command, name)) <= most:
                 raise ValueError(f"GemmCommand.{name} must be in 1..{most}, not {value}")

@@ -1,10 +1,12 @@
-// Draining: hw/drain/drain.py, hw/drain/requantise.py, hw/drain/packer.py and hw/bus/write_port.py.
+// Draining: hw/drain/drain.py, hw/drain/requantise.py, hw/drain/packer.py, hw/bus/write_port.py; of hw/protect the corrector
+// and the log.
 
 #pragma once
 
 #include <algorithm>
 
 #include "bursts.h"
+#include "findings.h"
 #include "memory.h"
 #include "queues.h"
 #include "sequencer.h"
@@ -13,7 +15,7 @@
 namespace brownout::cycles {
 
 struct Drain {
-    enum State : uint8_t { IDLE, WAIT, WRITE, NEXT };
+    enum State : uint8_t { IDLE, WAIT, WRITE, LOG_COUNT, LOG_START, LOG_WRITE, NEXT };
 
     bool awake = false;
     Cycle wake = NEVER;
@@ -28,13 +30,19 @@ struct Drain {
     bool reading = false;
     uint32_t rows_left = 0, n_left = 0, chunk_left = 0;
     bool y_never_split = false;
+    uint64_t block = 0;  // in the order of draining
 
-    // Requantiser: a chunk per stage.
+    // Corrector and requantiser: a chunk per stage.
     struct Chunk {
         bool valid = false, row_end = false;
         uint32_t count = 0;
     };
-    Chunk stages[3];
+    Chunk correcting[3], stages[3];
+
+    // Syndrome log.
+    uint64_t log_address = 0;
+    uint32_t log_chunks = 0;  // still to be taken by the packer
+    bool log_busy = false, log_ready = false;
 
     // Packer.
     uint32_t level = 0, offset = 0;
@@ -55,17 +63,19 @@ struct Drain {
         walker.start(config, command);
         blocks_ready = tables_ready = Credits{};
         y_product = y_rows = y_block = command.y_addr;
+        log_address = command.log_addr;
+        block = 0;
         state = WAIT;
         awake = done = false;
         wake = NEVER;
     }
 
     void edge(const Config& config, const Command& command, Cycle t, const Memory::Outputs& memory, Counters& counters,
-              Sequencer& sequencer, Credits& channels_free, Cycle& load_wake) {
+              Sequencer& sequencer, Credits& channels_free, Cycle& load_wake, const BlockLogs& logs) {
         blocks_ready.receive(t);
         tables_ready.receive(t);
-        const bool finished = !reading && !bursts.busy && !in_row
-                              && !(stages[0].valid || stages[1].valid || stages[2].valid);
+        const bool packed = !bursts.busy && !in_row, logged = !log_busy;
+        const bool finished = !reading && packed && !holds_chunk();
         const bool sent = wvalid(config) && memory.wready;
         send_bursts(config, memory, sent);
         move_chunks(config, command, t, sent, counters, sequencer);
@@ -76,11 +86,18 @@ struct Drain {
             if (blocks_ready.count && (!command.channel() || tables_ready.count)) begin(config, command, counters);
             break;
         case WRITE:
-            if (finished) state = NEXT;
+            if (finished) state = logs.of(block) == BlockLogs::NONE ? NEXT : LOG_COUNT;
+            break;
+        case LOG_COUNT: state = LOG_START; break;
+        case LOG_START: begin_log(config, logs.written(block)); break;
+        case LOG_WRITE:
+            if (!packed || !logged) break;
+            log_address += logs.written(block) * LOG_RECORD_BYTES;
+            state = NEXT;
             break;
         case NEXT: next_block(config, command, t, channels_free, load_wake); break;
         }
-        awake = state != before || state == WRITE || awvalid || in_burst || levels.inner || levels.readable;
+        awake = state != before || state == WRITE || state == LOG_WRITE || awvalid || in_burst || levels.inner || levels.readable;
         wake = std::min(blocks_ready.next(), tables_ready.next());
     }
 
@@ -101,13 +118,21 @@ struct Drain {
         v.value(reading);
         if (reading)
             for (uint32_t* x : {&rows_left, &n_left, &chunk_left}) v.value(*x);
-        for (Chunk& stage : stages) {
-            v.value(stage.valid);
-            if (!stage.valid) continue;
-            v.value(stage.row_end);
-            v.value(stage.count);
+        for (auto* part : {&correcting, &stages}) {
+            for (Chunk& stage : *part) {
+                v.value(stage.valid);
+                if (!stage.valid) continue;
+                v.value(stage.row_end);
+                v.value(stage.count);
+            }
         }
-        if (state == WRITE) v.value(offset);
+        v.absolute(block);
+        if (state == WRITE || state == LOG_WRITE) v.value(offset);
+        if (state == LOG_WRITE) {
+            v.value(log_chunks);
+            v.value(log_busy);
+            v.value(log_ready);
+        }
         v.value(in_row);
         if (in_row) v.value(level);
         v.value(flush);
@@ -122,6 +147,13 @@ struct Drain {
     }
 
 private:
+    bool holds_chunk() const {
+        bool any = false;
+        for (auto* part : {&correcting, &stages})
+            for (const Chunk& stage : *part) any |= stage.valid;
+        return any;
+    }
+
     void send_bursts(const Config& config, const Memory::Outputs& memory, bool sent) {
         const unsigned bus_bytes = unsigned(config.bus_bytes);
         const bool request = bursts.busy && levels.writable(BURST_QUEUE) && outstanding < config.write_outstanding
@@ -147,29 +179,48 @@ private:
         levels.edge(request, read_enable);
     }
 
-    // Accumulator to requantiser to packer to write port.
+    // Accumulator to corrector to requantiser to packer to write port.
     void move_chunks(const Config& config, const Command& command, Cycle t, bool sent, Counters& counters,
                      Sequencer& sequencer) {
         const uint32_t bus_bytes = uint32_t(config.bus_bytes);
         const bool row_sent = sent && flush && level <= bus_bytes;
         level = row_sent || !in_row ? offset : sent ? level - bus_bytes : level;
-        const bool ready = (row_sent || !flush) && level < bus_bytes, taken = stages[2].valid && ready;
+        const bool ready = (row_sent || !flush) && level < bus_bytes;
         if (row_sent) in_row = flush = false;
+        if (state == LOG_WRITE) {
+            move_log(config, ready);
+            return;
+        }
+        const bool taken = stages[2].valid && ready;
         if (taken) {
             level += stages[2].count * command.output_bytes();
             in_row = true;
             flush = stages[2].row_end;
         }
-        if (stages[2].valid && !taken) return;
-        stages[2] = stages[1];
-        stages[1] = stages[0];
-        stages[0] = Chunk{};
-        if (!reading) return;
+        const bool moving = !stages[2].valid || taken;
+        if (!config.checksum) {
+            if (moving) shift(stages, next_chunk(config, t, counters, sequencer));
+            return;
+        }
+        const bool correcting_moves = !correcting[2].valid || moving;
+        if (moving) shift(stages, correcting[2]);
+        if (correcting_moves) shift(correcting, next_chunk(config, t, counters, sequencer));
+    }
+
+    static void shift(Chunk (&part)[3], const Chunk& chunk) {
+        part[2] = part[1];
+        part[1] = part[0];
+        part[0] = chunk;
+    }
+
+    // The chunk that leaves the accumulator, if any.
+    Chunk next_chunk(const Config& config, Cycle t, Counters& counters, Sequencer& sequencer) {
+        if (!reading) return {};
         const bool chunk_last = chunk_left <= config.lanes, vector_last = n_left <= config.cols;
-        stages[0] = {true, chunk_last && vector_last, uint32_t(chunk_last ? chunk_left : config.lanes)};
+        const Chunk chunk{true, chunk_last && vector_last, uint32_t(chunk_last ? chunk_left : config.lanes)};
         if (!chunk_last) {
             chunk_left -= uint32_t(config.lanes);
-            return;
+            return chunk;
         }
         n_left = vector_last ? walker.cols : n_left - uint32_t(config.cols);
         chunk_left = std::min(n_left, uint32_t(config.cols));
@@ -179,6 +230,37 @@ private:
         } else {
             counters.sram_read_bytes += config.cols * ACC_BYTES;
         }
+        return chunk;
+    }
+
+    static uint32_t log_words(const Config& config) { return config.lanes >= 4 ? 4 : config.lanes >= 2 ? 2 : 1; }
+
+    void begin_log(const Config& config, uint64_t records) {
+        state = records ? LOG_WRITE : NEXT;
+        if (!records) return;
+        const uint64_t bytes = records * LOG_RECORD_BYTES;
+        offset = uint32_t(log_address % config.bus_bytes);
+        bursts.start(LOG, log_address, 0, 1, ceil_div(offset + bytes, config.bus_bytes), unsigned(config.bus_bytes));
+        bursts.never_split = false;
+        log_chunks = uint32_t(bytes / ACC_BYTES) / log_words(config);
+        log_busy = true;
+        log_ready = false;
+    }
+
+    // Records to packer; a cycle is lost to reading each.
+    void move_log(const Config& config, bool packer_ready) {
+        const uint32_t words = log_words(config);
+        bool record_done = false;
+        const bool was_busy = log_busy;
+        if (log_busy && log_ready && packer_ready) {
+            --log_chunks;
+            record_done = log_chunks * words * ACC_BYTES % LOG_RECORD_BYTES == 0;
+            log_busy = log_chunks != 0;
+            level += words * ACC_BYTES;
+            in_row = true;
+            flush = !log_busy;
+        }
+        log_ready = was_busy && !record_done;
     }
 
     void begin(const Config& config, const Command& command, Counters& counters) {
@@ -205,6 +287,7 @@ private:
         y_block += walker.cols * command.output_bytes();
         if (walker.last_in_row) y_block = y_rows += walker.rows * command.ldy;
         if (walker.last_in_product) y_block = y_rows = y_product += command.y_batch_stride;
+        ++block;
         walker.advance(config);
         done = !walker.valid;
         state = done ? IDLE : WAIT;

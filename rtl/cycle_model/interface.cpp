@@ -32,10 +32,16 @@ void* brownout_cycles_new(const Config* config, int step) { return new Model(*co
 
 void brownout_cycles_delete(void* model) { delete static_cast<Model*>(model); }
 
-// Runs `count` commands from one doorbell, from entry `head` of the ring on.
-void brownout_cycles_run(void* model, const Command* commands, uint64_t count, uint64_t base, uint64_t entries,
-                         uint64_t head, Counters* counters) {
-    *counters = static_cast<Model*>(model)->run(commands, count, {base, entries, head});
+// Runs `count` commands from one doorbell, from entry `head` of the ring on. `found`: what each found; null if nothing.
+void brownout_cycles_run(void* model, const Command* commands, const Found* found, uint64_t count, uint64_t base,
+                         uint64_t entries, uint64_t head, Counters* counters) {
+    *counters = static_cast<Model*>(model)->run(commands, found, count, {base, entries, head});
+}
+
+// Since the start: cycles in transition, then those of each of 9 domains at each of 8 operating points.
+void brownout_cycles_get_points(void* model, uint64_t* cycles) {
+    static_assert(sizeof(PointCycles) == (1 + MAX_DOMAINS * MAX_POINTS) * sizeof(uint64_t));
+    std::memcpy(cycles, &static_cast<Model*>(model)->point_cycles(), sizeof(PointCycles));
 }
 
 // Open row of each bank, all ones if none.

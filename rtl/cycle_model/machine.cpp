@@ -13,8 +13,10 @@ constexpr size_t TRACE_LIMIT = 1 << 22;
 
 }  // namespace
 
-Machine::Machine(const Config& config, const Command& command, uint64_t tokens, bool step)
-    : m_config(config), m_command(command), m_step(step), m_rows(config), m_trace(config, m_rows, !step) {
+Machine::Machine(const Config& config, const Command& command, const Findings& findings, uint64_t tokens, bool step)
+    : m_config(config), m_command(command), m_logs(findings.logs), m_step(step), m_rows(config),
+      m_trace(config, m_rows, !step) {
+    m_trace.set_blank(findings.blank);
     m_memory.tokens = tokens;
     m_memory.served_read_last = true;  // the command itself
     m_load.start(config, command);
@@ -69,7 +71,8 @@ void Machine::cycle(Cycle t, bool memory_due) {
     if (run_load)
         m_load.edge(m_config, m_command, t, out, m_counters, m_sequencer, m_drain.tables_ready, m_drain.wake);
     if (run_drain)
-        m_drain.edge(m_config, m_command, t, out, m_counters, m_sequencer, m_load.channels_free, m_load.wake);
+        m_drain.edge(m_config, m_command, t, out, m_counters, m_sequencer, m_load.channels_free, m_load.wake,
+                     m_logs);
 }
 
 void Machine::find_split_rows() {
@@ -155,7 +158,7 @@ bool Machine::compare(Direction direction, std::string key, std::initializer_lis
                       int64_t limit) {
     for (const uint64_t x : relation) key.append(reinterpret_cast<const char*>(&x), sizeof(x));
     m_trace.seal();
-    Checkpoint here{m_now, position, m_trace.size(), {}, {}};
+    Checkpoint here{m_now, position, m_drain.block, m_trace.size(), {}, {}};
     // Where the fetcher is inside its block matters along K only, and means nothing before the block's first job.
     here.addresses[ACTIVATIONS] = m_load.a_block + (direction == ALONG_K ? m_load.k_done : 0);
     here.addresses[WEIGHTS] = direction == ALONG_K ? m_load.w_slab : m_load.w_block;
@@ -167,8 +170,10 @@ bool Machine::compare(Direction direction, std::string key, std::initializer_lis
     auto [found, fresh] = m_checkpoints[direction].try_emplace(std::move(key));
     const Checkpoint before = std::exchange(found->second, std::move(here));
     if (fresh || position <= before.position) return false;
-    const int64_t period = int64_t(position - before.position), times = (limit - int64_t(position)) / period;
-    if (limit < int64_t(position) || times < 1) return false;
+    if (limit < int64_t(position)) return false;
+    const uint64_t most = (uint64_t(limit) - position) / (position - before.position);
+    const int64_t times = int64_t(m_logs.repetitions(before.block, m_drain.block - before.block, most));
+    if (times < 1) return false;
 
     Trace::Shift shift{};
     for (unsigned o = 0; o < OPERANDS; ++o) shift.by[o] = int64_t(found->second.addresses[o] - before.addresses[o]);

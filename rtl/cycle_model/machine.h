@@ -9,6 +9,7 @@
 
 #include "checkpoint.h"
 #include "drain.h"
+#include "findings.h"
 #include "load.h"
 #include "memory.h"
 #include "sequencer.h"
@@ -29,7 +30,7 @@ struct Outcome {
 class Machine {
 public:
     // `tokens`: of the memory in cycle 0, which is otherwise idle. `step`: skip no repetitions.
-    Machine(const Config& config, const Command& command, uint64_t tokens, bool step);
+    Machine(const Config& config, const Command& command, const Findings& findings, uint64_t tokens, bool step);
     Outcome run();
 
 private:
@@ -38,6 +39,7 @@ private:
     struct Checkpoint {
         Cycle now;
         uint64_t position;  // of the fetcher, which is ahead of all, in the direction
+        uint64_t block;     // of the drain
         size_t trace;
         uint64_t addresses[OPERANDS];
         Snapshot snapshot;
@@ -62,6 +64,7 @@ private:
 
     const Config m_config;
     const Command m_command;
+    const BlockLogs m_logs;
     const bool m_step;
     Counters m_counters;
     Memory m_memory;

@@ -25,7 +25,7 @@ Extent extent(unsigned row_bits, uint64_t address, uint64_t batch_bytes, uint64_
 
 }  // namespace
 
-Counters Model::run(const Command* commands, uint64_t count, CommandRing ring) {
+Counters Model::run(const Command* commands, const Found* found, uint64_t count, CommandRing ring) {
     // The memory has rested since the last doorbell: its bucket is full.
     m_now = 0;
     m_memory = Memory{};
@@ -33,33 +33,19 @@ Counters Model::run(const Command* commands, uint64_t count, CommandRing ring) {
     Counters sum;
     for (uint64_t i = 0; i < count; ++i) {
         const uint64_t entry = (ring.head + i) % ring.entries;
-        sum += run_one(commands[i], ring.base + entry * COMMAND_BYTES);
+        sum += run_one(commands[i], found ? found[i] : Found{}, ring.base + entry * COMMAND_BYTES);
     }
     return sum;
 }
 
-Counters Model::run_one(const Command& command, uint64_t address) {
-    const Cycle begin = m_now;
+Counters Model::run_one(const Command& command, const Found& found, uint64_t address) {
+    const Cycle begin = m_spent = m_now;
     const uint64_t activations = m_rows.activations();
-    const Cycle start = fetch_command(address);
-    m_memory.fill_tokens(m_config, start);
+    const Cycle check = fetch_command(address);
     Counters counters;
-    const auto finish = [&](const Command& simulated, const Outcome& outcome) {
-        const int64_t shift[OPERANDS] = {
-            int64_t(command.a_addr - simulated.a_addr), int64_t(command.w_addr - simulated.w_addr),
-            int64_t(command.channel_addr - simulated.channel_addr), int64_t(command.y_addr - simulated.y_addr), 0};
-        m_rows.append(outcome.banks, outcome.row_activations, shift);
-        m_now = start + outcome.end;
-        m_memory.tokens = outcome.tokens;
-        m_memory.token_edge = start + outcome.token_edge;
-        counters = outcome.counters;
-    };
-    if (m_step) {
-        finish(command, Machine(m_config, command, m_memory.tokens, true).run());
-    } else {
-        const Known& known = look_up(command);
-        finish(known.command, known.outcome);
-    }
+    if (command.opcode == GEMM) multiply(command, found, check, counters);
+    else change_settings(command, check, counters);
+    spend(m_now);
     counters.cycles = uint64_t(m_now - begin);
     counters.commands = 1;
     counters.dram_read_bytes += COMMAND_BYTES;
@@ -68,7 +54,78 @@ Counters Model::run_one(const Command& command, uint64_t address) {
     return counters;
 }
 
-// hw/control/command_processor.py from REQUEST on. Returns the cycle in which `start` is high.
+void Model::multiply(const Command& command, const Found& found, Cycle check, Counters& counters) {
+    const Cycle start = check + 1 + EXTENTS_CYCLES;
+    m_memory.fill_tokens(m_config, start);
+    const Findings findings(m_config, command, found);
+    const auto finish = [&](const Command& simulated, const Outcome& outcome) {
+        const int64_t shift[OPERANDS] = {
+            int64_t(command.a_addr - simulated.a_addr), int64_t(command.w_addr - simulated.w_addr),
+            int64_t(command.channel_addr - simulated.channel_addr), int64_t(command.y_addr - simulated.y_addr), 0, 0};
+        m_rows.append(outcome.banks, outcome.row_activations, shift);
+        m_now = start + outcome.end;
+        m_memory.tokens = outcome.tokens;
+        m_memory.token_edge = start + outcome.token_edge;
+        counters = outcome.counters;
+    };
+    if (m_step || !findings.simple()) {
+        finish(command, Machine(m_config, command, findings, m_memory.tokens, m_step).run());
+    } else {
+        const Known& known = look_up(command, findings);
+        finish(known.command, known.outcome);
+    }
+}
+
+// hw/control/settings.py.
+void Model::change_settings(const Command& command, Cycle check, Counters& counters) {
+    Cycle now = check + 2;  // after SETTINGS_START
+    if (command.opcode == SET_POINT) {
+        if (m_config.lengths_columns) now = read_lengths(command, now, counters);
+        ++now;  // MOVE
+        spend(now);
+        m_points[command.domain] = command.point;
+        m_point_cycles.transition += command.transition_cycles;
+        now += std::max<Cycle>(1, Cycle(command.transition_cycles));
+    }
+    m_now = now + 2;  // DONE, RUN
+}
+
+// From the first cycle of READ on; returns the cycle of MOVE.
+Cycle Model::read_lengths(const Command& command, Cycle begin, Counters& counters) {
+    const unsigned bus_bytes = unsigned(m_config.bus_bytes);
+    const uint64_t row_beats = ceil_div(m_config.lengths_columns, bus_bytes);
+    Trace trace(m_config, m_rows, false);
+    RowBursts bursts;
+    bursts.start(RING, command.lengths_addr, command.lengths_stride, m_config.rows, row_beats, bus_bytes);
+    Burst ar;
+    bool arvalid = false;
+    uint64_t outstanding = 0, left = m_config.rows * row_beats;
+    counters.dram_read_bytes += left * bus_bytes;
+    Cycle now = begin;
+    for (; left; ++now) {
+        const Memory::Outputs out = m_memory.out;
+        const bool request = bursts.busy && outstanding < m_config.read_outstanding && (!arvalid || out.arready);
+        m_memory.edge(m_config, trace, now, arvalid ? &ar : nullptr, nullptr, false, true);
+        outstanding = outstanding + request - (out.rvalid && out.rlast);
+        left -= out.rvalid;
+        if (out.arready) arvalid = false;
+        if (request) {
+            ar = bursts.request(bus_bytes);
+            arvalid = true;
+            bursts.taken(ar.beats, bus_bytes);
+        }
+    }
+    return now;
+}
+
+// The cycles up to `until` pass with all domains where they are.
+void Model::spend(Cycle until) {
+    for (uint64_t domain = 0; domain < m_config.domains; ++domain)
+        m_point_cycles.at[domain][m_points[domain]] += uint64_t(until - m_spent);
+    m_spent = until;
+}
+
+// hw/control/command_processor.py from REQUEST on. Returns the cycle of CHECK.
 Cycle Model::fetch_command(uint64_t address) {
     Trace trace(m_config, m_rows, false);
     const Burst burst{address, 0, uint32_t(COMMAND_BYTES / m_config.bus_bytes), RING};
@@ -82,12 +139,12 @@ Cycle Model::fetch_command(uint64_t address) {
         // Until the edge at which a beat is presented there is nothing to see.
         m_now = std::max(m_now + 1, arvalid || last ? 0 : m_memory.wake(m_now + 1));
     }
-    return m_now + 1 + EXTENTS_CYCLES;  // CHECK takes the first
+    return m_now;
 }
 
 // What decides the outcome of a command: its shape, and its addresses as far as they shape bursts, choose banks and let
 // operands share rows of memory.
-Model::Key Model::key(const Command& c, uint64_t tokens) const {
+Model::Key Model::key(const Command& c, const Findings& findings, uint64_t tokens) const {
     const unsigned row_bits = m_rows.row_bits();
     const uint64_t period = std::max<uint64_t>(PAGE_BYTES, m_config.banks << row_bits);
     const uint64_t last = c.batch - 1;
@@ -97,7 +154,9 @@ Model::Key Model::key(const Command& c, uint64_t tokens) const {
         extent(row_bits, c.y_addr, last * c.y_batch_stride, c.m, c.ldy, c.n * c.output_bytes()),
         extent(row_bits, c.channel_addr, 0, 1, 0, c.channel() ? c.n * CHANNEL_RECORD_BYTES : 0),
     };
-    Key key = {c.flags,          c.batch,          c.m,              c.n,    c.k, c.lda, c.ldw, c.ldy,
+    // What happens with errors that are found takes no time of its own.
+    const uint64_t shaping = uint64_t(c.channel()) | uint64_t(c.requant()) << 1 | uint64_t(c.check()) << 2;
+    Key key = {shaping | uint64_t(findings.logs.of(0)) << 8, c.batch, c.m, c.n, c.k, c.lda, c.ldw, c.ldy,
                c.a_batch_stride, c.w_batch_stride, c.y_batch_stride, tokens, c.a_addr % period};
     uint64_t& sharing = key.back();
     for (size_t i = 1; i < operands.size(); ++i) {
@@ -110,12 +169,12 @@ Model::Key Model::key(const Command& c, uint64_t tokens) const {
     return key;
 }
 
-const Model::Known& Model::look_up(const Command& command) {
-    const Key wanted = key(command, m_memory.tokens);
+const Model::Known& Model::look_up(const Command& command, const Findings& findings) {
+    const Key wanted = key(command, findings, m_memory.tokens);
     const auto found = m_known.find(wanted);
     if (found != m_known.end()) return found->second;
     if ((m_known.size() + 1) * m_config.banks > KNOWN_BANKS_LIMIT) m_known.clear();
-    Machine machine(m_config, command, m_memory.tokens, false);
+    Machine machine(m_config, command, findings, m_memory.tokens, false);
     return m_known.emplace(wanted, Known{command, machine.run()}).first->second;
 }
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <map>
 
+#include "findings.h"
 #include "machine.h"
 #include "memory.h"
 #include "trace.h"
@@ -17,13 +18,20 @@ struct CommandRing {
     uint64_t base, entries, head;
 };
 
+// Since the start, cycles in transition and of every domain at every operating point.
+struct PointCycles {
+    uint64_t transition = 0;
+    uint64_t at[MAX_DOMAINS][MAX_POINTS] = {};
+};
+
 class Model {
 public:
     // `step`: simulate every cycle, and every command anew. For tests.
     Model(const Config& config, bool step) : m_config(config), m_step(step), m_rows(config) {}
 
-    // Runs `count` commands from one doorbell and returns what they count.
-    Counters run(const Command* commands, uint64_t count, CommandRing ring);
+    // Runs `count` commands from one doorbell and returns what they count. `found`: of each command, or null.
+    Counters run(const Command* commands, const Found* found, uint64_t count, CommandRing ring);
+    const PointCycles& point_cycles() const { return m_point_cycles; }
     BankRows& rows() { return m_rows; }
 
 private:
@@ -34,16 +42,23 @@ private:
         Outcome outcome;
     };
 
-    Counters run_one(const Command& command, uint64_t address);
+    Counters run_one(const Command& command, const Found& found, uint64_t address);
     Cycle fetch_command(uint64_t address);
-    Key key(const Command& command, uint64_t tokens) const;
-    const Known& look_up(const Command& command);
+    void multiply(const Command& command, const Found& found, Cycle check, Counters& counters);
+    void change_settings(const Command& command, Cycle check, Counters& counters);
+    Cycle read_lengths(const Command& command, Cycle begin, Counters& counters);
+    void spend(Cycle until);
+    Key key(const Command& command, const Findings& findings, uint64_t tokens) const;
+    const Known& look_up(const Command& command, const Findings& findings);
 
     const Config m_config;
     const bool m_step;
     BankRows m_rows;
     // Time since the doorbell; of the memory only its tokens outlast a command.
     Cycle m_now = 0;
+    Cycle m_spent = 0;  // up to which the cycles are in m_point_cycles
+    uint64_t m_points[MAX_DOMAINS] = {};
+    PointCycles m_point_cycles;
     Memory m_memory;
     std::map<Key, Known> m_known;
 };

@@ -89,22 +89,26 @@ struct Sequencer {
         const Cycle taken = std::max(t + 2, rows_end);
         counters.stall_weight_cycles += uint64_t(taken - std::max(t, rows_end));
 
-        const uint64_t rows = walker.rows;
+        const uint64_t rows = walker.rows, digits = command.check() ? config.digits : 0;
+        const uint64_t all_rows = rows + (digits ? ceil_div(rows, config.group_rows) * digits : 0);
         const bool last_k = k_left <= config.rows, last_col = n_left <= config.cols;
-        counters.busy_cycles += rows;
+        counters.busy_cycles += all_rows;
         counters.macs += rows * std::min(k_left, config.rows) * std::min(n_left, config.cols);
-        counters.sram_read_bytes += (rows + config.cols) * config.rows + (first_k ? 0 : rows * config.cols * ACC_BYTES);
-        counters.sram_write_bytes += rows * config.cols * ACC_BYTES;
+        counters.sram_read_bytes += (rows + config.cols) * config.rows;
+        counters.sram_read_bytes += first_k ? 0 : all_rows * config.cols * ACC_BYTES;
+        counters.sram_write_bytes += all_rows * config.cols * ACC_BYTES;
         last_go = t;
-        rows_end = taken + Cycle(rows);
+        rows_end = taken + Cycle(all_rows);
         candidate = wake = std::max(taken + 1, t + Cycle(config.rows));
         if (last_col && tiles_left == 1) {
-            slabs_free.send(rows_end + 1);
+            // The slab is free after the last row of data; the digits of the last group come after it.
+            slabs_free.send(rows_end - Cycle(digits) + 1);
             load_wake = std::min(load_wake, slabs_free.next());
         }
         if (last_col && last_k) {
             // R + C - 1 cycles through the array, one to store the sum, `storing`, `block_done`, `blocks_ready`.
-            blocks_ready.send(rows_end + Cycle(config.rows + config.cols) + 2);
+            // With checksum units the last syndrome is stored two cycles after the last sum.
+            blocks_ready.send(rows_end + Cycle(config.rows + config.cols) + (config.checksum ? 4 : 2));
             drain_wake = std::min(drain_wake, blocks_ready.next());
         }
 

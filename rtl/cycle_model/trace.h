@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 #include <vector>
 
 #include "types.h"
@@ -85,8 +86,12 @@ public:
         seal();
     }
 
+    // Beats of the output, numbered in the order in which they are written, that open no row because all of their
+    // strobes are low.
+    void set_blank(std::vector<uint64_t> beats) { m_blank = std::move(beats); }
+
     void beat(Operand operand, uint64_t address) {
-        m_rows.touch(operand, address);
+        if (operand != OUTPUT || !blank()) m_rows.touch(operand, address);
         if (!m_record) return;
         if (address == m_run_end && m_entries.back().operand == operand) {
             ++m_entries.back().count;
@@ -129,6 +134,14 @@ private:
                 continue;
             }
             uint64_t address = entry.address + uint64_t(shift.by[entry.operand]);
+            if (entry.operand == OUTPUT && m_next_blank < m_blank.size()) {
+                if (m_blank[m_next_blank] < m_written + entry.count) {
+                    for (uint32_t n = 0; n < entry.count; ++n, address += m_bus_bytes)
+                        if (!blank()) m_rows.touch(OUTPUT, address);
+                    continue;
+                }
+                m_written += entry.count;
+            }
             const uint64_t end_address = address + entry.count * m_bus_bytes;
             while (address < end_address) {
                 m_rows.touch(entry.operand, address);
@@ -138,11 +151,21 @@ private:
         }
     }
 
+    // Whether the next beat of the output is blank; counts it.
+    bool blank() {
+        if (m_next_blank == m_blank.size() || m_blank[m_next_blank] != m_written++) return false;
+        ++m_next_blank;
+        return true;
+    }
+
     const uint64_t m_bus_bytes;
     const unsigned m_row_bits;
     const bool m_record;
     BankRows& m_rows;
     uint64_t m_run_end = ~0ULL;
+    std::vector<uint64_t> m_blank;
+    size_t m_next_blank = 0;
+    uint64_t m_written = 0;
     std::vector<Entry> m_entries;
     std::vector<Repetition> m_repetitions;
 };
