@@ -1,21 +1,22 @@
-"""What do checksums cost, and what do they correct? Schemes, segment widths, groups, voltages of the checks, error rates.
+"""What do checksums cost, and what do they correct?
 
-Run ``python benchmarks/abft.py`` (needs ``brownout[bench]``); writes ``build/results/abft.json`` and ``abft.png``. All errors
-are injected by the twin, which is bit-exact with the RTL; digit rows of the column checks err like rows of data.
+Schemes, segment widths, groups, voltages of the checks, error rates. Run ``python benchmarks/abft.py`` (needs
+``brownout[bench]``); writes ``build/results/abft.json`` and ``abft.png``. All errors are injected by the twin, which is
+bit-exact with the RTL; digit rows of the column checks err like rows of data.
 
-A *setting* is a `ChecksumConfig` and the voltage of the check columns: that of the array (they err at the array's rate), the
-lowest one without errors, or in the middle. For every setting, model and rate:
+A *setting* is a `ChecksumConfig` and the voltage of the check columns: that of the array (they err at the array's
+rate), the lowest one without errors, or in the middle. For every setting, model and rate:
 
 - ``corrected``: errors in outputs that were put right exactly, over all errors in outputs;
 - ``suppressed``: marked outputs over all outputs;
 - ``leftover``: outputs that are wrong and not marked (missed, or made wrong), over all errors in outputs.
 
-Costs: ``area`` is in transistors over those of the array (processing elements alone), by Yosys; ``energy`` is the area that
-switches in every cycle (check columns, sums of activations), times the square of the voltage ratio, and the cycles that digit
-rows take in the array; ``latency`` is in cycles of a DiT-XL/2 layer, by the exact cycle model.
+Costs: ``area`` is in transistors over those of the array (processing elements alone), by Yosys; ``energy`` is the area
+that switches in every cycle (check columns, sums of activations), times the square of the voltage ratio, and the cycles
+that digit rows take in the array; ``latency`` is in cycles of a DiT-XL/2 layer, by the exact cycle model.
 
-Headline metrics, ``_35`` and ``_14``: at an error rate of 1e-2 (`flip`), the setting with the largest share corrected among
-those whose compute energy is at most 35 or 14 % more and that meet the limits of suppressed and leftover outputs.
+Headline metrics, ``_35`` and ``_14``: at an error rate of 1e-2 (`flip`), the setting with the largest share corrected
+among those whose compute energy is at most 35 or 14 % more and that meet the limits of suppressed and leftover outputs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +53,9 @@ mpl.use("Agg")
 
 SIDE = 32
 """Rows and columns of the array: tiles of 32 x 32, as in DRIFT."""
+
+SCHEMES = (("classic", 0), ("matched", 0), ("weighted", 1), ("weighted", 2), ("residue", 1), ("residue", 2))
+"""With their numbers of locators."""
 
 RATES = (1e-5, 1e-4, 1e-3, 1e-2, 5e-2)
 FLIP_SHAPE = (2048, 2048, 32)
@@ -143,14 +147,15 @@ def _ports(design: Elaboratable) -> list[Signal]:
     return [value for value in members if isinstance(value, Signal) and len(value)]
 
 
-def cached_area(design: Elaboratable, config: AcceleratorConfig) -> Area:
-    """`area`, remembered: Yosys takes up to a minute."""
+def cached_area(kind: type[Any], config: AcceleratorConfig) -> Area:
+    """`area` of a unit of an accelerator, remembered: Yosys takes up to a minute."""
     sources = sorted((Path(__file__).parents[1] / "hw").rglob("*.py"))
     state = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
-    state.update(json.dumps([type(design).__name__, config.rtl_hash]).encode())
+    state.update(json.dumps([kind.__name__, config.rtl_hash]).encode())
     path = build_root() / "area" / f"{state.hexdigest()[:16]}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
+        design = kind(config)
         path.write_text(json.dumps(asdict(area(design, _ports(design)))))
     return Area(**json.loads(path.read_text()))
 
@@ -159,9 +164,9 @@ def energy_overhead(setting: Setting, rate: float, law: TimingLaw) -> float:
     """Compute energy of checking over that of the product, at an array voltage that gives `rate`."""
     checksum = setting.checksum
     config = accelerator_config(checksum)
-    row = cached_area(ArrayRow(accelerator_config(None)), accelerator_config(None)).transistors
-    check = cached_area(CheckRow(config), config).transistors / row
-    sums = cached_area(ColumnSums(config), config).transistors / (SIDE * row) if checksum.column_checks else 0.0
+    row = cached_area(ArrayRow, accelerator_config(None)).transistors
+    check = cached_area(CheckRow, config).transistors / row
+    sums = cached_area(ColumnSums, config).transistors / (SIDE * row) if checksum.column_checks else 0.0
     array_v = voltage_of_rate(law, rate)
     check_v = array_v + setting.check_voltage * (safe_voltage(law) - array_v)
     digits = checksum.digits / checksum.group_rows if checksum.column_checks else 0.0
@@ -253,12 +258,12 @@ def latency_overhead(checksum: ChecksumConfig) -> float:
 def whole_area(checksum: ChecksumConfig) -> float:
     """Transistors of all checksum units over those of the processing elements; memories apart."""
     plain, config = accelerator_config(None), accelerator_config(checksum)
-    designs: list[Elaboratable] = [RowChecker(config), Corrector(config)]
+    kinds: list[type[Any]] = [RowChecker, Corrector]
     if checksum.column_checks:
-        designs += [ColumnChecker(config), ColumnSums(config)]
-    units = SIDE * cached_area(CheckRow(config), config).transistors
-    units += sum(cached_area(design, config).transistors for design in designs)
-    return units / (SIDE * cached_area(ArrayRow(plain), plain).transistors)
+        kinds += [ColumnChecker, ColumnSums]
+    units = SIDE * cached_area(CheckRow, config).transistors
+    units += sum(cached_area(kind, config).transistors for kind in kinds)
+    return units / (SIDE * cached_area(ArrayRow, plain).transistors)
 
 
 def pareto(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -341,7 +346,8 @@ def main(
     for row in front:
         print(
             f"{row['setting']:28} energy {row['energy']:.3f} corrected {row['corrected']:.4f} suppressed "
-            f"{row['suppressed']:.5f} leftover {row['leftover']:.5f} area {row['area']:.3f} latency {row['latency']:.3f}"
+            f"{row['suppressed']:.5f} leftover {row['leftover']:.5f} area {row['area']:.3f} "
+            f"latency {row['latency']:.3f}"
         )
     print(path)
 
