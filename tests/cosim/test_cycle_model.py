@@ -81,9 +81,7 @@ PROTECTED = {
 
 WITH_POINTS = {
     "flip": protected(RESIDUE, timing_model="flip", voltage_domains=2, operating_points=3),
-    "carry": protected(
-        ChecksumConfig(scheme="residue", group_rows=8, segment_cols=4), timing_model="carry", operating_points=2
-    ),
+    "carry": protected(RESIDUE, timing_model="carry", voltage_domains=2, operating_points=3),
     "carry-unprotected": protected(None, timing_model="carry", bus_bytes=4, cols=5, rows=9),
 }
 
