@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from brownout.cosim.cycle_model import CycleModel
-from brownout.hw.commands import LOG_RECORD_BYTES
+from brownout.cosim.cycle_model import CycleModel, Found
+from brownout.hw.commands import LOG_RECORD_BYTES, LOG_RECORDS_PER_BLOCK, SetErrorsCommand, SetPointCommand
 from brownout.hw.config import AcceleratorConfig
 
 from ..operands import Product, ResidentWeights
 from ..twin.flips import draw_flips
+from ..twin.geometry import Geometry, geometry
 from ..twin.history import History
 from ..twin.matmul import exact_matmul
 from ..twin.protect import COUNTERS, TRUTH, Findings, inject_carries, inject_flips
@@ -47,6 +48,9 @@ class TwinBackend(Backend):
         self._lock = threading.Lock()
         self._scratch: dict[str, torch.Tensor] = {}
         self.errors = ErrorState()
+        # What a restarted device has to be told again, in the order of the other backend.
+        self._errors_set = False
+        self._moves: dict[int, tuple[int, int, NDArray[np.uint8] | None]] = {}
         self.restart()
 
     def check_device(self, name: str, device: torch.device) -> None:
@@ -62,32 +66,50 @@ class TwinBackend(Backend):
 
     def gemm(self, product: Product) -> bytes:
         with self._lock, self._layout.place_product(product) as command:
-            log = self.compute(product)
-            self._cycle_model.run([command])
+            log, found = self._compute(product)
+            self._cycle_model.run([command], [found])
         return log
 
     def compute(self, product: Product) -> bytes:
         """Fill ``product.out`` and count errors, without the time and the memory that it takes."""
+        return self._compute(product)[0]
+
+    def _compute(self, product: Product) -> tuple[bytes, Found | None]:
+        """The log, and what the cycle model has to know."""
         shape, options = product.shape, product.options
         w = product.w.values if isinstance(product.w, ResidentWeights) else product.w
         room = options.log_bytes // LOG_RECORD_BYTES
         log = b""
+        pieces = geometry(self.config, shape.m, shape.n)
+        records: list[NDArray[np.uint64]] = []
+        suppressed: list[NDArray[np.uint64]] = []
         for index in range(shape.batch):
             a, b, out = product.a[index], w[index], product.out[index]
             if self.config.timing_model == "none":
                 # Nothing can err, so there is nothing to find either.
                 self._clean(product, a, b, out)
                 continue
-            left = room - len(log) // LOG_RECORD_BYTES
-            call = Call(options, self.errors, options.first_row + index * shape.m, left, self._threads())
+            # All that the hardware keeps of each block, whether it is written or not: writing takes time.
+            most = LOG_RECORDS_PER_BLOCK * pieces.blocks
+            call = Call(options, self.errors, options.first_row + index * shape.m, most, self._threads())
             findings = self._erring(product, a, b, out, call)
-            log += findings.log
+            records.append(_records_per_block(self.config, pieces, findings.log, call))
+            if options.suppress:
+                places = (index * shape.m + findings.marked_rows.astype(np.uint64)) * np.uint64(shape.n)
+                suppressed.append(places + findings.marked_cols.astype(np.uint64))
+            written = findings.log[: room * LOG_RECORD_BYTES - len(log)]
+            unwritten = (len(findings.log) - len(written)) // LOG_RECORD_BYTES
+            findings.counts["log_records"] -= unwritten
+            findings.counts["log_dropped"] += unwritten
+            log += written
             self._add(findings.counts)
         if self.config.timing_model == "none" and options.check:
             tiles = divmod(shape.n, self.config.cols)
             last = sum(segment.start < tiles[1] for segment in self.config.segments)
             self._counts["checks"] += shape.batch * shape.m * (tiles[0] * len(self.config.segments) + last)
-        return log
+        if not any(counts.any() for counts in records):
+            return log, None
+        return log, Found(np.concatenate(records), np.concatenate(suppressed) if suppressed else np.zeros(0, np.uint64))
 
     def _add(self, counts: Mapping[str, int]) -> None:
         for name, value in counts.items():
@@ -151,11 +173,28 @@ class TwinBackend(Backend):
 
     def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:
         self.errors.seed, self.errors.rates, self.errors.bits = seed, rates, bits
+        self._errors_set = True
+        self._send_errors()
 
     def set_point(
         self, domain: int, point: int, *, transition_cycles: int = 0, lengths: NDArray[np.uint8] | None = None
     ) -> None:
         self.errors.move(self.config, domain, point, lengths)
+        self._moves[domain] = (point, transition_cycles, lengths)
+        self._send_point(domain)
+
+    def _send_errors(self) -> None:
+        errors = self.errors
+        self._cycle_model.run([SetErrorsCommand(seed=errors.seed, rates=errors.rates, bits=errors.bits)])
+
+    def _send_point(self, domain: int) -> None:
+        point, transition_cycles, lengths = self._moves[domain]
+        if lengths is None:
+            command = SetPointCommand(domain=domain, point=point, transition_cycles=transition_cycles)
+            self._cycle_model.run([command])
+            return
+        with self._layout.place_lengths(domain, point, transition_cycles, *lengths.shape) as command:
+            self._cycle_model.run([command])
 
     def counters(self) -> Mapping[str, int]:
         counts = self._cycle_model.counters()
@@ -165,6 +204,21 @@ class TwinBackend(Backend):
     def restart(self) -> None:
         self._counts = dict.fromkeys(self._names, 0)
         self._cycle_model.reset()
+        if self._errors_set:
+            self._send_errors()
+        for domain in self._moves:
+            self._send_point(domain)
 
     def close(self) -> None:
         self._scratch.clear()
+
+
+def _records_per_block(config: AcceleratorConfig, pieces: Geometry, log: bytes, call: Call) -> NDArray[np.uint64]:
+    """How many records of a log are of each block, in the order of draining."""
+    words = np.frombuffer(log, np.dtype("<u4")).reshape(-1, LOG_RECORD_BYTES // 4)
+    rows = words[:, 0] - np.uint32(call.first_row & 0xFFFFFFFF)
+    tiles = (words[:, 1] - np.uint32(call.options.first_col)) // np.uint32(config.cols)
+    row_block = np.searchsorted(pieces.row_blocks, rows, "right") - 1
+    col_block = np.searchsorted(pieces.col_blocks, tiles, "right") - 1
+    index = row_block * (len(pieces.col_blocks) - 1) + col_block
+    return np.bincount(index, minlength=pieces.blocks).astype(np.uint64)

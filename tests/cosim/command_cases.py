@@ -1,4 +1,4 @@
-"""Random GEMM commands of any shape and place, for tests that look at time and not at results."""
+"""Random commands of any shape and place, for tests that look at time and not at results."""
 
 from __future__ import annotations
 
@@ -8,10 +8,27 @@ import random
 import numpy as np
 from numpy.typing import NDArray
 
-from brownout.hw.commands import CHANNEL_RECORD_BYTES, GemmCommand, GemmFlag
-from brownout.hw.config import AcceleratorConfig, MemoryConfig
+from brownout.hw.commands import (
+    CHANNEL_RECORD_BYTES,
+    LOG_RECORD_BYTES,
+    GemmCommand,
+    GemmFlag,
+    Opcode,
+    PlainCommand,
+    SetErrorsCommand,
+    SetPointCommand,
+)
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
+from brownout.hw.registers import CHECK_COUNTERS
 
 FLAGS = (GemmFlag(0), GemmFlag.CHANNEL, GemmFlag.CHANNEL | GemmFlag.REQUANT)
+CHECK_FLAGS = (
+    GemmFlag(0),
+    GemmFlag.CHECK,
+    GemmFlag.CHECK | GemmFlag.CORRECT,
+    GemmFlag.CHECK | GemmFlag.CORRECT | GemmFlag.ZERO,
+    GemmFlag.CHECK | GemmFlag.SUPPRESS,
+)
 
 
 def place_command(
@@ -24,6 +41,7 @@ def place_command(
     flags: int = 0,
     base: int = 0,
     padding: int = 0,
+    log_bytes: int = 0,
 ) -> GemmCommand:
     """A command whose operands follow each other from `base` on; `padding` bus words more than needed between rows."""
     bus = config.bus_bytes
@@ -34,15 +52,22 @@ def place_command(
     lda, ldw, ldy = row_bytes(k), row_bytes(n), row_bytes(n * (1 if flags & GemmFlag.REQUANT else 4))
     w_addr = base + batch * m * lda
     table = w_addr + batch * k * ldw
-    y_addr = table + -(-CHANNEL_RECORD_BYTES * n // bus) * bus
+    log_addr = table + -(-CHANNEL_RECORD_BYTES * n // bus) * bus
+    y_addr = log_addr + -(-log_bytes // bus) * bus
     return GemmCommand(
         **{"m": m, "n": n, "k": k, "batch": batch, "flags": int(flags)},
-        **{"a_addr": base, "w_addr": w_addr, "y_addr": y_addr, "channel_addr": table if flags else 0},
+        **{
+            "a_addr": base,
+            "w_addr": w_addr,
+            "y_addr": y_addr,
+            "channel_addr": table if flags & GemmFlag.CHANNEL else 0,
+        },
         **{"lda": lda, "ldw": ldw, "ldy": ldy},
         a_batch_stride=m * lda if batch > 1 else 0,
         w_batch_stride=k * ldw if batch > 1 else 0,
         y_batch_stride=m * ldy if batch > 1 else 0,
-        **{"read_base": base, "read_limit": y_addr, "write_base": y_addr, "write_limit": y_addr + batch * m * ldy},
+        **{"read_base": base, "read_limit": log_addr, "write_base": log_addr, "write_limit": y_addr + batch * m * ldy},
+        **{"log_addr": log_addr if log_bytes else 0, "log_bytes": log_bytes},
     )
 
 
@@ -55,9 +80,55 @@ def random_command(
     while batch * m * -(-n // config.cols) * -(-k // config.rows) > most_passes:
         cut = rng.randrange(4)
         m, n, k, batch = (-(-value // 2) if cut == i else value for i, value in enumerate((m, n, k, batch)))
-    return place_command(
-        config, m, n, k, batch=batch, flags=rng.choice(FLAGS), base=base, padding=rng.choice([0, 0, 1, 3])
+    flags, log_bytes = rng.choice(FLAGS), 0
+    padding = rng.choice([0, 0, 1, 3])
+    if config.checksum is not None:
+        flags |= rng.choice(CHECK_FLAGS)
+        if flags & GemmFlag.CHECK:
+            log_bytes = LOG_RECORD_BYTES * rng.choice([0, 1, rng.randint(1, 200), 2000])
+    return place_command(config, m, n, k, batch=batch, flags=flags, base=base, padding=padding, log_bytes=log_bytes)
+
+
+def random_setting(
+    rng: random.Random, config: AcceleratorConfig, *, base: int = 0
+) -> SetErrorsCommand | SetPointCommand | PlainCommand:
+    """A command that is no product and leads to no timing error; its table, if it has one, begins at `base`."""
+    kinds = ["fence", "snapshot"]
+    if config.timing_model == "flip":
+        kinds += ["errors", "point", "point"]
+    if config.timing_model == "carry":
+        kinds += ["point", "point", "point"]
+    kind = rng.choice(kinds)
+    if kind in ("fence", "snapshot"):
+        return PlainCommand(opcode=Opcode.FENCE if kind == "fence" else Opcode.SNAPSHOT)
+    if kind == "errors":
+        return SetErrorsCommand(seed=rng.randrange(1 << 32), rates=())
+    domain, point = rng.randrange(config.domains), rng.randrange(config.operating_points)
+    transition = rng.choice([0, 1, 2, rng.randint(0, 1000)])
+    if config.timing_model != "carry":
+        return SetPointCommand(domain=domain, point=point, transition_cycles=transition)
+    bus, columns = config.bus_bytes, config.cols + len(config.check_columns)
+    stride = (-(-columns // bus) + rng.choice([0, 0, 1, 300])) * bus
+    return SetPointCommand(
+        domain=domain,
+        point=point,
+        transition_cycles=transition,
+        lengths_addr=base,
+        lengths_stride=stride,
+        read_base=base,
+        read_limit=base + config.rows * stride,
     )
+
+
+def without_findings(counts: dict[str, int]) -> dict[str, int]:
+    """Counters of the hardware less those of what checks find, which a model of cycles does not know."""
+    hidden = {counter.name for counter in CHECK_COUNTERS}
+    return {name: value for name, value in counts.items() if name not in hidden}
+
+
+def write_lengths(memory: NDArray[np.uint8], command: SetPointCommand) -> None:
+    """A table with which no carry is late."""
+    memory[command.read_base : command.read_limit] = 63
 
 
 def random_timing(rng: random.Random, bus_bytes: int) -> dict[str, int]:
@@ -70,7 +141,17 @@ def random_timing(rng: random.Random, bus_bytes: int) -> dict[str, int]:
     }
 
 
-def random_config(rng: random.Random) -> AcceleratorConfig:
+def random_checksum(rng: random.Random, block_rows: int, lanes: int) -> ChecksumConfig:
+    scheme = rng.choice(["classic", "matched", "weighted", "residue"])
+    return ChecksumConfig(
+        scheme=scheme,
+        column_checks=scheme in ("classic", "matched") or rng.random() < 0.6,
+        group_rows=rng.choice([rows for rows in range(1, block_rows + 1) if block_rows % rows == 0]),
+        segment_cols=rng.choice([lanes, lanes + 1, 16]),
+    )
+
+
+def random_config(rng: random.Random, *, protected: bool = False) -> AcceleratorConfig:
     """Any configuration, however odd, with arrays small enough to be stepped through."""
     sizes = [(1, 1), (2, 2), (4, 4), (3, 5), (16, 4), (4, 16), (5, 3), (8, 8), (16, 16), (1, 7), (7, 1), (12, 20)]
     rows, cols = rng.choice(sizes)
@@ -81,14 +162,17 @@ def random_config(rng: random.Random) -> AcceleratorConfig:
         row_bytes=rng.choice([64, 256, 2048, 8192]),
         **random_timing(rng, bus_bytes),
     )
+    block_rows = rng.choice([1, 2, 5, 8, 16, 32, 128])
+    lanes = rng.choice([1, 2, 3, 4, 8, 16])
     return AcceleratorConfig(
         rows=rows,
         cols=cols,
         bus_bytes=bus_bytes,
-        block_rows=rng.choice([1, 2, 5, 8, 16, 32, 128]),
+        block_rows=block_rows,
+        checksum=random_checksum(rng, block_rows, min(lanes, cols)) if protected else None,
         block_col_tiles=rng.choice([1, 2, 3, 4, 8]),
         slab_bytes=rng.choice([1, 8, 16, 32, 64]),
-        drain_lanes=rng.choice([1, 2, 3, 4, 8, 16]),
+        drain_lanes=lanes,
         read_outstanding=rng.choice([1, 2, 4, 16, 64, 255]),
         write_outstanding=rng.choice([1, 2, 5, 16]),
         memory=memory,

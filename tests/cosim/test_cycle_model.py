@@ -5,22 +5,27 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 
 from brownout.cosim import Simulator
-from brownout.cosim.cycle_model import CycleModel
-from brownout.hw.commands import GemmCommand
-from brownout.hw.config import K_LIMIT, AcceleratorConfig
+from brownout.cosim.cycle_model import Command, CycleModel, Found, block_count
+from brownout.hw.commands import GemmCommand, GemmFlag, PlainCommand, SetPointCommand
+from brownout.hw.config import K_LIMIT, AcceleratorConfig, ChecksumConfig
 from brownout.hw.registers import COUNTERS
 
 from .command_cases import (
     place_command,
     random_command,
     random_config,
+    random_setting,
     random_timing,
     with_timing,
+    without_findings,
     write_channel_table,
+    write_lengths,
 )
 from .conftest import SMALL_MEMORY, memory_array, small_config
 
@@ -44,38 +49,91 @@ ODD = AcceleratorConfig(
 )
 
 
-def assert_same(model: CycleModel, simulator: Simulator, commands: Sequence[GemmCommand]) -> None:
+def protected(checksum: ChecksumConfig | None, rows: int = 4, cols: int = 4, **fields: Any) -> AcceleratorConfig:
+    return AcceleratorConfig(
+        **{
+            **{"rows": rows, "cols": cols, "block_rows": 8, "block_col_tiles": 2, "slab_bytes": 8},
+            **{"checksum": checksum, "memory": SMALL_MEMORY},
+            **fields,
+        }
+    )
+
+
+RESIDUE = ChecksumConfig(scheme="residue", group_rows=4, segment_cols=4)
+
+PROTECTED = {
+    "residue": protected(RESIDUE),
+    "weighted": protected(
+        ChecksumConfig(scheme="weighted", locators=2, column_checks=False, segment_cols=3),
+        **{"rows": 3, "cols": 5, "bus_bytes": 64, "drain_lanes": 2, "block_rows": 128, "slab_bytes": 64},
+    ),
+    "classic": protected(
+        ChecksumConfig(scheme="classic", group_rows=7, segment_cols=2),
+        **{"rows": 5, "cols": 3, "bus_bytes": 4, "drain_lanes": 1, "block_rows": 7, "read_outstanding": 2},
+    ),
+    "matched": protected(
+        ChecksumConfig(scheme="matched", group_rows=1, segment_cols=4), rows=8, block_rows=5, write_outstanding=1
+    ),
+    "three-digits": protected(
+        ChecksumConfig(scheme="classic", group_rows=512, segment_cols=2), **{"rows": 2, "cols": 2, "block_rows": 512}
+    ),
+}
+
+WITH_POINTS = {
+    "flip": protected(RESIDUE, timing_model="flip", voltage_domains=2, operating_points=3),
+    "carry": protected(RESIDUE, timing_model="carry", voltage_domains=2, operating_points=3),
+    "carry-unprotected": protected(None, timing_model="carry", bus_bytes=4, cols=5, rows=9),
+}
+
+
+def assert_same(model: CycleModel, simulator: Simulator, commands: Sequence[Command]) -> None:
     """Run `commands` on both; what they add to the counters must be equal."""
     memory = memory_array(simulator)
-    assert max(command.write_limit for command in commands) <= simulator.usable_bytes
     for command in commands:
-        write_channel_table(memory, command)
+        if isinstance(command, GemmCommand):
+            assert command.write_limit <= simulator.usable_bytes
+            write_channel_table(memory, command)
+        if isinstance(command, SetPointCommand):
+            write_lengths(memory, command)
     del memory
     before = simulator.counters()
     simulator.run([command.encode() for command in commands])
     after = simulator.counters()
-    on_rtl = {name: after[name] - before[name] for name in after}
+    on_rtl = without_findings({name: after[name] - before[name] for name in after})
     assert model.run(commands) == on_rtl, (model.config, commands)
 
 
-def sweep(config: AcceleratorConfig, count: int, seed: int, *, most_passes: int) -> None:
-    """`count` doorbells of one to three random commands each, every one with another memory timing."""
+def sweep(config: AcceleratorConfig, count: int, seed: int, *, most_passes: int, settings: float = 0) -> None:
+    """`count` doorbells of one to three random commands each, every one with another memory timing.
+
+    `settings`: chance that a command is no product.
+    """
     print(f"seed {seed}")
     rng = random.Random(seed)
     with Simulator(config, check_axi=False, deadline_s=60) as simulator:
+        # No model is told the operating points: each is given all commands so far that set them.
         open_rows, ring_index = CycleModel(config).open_rows, 0
+        points: list[Command] = []
         for _ in range(count):
             timing = random_timing(rng, config.bus_bytes)
             simulator.set_memory(timing)
-            commands: list[GemmCommand] = []
+            commands: list[Command] = []
             base = 0
             for _ in range(rng.choice([1, 1, 1, 2, 3])):
                 base += config.bus_bytes * rng.randint(0, 300)
-                commands.append(random_command(rng, config, longest=300, most_passes=most_passes, base=base))
-                base = commands[-1].write_limit
+                if settings and rng.random() < settings:
+                    setting = random_setting(rng, config, base=base)
+                    commands.append(setting)
+                    base = max(base, getattr(setting, "read_limit", 0))
+                    continue
+                product = random_command(rng, config, longest=300, most_passes=most_passes, base=base)
+                commands.append(product)
+                base = product.write_limit
             if base > simulator.usable_bytes:
                 continue
             model = CycleModel(with_timing(config, timing))
+            model.run(points)
+            points += [command for command in commands if isinstance(command, SetPointCommand)]
             model.open_rows, model.ring_index = open_rows, ring_index
             assert_same(model, simulator, commands)
             open_rows, ring_index = model.open_rows, model.ring_index
@@ -94,6 +152,24 @@ def sweep(config: AcceleratorConfig, count: int, seed: int, *, most_passes: int)
 )
 def test_counters_equal_the_rtl(config: AcceleratorConfig, count: int, most_passes: int) -> None:
     sweep(config, count, config.rows * 100 + config.cols, most_passes=most_passes)
+
+
+@pytest.mark.parametrize("name", PROTECTED)
+def test_counters_equal_the_rtl_with_checksum_units(name: str) -> None:
+    sweep(PROTECTED[name], 60, len(name), most_passes=6_000, settings=0.1)
+
+
+@pytest.mark.parametrize("name", WITH_POINTS)
+def test_counters_equal_the_rtl_with_operating_points(name: str) -> None:
+    sweep(WITH_POINTS[name], 60, len(name), most_passes=2_000, settings=0.6)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("config", [*PROTECTED.values(), *WITH_POINTS.values()], ids=[*PROTECTED, *WITH_POINTS])
+def test_counters_equal_the_rtl_with_protection_at_length(config: AcceleratorConfig, seed: int) -> None:
+    sweep(config, 250, 1000 + seed, most_passes=20_000, settings=0.3)
 
 
 @pytest.mark.soak
@@ -139,22 +215,53 @@ def test_open_rows_and_ring_position_are_carried_from_call_to_call() -> None:
     assert again.run([command])["dram_row_activations"] < first
 
 
-def skip_against_step(seed: int, count: int, most_passes: int) -> None:
+def random_findings(rng: random.Random, config: AcceleratorConfig, command: GemmCommand) -> Found | None:
+    """Anything from nothing over some records in some blocks to all elements of some rows."""
+    if not command.flags & GemmFlag.CHECK or rng.random() < 0.2:
+        return None
+    blocks = block_count(config, command)
+    most = rng.choice([0, 1, 3, 64, 200])
+    chance = rng.choice([0.02, 0.5, 1.0])
+    records = np.array(
+        [rng.randint(1, most) if most and rng.random() < chance else 0 for _ in range(blocks)], np.uint64
+    )
+    if most and chance == 1.0 and rng.random() < 0.5:
+        records[:] = most
+    rows = command.batch * command.m
+    full = [row for row in range(rows) if rng.random() < rng.choice([0.0, 0.01, 0.3])][:1000]
+    suppressed = {row * command.n + col for row in full for col in range(rng.randint(0, command.n - 1), command.n)}
+    suppressed |= {rng.randrange(rows * command.n) for _ in range(rng.choice([0, 100]))}
+    return Found(records, np.array(rng.sample(sorted(suppressed), len(suppressed)), np.uint64))
+
+
+def skip_against_step(seed: int, count: int, most_passes: int, *, checks: bool = False) -> None:
     print(f"seed {seed}")
     rng = random.Random(seed)
     for _ in range(count):
-        config = random_config(rng)
+        config = random_config(rng, protected=checks)
         commands = []
         for _ in range(rng.choice([1, 1, 2])):
             base = config.bus_bytes * rng.randint(0, 4096)
             commands.append(random_command(rng, config, longest=1000, most_passes=most_passes, base=base))
+        found = [random_findings(rng, config, command) for command in commands] if checks else None
         skipped, stepped = CycleModel(config), CycleModel(config, step=True)
-        assert skipped.run(commands) == stepped.run(commands), (config, commands)
+        assert skipped.run(commands, found) == stepped.run(commands, found), (config, commands)
         assert skipped.open_rows == stepped.open_rows, (config, commands)
 
 
 def test_skipping_repetitions_changes_nothing() -> None:
     skip_against_step(seed=1, count=100, most_passes=60_000)
+
+
+def test_skipping_repetitions_changes_nothing_whatever_checks_find() -> None:
+    skip_against_step(seed=3, count=100, most_passes=30_000, checks=True)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(20, 24))
+def test_skipping_repetitions_changes_nothing_whatever_checks_find_at_length(seed: int) -> None:
+    skip_against_step(seed, count=1000, most_passes=100_000, checks=True)
 
 
 @pytest.mark.soak
@@ -192,6 +299,8 @@ def test_remembered_outcomes_change_nothing() -> None:
 def test_names_are_those_of_the_registers_and_the_memory() -> None:
     names = {counter.name for counter in COUNTERS} | {"dram_row_activations"}
     assert set(CycleModel(AcceleratorConfig()).counters()) == names
+    points = {f"domain_{domain}_point_{point}_cycles" for domain in range(3) for point in range(3)}
+    assert set(CycleModel(WITH_POINTS["flip"]).counters()) == names | points | {"transition_cycles"}
 
 
 @pytest.mark.parametrize(
@@ -208,6 +317,29 @@ def test_commands_that_the_hardware_refuses_are_refused(changes: dict[str, int],
     command = dataclasses.replace(place_command(config, 1, 1, 1), **changes)
     with pytest.raises(ValueError, match=message):
         CycleModel(config).run([command])
+
+
+@pytest.mark.parametrize(
+    ("command", "found", "message"),
+    [
+        (SetPointCommand(domain=3, point=0), None, r"^SetPointCommand\.domain must be in 0\.\.2, not 3$"),
+        (SetPointCommand(domain=0, point=3), None, r"^SetPointCommand\.point must be in 0\.\.2, not 3$"),
+        (PlainCommand(opcode=4), Found(), r"^found must be None for PlainCommand, which checks nothing$"),
+        (
+            place_command(WITH_POINTS["flip"], 9, 9, 1),
+            Found(records=np.zeros(3, np.uint64)),
+            r"^Found\.records must have 4 entries, one per block, not 3$",
+        ),
+        (
+            place_command(WITH_POINTS["flip"], 9, 9, 1),
+            Found(suppressed=np.array([80, 81], np.uint64)),
+            r"^Found\.suppressed must be below 81, the number of elements, not 81$",
+        ),
+    ],
+)
+def test_settings_and_findings_that_cannot_be_are_refused(command: Command, found: Found | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CycleModel(WITH_POINTS["flip"]).run([command], [found])
 
 
 def test_open_rows_of_another_number_of_banks_are_refused() -> None:

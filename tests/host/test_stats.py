@@ -7,14 +7,29 @@ import random
 import pytest
 import torch
 
-from brownout.host import Accelerator, DeviceMemoryError, Requantisation, load_denoiser, offload, restore
+from brownout.host import Accelerator, DeviceMemoryError, Protection, Requantisation, load_denoiser, offload, restore
 from brownout.host.models.spec import DIGITS
-from brownout.hw.config import AcceleratorConfig, MemoryConfig
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
 pytestmark = pytest.mark.rtl
 
 # Small rows and few banks, so that row activations are many and depend on every address.
 MEMORY = MemoryConfig(size_bytes=1 << 21, row_bytes=512, banks=8, latency_cycles=20)
+
+
+SMALL = {
+    **{"rows": 4, "cols": 4, "block_rows": 8, "block_col_tiles": 2, "slab_bytes": 8},
+    **{"voltage_domains": 2, "operating_points": 3, "memory": MEMORY},
+}
+RESIDUE = ChecksumConfig(scheme="residue", group_rows=4, segment_cols=4)
+CLASSIC = ChecksumConfig(scheme="classic", group_rows=8, segment_cols=3)
+
+PROTECTED = {
+    "flip": AcceleratorConfig(timing_model="flip", checksum=RESIDUE, **SMALL),
+    "carry": AcceleratorConfig(timing_model="carry", checksum=RESIDUE, **SMALL),
+    # Many marks, and two elements or one to a beat.
+    "flip-classic": AcceleratorConfig(timing_model="flip", checksum=CLASSIC, bus_bytes=8, drain_lanes=1, **SMALL),
+}
 
 
 class Pair:
@@ -104,6 +119,79 @@ def test_any_sequence_of_calls_counts_the_same(open_pair, config, seed):
     for _ in range(60):
         random_call(rng, generator, pair)
         pair.assert_same_stats()
+
+
+def random_protection(rng):
+    return Protection(
+        check=rng.random() < 0.9,
+        correct=rng.random() < 0.6,
+        on_mark=rng.choice(["suppress", "suppress", "zero", "keep"]),
+        theta=rng.choice([0, 0, rng.randint(0, 33)]),
+        log_records=rng.choice([0, 3, rng.randint(0, 300), 1 << 14]),
+    )
+
+
+def protected_call(rng, generator, pair):
+    """A product with its checks, or a change of voltage, rate or settled lengths."""
+    config = pair.both[0].config
+    kind = rng.choice(["point", "rate", "restart", *["gemm"] * 7])
+    if kind == "point":
+        settings = {"voltage_v": rng.choice([0.9, 0.76, 0.68, 0.62]), "transition_s": rng.choice([0, 1e-8, 3e-7])}
+        settings["domain"] = rng.choice([0, 1, "array", "check"][: None if config.checksum is not None else 3])
+        for accelerator in pair.both:
+            accelerator.set_operating_point(**settings)
+    elif kind == "rate" and config.timing_model == "flip":
+        rate = rng.choice([0.0, 1e-3, 1e-2, 0.05, 0.3])
+        seed, check_rate = rng.randrange(1 << 32), rng.choice([0.0, rate])
+        for accelerator in pair.both:
+            accelerator.set_error_rate(rate, seed, check_rate)
+    elif kind == "restart" and rng.random() < 0.2:
+        for accelerator in pair.both:
+            accelerator.restart()
+    elif kind == "gemm":
+        batch = rng.choice([[], [], [2]])
+        m, k, n = (rng.choice([1, rng.randint(1, 20), rng.randint(1, 70)]) for _ in range(3))
+        options = {"error_key": rng.randrange(1 << 32), "first_row": rng.randrange(1 << 32), "first_col": 5}
+        if rng.random() < 0.3:
+            options["bias"] = torch.randint(-1000, 1000, (n,), dtype=torch.int32, generator=generator)
+        dtype = torch.int32
+        if rng.random() < 0.4:
+            dtype = torch.int8
+            options["requant"] = Requantisation(
+                torch.randint(0, 2**20, (n,), generator=generator), torch.full((n,), 30)
+            )
+        protection = random_protection(rng) if config.checksum is not None else None
+        a, w = random_int8(generator, *batch, m, k), random_int8(generator, *batch, k, n)
+        for _ in range(rng.choice([1, 1, 2])):
+            if protection is not None and (protection.on_mark == "suppress" or rng.random() < 0.3):
+                # Both begin with the same values, in tensors of their own.
+                slot = torch.randint(-9, 9, (*batch, m, n), generator=generator).to(dtype)
+                outs = [slot.clone(), slot.clone()]
+            else:
+                outs = [None, None]
+            results = [
+                accelerator.gemm(a, w, out=out, protection=protection, **options)
+                for accelerator, out in zip(pair.both, outs, strict=True)
+            ]
+            assert torch.equal(*results)
+            assert pair.both[0].last_log == pair.both[1].last_log
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", PROTECTED)
+def test_any_sequence_of_protected_calls_counts_the_same(open_pair, name, seed):
+    print(f"seed {seed}")
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    pair = open_pair(PROTECTED[name])
+    seen = set()
+    for _ in range(150):
+        protected_call(rng, generator, pair)
+        pair.assert_same_stats()
+        seen |= {name for name, value in pair.both[0].stats.items() if value > 0}
+    wanted = {"injected", "transition_cycles", "domain_0_point_1_cycles"}
+    if pair.both[0].config.checksum is not None:
+        wanted |= {"detected", "suppressed", "log_records", "log_dropped"}
+    assert wanted <= seen
 
 
 def test_a_forward_pass_of_the_digits_model_counts_the_same(open_pair):
