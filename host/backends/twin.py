@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from brownout.cosim.cycle_model import CycleModel, Found
+from brownout.cosim.cycle_model import Command, CycleModel, Found
 from brownout.hw.commands import LOG_RECORD_BYTES, LOG_RECORDS_PER_BLOCK, SetErrorsCommand, SetPointCommand
 from brownout.hw.config import AcceleratorConfig
 
@@ -23,6 +23,9 @@ from ..twin.requantise import add_bias_, requantise
 from ..twin.state import Call, ErrorState
 from .base import Backend
 from .layout import Layout
+
+MOST_UNTIMED = 256
+"""Commands that wait for the cycle model; what the checks found in them takes memory."""
 
 
 class TwinBackend(Backend):
@@ -46,6 +49,9 @@ class TwinBackend(Backend):
         self._names = tuple(names)
         # Buffers and counters are shared by calls from several threads.
         self._lock = threading.Lock()
+        # Commands whose time nobody has asked for yet: to know it takes longer than the product itself when there are
+        # errors.
+        self._untimed: list[tuple[Command, Found | None]] = []
         self._scratch: dict[str, torch.Tensor] = {}
         self.errors = ErrorState()
         # What a restarted device has to be told again, in the order of the other backend.
@@ -67,8 +73,19 @@ class TwinBackend(Backend):
     def gemm(self, product: Product) -> bytes:
         with self._lock, self._layout.place_product(product) as command:
             log, found = self._compute(product)
-            self._cycle_model.run([command], [found])
+            self._time(command, found)
         return log
+
+    def _time(self, command: Command, found: Found | None = None) -> None:
+        self._untimed.append((command, found))
+        if len(self._untimed) >= MOST_UNTIMED:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Let the cycle model run what has been done since it last ran."""
+        for command, found in self._untimed:
+            self._cycle_model.run([command], [found])
+        self._untimed.clear()
 
     def compute(self, product: Product) -> bytes:
         """Fill ``product.out`` and count errors, without the time and the memory that it takes."""
@@ -185,24 +202,27 @@ class TwinBackend(Backend):
 
     def _send_errors(self) -> None:
         errors = self.errors
-        self._cycle_model.run([SetErrorsCommand(seed=errors.seed, rates=errors.rates, bits=errors.bits)])
+        self._time(SetErrorsCommand(seed=errors.seed, rates=errors.rates, bits=errors.bits))
 
     def _send_point(self, domain: int) -> None:
         point, transition_cycles, lengths = self._moves[domain]
         if lengths is None:
             command = SetPointCommand(domain=domain, point=point, transition_cycles=transition_cycles)
-            self._cycle_model.run([command])
+            self._time(command)
             return
         with self._layout.place_lengths(domain, point, transition_cycles, *lengths.shape) as command:
-            self._cycle_model.run([command])
+            self._time(command)
 
     def counters(self) -> Mapping[str, int]:
+        with self._lock:
+            self._catch_up()
         counts = self._cycle_model.counters()
         counts["dram_bytes"] = counts["dram_read_bytes"] + counts["dram_write_bytes"]
         return {**counts, **self._counts}
 
     def restart(self) -> None:
         self._counts = dict.fromkeys(self._names, 0)
+        self._untimed.clear()
         self._cycle_model.reset()
         if self._errors_set:
             self._send_errors()
