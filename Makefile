@@ -50,6 +50,7 @@ sim: $(READY) ## cocotb testbenches; TEST=name WAVES=1 ROWS=4 COLS=4
 	$(PY) -m brownout.cosim.run_tests --test $(TEST) --rows $(ROWS) --cols $(COLS) $(if $(WAVES),--waves)
 
 bench: $(READY) ## All benchmarks; results in build/results
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(PY) benchmarks/$$name.py; done
 
 clean: ## Remove build products (the virtual environment stays)
