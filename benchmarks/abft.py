@@ -142,7 +142,7 @@ def _ports(design: Elaboratable) -> list[Signal]:
     if isinstance(design, (ArrayRow, CheckRow)):
         return design.ports
     if isinstance(design, Component):
-        return [Value.cast(value) for _, _, value in design.signature.flatten(design)]  # type: ignore[misc]
+        return [Value.cast(value) for _, _, value in design.signature.flatten(design)]
     members = (value.as_value() if isinstance(value, View) else value for value in vars(design).values())
     return [value for value in members if isinstance(value, Signal) and len(value)]
 

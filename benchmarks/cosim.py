@@ -8,6 +8,7 @@ Run ``python benchmarks/cosim.py``; writes ``build/results/cosim.json``. All fig
 - ``stock_cycles_per_s``: cocotb's own runner and main with cocotbext-axi's `AxiRam` as memory, on a shorter product;
   ``speedup_over_stock`` is again the median of neighbouring runs.
 - ``utilisation``: ideal over all cycles of the product, from doorbell to last write.
+- ``protected_*``: the same with a model of timing errors and checksum units in the RTL, and all checks on.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ from brownout.cosim.scoreboard import GemmCase
 from brownout.cosim.simulator import ring_bytes
 from brownout.cosim.testbench import CONFIG_VARIABLE
 from brownout.cosim.toolchain import find_compiler, find_verilator
-from brownout.host import Accelerator, write_results
-from brownout.hw.commands import COMMAND_BYTES
-from brownout.hw.config import AcceleratorConfig, MemoryConfig
+from brownout.host import Accelerator, Protection, write_results
+from brownout.hw.commands import COMMAND_BYTES, GemmFlag
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 from brownout.hw.emit import TOP_NAME
 from brownout.hw.tiling import ideal_cycles
 
@@ -46,6 +47,9 @@ STOCK_SHAPE = (128, 128, 128)
 """M, N, K of the product on the stock side: seconds instead of minutes."""
 
 SEED = 0
+
+NO_FLAGS = GemmFlag(0)
+PROTECTION = Protection(on_mark="keep", log_records=0)
 
 
 class BareLoop:
@@ -57,9 +61,11 @@ class BareLoop:
         What it simulates.
     a, w : int8 arrays
         Operands of the command.
+    flags : GemmFlag
+        Of the command.
     """
 
-    def __init__(self, config: AcceleratorConfig, a: np.ndarray, w: np.ndarray) -> None:
+    def __init__(self, config: AcceleratorConfig, a: np.ndarray, w: np.ndarray, flags: GemmFlag = NO_FLAGS) -> None:
         size = config.memory.size_bytes
         self._executable = build_simulator(config, "bare")
         self._case = GemmCase(config, a, w)
@@ -67,7 +73,7 @@ class BareLoop:
         os.ftruncate(self._fd, size)
         self._memory = np.memmap(f"/proc/self/fd/{self._fd}", np.uint8, mode="r+")
         self._ring_base = size - ring_bytes(size)
-        command = np.frombuffer(self._case.command().encode(), np.uint8)
+        command = np.frombuffer(self._case.command(flags=int(flags)).encode(), np.uint8)
         self._case.write(self._memory)
         self._memory[self._ring_base : self._ring_base + COMMAND_BYTES] = command
         settings: dict[str, int | str | Path] = {
@@ -140,11 +146,40 @@ class StockBench:
         return float(outcome["cycles"] / outcome["wall_s"])
 
 
-def measure(config: AcceleratorConfig, rounds: int) -> dict[str, float]:
-    """Rounds of one run each: bare loop, RTL under PyTorch, stock."""
+def operands() -> tuple[torch.Tensor, torch.Tensor]:
+    """The product that is simulated."""
     generator = torch.Generator().manual_seed(SEED)
     a = torch.randint(-128, 128, (SIZE, SIZE), dtype=torch.int8, generator=generator)
-    w = torch.randint(-128, 128, (SIZE, SIZE), dtype=torch.int8, generator=generator)
+    return a, torch.randint(-128, 128, (SIZE, SIZE), dtype=torch.int8, generator=generator)
+
+
+def measure_protected(rounds: int) -> dict[str, float]:
+    """Rounds of one run each, with errors and checks in the RTL: bare loop, RTL under PyTorch."""
+    config = AcceleratorConfig(timing_model="flip", checksum=ChecksumConfig())
+    a, w = operands()
+    bare_loop = BareLoop(config, a.numpy(), w.numpy(), PROTECTION.flags)
+    bare: list[float] = []
+    rtl: list[float] = []
+    with Accelerator(config, backend="rtl", protection=PROTECTION) as accelerator:
+        for index in tqdm(range(rounds + 1), unit="round"):
+            bare_speed = bare_loop.run()
+            accelerator.reset_stats()
+            start = time.perf_counter()
+            accelerator.gemm(a, w)
+            wall_s = time.perf_counter() - start
+            if index:
+                bare.append(bare_speed)
+                rtl.append(accelerator.stats["cycles"] / wall_s)
+    return {
+        "protected_bare_cycles_per_s": statistics.median(bare),
+        "protected_rtl_cycles_per_s": statistics.median(rtl),
+        "protected_rtl_over_bare": statistics.median(r / b for r, b in zip(rtl, bare, strict=True)),
+    }
+
+
+def measure(config: AcceleratorConfig, rounds: int) -> dict[str, float]:
+    """Rounds of one run each: bare loop, RTL under PyTorch, stock."""
+    a, w = operands()
     bare_loop, stock_bench = BareLoop(config, a.numpy(), w.numpy()), StockBench(config)
     bare: list[float] = []
     rtl: list[float] = []
@@ -189,12 +224,13 @@ def main() -> None:
     # which on a machine that is also doing something else takes longer than the copy.
     torch.set_num_threads(options.threads)
     config = AcceleratorConfig()
-    metrics = measure(config, options.rounds)
+    metrics = measure(config, options.rounds) | measure_protected(options.rounds)
     path = write_results("cosim", metrics, config={"m": SIZE, "n": SIZE, "k": SIZE, **config.to_dict()})
     print(
         f"bare {metrics['bare_cycles_per_s'] / 1e3:.0f} k cycles/s, PyTorch {metrics['rtl_cycles_per_s'] / 1e3:.0f} k "
         f"(ratio {metrics['rtl_over_bare']:.3f}), stock {metrics['stock_cycles_per_s'] / 1e3:.1f} k "
-        f"(speed-up {metrics['speedup_over_stock']:.0f}), utilisation {metrics['utilisation']:.4f}; {path}"
+        f"(speed-up {metrics['speedup_over_stock']:.0f}), utilisation {metrics['utilisation']:.4f}; protected: bare "
+        f"{metrics['protected_bare_cycles_per_s'] / 1e3:.0f} k, ratio {metrics['protected_rtl_over_bare']:.3f}; {path}"
     )
 
 

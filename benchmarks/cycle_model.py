@@ -99,7 +99,7 @@ def compare(products: int) -> dict[str, float]:
                     accelerator.gemm(a, w, requant=requant)
                 cases += 1
                 mismatches += rtl.stats != twin.stats
-                cycles += rtl.stats["cycles"]
+                cycles += int(rtl.stats["cycles"])
     print(f"{cases} products on 16x16 RTL, {cycles:,} cycles: {mismatches} with another counter")
     return {"compared_products": cases, "compared_cycles": cycles, "mismatches": mismatches}
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -97,15 +98,12 @@ def flip_cost(repeats: int) -> dict[str, float]:
             a, w = _operands(shape)
             sums = torch.empty(shape[0], shape[2], dtype=torch.int32)
             left, right = clean.upload(w), erring.upload(w)
-
-            def run(on_mark: str, a=a, right=right, sums=sums) -> None:
-                erring.gemm(a, right, out=sums, protection=Protection(on_mark=on_mark))
-
+            keep, suppress = Protection(on_mark="keep"), Protection(on_mark="suppress")
             times = _race(
                 {
-                    "clean": lambda a=a, left=left, sums=sums: clean.gemm(a, left, out=sums),
-                    "protected": lambda run=run: run("keep"),
-                    "suppressing": lambda run=run: run("suppress"),
+                    "clean": partial(clean.gemm, a, left, out=sums),
+                    "protected": partial(erring.gemm, a, right, out=sums, protection=keep),
+                    "suppressing": partial(erring.gemm, a, right, out=sums, protection=suppress),
                 },
                 repeats,
             )
@@ -144,7 +142,7 @@ def main(
         torch.set_num_threads(threads)
     metrics = {**clean_speed(repeats), **flip_cost(repeats), **carry_speed(repeats)}
     metrics |= {"threads": torch.get_num_threads(), "repeats": repeats}
-    settings = {"m": M, "k": K, "n": N, "error_rate": ERROR_RATE, "carry_voltage_v": CARRY_VOLTAGE_V}
+    settings: dict[str, Any] = {"m": M, "k": K, "n": N, "error_rate": ERROR_RATE, "carry_voltage_v": CARRY_VOLTAGE_V}
     settings |= {"cpu_capability": torch.backends.cpu.get_cpu_capability(), **AcceleratorConfig().to_dict()}
     path = write_results("twin", metrics, config=settings)
     print(
