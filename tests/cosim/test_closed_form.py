@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import random
 
+import pytest
+
 from brownout.cosim.cycle_model import CycleModel
+from brownout.hw.commands import GemmFlag
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 from brownout.hw.tiling import blocks, ideal_cycles, slabs
 
-from .command_cases import FLAGS, place_command
+from .command_cases import FLAGS, place_command, random_checksum
 
 COMMAND_BYTES, RECORD_BYTES = 256, 16
 
@@ -29,6 +32,7 @@ class Form:
     batch: int
     table: bool
     element_bytes: int
+    check: bool = False
 
     @property
     def fill(self) -> int:
@@ -51,6 +55,18 @@ class Form:
         return max(chunks, ceil_div(offset + cols * self.element_bytes, c.bus_bytes))
 
     @property
+    def digit_rows(self) -> int:
+        """Rows through the array that carry digits of column sums."""
+        c = self.config
+        if not self.check or c.checksum is None:
+            return 0
+        per_k_tile = sum(
+            ceil_div(block.rows, c.checksum.group_rows) * block.col_tiles
+            for block in blocks(c, self.m, self.n, self.batch)
+        )
+        return c.checksum.digits * per_k_tile * ceil_div(self.k, c.rows)
+
+    @property
     def cycles(self) -> int:
         c = self.config
         *_, last = blocks(c, self.m, self.n)
@@ -62,7 +78,9 @@ class Form:
             + c.rows
             + c.cols
             + last.rows * self.drain(last.first_col_tile, last.col_tiles)
+            + self.digit_rows
             + (40 if self.table else 41)
+            + (5 if c.checksum is not None else 0)
         )
 
     def drains_evenly(self) -> bool:
@@ -86,13 +104,14 @@ class Form:
         return hidden and min(per_row) * rows_in_flight >= slack
 
 
-def test_compute_bound_products_follow_the_closed_form() -> None:
+@pytest.mark.parametrize("protected", [False, True], ids=["plain", "checksum-units"])
+def test_compute_bound_products_follow_the_closed_form(protected: bool) -> None:
     """Compute-bound: the array waits for the very first data and then never again, and draining keeps up."""
     seed = 3
     print(f"seed {seed}")
     rng = random.Random(seed)
     bound = 0
-    for _ in range(1500):
+    for _ in range(500 if protected else 1500):
         rows, cols = rng.choice([(4, 4), (16, 16), (8, 16), (16, 8), (32, 32), (16, 4), (3, 8), (12, 24)])
         bus = rng.choice([8, 16, 32, 64])
         memory = MemoryConfig(
@@ -109,19 +128,23 @@ def test_compute_bound_products_follow_the_closed_form() -> None:
             slab_bytes=rng.choice([16, 64]),
             memory=memory,
         )
+        if protected:
+            checksum = random_checksum(rng, config.block_rows, config.lanes)
+            config = dataclasses.replace(config, checksum=checksum)
         # At least max(R, 3) rows in every block, one whole tile of K and N.
         m, n, k = rng.randint(64, 400), rng.randint(cols, 8 * cols), rng.randint(rows, 40 * rows)
         batch, flags = rng.choice([1, 1, 2]), rng.choice(FLAGS)
-        command = place_command(config, m, n, k, batch=batch, flags=flags)
+        check = protected and rng.random() < 0.7
+        command = place_command(config, m, n, k, batch=batch, flags=flags | (GemmFlag.CHECK if check else 0))
         counts = CycleModel(config).run([command])
-        form = Form(config, m, n, k, batch, bool(flags), 1 if flags & 2 else 4)
+        form = Form(config, m, n, k, batch, bool(flags), 1 if flags & 2 else 4, check)
         first_data = memory.latency_cycles + form.fill + (4 if flags else 5)
         stalls = [counts[f"stall_{cause}_cycles"] for cause in ("load", "weight", "drain")]
         if stalls == [first_data, 3, 0] and form.drains_evenly() and form.drains_in_time():
             bound += 1
             assert counts["cycles"] == form.cycles, (config, command)
     print(f"{bound} compute-bound products")
-    assert bound > 300
+    assert bound > (100 if protected else 300)
 
 
 def test_the_worked_example_of_the_document() -> None:

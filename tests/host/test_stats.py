@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -22,14 +23,28 @@ SMALL = {
     **{"voltage_domains": 2, "operating_points": 3, "memory": MEMORY},
 }
 RESIDUE = ChecksumConfig(scheme="residue", group_rows=4, segment_cols=4)
+WEIGHTED = ChecksumConfig(scheme="weighted", locators=2, column_checks=False, segment_cols=3)
 CLASSIC = ChecksumConfig(scheme="classic", group_rows=8, segment_cols=3)
 
 PROTECTED = {
     "flip": AcceleratorConfig(timing_model="flip", checksum=RESIDUE, **SMALL),
     "carry": AcceleratorConfig(timing_model="carry", checksum=RESIDUE, **SMALL),
-    # Many marks, and two elements or one to a beat.
-    "flip-classic": AcceleratorConfig(timing_model="flip", checksum=CLASSIC, bus_bytes=8, drain_lanes=1, **SMALL),
+    # Many marks, two elements to a beat; more segments in a block than the hardware keeps records.
+    "flip-classic": AcceleratorConfig(
+        **(SMALL | {"block_rows": 32}), timing_model="flip", checksum=CLASSIC, bus_bytes=8, drain_lanes=1
+    ),
+    "flip-weighted": AcceleratorConfig(
+        **(SMALL | {"rows": 3, "cols": 5}), timing_model="flip", checksum=WEIGHTED, bus_bytes=64, drain_lanes=2
+    ),
 }
+
+
+# By seed.
+TIMINGS = (
+    {},
+    {"latency_cycles": 1, "bytes_per_cycle": 64, "read_queue": 2, "write_queue": 1},
+    {"latency_cycles": 150, "bytes_per_cycle": 3, "banks": 1, "row_bytes": 64},
+)
 
 
 class Pair:
@@ -177,12 +192,13 @@ def protected_call(rng, generator, pair):
             assert pair.both[0].last_log == pair.both[1].last_log
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(len(TIMINGS)))
 @pytest.mark.parametrize("name", PROTECTED)
 def test_any_sequence_of_protected_calls_counts_the_same(open_pair, name, seed):
     print(f"seed {seed}")
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-    pair = open_pair(PROTECTED[name])
+    memory = dataclasses.replace(MEMORY, **TIMINGS[seed])
+    pair = open_pair(dataclasses.replace(PROTECTED[name], memory=memory))
     seen = set()
     for _ in range(150):
         protected_call(rng, generator, pair)
