@@ -243,6 +243,8 @@ def test_every_cause_is_provoked_here() -> None:
         *(ErrorCause.NONE, ErrorCause.RESERVED, ErrorCause.CHANNEL_RECORD, ErrorCause.RING),
         *(ErrorCause.AXI_READ, ErrorCause.AXI_WRITE, ErrorCause.BUS_TIMEOUT),
         *(ErrorCause.A_ADDR, ErrorCause.W_ADDR, ErrorCause.Y_ADDR, ErrorCause.CHANNEL_ADDR),
+        # In test_protection_commands.py.
+        *(ErrorCause.THETA, ErrorCause.LOG, ErrorCause.DOMAIN, ErrorCause.POINT, ErrorCause.RATE, ErrorCause.LENGTHS),
     }
     assert by_field | elsewhere == set(ErrorCause)
 
