@@ -1,5 +1,6 @@
 """How fast is the twin? Clean products against float32 ``torch.matmul``, and what errors and checks add to them.
 
+What errors add to a float32 layer in two PyTorch tools for fault injection stands beside it.
 Run ``python benchmarks/twin.py``; writes ``build/results/twin.json``.
 """
 
@@ -13,9 +14,11 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from torch import nn
 
 from brownout.host import Accelerator, Protection, write_results
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
+from fault_injectors import torch_tools
 
 M, K, N = 1024, 1152, 4608
 """Tokens of a 512x512 image into the feed-forward layer of DiT-XL/2."""
@@ -27,6 +30,9 @@ LAYERS = {
     "feed_forward_out": (1024, 4608, 1152),
 }
 """M, K, N of the linear layers of DiT-XL/2 at 512x512."""
+
+INJECTOR_LAYERS = ("projection", "feed_forward_in")
+"""Layers that the PyTorch tools inject errors into."""
 
 ERROR_RATE = 1e-3
 
@@ -118,6 +124,34 @@ def flip_cost(repeats: int) -> dict[str, float]:
     return metrics
 
 
+@torch.inference_mode()
+def injector_cost(repeats: int) -> dict[str, float]:
+    """A float32 layer with errors of PyTorchFI and of MRFI over the same layer without: each layer, and all of them.
+
+    ``pytorchfi_fixed`` repeats the same errors, which saves their declaration. Tools that are not installed are left
+    out.
+    """
+    metrics: dict[str, float] = {}
+    totals: dict[str, float] = {}
+    packages = torch_tools.installed()
+    if not packages:
+        return metrics
+    for layer in INJECTOR_LAYERS:
+        m, k, n = LAYERS[layer]
+        torch.manual_seed(SEED)
+        linear, tokens = nn.Linear(k, n), torch.randn(1, m, k)
+        tools: Contestants = {}
+        for package in packages:
+            tools |= torch_tools.contestants(package, linear, tokens, ERROR_RATE)
+        times = _race({"clean": partial(linear, tokens), **tools}, max(3, repeats // 3))
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        for name, value in medians.items():
+            totals[name] = totals.get(name, 0.0) + value
+        metrics |= {f"{name}_over_clean_{layer}": medians[name] / medians["clean"] for name in tools}
+    clean = totals.pop("clean")
+    return metrics | {f"{name}_over_clean": total / clean for name, total in totals.items()}
+
+
 def carry_speed(repeats: int) -> dict[str, float]:
     """GMAC/s of products with late carries, checks included."""
     config = AcceleratorConfig(timing_model="carry", checksum=ChecksumConfig(scheme="residue"))
@@ -140,15 +174,17 @@ def main(
     """Measure, print and write the results."""
     if threads:
         torch.set_num_threads(threads)
-    metrics = {**clean_speed(repeats), **flip_cost(repeats), **carry_speed(repeats)}
+    metrics = {**clean_speed(repeats), **flip_cost(repeats), **injector_cost(repeats), **carry_speed(repeats)}
     metrics |= {"threads": torch.get_num_threads(), "repeats": repeats}
     settings: dict[str, Any] = {"m": M, "k": K, "n": N, "error_rate": ERROR_RATE, "carry_voltage_v": CARRY_VOLTAGE_V}
     settings |= {"cpu_capability": torch.backends.cpu.get_cpu_capability(), **AcceleratorConfig().to_dict()}
     path = write_results("twin", metrics, config=settings)
+    tools = [f"{name} {metrics[key]:.3f}" for name in ("pytorchfi", "mrfi") if (key := f"{name}_over_clean") in metrics]
     print(
         f"twin {metrics['twin_gmac_per_s']:.0f} GMAC/s, float32 {metrics['fp32_gmac_per_s']:.0f} GMAC/s, "
         f"ratio {metrics['twin_over_fp32']:.2f}; errors at {ERROR_RATE:g} with checks cost "
-        f"{metrics['flip_over_clean']:.3f} of the clean product, late carries run at "
+        f"{metrics['flip_over_clean']:.3f} of the clean product (errors alone in a float32 "
+        f"layer: {', '.join(tools) or 'no tool installed'}), late carries run at "
         f"{metrics['carry_gmac_per_s']:.1f} GMAC/s; {path}"
     )
 
