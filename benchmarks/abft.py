@@ -281,7 +281,7 @@ def headline(rows: list[dict[str, Any]]) -> dict[str, float]:
     for percent, (most_suppressed, most_leftover) in LIMITS.items():
         fit = [row for row in rows if row["energy"] <= percent / 100]
         good = [row for row in fit if row["suppressed"] <= most_suppressed and row["leftover"] <= most_leftover]
-        best = max(good or fit, key=lambda row: row["corrected"])
+        best = max(good or fit, key=lambda row: (row["corrected"], -row["leftover"], -row["energy"]))
         found[f"corrected_share_{percent}"] = best["corrected"]
         found[f"suppressed_fraction_{percent}"] = best["suppressed"]
         found[f"leftover_share_{percent}"] = best["leftover"]
