@@ -8,12 +8,14 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brownout.hw.commands import (
     COMMAND_BYTES,
+    CopyCommand,
     GemmCommand,
     PlainCommand,
     SetErrorsCommand,
@@ -36,7 +38,7 @@ _LIMITS = (
 _ALIGNED = ("lda", "ldw", "ldy", "a_addr", "w_addr", "y_addr", "channel_addr")
 _MAX_DOMAINS, _MAX_POINTS = 9, 8
 
-Command = GemmCommand | SetErrorsCommand | SetPointCommand | PlainCommand
+Command = GemmCommand | CopyCommand | SetErrorsCommand | SetPointCommand | PlainCommand
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,25 @@ class Found:
     suppressed: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
 
 
+@dataclass(frozen=True)
+class Runs:
+    """The list of a COPY.
+
+    Attributes
+    ----------
+    places : uint32 array (runs, 2)
+        Offset in the region and number of bytes of each.
+    """
+
+    places: NDArray[np.uint32]
+
+
 class _FoundWords(ctypes.Structure):
     """``Found`` of ``rtl/cycle_model/findings.h``."""
 
-    _fields_ = tuple((name, ctypes.c_uint64) for name in ("records", "blocks", "suppressed", "suppressed_count"))
+    _fields_ = tuple(
+        (name, ctypes.c_uint64) for name in ("records", "blocks", "suppressed", "suppressed_count", "runs")
+    )
 
 
 def block_count(config: AcceleratorConfig, command: GemmCommand) -> int:
@@ -200,15 +217,15 @@ class CycleModel:
         words = _words([_NO_ROW if row is None else row for row in rows])
         self._functions.brownout_cycles_set_open_rows(self._handle, words)
 
-    def run(self, commands: Sequence[Command], found: Sequence[Found | None] | None = None) -> dict[str, int]:
+    def run(self, commands: Sequence[Command], found: Sequence[Found | Runs | None] | None = None) -> dict[str, int]:
         """Count a list of commands, handed over with one doorbell per ring-full as `Simulator.run` does.
 
         Parameters
         ----------
-        commands : sequence of GemmCommand, SetErrorsCommand, SetPointCommand or PlainCommand
+        commands : sequence of GemmCommand, CopyCommand, SetErrorsCommand, SetPointCommand or PlainCommand
             Commands that the hardware accepts.
-        found : sequence of Found or None, optional
-            What the checks find in the product of each command; None: nothing.
+        found : sequence of Found, Runs or None, optional
+            What the checks find in the product of each command; None: nothing. The list of each `CopyCommand`.
 
         Returns
         -------
@@ -241,17 +258,23 @@ class CycleModel:
         """All counters since construction or `reset`: those of `Simulator.counters`, less what checks find."""
         return dict(zip(self.names, self._counts, strict=True))
 
-    def _run_ring(self, commands: Sequence[Command], found: Sequence[Found | None]) -> list[int]:
+    def _run_ring(self, commands: Sequence[Command], found: Sequence[Found | Runs | None]) -> list[int]:
         values = [getattr(command, name, 0) for command in commands for name in self._library.command_names]
         counts = (ctypes.c_uint64 * len(self._library.counter_names))()
-        words, arrays = None, []
+        words = None
+        arrays: list[NDArray[Any]] = []  # alive during the call
         if any(entry is not None for entry in found):
             words = (_FoundWords * len(commands))()
             for target, entry in zip(words, found, strict=True):
                 if entry is None:
                     continue
+                if isinstance(entry, Runs):
+                    places = np.ascontiguousarray(entry.places, np.uint32)
+                    arrays.append(places)
+                    target.runs = places.ctypes.data
+                    continue
                 records, suppressed = (np.ascontiguousarray(x, np.uint64) for x in (entry.records, entry.suppressed))
-                arrays += [records, suppressed]  # alive during the call
+                arrays += [records, suppressed]
                 target.records, target.blocks = records.ctypes.data, len(records)
                 target.suppressed, target.suppressed_count = suppressed.ctypes.data, len(suppressed)
         ring = (self.ring_base, self.ring_entries, self.ring_index)
@@ -268,20 +291,39 @@ class CycleModel:
         before, self._points = self._points, [table[index] for index in self._point_names.values()]
         return [after - earlier for after, earlier in zip(self._points, before, strict=True)]
 
-    def _check(self, command: Command, found: Found | None) -> None:
+    def _check(self, command: Command, found: Found | Runs | None) -> None:
         if isinstance(command, SetPointCommand):
             self._check_point(command)
+        if isinstance(command, CopyCommand):
+            self._check_copy(command, found)
+            return
         if not isinstance(command, GemmCommand):
             if found is not None:
                 raise ValueError(f"found must be None for {type(command).__name__}, which checks nothing")
             return
         self._check_product(command)
+        if isinstance(found, Runs):
+            raise ValueError("found must be a Found or None for GemmCommand, not Runs")
         if found is not None and len(found.records) not in (0, count := block_count(self.config, command)):
             raise ValueError(f"Found.records must have {count} entries, one per block, not {len(found.records)}")
         if found is not None and len(found.suppressed):
             elements = command.batch * command.m * command.n
             if (largest := int(found.suppressed.max())) >= elements:
                 raise ValueError(f"Found.suppressed must be below {elements}, the number of elements, not {largest}")
+
+    def _check_copy(self, command: CopyCommand, found: Found | Runs | None) -> None:
+        if self.config.checksum is None:
+            raise ValueError("CopyCommand needs an AcceleratorConfig with checksum units")
+        if not isinstance(found, Runs) or found.places.shape != (command.runs, 2) or not command.runs:
+            raise ValueError(f"found must be Runs with places of shape ({command.runs}, 2) for CopyCommand")
+        for name in ("source_addr", "target_addr"):
+            if (value := getattr(command, name)) % 4096:
+                raise ValueError(f"CopyCommand.{name} must be a multiple of 4096, not {value}")
+        offset, size = found.places[:, 0].astype(np.uint64), found.places[:, 1].astype(np.uint64)
+        bad = np.nonzero((size == 0) | (offset + size > command.size))[0]
+        if len(bad):
+            run = found.places[bad[0]].tolist()
+            raise ValueError(f"Runs.places[{bad[0]}] must be a run inside {command.size} bytes, not {run}")
 
     def _check_point(self, command: SetPointCommand) -> None:
         config = self.config

@@ -12,16 +12,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from brownout.hw.commands import LOG_RECORD_BYTES
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.tiling import ideal_cycles
 
 from .backends.base import Backend
 from .energy import EnergyModel, Meter
 from .errors import AcceleratorClosedError
-from .operands import Requantisation, ResidentWeights, check_weights, make_product
+from .operands import (
+    Requantisation,
+    ResidentWeights,
+    as_batch,
+    check_like,
+    check_output,
+    check_weights,
+    make_product,
+)
 from .operating_points import DomainPoints, OperatingPoint
 from .protection import LogRecord, Protection, parse_log
+from .reload import marked_places
 from .slots import Slots
 from .timing import TRANSITION_S, TimingLaw
 from .twin.state import NOMINAL_LENGTH, CommandOptions, bit_thresholds
@@ -104,7 +112,7 @@ class Accelerator:
         self._device: Backend | None = backend
         self.backend = backend.name
         self._ideal_cycles = 0
-        self._suppressed_unwritten = 0
+        self._suppressed_unwritten = self._reloaded = 0
         self._baseline: dict[str, int] = {}
 
     def __enter__(self) -> Self:
@@ -132,6 +140,7 @@ class Accelerator:
         bias: torch.Tensor | None = None,
         requant: Requantisation | None = None,
         out: torch.Tensor | None = None,
+        checkpoint: torch.Tensor | None = None,
         protection: Protection | None = None,
         error_key: int = 0,
         first_row: int = 0,
@@ -151,6 +160,9 @@ class Accelerator:
             Per-channel scaling to int8.
         out : torch.Tensor, optional
             Written instead of a new tensor; suppressed elements keep the value that they have in it. See `new_slot`.
+        checkpoint : torch.Tensor, optional
+            Like `out`, and of its shape and dtype: with ``on_mark="reload"``, marked elements are copied from it. See
+            `copy`.
         protection : Protection, optional
             Use of the checksum units; by default `Accelerator.protection`.
         error_key : int
@@ -169,7 +181,7 @@ class Accelerator:
             An operand is no tensor or has the wrong dtype.
         ValueError
             Shapes or devices do not fit, or an extent is out of range (K > 131071; M, N >= 2^24); the protection needs
-            checksum units or `out`.
+            checksum units, `out` or `checkpoint`.
         DeviceMemoryError
             The operands do not fit the accelerator's DRAM.
         AcceleratorClosedError
@@ -178,21 +190,65 @@ class Accelerator:
             The simulator died or hung (``"rtl"`` only); `restart` recovers.
         """
         device = self._open()
-        options = self._options(protection, out, error_key, first_row, first_col)
+        chosen = self.protection if protection is None else protection
+        options = self._options(chosen, out, error_key, first_row, first_col)
+        reloads = chosen is not None and chosen.check and chosen.on_mark == "reload"
+        if reloads != (checkpoint is not None):
+            raise ValueError(
+                "on_mark='reload' needs checkpoint=, from which marked elements are copied"
+                if reloads
+                else "checkpoint= is used with on_mark='reload' only; leave it out"
+            )
         product, result = make_product(a, w, bias, requant, out, options)
         device.check_device("a", a.device)
         if isinstance(product.w, ResidentWeights) and product.w.backend is not device:
             raise ValueError("w was uploaded to another accelerator; upload it to this one")
         fresh = self._slots.take(result)
         before = device.counters()["suppressed"] if fresh and options.suppress else 0
+        if checkpoint is not None:
+            check_like("checkpoint", checkpoint, "out", result)
         self._log = device.gemm(product)
+        reloaded = 0
+        if checkpoint is not None and self._log:
+            places = marked_places(self.config, self._log, first_row, first_col)
+            reloaded = len(places)
+            if reloaded:
+                device.copy(as_batch(checkpoint), product.out, places)
+            self._reloaded += reloaded
         if fresh and options.suppress:
-            self._suppressed_unwritten += device.counters()["suppressed"] - before
+            self._suppressed_unwritten += device.counters()["suppressed"] - before - reloaded
         shape = product.shape
         if options.check:
             self._meter.add_checks(shape)
         self._ideal_cycles += ideal_cycles(self.config, shape.m, shape.n, shape.k, shape.batch)
         return result
+
+    def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Let the accelerator copy one output to another: a checkpoint to which ``on_mark="reload"`` goes back.
+
+        It reads and writes device memory for that, which takes time and energy. The last product's log is gone.
+
+        Parameters
+        ----------
+        source, target : torch.Tensor
+            int32 or int8, (M, N) or (B, M, N), of the same shape and dtype; any strides.
+
+        Raises
+        ------
+        ValueError
+            They do not fit together, or the accelerator has no checksum units.
+        TypeError, DeviceMemoryError, AcceleratorClosedError
+            As in `gemm`.
+        """
+        device = self._open()
+        if self.config.checksum is None:
+            raise ValueError("copy needs checksum units; give AcceleratorConfig a ChecksumConfig")
+        check_output("source", source)
+        check_like("target", target, "source", source)
+        device.check_device("source", source.device)
+        self._log = b""
+        self._slots.take(target)
+        device.copy(as_batch(source), as_batch(target), None)
 
     def _check_protection(self, protection: Protection | None) -> None:
         if protection is not None and protection.check and self.config.checksum is None:
@@ -202,23 +258,22 @@ class Accelerator:
             )
 
     def _options(
-        self, protection: Protection | None, out: torch.Tensor | None, error_key: int, first_row: int, first_col: int
+        self, chosen: Protection | None, out: torch.Tensor | None, error_key: int, first_row: int, first_col: int
     ) -> CommandOptions:
         """Fields of the command that concern errors and checks, from arguments of `gemm`."""
-        self._check_protection(protection)
-        chosen = self.protection if protection is None else protection
+        self._check_protection(chosen)
         for name, value in (("error_key", error_key), ("first_row", first_row), ("first_col", first_col)):
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 32:
                 raise ValueError(f"{name} must be an integer in 0..{(1 << 32) - 1}, not {value!r}")
         options = CommandOptions(error_key=error_key, first_row=first_row, first_col=first_col)
         if chosen is None or not chosen.check:
             return options
-        if chosen.on_mark == "suppress" and out is None:
+        if chosen.on_mark in ("suppress", "reload") and out is None:
             raise ValueError(
-                "on_mark='suppress' needs out=, whose old values suppressed elements keep; "
+                f"on_mark={chosen.on_mark!r} needs out=, whose old values suppressed elements keep; "
                 "make a tensor with new_slot, or choose on_mark='zero' or 'keep'"
             )
-        room = chosen.log_records * LOG_RECORD_BYTES
+        room = chosen.log_records * self.config.log_record_bytes
         return replace(options, flags=chosen.flags, theta=chosen.theta, log_bytes=room)
 
     @property
@@ -227,7 +282,7 @@ class Accelerator:
 
         At most 64 of each block and `Protection.log_records` in all; ``stats["log_dropped"]`` counts the others.
         """
-        return parse_log(self._log)
+        return parse_log(self._log, self.config.log_record_bytes)
 
     def new_slot(
         self, *shape: int, dtype: torch.dtype = torch.int32, device: torch.device | str = "cpu"
@@ -401,8 +456,9 @@ class Accelerator:
         on RTL and on the twin.
 
         With checksum units there are ``checks``, ``detected``, ``corrected``, ``suppressed`` (marked elements, whatever
-        became of them), ``suppressed_unwritten``, ``log_records``, ``log_dropped``. With a model of timing errors:
-        ``injected``, ``missed`` and ``wrong``, which the host knows from the clean product.
+        became of them), ``suppressed_unwritten``, ``reloaded`` (from a checkpoint), ``log_records``, ``log_dropped``.
+        With a model of timing errors: ``injected``, ``missed`` and ``wrong``, which the host knows from the clean
+        product.
 
         In simulated time: ``time_s`` and ``energy_j``, and its parts ``energy_mac_j``, ``energy_check_j``,
         ``energy_sram_j``, ``energy_dram_j``, ``energy_activation_j`` and ``energy_leakage_j``.
@@ -412,13 +468,14 @@ class Accelerator:
         stats["ideal_cycles"] = self._ideal_cycles
         if self.config.checksum is not None:
             stats["suppressed_unwritten"] = self._suppressed_unwritten
+            stats["reloaded"] = self._reloaded
         return {**stats, **self._meter.totals(counts)}
 
     def reset_stats(self) -> None:
         """Count from zero again."""
         self._baseline = dict(self._open().counters())
         self._meter.reset(self._baseline)
-        self._ideal_cycles = self._suppressed_unwritten = 0
+        self._ideal_cycles = self._suppressed_unwritten = self._reloaded = 0
 
     def restart(self) -> None:
         """Start the device anew, for example after its simulator died.
@@ -433,7 +490,7 @@ class Accelerator:
         self._open().restart()
         self._baseline = {}
         self._meter.reset({})
-        self._ideal_cycles = self._suppressed_unwritten = 0
+        self._ideal_cycles = self._suppressed_unwritten = self._reloaded = 0
 
     def close(self) -> None:
         """Free the device. Closing twice does no harm."""

@@ -209,8 +209,47 @@ def _check_extents(shape: GemmShape) -> None:
         raise ValueError(f"a batch must hold at most {BATCH_LIMIT} products, not {shape.batch}; split it")
 
 
-def _as_batch(tensor: torch.Tensor) -> torch.Tensor:
+def as_batch(tensor: torch.Tensor) -> torch.Tensor:
+    """(M, N) as (1, M, N), and (B, M, N) as it is."""
     return tensor if tensor.ndim == 3 else tensor.unsqueeze(0)
+
+
+def check_output(name: str, value: Any) -> None:
+    """Refuse what cannot be the output of a product.
+
+    Raises
+    ------
+    TypeError
+        Not a tensor, or neither int32 nor int8.
+    ValueError
+        Not (M, N) or (B, M, N), or empty.
+    """
+    _require_tensor(name, value)
+    if value.dtype not in (torch.int32, torch.int8):
+        raise TypeError(f"{name} must be int32 or int8, not {value.dtype}")
+    if value.ndim not in (2, 3) or 0 in value.shape:
+        raise ValueError(f"{name} must have shape (M, N) or (B, M, N), not {tuple(value.shape)}")
+
+
+def check_like(name: str, value: Any, other_name: str, other: torch.Tensor) -> None:
+    """Refuse `value` unless it has dtype, shape and device of `other`, and is another tensor.
+
+    Raises
+    ------
+    TypeError
+        Not a tensor, or the dtype differs.
+    ValueError
+        Shape or device differ, or they share memory.
+    """
+    _require_tensor(name, value)
+    if value.dtype != other.dtype:
+        raise TypeError(f"{name} must be {other.dtype} like {other_name}, not {value.dtype}")
+    if value.shape != other.shape:
+        raise ValueError(f"{name} must have shape {tuple(other.shape)} like {other_name}, not {tuple(value.shape)}")
+    if value.device != other.device:
+        raise ValueError(f"{name} must be on {other.device} like {other_name}, not on {value.device}")
+    if value.data_ptr() == other.data_ptr():
+        raise ValueError(f"{name} must not be {other_name} itself; make another tensor with new_slot")
 
 
 def make_product(
@@ -279,9 +318,9 @@ def make_product(
         if tuple(out.shape) != wanted:
             raise ValueError(f"out must have shape {wanted}, not {tuple(out.shape)}")
         _require_same_device(a, "out", out)
-    operand = _as_batch(w) if isinstance(w, torch.Tensor) else w
+    operand = as_batch(w) if isinstance(w, torch.Tensor) else w
     options = CommandOptions() if options is None else options
-    return Product(shape, _as_batch(a), operand, bias, requant, _as_batch(out), options), out
+    return Product(shape, as_batch(a), operand, bias, requant, as_batch(out), options), out
 
 
 def _require_same_device(a: torch.Tensor, name: str, other: Any) -> None:

@@ -6,11 +6,18 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-from brownout.hw.commands import LOG_RECORD_BYTES, GemmFlag
+from brownout.hw.commands import GemmFlag
 
-ON_MARK = ("suppress", "zero", "keep")
+ON_MARK = ("suppress", "reload", "zero", "keep")
 
 THETA_LIMIT = 63
+
+_MARK_FLAGS = {
+    "suppress": GemmFlag.SUPPRESS,
+    "reload": GemmFlag.SUPPRESS,
+    "zero": GemmFlag.ZERO,
+    "keep": GemmFlag(0),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +30,10 @@ class Protection:
         Run the checks at all.
     correct : bool
         Correct errors that are located; otherwise these elements are marked.
-    on_mark : {"suppress", "zero", "keep"}
+    on_mark : {"suppress", "reload", "zero", "keep"}
         What becomes of marked elements, which may be wrong and cannot be corrected: not written, so that `out` keeps
-        its old value there; zero; or written as they are.
+        its old value there; not written, and then copied from a checkpoint as far as the log names them; zero; or
+        written as they are.
     theta : int
         Syndromes below 2^theta in magnitude are let pass; 0 to 63.
     log_records : int
@@ -48,6 +56,8 @@ class Protection:
         for name in ("check", "correct"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"Protection.{name} must be a bool, not {getattr(self, name)!r}")
+        if self.on_mark == "reload" and not self.log_records:
+            raise ValueError("Protection.log_records must not be 0 with on_mark='reload', which finds marks in the log")
 
     @property
     def flags(self) -> GemmFlag:
@@ -55,7 +65,7 @@ class Protection:
         if not self.check:
             return GemmFlag(0)
         flags = GemmFlag.CHECK | (GemmFlag.CORRECT if self.correct else GemmFlag(0))
-        return flags | {"suppress": GemmFlag.SUPPRESS, "zero": GemmFlag.ZERO, "keep": GemmFlag(0)}[self.on_mark]
+        return flags | _MARK_FLAGS[self.on_mark]
 
 
 class Outcome(IntEnum):
@@ -82,8 +92,8 @@ class LogRecord:
         r_0: the sum of all errors in the segment.
     outcome : Outcome
         What was done.
-    marked : int
-        Number of elements marked.
+    marked : tuple of int
+        Columns of the elements marked, counted from `col`.
     position : int
         Column of the located element, counted from `col`; 0 without.
     """
@@ -92,22 +102,28 @@ class LogRecord:
     col: int
     syndrome: int
     outcome: Outcome
-    marked: int
+    marked: tuple[int, ...]
     position: int
 
 
-def parse_log(log: bytes) -> list[LogRecord]:
-    """Records of a syndrome log; docs/protection.md has the layout.
+def parse_log(log: bytes, record_bytes: int) -> list[LogRecord]:
+    """Records of a syndrome log of `AcceleratorConfig.log_record_bytes` each; docs/protection.md has the layout.
 
     Raises
     ------
     ValueError
         `log` is no whole number of records.
     """
-    if len(log) % LOG_RECORD_BYTES:
-        raise ValueError(f"a log must hold whole records of {LOG_RECORD_BYTES} bytes, not {len(log)} bytes")
+    if len(log) % record_bytes:
+        raise ValueError(f"a log must hold whole records of {record_bytes} bytes, not {len(log)} bytes")
     records = []
-    for row, col, low, what in struct.iter_unpack("<4I", log):
+    for row, col, low, what, mask in struct.iter_unpack(f"<4I{record_bytes - 16}s", log):
         syndrome = low - (1 << 32) if what >> 31 else low
-        records.append(LogRecord(row, col, syndrome, Outcome(what >> 16 & 3), what & 0xFF, what >> 8 & 0xFF))
+        outcome, position = Outcome(what >> 16 & 3), what >> 8 & 0xFF
+        marked = tuple(i for i in range(8 * len(mask)) if mask[i // 8] >> i % 8 & 1)
+        if not mask:
+            # It is one element that was located, or all of the segment.
+            first = position if outcome is Outcome.MARKED_BY_FIT else 0
+            marked = tuple(range(first, first + (what & 0xFF)))
+        records.append(LogRecord(row, col, syndrome, outcome, marked, position))
     return records

@@ -17,6 +17,7 @@ from .config import ACC_BITS, AcceleratorConfig
 from .control.command_processor import CommandProcessor
 from .control.counters import Counters
 from .control.register_file import RegisterFile
+from .copy.copier import Copier
 from .drain.drain import Drain
 from .load.fetcher import Fetcher
 from .load.receiver import Receiver
@@ -67,12 +68,15 @@ class Accelerator(wiring.Component):
         m.submodules.sequencer = datapath_reset(sequencer)
         m.submodules.drain = datapath_reset(drain)
 
+        copier = None
+        if config.checksum is not None:
+            copier = Copier(config)
+            m.submodules.copier = datapath_reset(copier)
         self._connect_bus(m, read_port, write_port)
-        self._connect_control(m, registers, processor, read_port, write_port, receiver, drain)
-        self._connect_reads(m, processor, read_port, fetcher, receiver)
+        self._connect_control(m, registers, processor, read_port, write_port, receiver, drain, copier)
+        self._connect_reads(m, processor, read_port, fetcher, receiver, copier)
+        self._connect_writes(m, write_port, drain, copier)
         connect(m, fetcher.job, receiver.job)
-        connect(m, drain.request, write_port.request)
-        connect(m, drain.beat, write_port.beat)
         for engine in (fetcher, sequencer, drain):
             m.d.comb += [engine.params.eq(processor.params), engine.start.eq(processor.start)]
         m.d.comb += [
@@ -197,6 +201,7 @@ class Accelerator(wiring.Component):
         write_port: WritePort,
         receiver: Receiver,
         drain: Drain,
+        copier: Copier | None,
     ) -> None:
         connect(m, wiring.flipped(self.s_axil), registers.axil)
         for name in ("ring_base", "ring_entries", "tail", "timeout", "doorbell", "acknowledge", "soft_reset"):
@@ -219,6 +224,14 @@ class Accelerator(wiring.Component):
             read_port.stop.eq(processor.stop),
             write_port.stop.eq(processor.stop),
         ]
+        if copier is not None:
+            m.d.comb += [copier.params.eq(processor.copy_params), copier.start.eq(processor.copy_start)]
+            with m.If(copier.done):
+                m.d.comb += processor.engines_done.eq(1)
+            with m.If(copier.bad_run):
+                m.d.comb += processor.fault.eq(1)
+                with m.If(~read_port.error & ~write_port.error):
+                    m.d.comb += processor.fault_cause.eq(ErrorCause.RUN)
 
     def _connect_reads(
         self,
@@ -227,6 +240,7 @@ class Accelerator(wiring.Component):
         read_port: ReadPort,
         fetcher: Fetcher,
         receiver: Receiver,
+        copier: Copier | None,
     ) -> None:
         """Commands are fetched only while the fetcher rests, so a multiplexer without arbitration is enough."""
         with m.If(processor.fetching):
@@ -249,6 +263,30 @@ class Accelerator(wiring.Component):
             processor.beat.payload.eq(read_port.beat.payload),
             receiver.beat.payload.eq(read_port.beat.payload),
         ]
+        if copier is None:
+            return
+        m.d.comb += copier.read_beat.payload.eq(read_port.beat.payload)
+        with m.If(copier.busy):
+            m.d.comb += [
+                read_port.request.payload.eq(copier.read_request.payload),
+                read_port.request.valid.eq(copier.read_request.valid),
+                copier.read_request.ready.eq(read_port.request.ready),
+                copier.read_beat.valid.eq(read_port.beat.valid),
+                read_port.beat.ready.eq(copier.read_beat.ready),
+            ]
+
+    def _connect_writes(self, m: Module, write_port: WritePort, drain: Drain, copier: Copier | None) -> None:
+        """The drain rests while something is copied."""
+        if copier is None:
+            connect(m, drain.request, write_port.request)
+            connect(m, drain.beat, write_port.beat)
+            return
+        with m.If(copier.busy):
+            connect(m, copier.write_request, write_port.request)
+            connect(m, copier.write_beat, write_port.beat)
+        with m.Else():
+            connect(m, drain.request, write_port.request)
+            connect(m, drain.beat, write_port.beat)
 
     def _connect_counters(
         self,

@@ -26,6 +26,8 @@ class Opcode(enum.IntEnum):
     """Completes when all commands before it have."""
     SNAPSHOT = 5
     """Copies the counters to the snapshot registers."""
+    COPY = 6
+    """Copies runs of bytes from one region of memory to another; only with checksum units."""
 
 
 class GemmFlag(enum.IntFlag):
@@ -83,7 +85,7 @@ GEMM_FIELDS = (
     Field("write_limit", 120, 64, "first byte after those that may be written; bus-aligned"),
     Field("theta", 128, 8, "syndromes below 2^theta in magnitude are not flagged; zero without CHECK"),
     Field("log_addr", 136, 64, "syndrome log; bus-aligned, in the write window; zero without CHECK"),
-    Field("log_bytes", 144, 32, "room in the log; a multiple of LOG_RECORD_BYTES; zero for no log"),
+    Field("log_bytes", 144, 32, "room in the log; whole records; zero for no log"),
 )
 """All other bytes of a command are reserved and must be zero."""
 
@@ -108,6 +110,23 @@ SET_POINT_FIELDS = (
     Field("read_limit", 104, 64, "first byte after those that may be read; bus-aligned"),
 )
 
+COPY_FIELDS = (
+    Field("opcode", 0, 8, "Opcode.COPY"),
+    Field("version", 1, 8, "COMMAND_VERSION"),
+    Field("runs", 4, 32, "number of runs in the list, 1..2^24-1"),
+    Field("size", 8, 32, "bytes of a region, at least 1; every run lies in it"),
+    Field("source_addr", 32, 64, "region to read; a multiple of 4096"),
+    Field("target_addr", 40, 64, "region to write; a multiple of 4096"),
+    Field("list_addr", 48, 64, "list of runs, RUN_BYTES each; bus-aligned"),
+    Field("read_base", 96, 64, "first byte that may be read; bus-aligned"),
+    Field("read_limit", 104, 64, "first byte after those that may be read; bus-aligned"),
+    Field("write_base", 112, 64, "first byte that may be written; bus-aligned"),
+    Field("write_limit", 120, 64, "first byte after those that may be written; bus-aligned"),
+)
+
+RUN_BYTES = 8
+"""Of a run in the list of a COPY: offset in the region and number of bytes, each uint32."""
+
 PLAIN_FIELDS = (
     Field("opcode", 0, 8, "Opcode.FENCE or Opcode.SNAPSHOT"),
     Field("version", 1, 8, "COMMAND_VERSION"),
@@ -119,9 +138,9 @@ COMMAND_FIELDS = {
     Opcode.SET_POINT: SET_POINT_FIELDS,
     Opcode.FENCE: PLAIN_FIELDS,
     Opcode.SNAPSHOT: PLAIN_FIELDS,
+    Opcode.COPY: COPY_FIELDS,
 }
 
-LOG_RECORD_BYTES = 16
 LOG_RECORDS_PER_BLOCK = 64
 """Records that the hardware keeps of one block of the output; further ones are counted and dropped."""
 
@@ -179,6 +198,11 @@ class ErrorCause(enum.IntEnum):
     POINT = 33
     RATE = 34
     LENGTHS = 35
+    RUNS = 36
+    SOURCE = 37
+    TARGET = 38
+    LIST = 39
+    RUN = 40
 
 
 ERROR_MEANING = {
@@ -213,11 +237,16 @@ ERROR_MEANING = {
     ErrorCause.BUS_TIMEOUT: "the bus made no progress within the time-out",
     ErrorCause.RING: "the ring registers are not usable (base not aligned to a command, or size zero)",
     ErrorCause.THETA: "theta is above 63, or not zero without CHECK",
-    ErrorCause.LOG: "the log is not bus-aligned, no multiple of a record or outside the write window, or without CHECK",
+    ErrorCause.LOG: "the log is not bus-aligned, not of whole records or outside the write window, or without CHECK",
     ErrorCause.DOMAIN: "there is no such voltage domain",
     ErrorCause.POINT: "there is no such operating point",
     ErrorCause.RATE: "a rate of an operating point that does not exist is not zero",
     ErrorCause.LENGTHS: "the table of lengths is not bus-aligned, outside the read window, or without a use",
+    ErrorCause.RUNS: "runs is not in 1..2^24-1",
+    ErrorCause.SOURCE: "source_addr is not a multiple of 4096, or the region reaches outside the read window",
+    ErrorCause.TARGET: "target_addr is not a multiple of 4096, or the region reaches outside the write window",
+    ErrorCause.LIST: "list_addr is not bus-aligned, or the list reaches outside the read window",
+    ErrorCause.RUN: "a run is empty or reaches outside its region",
 }
 
 
@@ -329,6 +358,27 @@ class SetPointCommand:
     def encode(self) -> bytes:
         """The 256 bytes of the command; raises ValueError if a value does not fit its field."""
         return _encode(self, SET_POINT_FIELDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyCommand:
+    """Copies runs of bytes from a region of memory to the same places of another; fields as in `COPY_FIELDS`."""
+
+    runs: int
+    size: int
+    source_addr: int
+    target_addr: int
+    list_addr: int
+    read_base: int
+    read_limit: int
+    write_base: int
+    write_limit: int
+    opcode: int = Opcode.COPY
+    version: int = COMMAND_VERSION
+
+    def encode(self) -> bytes:
+        """The 256 bytes of the command; raises ValueError if a value does not fit its field."""
+        return _encode(self, COPY_FIELDS)
 
 
 @dataclass(frozen=True, kw_only=True)

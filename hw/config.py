@@ -23,7 +23,7 @@ BATCH_BITS = 16
 MAX_SLAB_K_TILES = 16
 """Bounds the control logic of arrays with very few rows."""
 
-RTL_REVISION = 2
+RTL_REVISION = 3
 """Raised when the generated hardware changes for an unchanged configuration."""
 
 
@@ -288,6 +288,11 @@ class AcceleratorConfig:
         if self.checksum is None or not self.checksum.column_checks:
             return 0
         return self.block_rows // self.checksum.group_rows
+
+    @property
+    def log_record_bytes(self) -> int:
+        """Bytes of a syndrome record. With column checks it says which elements were marked, not only how many."""
+        return 32 if self.group_count else 16
 
     def domain_of_column(self, col: int) -> int:
         """Voltage domain of an array column: neighbouring columns, groups as equal as can be."""

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..operands import Product, ResidentWeights
+from ..reload import Places
 
 
 class Backend(abc.ABC):
@@ -35,6 +36,18 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def gemm(self, product: Product) -> bytes:
         """Fill ``product.out``; returns the log of the checks, empty without."""
+
+    @abc.abstractmethod
+    def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:
+        """Copy elements of an output (B, M, N) to the same places of another in device memory.
+
+        Parameters
+        ----------
+        source, target : torch.Tensor
+            int32 or int8 (B, M, N), alike.
+        places : Places, optional
+            The elements, at least one; by default all.
+        """
 
     @abc.abstractmethod
     def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:

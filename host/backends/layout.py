@@ -6,14 +6,22 @@ import contextlib
 import weakref
 from collections.abc import Iterator
 
-from brownout.hw.commands import CHANNEL_RECORD_BYTES, LOG_RECORD_BYTES, GemmCommand, GemmFlag, SetPointCommand
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from brownout.hw.commands import CHANNEL_RECORD_BYTES, RUN_BYTES, CopyCommand, GemmCommand, GemmFlag, SetPointCommand
 from brownout.hw.config import AcceleratorConfig
 
 from ..operands import GemmShape, Product, ResidentWeights
+from ..reload import Places
 from ..twin.geometry import geometry
-from .arena import Arena, round_up
+from .arena import PAGE_BYTES, Arena, round_up
 
 STRIDE_LIMIT = (1 << 32) - 1
+RUNS_LIMIT = (1 << 24) - 1
+
+PlacedCopy = tuple[CopyCommand, NDArray[np.uint32]]
 
 
 class Layout:
@@ -66,7 +74,7 @@ class Layout:
             return 0
         shape = product.shape
         segments = shape.batch * shape.m * geometry(self.config, shape.m, shape.n).segments
-        return min(product.options.log_bytes, segments * LOG_RECORD_BYTES)
+        return min(product.options.log_bytes, segments * self.config.log_record_bytes)
 
     @contextlib.contextmanager
     def place_lengths(
@@ -90,6 +98,57 @@ class Layout:
                 lengths_stride=stride,
                 read_base=region[0],
                 read_limit=region[0] + rows * stride,
+            )
+        finally:
+            self.arena.free(region)
+
+    @contextlib.contextmanager
+    def place_copy(self, output: torch.Tensor, places: Places | None) -> Iterator[PlacedCopy]:
+        """Command that copies elements of an output (B, M, N) like `output` to another, and its list of runs.
+
+        Source, list and target have their memory until the context is left.
+
+        Raises
+        ------
+        ValueError
+            The output or the number of runs is more than a command can copy.
+        DeviceMemoryError
+            There is no room.
+        """
+        batch, m, n = output.shape
+        stride = self.row_bytes(n * output.element_size())
+        size = batch * m * stride
+        if size > STRIDE_LIMIT:
+            raise ValueError(f"an output of {size} bytes is too large to be copied; split its batch")
+        whole = np.array([[0, size]], np.uint32)
+        runs = whole if places is None else places.runs(stride, output.element_size())
+        if len(runs) > RUNS_LIMIT:
+            raise ValueError(
+                f"a copy must have at most {RUNS_LIMIT} runs of elements, not {len(runs)}; split its batch"
+            )
+        memory = self.config.memory
+        list_offset = round_up(size, self.config.bus_bytes)
+        list_bytes = round_up(len(runs) * RUN_BYTES, self.config.bus_bytes)
+        # The regions are read and written by turns: half a turn of the banks apart, so that each keeps its rows open.
+        turn = memory.banks * memory.row_bytes
+        target_offset = round_up(list_offset + list_bytes, PAGE_BYTES)
+        target_offset += round_up((turn // 2 - target_offset) % turn, PAGE_BYTES)
+        region = self.arena.allocate(target_offset + size, from_top=True)
+        try:
+            base = region[0]
+            yield (
+                CopyCommand(
+                    runs=len(runs),
+                    size=size,
+                    source_addr=base,
+                    target_addr=base + target_offset,
+                    list_addr=base + list_offset,
+                    read_base=base,
+                    read_limit=base + list_offset + list_bytes,
+                    write_base=base + target_offset,
+                    write_limit=base + target_offset + round_up(size, self.config.bus_bytes),
+                ),
+                runs,
             )
         finally:
             self.arena.free(region)

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from brownout.hw.commands import CHANNEL_RECORD_BYTES, LOG_RECORD_BYTES, SetErrorsCommand, SetPointCommand
+from brownout.hw.commands import CHANNEL_RECORD_BYTES, SetErrorsCommand, SetPointCommand
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.tiling import ideal_cycles
 
 from ..operands import Product, ResidentWeights
+from ..reload import Places
 from ..twin.protect import TRUTH
 from .base import Backend
 from .layout import Layout
@@ -87,8 +88,23 @@ class RtlBackend(Backend):
             if self.config.timing_model != "none":
                 self._count_truth(product)
             product.out.copy_(result)
-            written = (self._records() - before) * LOG_RECORD_BYTES if command.log_bytes else 0
+            written = (self._records() - before) * self.config.log_record_bytes if command.log_bytes else 0
             return bytes(self._simulator.memory[command.log_addr : command.log_addr + written])
+
+    def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:
+        shape = (source.shape[0], source.shape[1], source.shape[2])
+        with self._layout.place_copy(source, places) as (command, runs):
+            stride = self._layout.row_bytes(shape[2] * source.element_size())
+            result = self._view(command.target_addr, shape, stride, target.dtype)
+            self._view(command.source_addr, shape, stride, source.dtype).copy_(source)
+            result.copy_(target)
+            table = torch.from_numpy(runs.view(np.int8))
+            self._bytes[command.list_addr : command.list_addr + table.numel()] = table.flatten()
+            memory = self.config.memory
+            slowest = len(runs) * (2 * memory.latency_cycles + 8) + 2 * int(runs[:, 1].sum(dtype=np.uint64))
+            deadline = self.deadline_s + slowest / memory.bytes_per_cycle / SLOWEST_CYCLES_PER_S
+            self._simulator.run([command.encode()], deadline_s=deadline)
+            target.copy_(result)
 
     def _records(self) -> int:
         """Log records written so far."""

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from brownout.cosim.cycle_model import Command, CycleModel, Found
-from brownout.hw.commands import LOG_RECORD_BYTES, LOG_RECORDS_PER_BLOCK, SetErrorsCommand, SetPointCommand
+from brownout.cosim.cycle_model import Command, CycleModel, Found, Runs
+from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, SetErrorsCommand, SetPointCommand
 from brownout.hw.config import AcceleratorConfig
 
 from ..operands import Product, ResidentWeights
+from ..reload import Places
 from ..twin.flips import draw_flips
 from ..twin.geometry import Geometry, geometry
 from ..twin.history import History
@@ -51,7 +52,7 @@ class TwinBackend(Backend):
         self._lock = threading.Lock()
         # Commands whose time nobody has asked for yet: to know it takes longer than the product itself when there are
         # errors.
-        self._untimed: list[tuple[Command, Found | None]] = []
+        self._untimed: list[tuple[Command, Found | Runs | None]] = []
         self._scratch: dict[str, torch.Tensor] = {}
         self.errors = ErrorState()
         # What a restarted device has to be told again, in the order of the other backend.
@@ -76,7 +77,7 @@ class TwinBackend(Backend):
             self._time(command, found)
         return log
 
-    def _time(self, command: Command, found: Found | None = None) -> None:
+    def _time(self, command: Command, found: Found | Runs | None = None) -> None:
         self._untimed.append((command, found))
         if len(self._untimed) >= MOST_UNTIMED:
             self._catch_up()
@@ -95,7 +96,7 @@ class TwinBackend(Backend):
         """The log, and what the cycle model has to know."""
         shape, options = product.shape, product.options
         w = product.w.values if isinstance(product.w, ResidentWeights) else product.w
-        room = options.log_bytes // LOG_RECORD_BYTES
+        room = options.log_bytes // self.config.log_record_bytes
         log = b""
         pieces = geometry(self.config, shape.m, shape.n)
         records: list[NDArray[np.uint64]] = []
@@ -114,8 +115,8 @@ class TwinBackend(Backend):
             if options.suppress:
                 places = (index * shape.m + findings.marked_rows.astype(np.uint64)) * np.uint64(shape.n)
                 suppressed.append(places + findings.marked_cols.astype(np.uint64))
-            written = findings.log[: room * LOG_RECORD_BYTES - len(log)]
-            unwritten = (len(findings.log) - len(written)) // LOG_RECORD_BYTES
+            written = findings.log[: room * self.config.log_record_bytes - len(log)]
+            unwritten = (len(findings.log) - len(written)) // self.config.log_record_bytes
             findings.counts["log_records"] -= unwritten
             findings.counts["log_dropped"] += unwritten
             log += written
@@ -188,6 +189,16 @@ class TwinBackend(Backend):
             history.write(findings.marked_rows, findings.marked_cols, keep)
         return findings
 
+    def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:
+        with self._layout.place_copy(source, places) as (command, runs):
+            self._time(command, Runs(runs))
+        if places is None:
+            target.copy_(source)
+            return
+        rows, cols = (torch.from_numpy(x).to(source.device) for x in (places.rows, places.cols))
+        product, row = rows // source.shape[1], rows % source.shape[1]
+        target[product, row, cols] = source[product, row, cols]
+
     def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:
         self.errors.seed, self.errors.rates, self.errors.bits = seed, rates, bits
         self._errors_set = True
@@ -235,7 +246,7 @@ class TwinBackend(Backend):
 
 def _records_per_block(config: AcceleratorConfig, pieces: Geometry, log: bytes, call: Call) -> NDArray[np.uint64]:
     """How many records of a log are of each block, in the order of draining."""
-    words = np.frombuffer(log, np.dtype("<u4")).reshape(-1, LOG_RECORD_BYTES // 4)
+    words = np.frombuffer(log, np.dtype("<u4")).reshape(-1, config.log_record_bytes // 4)
     rows = words[:, 0] - np.uint32(call.first_row & 0xFFFFFFFF)
     tiles = (words[:, 1] - np.uint32(call.options.first_col)) // np.uint32(config.cols)
     row_block = np.searchsorted(pieces.row_blocks, rows, "right") - 1

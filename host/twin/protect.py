@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brownout.hw.commands import LOG_RECORD_BYTES, LOG_RECORDS_PER_BLOCK, GemmFlag
+from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, GemmFlag
 from brownout.hw.config import AcceleratorConfig
 
 from .flips import Flips, Hits
@@ -312,7 +312,7 @@ def _check(config: AcceleratorConfig, sums: Matrix, errors: _Errors, call: Call)
     capacity = min((len(outputs) + len(checked)) * config.checksum.segment_cols, m * n)
     mark_rows, mark_cols = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
     room = min(call.room, LOG_RECORDS_PER_BLOCK * pieces.blocks, len(outputs) + len(checked))
-    log = np.empty((room, LOG_RECORD_BYTES // 4), np.uint32)
+    log = np.empty((room, config.log_record_bytes // 4), np.uint32)
     task = CheckTask(
         y=address(sums),
         row_stride=n,

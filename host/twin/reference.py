@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brownout.cosim.golden import ChannelTable
-from brownout.hw.commands import LOG_RECORD_BYTES, LOG_RECORDS_PER_BLOCK, GemmFlag
+from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, GemmFlag
 from brownout.hw.config import RESIDUE_BITS, RESIDUE_MODULUS, AcceleratorConfig, ChecksumConfig
 from brownout.hw.tiling import Block, blocks
 
@@ -479,7 +479,10 @@ def _check_block(cmd: _Command, block: Block, sums: _Sums, result: ReferenceResu
             result.fit[b, m, tile, s] = cmd.config.segments[s].start + fit
         what = len(marked) | (fit or 0) << 8 | outcome << 16 | (syndromes[0] < 0) << 31
         words = (cmd.global_row(b, m), cmd.global_col(columns.start), syndromes[0] % WORD, what)
-        records.append(struct.pack("<4I", *words))
+        record = struct.pack("<4I", *words)
+        if cmd.columns_checked:
+            record += sum(1 << n - columns.start for n in marked).to_bytes(16, "little")
+        records.append(record)
     return records
 
 
@@ -553,7 +556,7 @@ def reference_gemm(
         marked=np.zeros(shape, bool),
         counters=dict.fromkeys((*names, "injected", "missed", "wrong"), 0),
     )
-    room = options.log_bytes // LOG_RECORD_BYTES
+    room = options.log_bytes // config.log_record_bytes
     for block in blocks(config, cmd.m, cmd.n, cmd.batch):
         if config.timing_model == "carry":
             sums = _carry_sums(cmd, block)

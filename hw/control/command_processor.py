@@ -7,14 +7,16 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
+from ..bus.axi import BURST_BOUNDARY_BYTES
 from ..bus.read_port import burst_layout
 from ..commands import (
     CHANNEL_RECORD_BYTES,
     COMMAND_BYTES,
     COMMAND_FIELDS,
     COMMAND_VERSION,
+    COPY_FIELDS,
     GEMM_FIELDS,
-    LOG_RECORD_BYTES,
+    RUN_BYTES,
     SET_ERRORS_FIELDS,
     SET_POINT_FIELDS,
     ErrorCause,
@@ -23,6 +25,7 @@ from ..commands import (
     reserved_ranges,
 )
 from ..config import BATCH_BITS, DIMENSION_BITS, K_LIMIT, AcceleratorConfig
+from ..copy.copier import RUN_COUNT_BITS, copy_layout
 from ..params import THETA_BITS, params_layout
 from ..protect.flip import error_layout
 from .settings import POINT_BITS, Settings, lengths_columns
@@ -35,6 +38,8 @@ def known_opcodes(config: AcceleratorConfig) -> tuple[Opcode, ...]:
         known.append(Opcode.SET_POINT)
     if config.timing_model == "flip":
         known.append(Opcode.SET_ERRORS)
+    if config.checksum is not None:
+        known.append(Opcode.COPY)
     return tuple(known)
 
 
@@ -44,6 +49,7 @@ def stored_bytes(config: AcceleratorConfig) -> int:
 
 
 CAUSE_BITS = 8
+PAGE_BITS = exact_log2(BURST_BOUNDARY_BYTES)
 RING_INDEX_BITS = 16
 
 
@@ -66,6 +72,7 @@ class CommandProcessor(wiring.Component):
     head, busy, stopped : status
     drained, failed, cause : pulses and the reason
     params, start : to the engines
+    copy_params, copy_start : to the copier; with checksum units
     fetching : beats belong to the command fetch
     request, beat : command fetch
     engines_done : pulse
@@ -80,8 +87,12 @@ class CommandProcessor(wiring.Component):
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         self.settings = Settings(config)
+        copy: dict[str, object] = {}
+        if config.checksum is not None:
+            copy = {"copy_params": Out(copy_layout(config)), "copy_start": Out(1)}
         super().__init__(
             {
+                **copy,
                 "ring_base": In(64),
                 "ring_entries": In(RING_INDEX_BITS),
                 "tail": In(RING_INDEX_BITS),
@@ -226,6 +237,9 @@ class CommandProcessor(wiring.Component):
                 m.next = "EXTENTS"
                 with m.If(fields["opcode"] != Opcode.GEMM):
                     m.next = "SETTINGS_START"
+                if self.config.checksum is not None:
+                    with m.If(fields["opcode"] == Opcode.COPY):
+                        m.next = "COPY_START"
                 with m.If(simple_cause != ErrorCause.NONE):
                     m.next = "FAIL"
             with m.State("EXTENTS"), m.If(extents_done):
@@ -251,6 +265,13 @@ class CommandProcessor(wiring.Component):
                     m.d.sync += engines_finished.eq(1)
                     m.next = "RUN"
                 leave_on_fault()
+            if self.config.checksum is not None:
+                own = {spec.name: command[8 * spec.offset : 8 * spec.offset + spec.bits] for spec in COPY_FIELDS}
+                m.d.comb += [self.copy_params[name].eq(own[name]) for name in self.copy_params.shape().members]
+                with m.State("COPY_START"):
+                    m.d.comb += self.copy_start.eq(1)
+                    m.d.sync += engines_finished.eq(0)
+                    m.next = "RUN"
             with m.State("START"):
                 m.d.comb += self.start.eq(1)
                 m.d.sync += engines_finished.eq(0)
@@ -282,19 +303,11 @@ class CommandProcessor(wiring.Component):
                 m.d.sync += [self.head.eq(0), self.stopped.eq(0), pending.eq(0), reset_wanted.eq(0)]
                 m.next = "IDLE"
 
-        active = Signal()
+        active = ["REQUEST", "FETCH", "CHECK", "EXTENTS", "SETTINGS_START", "SETTINGS", "START", "RUN"]
+        if self.config.checksum is not None:
+            active.append("COPY_START")
         m.d.comb += [
-            active.eq(
-                fsm.ongoing("REQUEST")
-                | fsm.ongoing("FETCH")
-                | fsm.ongoing("CHECK")
-                | fsm.ongoing("EXTENTS")
-                | fsm.ongoing("SETTINGS_START")
-                | fsm.ongoing("SETTINGS")
-                | fsm.ongoing("START")
-                | fsm.ongoing("RUN")
-            ),
-            self.running.eq(active),
+            self.running.eq(Cat(fsm.ongoing(state) for state in active).any()),
             self.busy.eq(~fsm.ongoing("IDLE") | reset_wanted | ((pending | self.doorbell) & ~self.stopped)),
         ]
         with m.If(self.acknowledge & self.stopped):
@@ -353,6 +366,9 @@ class CommandProcessor(wiring.Component):
         if Opcode.SET_POINT in known_opcodes(self.config):
             own = {spec.name: command[8 * spec.offset : 8 * spec.offset + spec.bits] for spec in SET_POINT_FIELDS}
             checks += [(cause, (opcode == Opcode.SET_POINT) & wrong) for cause, wrong in self._point_checks(own)]
+        if Opcode.COPY in known_opcodes(self.config):
+            own = {spec.name: command[8 * spec.offset : 8 * spec.offset + spec.bits] for spec in COPY_FIELDS}
+            checks += [(cause, (opcode == Opcode.COPY) & wrong) for cause, wrong in self._copy_checks(own)]
         cause = Signal(CAUSE_BITS, name="simple_cause")
         for value, condition in reversed(checks):
             with m.If(condition):
@@ -381,16 +397,37 @@ class CommandProcessor(wiring.Component):
             (ErrorCause.LENGTHS, wrong),
         ]
 
+    def _bad_window(self, base: Value, limit: Value) -> Value:
+        bus_bits = exact_log2(self.config.bus_bytes)
+        top = Const(1 << self.config.address_bits, 64)
+        return Cat(base[:bus_bits], limit[:bus_bits]).any() | (base >= limit) | (limit > top)
+
+    def _copy_checks(self, fields: dict[str, Value]) -> list[tuple[ErrorCause, Value]]:
+        bus_bytes = self.config.bus_bytes
+        read, write = (fields["read_base"], fields["read_limit"]), (fields["write_base"], fields["write_limit"])
+
+        def outside(address: Value, length: Value, window: tuple[Value, Value]) -> Value:
+            beats = (length + bus_bytes - 1) >> exact_log2(bus_bytes)
+            return (address < window[0]) | (address >= window[1]) | (address + beats * bus_bytes > window[1])
+
+        runs, source, target, runs_addr = (fields[n] for n in ("runs", "source_addr", "target_addr", "list_addr"))
+        return [
+            (ErrorCause.READ_WINDOW, self._bad_window(*read)),
+            (ErrorCause.WRITE_WINDOW, self._bad_window(*write)),
+            (ErrorCause.RUNS, (runs == 0) | (runs >> RUN_COUNT_BITS).any()),
+            (ErrorCause.SOURCE, source[:PAGE_BITS].any() | outside(source, fields["size"], read)),
+            (ErrorCause.TARGET, target[:PAGE_BITS].any() | outside(target, fields["size"], write)),
+            (
+                ErrorCause.LIST,
+                runs_addr[: exact_log2(bus_bytes)].any() | outside(runs_addr, runs * RUN_BYTES, read),
+            ),
+        ]
+
     def _gemm_checks(self, m: Module, fields: dict[str, Value]) -> list[tuple[ErrorCause, Value]]:
-        address_bits = self.config.address_bits
         bus_bits = exact_log2(self.config.bus_bytes)
 
         def misaligned(name: str) -> Value:
             return fields[name][:bus_bits] != 0
-
-        def bad_window(base: str, limit: str) -> Value:
-            top = Const(1 << address_bits, 64)
-            return misaligned(base) | misaligned(limit) | (fields[base] >= fields[limit]) | (fields[limit] > top)
 
         def out_of_range(name: str, most: int) -> Value:
             return (fields[name] == 0) | (fields[name] > most)
@@ -405,7 +442,7 @@ class CommandProcessor(wiring.Component):
         log_addr, log_bytes = fields["log_addr"], fields["log_bytes"]
         log_wrong = (
             misaligned("log_addr")
-            | log_bytes[: exact_log2(LOG_RECORD_BYTES)].any()
+            | log_bytes[: exact_log2(self.config.log_record_bytes)].any()
             | (log_addr < fields["write_base"])
             | (log_addr + log_bytes > fields["write_limit"])
         )
@@ -436,8 +473,8 @@ class CommandProcessor(wiring.Component):
             (ErrorCause.A_BATCH_STRIDE, misaligned("a_batch_stride")),
             (ErrorCause.W_BATCH_STRIDE, misaligned("w_batch_stride")),
             (ErrorCause.Y_BATCH_STRIDE, misaligned("y_batch_stride")),
-            (ErrorCause.READ_WINDOW, bad_window("read_base", "read_limit")),
-            (ErrorCause.WRITE_WINDOW, bad_window("write_base", "write_limit")),
+            (ErrorCause.READ_WINDOW, self._bad_window(fields["read_base"], fields["read_limit"])),
+            (ErrorCause.WRITE_WINDOW, self._bad_window(fields["write_base"], fields["write_limit"])),
             (ErrorCause.THETA, Mux(check, fields["theta"] >> THETA_BITS, fields["theta"]) != 0),
             (ErrorCause.LOG, Mux(check & (log_bytes != 0), log_wrong, log_addr.any() | log_bytes.any())),
         ]

@@ -12,7 +12,7 @@ from ..block_walker import BlockWalker
 from ..bus.bursts import RowBursts, beats_covering
 from ..bus.read_port import burst_layout
 from ..bus.write_port import write_beat_layout
-from ..commands import LOG_RECORD_BYTES, LOG_RECORDS_PER_BLOCK
+from ..commands import LOG_RECORDS_PER_BLOCK
 from ..config import ACC_BITS, AcceleratorConfig
 from ..load.receiver import channel_depth, channel_entry_layout
 from ..params import params_layout
@@ -45,7 +45,7 @@ class _LogPlace:
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.address = Signal(config.address_bits, name="log_address")
-        self.room = Signal(32 - exact_log2(LOG_RECORD_BYTES), name="log_room")
+        self.room = Signal(32 - exact_log2(config.log_record_bytes), name="log_room")
         self.count = Signal(range(LOG_RECORDS_PER_BLOCK + 1), name="log_count")
         self.emitting = Signal(name="log_emitting")
 
@@ -111,7 +111,7 @@ class Drain(wiring.Component):
         m.submodules.reader = reader = VectorReader(config)
         m.submodules.requantiser = requantiser = Requantiser(config)
         m.submodules.packer = packer = Packer(config)
-        log_bytes = 0 if config.checksum is None else LOG_RECORDS_PER_BLOCK * LOG_RECORD_BYTES
+        log_bytes = 0 if config.checksum is None else LOG_RECORDS_PER_BLOCK * config.log_record_bytes
         m.submodules.bursts = bursts = RowBursts(
             config,
             most_rows=config.block_rows,
@@ -302,7 +302,7 @@ class Drain(wiring.Component):
         with m.If(self.start):
             m.d.sync += [
                 place.address.eq(params.log_addr),
-                place.room.eq(params.log_bytes >> exact_log2(LOG_RECORD_BYTES)),
+                place.room.eq(params.log_bytes >> exact_log2(self.config.log_record_bytes)),
             ]
         m.d.comb += [
             log.count.eq(place.count),
@@ -321,7 +321,7 @@ class Drain(wiring.Component):
     def _write_log(self, m: Module, log: SyndromeLog, packer: Packer, bursts: RowBursts, place: _LogPlace) -> None:
         """The states that write the records of a block, as one row of words, behind those of the blocks before it."""
         address, room, count, emitting = place.address, place.room, place.count, place.emitting
-        record_bits = exact_log2(LOG_RECORD_BYTES)
+        record_bits = exact_log2(self.config.log_record_bytes)
         offset = address[: len(packer.offset)]
         with m.State("LOG"):
             m.d.sync += count.eq(Mux(log.held < room, log.held, room))

@@ -17,7 +17,8 @@ from .column_checker import group_layout
 IGNORED, CORRECTED, MARKED_FIT, MARKED = range(4)
 """What happened to a flagged segment, as in log records."""
 
-RECORD_BITS = 128
+MASK_BITS = 128
+"""Marked columns of a segment in a log record, bit 0 for its first column."""
 
 
 class Corrector(wiring.Component):
@@ -52,7 +53,7 @@ class Corrector(wiring.Component):
                 "out": Out(stream.Signature(vector_chunk_layout(config))),
                 "out_marked": Out(config.lanes),
                 "record_valid": Out(1),
-                "record": Out(RECORD_BITS),
+                "record": Out(8 * config.log_record_bytes),
                 "checks": Out(1),
                 "detected": Out(1),
                 "corrected": Out(1),
@@ -257,6 +258,7 @@ class Corrector(wiring.Component):
             marked = Signal(range(config.cols + 1), name=f"marked_{columns.start}")
             m.d.comb += marked.eq(sum((bit for bit in decision["mark"]), start=Cat()))
             place = decision["place"]
+            mask = [_padded(decision["mark"], MASK_BITS)] if config.group_count else []
             with m.If(moving & (chunk.index == columns.start // config.lanes) & (chunk.cols > columns.start)):
                 m.d.comb += self.checks.eq(1)
                 with m.If(decision["flagged"]):
@@ -274,6 +276,7 @@ class Corrector(wiring.Component):
                                 _padded(place, 8),
                                 _padded(decision["action"], 15),
                                 decision["plain"][SYNDROME_BITS - 1],
+                                *mask,
                             )
                         ),
                     ]

@@ -10,7 +10,6 @@ from amaranth.lib.wiring import In, Out
 from ..commands import LOG_RECORDS_PER_BLOCK
 from ..config import ACC_BITS, AcceleratorConfig
 from ..drain.requantise import chunk_layout
-from .corrector import RECORD_BITS
 
 
 def words_per_chunk(config: AcceleratorConfig) -> int:
@@ -38,7 +37,7 @@ class SyndromeLog(wiring.Component):
         super().__init__(
             {
                 "push": In(1),
-                "record": In(RECORD_BITS),
+                "record": In(8 * config.log_record_bytes),
                 "held": Out(range(LOG_RECORDS_PER_BLOCK + 1)),
                 "overflow": Out(1),
                 "emit": In(1),
@@ -52,8 +51,9 @@ class SyndromeLog(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         words = words_per_chunk(self.config)
-        parts = RECORD_BITS // (ACC_BITS * words)
-        m.submodules.records = memory = Memory(shape=RECORD_BITS, depth=LOG_RECORDS_PER_BLOCK, init=[])
+        record_bits = 8 * self.config.log_record_bytes
+        parts = record_bits // (ACC_BITS * words)
+        m.submodules.records = memory = Memory(shape=record_bits, depth=LOG_RECORDS_PER_BLOCK, init=[])
         write, read = memory.write_port(), memory.read_port()
         full = Signal()
         m.d.comb += [

@@ -1,5 +1,4 @@
-// Draining: hw/drain/drain.py, hw/drain/requantise.py, hw/drain/packer.py, hw/bus/write_port.py; of hw/protect the corrector
-// and the log.
+// Draining: hw/drain/drain.py, hw/drain/requantise.py, hw/drain/packer.py; of hw/protect the corrector and the log.
 
 #pragma once
 
@@ -8,6 +7,7 @@
 #include "bursts.h"
 #include "findings.h"
 #include "memory.h"
+#include "ports.h"
 #include "queues.h"
 #include "sequencer.h"
 #include "walker.h"
@@ -48,16 +48,9 @@ struct Drain {
     uint32_t level = 0, offset = 0;
     bool in_row = false, flush = false;
 
-    // Write port.
-    uint32_t outstanding = 0;
-    bool awvalid = false;
-    Burst aw;
-    FifoLevels levels;
-    Ring<uint32_t, BURST_QUEUE> lengths;
-    bool in_burst = false;
-    uint32_t beats_left = 0;
+    WritePort port;
 
-    bool wvalid(const Config& config) const { return in_burst && in_row && (level >= config.bus_bytes || flush); }
+    bool wvalid(const Config& config) const { return port.in_burst && in_row && (level >= config.bus_bytes || flush); }
 
     void start(const Config& config, const Command& command) {
         walker.start(config, command);
@@ -92,12 +85,12 @@ struct Drain {
         case LOG_START: begin_log(config, logs.written(block)); break;
         case LOG_WRITE:
             if (!packed || !logged) break;
-            log_address += logs.written(block) * LOG_RECORD_BYTES;
+            log_address += logs.written(block) * config.log_record_bytes;
             state = NEXT;
             break;
         case NEXT: next_block(config, command, t, channels_free, load_wake); break;
         }
-        awake = state != before || state == WRITE || state == LOG_WRITE || awvalid || in_burst || levels.inner || levels.readable;
+        awake = state != before || state == WRITE || state == LOG_WRITE || port.awake();
         wake = std::min(blocks_ready.next(), tables_ready.next());
     }
 
@@ -136,14 +129,7 @@ struct Drain {
         v.value(in_row);
         if (in_row) v.value(level);
         v.value(flush);
-        v.value(outstanding);
-        v.value(awvalid);
-        if (awvalid) aw.visit(v);
-        levels.visit(v);
-        v.value(lengths.size());
-        for (unsigned i = 0; i < lengths.size(); ++i) v.value(lengths[i]);
-        v.value(in_burst);
-        if (in_burst) v.value(beats_left);
+        port.visit(v);
     }
 
 private:
@@ -156,27 +142,10 @@ private:
 
     void send_bursts(const Config& config, const Memory::Outputs& memory, bool sent) {
         const unsigned bus_bytes = unsigned(config.bus_bytes);
-        const bool request = bursts.busy && levels.writable(BURST_QUEUE) && outstanding < config.write_outstanding
-                             && (!awvalid || memory.awready);
-        outstanding = outstanding + request - memory.bvalid;
-        if (memory.awready) awvalid = false;
-        if (request) {
-            aw = bursts.request(bus_bytes);
-            awvalid = true;
-            bursts.taken(aw.beats, bus_bytes);
-            lengths.push(aw.beats);
-        }
-        const bool read_enable = !in_burst || (sent && beats_left == 1);
-        if (read_enable) {
-            in_burst = levels.readable;
-            if (in_burst) {
-                beats_left = lengths.front();
-                lengths.pop();
-            }
-        } else if (sent) {
-            --beats_left;
-        }
-        levels.edge(request, read_enable);
+        if (!bursts.busy || !port.ready(config, memory)) return port.edge(memory, nullptr, sent);
+        const Burst request = bursts.request(bus_bytes);
+        bursts.taken(request.beats, bus_bytes);
+        port.edge(memory, &request, sent);
     }
 
     // Accumulator to corrector to requantiser to packer to write port.
@@ -238,7 +207,7 @@ private:
     void begin_log(const Config& config, uint64_t records) {
         state = records ? LOG_WRITE : NEXT;
         if (!records) return;
-        const uint64_t bytes = records * LOG_RECORD_BYTES;
+        const uint64_t bytes = records * config.log_record_bytes;
         offset = uint32_t(log_address % config.bus_bytes);
         bursts.start(LOG, log_address, 0, 1, ceil_div(offset + bytes, config.bus_bytes), unsigned(config.bus_bytes));
         bursts.never_split = false;
@@ -254,7 +223,7 @@ private:
         const bool was_busy = log_busy;
         if (log_busy && log_ready && packer_ready) {
             --log_chunks;
-            record_done = log_chunks * words * ACC_BYTES % LOG_RECORD_BYTES == 0;
+            record_done = log_chunks * words * ACC_BYTES % config.log_record_bytes == 0;
             log_busy = log_chunks != 0;
             level += words * ACC_BYTES;
             in_row = true;

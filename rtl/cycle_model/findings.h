@@ -16,6 +16,7 @@ struct Found {
     uint64_t blocks = 0;
     const uint64_t* suppressed = nullptr;  // elements that are not written: (product * M + row) * N + column
     uint64_t suppressed_count = 0;
+    const uint32_t* runs = nullptr;  // of a COPY: offset and bytes of each
 };
 
 // What happens to the syndrome log after each block.
@@ -24,9 +25,9 @@ public:
     static constexpr uint8_t NONE = 0;     // no records
     static constexpr uint8_t NO_ROOM = 1;  // records, none of them written; beyond: one more for each written
 
-    BlockLogs(const Command& command, const Found& found) {
+    BlockLogs(const Config& config, const Command& command, const Found& found) {
         if (!command.check() || !found.blocks) return;
-        uint64_t room = command.log_bytes / LOG_RECORD_BYTES;
+        uint64_t room = command.log_bytes / config.log_record_bytes;
         m_blocks.reserve(found.blocks);
         for (uint64_t block = 0; block < found.blocks; ++block) {
             const uint64_t held = std::min<uint64_t>(found.records[block], LOG_RECORDS_PER_BLOCK);
@@ -105,7 +106,7 @@ struct Findings {
     const std::vector<uint64_t> blank;
 
     Findings(const Config& config, const Command& command, const Found& found)
-        : logs(command, found),
+        : logs(config, command, found),
           blank(command.suppress() && found.suppressed_count ? blank_beats(config, command, found) : std::vector<uint64_t>()) {}
     // Few products are like that, so their outcomes are worth remembering.
     bool simple() const { return logs.uniform() && blank.empty(); }

@@ -27,7 +27,7 @@ Machine::Machine(const Config& config, const Command& command, const Findings& f
 
 Outcome Machine::run() {
     m_now = 1;
-    while (!m_drain.done || m_load.outstanding || m_drain.outstanding) {
+    while (!m_drain.done || m_load.outstanding || m_drain.port.outstanding) {
         if (m_sequencer.began_slab) {
             if (!m_step) look_for_repetition(m_sequencer.began_block);
             m_sequencer.began_slab = m_sequencer.began_block = false;
@@ -65,7 +65,7 @@ void Machine::cycle(Cycle t, bool memory_due) {
     const bool run_load = m_load.awake || m_load.wake <= t || out.rvalid;
     const bool run_drain = m_drain.awake || m_drain.wake <= t || out.bvalid;
     const Burst* ar = m_load.arvalid ? &m_load.ar : nullptr;
-    const Burst* aw = m_drain.awvalid ? &m_drain.aw : nullptr;
+    const Burst* aw = m_drain.port.awvalid ? &m_drain.port.aw : nullptr;
     if (memory_due || ar || aw || wvalid)
         m_memory.edge(m_config, m_trace, t, ar, aw, wvalid, m_load.unpacker.needs_beat());
     if (run_load)

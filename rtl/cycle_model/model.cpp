@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "copier.h"
+#include "ports.h"
+
 namespace brownout::cycles {
 namespace {
 
@@ -44,6 +47,7 @@ Counters Model::run_one(const Command& command, const Found& found, uint64_t add
     const Cycle check = fetch_command(address);
     Counters counters;
     if (command.opcode == GEMM) multiply(command, found, check, counters);
+    else if (command.opcode == COPY) copy(command, found, check, counters);
     else change_settings(command, check, counters);
     spend(m_now);
     counters.cycles = uint64_t(m_now - begin);
@@ -76,6 +80,11 @@ void Model::multiply(const Command& command, const Found& found, Cycle check, Co
     }
 }
 
+void Model::copy(const Command& command, const Found& found, Cycle check, Counters& counters) {
+    Trace trace(m_config, m_rows, false);
+    m_now = Copier(m_config, command, found, m_memory, trace).run(check + 2, counters) + 1;  // after COPY_START
+}
+
 // hw/control/settings.py.
 void Model::change_settings(const Command& command, Cycle check, Counters& counters) {
     Cycle now = check + 2;  // after SETTINGS_START
@@ -97,23 +106,21 @@ Cycle Model::read_lengths(const Command& command, Cycle begin, Counters& counter
     Trace trace(m_config, m_rows, false);
     RowBursts bursts;
     bursts.start(RING, command.lengths_addr, command.lengths_stride, m_config.rows, row_beats, bus_bytes);
-    Burst ar;
-    bool arvalid = false;
-    uint64_t outstanding = 0, left = m_config.rows * row_beats;
+    ReadPort port;
+    uint64_t left = m_config.rows * row_beats;
     counters.dram_read_bytes += left * bus_bytes;
     Cycle now = begin;
     for (; left; ++now) {
         const Memory::Outputs out = m_memory.out;
-        const bool request = bursts.busy && outstanding < m_config.read_outstanding && (!arvalid || out.arready);
-        m_memory.edge(m_config, trace, now, arvalid ? &ar : nullptr, nullptr, false, true);
-        outstanding = outstanding + request - (out.rvalid && out.rlast);
+        const bool requests = bursts.busy && port.ready(m_config, out);
+        m_memory.edge(m_config, trace, now, port.arvalid ? &port.ar : nullptr, nullptr, false, true);
         left -= out.rvalid;
-        if (out.arready) arvalid = false;
-        if (request) {
-            ar = bursts.request(bus_bytes);
-            arvalid = true;
-            bursts.taken(ar.beats, bus_bytes);
+        Burst request;
+        if (requests) {
+            request = bursts.request(bus_bytes);
+            bursts.taken(request.beats, bus_bytes);
         }
+        port.edge(out, requests ? &request : nullptr, true);
     }
     return now;
 }

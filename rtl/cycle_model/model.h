@@ -45,6 +45,7 @@ private:
     Counters run_one(const Command& command, const Found& found, uint64_t address);
     Cycle fetch_command(uint64_t address);
     void multiply(const Command& command, const Found& found, Cycle check, Counters& counters);
+    void copy(const Command& command, const Found& found, Cycle check, Counters& counters);
     void change_settings(const Command& command, Cycle check, Counters& counters);
     Cycle read_lengths(const Command& command, Cycle begin, Counters& counters);
     void spend(Cycle until);

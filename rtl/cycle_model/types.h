@@ -24,15 +24,16 @@ constexpr unsigned MAX_BURST_BEATS = 256;
 constexpr unsigned CHANNEL_RECORD_BYTES = 16;
 constexpr unsigned COMMAND_BYTES = 256;
 constexpr unsigned ACC_BYTES = 4;
-constexpr unsigned LOG_RECORD_BYTES = 16;
 constexpr unsigned LOG_RECORDS_PER_BLOCK = 64;
+constexpr unsigned RUN_BYTES = 8;
+constexpr unsigned RUNS_AT_ONCE = 64, SPAN_QUEUE = 16;  // hw/copy/copier.py
 constexpr unsigned MAX_DOMAINS = 9, MAX_POINTS = 8;  // voltage domains with that of the checksum units; their points
 
 // What an address belongs to.
 enum Operand : uint8_t { ACTIVATIONS, WEIGHTS, CHANNELS, OUTPUT, RING, LOG, OPERANDS };
 
 // hw/commands.py
-enum Opcode : uint8_t { GEMM = 1, SET_ERRORS, SET_POINT, FENCE, SNAPSHOT };
+enum Opcode : uint8_t { GEMM = 1, SET_ERRORS, SET_POINT, FENCE, SNAPSHOT, COPY };
 
 // Fields of the structures that Python shares. It asks for their names, so that only these lists say what there is and
 // in which order. Each is filled from the Python attribute of its name.
@@ -42,17 +43,19 @@ enum Opcode : uint8_t { GEMM = 1, SET_ERRORS, SET_POINT, FENCE, SNAPSHOT };
 // none.
 #define BROWNOUT_CONFIG_FIELDS(X)                                                                                  \
     X(rows) X(cols) X(bus_bytes) X(block_rows) X(block_col_tiles) X(slab_k_tiles) X(lanes) X(read_outstanding) \
-    X(write_outstanding) X(checksum) X(group_rows) X(digits) X(lengths_columns) X(domains)
+    X(write_outstanding) X(checksum) X(group_rows) X(digits) X(lengths_columns) X(domains) \
+    X(log_record_bytes)
 
 // Of MemoryConfig.
 #define BROWNOUT_MEMORY_FIELDS(X) \
     X(latency_cycles) X(bytes_per_cycle) X(banks) X(row_bytes) X(read_queue) X(write_queue)
 
-// Of GemmCommand and, from `domain` on, of SetPointCommand; 0 if a command has no such field.
+// Of GemmCommand; from `domain` on, of SetPointCommand; from `runs` on, of CopyCommand; 0 if a command has no such field.
 #define BROWNOUT_COMMAND_FIELDS(X)                                                                           \
     X(opcode) X(flags) X(batch) X(m) X(n) X(k) X(lda) X(ldw) X(ldy) X(a_batch_stride) X(w_batch_stride) X(y_batch_stride) \
     X(a_addr) X(w_addr) X(y_addr) X(channel_addr) X(log_addr) X(log_bytes)                                      \
-    X(domain) X(point) X(transition_cycles) X(lengths_addr) X(lengths_stride)
+    X(domain) X(point) X(transition_cycles) X(lengths_addr) X(lengths_stride)                                 \
+    X(runs) X(source_addr) X(target_addr) X(list_addr)
 
 // COUNTERS of hw/registers.py, and what the memory counts.
 #define BROWNOUT_COUNTER_FIELDS(X)                                                                              \

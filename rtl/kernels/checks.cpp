@@ -94,7 +94,7 @@ struct Mark {
 };
 
 struct Record {
-    uint32_t words[4];
+    uint32_t words[8];  // The last four only with column checks.
 };
 
 /// A row of blocks: all blocks with the same rows.
@@ -297,6 +297,10 @@ private:
         record.words[3] = static_cast<uint32_t>(marks.size() - marks_before) |
                           static_cast<uint32_t>(std::max(fit, 0)) << 8 | outcome << 16 |
                           static_cast<uint32_t>(candidate.r[0] < 0) << 31;
+        for (size_t i = marks_before; i < marks.size(); ++i) {
+            const int32_t position = marks[i].col - start;
+            record.words[4 + position / 32] |= uint32_t{1} << position % 32;
+        }
         return record;
     }
 
@@ -355,7 +359,8 @@ extern "C" int64_t brownout_check(const BrownoutUnits *units, BrownoutCheck *tas
         task->wrong += row.wrong;
         for (const Record &record : row.records) {
             if (task->records == task->room) break;
-            std::memcpy(task->log + 4 * task->records++, record.words, sizeof record.words);
+            const int words = units->column_checks ? 8 : 4;
+            std::memcpy(task->log + words * task->records++, record.words, words * sizeof record.words[0]);
         }
         for (const Mark &mark : row.marks) {
             if (task->marked < task->mark_capacity) {

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from brownout.hw.commands import (
     CHANNEL_RECORD_BYTES,
-    LOG_RECORD_BYTES,
     GemmCommand,
     GemmFlag,
     Opcode,
@@ -85,7 +84,7 @@ def random_command(
     if config.checksum is not None:
         flags |= rng.choice(CHECK_FLAGS)
         if flags & GemmFlag.CHECK:
-            log_bytes = LOG_RECORD_BYTES * rng.choice([0, 1, rng.randint(1, 200), 2000])
+            log_bytes = config.log_record_bytes * rng.choice([0, 1, rng.randint(1, 200), 2000])
     return place_command(config, m, n, k, batch=batch, flags=flags, base=base, padding=padding, log_bytes=log_bytes)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from brownout.cosim.golden import ChannelTable
 from brownout.host.twin.reference import reference_gemm
 from brownout.host.twin.state import CommandOptions, ErrorState, check_columns
-from brownout.hw.commands import COMMAND_BYTES, COMMAND_FIELDS, LOG_RECORD_BYTES, GemmFlag, Opcode
+from brownout.hw.commands import COMMAND_BYTES, COMMAND_FIELDS, GemmFlag, Opcode
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.registers import COUNTERS
 
@@ -80,9 +80,12 @@ class FakeSimulator:
             assert len(command) == COMMAND_BYTES
             specs = COMMAND_FIELDS[Opcode(command[0])]
             f = {f.name: int.from_bytes(command[f.offset : f.offset + f.bits // 8], "little") for f in specs}
-            {Opcode.GEMM: self._gemm, Opcode.SET_ERRORS: self._set_errors, Opcode.SET_POINT: self._set_point}[
-                Opcode(command[0])
-            ](f)
+            {
+                Opcode.GEMM: self._gemm,
+                Opcode.COPY: self._copy,
+                Opcode.SET_ERRORS: self._set_errors,
+                Opcode.SET_POINT: self._set_point,
+            }[Opcode(command[0])](f)
 
     def _set_errors(self, f: dict[str, int]) -> None:
         assert self.config.timing_model == "flip"
@@ -104,13 +107,29 @@ class FakeSimulator:
             assert not f["lengths_addr"]
         self.errors.move(self.config, f["domain"], f["point"], lengths)
 
-    def _matrix(self, dtype, address, rows, columns, stride, window):
+    def _matrix(self, dtype, address, rows, columns, stride, window, *, aligned=True):
         size = np.dtype(dtype).itemsize
         assert address % self.config.bus_bytes == 0
-        assert stride % self.config.bus_bytes == 0
+        assert stride % self.config.bus_bytes == 0 or not aligned
         assert window[0] <= address
         assert address + (rows - 1) * stride + columns * size <= window[1]
         return np.ndarray((rows, columns), dtype, self.memory, address, (stride, size))
+
+    def _copy(self, f: dict[str, int]) -> None:
+        assert self.config.checksum is not None
+        assert f["source_addr"] % 4096 == f["target_addr"] % 4096 == 0
+        read, write = (f["read_base"], f["read_limit"]), (f["write_base"], f["write_limit"])
+        assert read[1] <= write[0]
+        assert write[1] <= self.usable_bytes
+        assert read[0] <= f["source_addr"] <= f["source_addr"] + f["size"] <= f["list_addr"]
+        assert write[0] == f["target_addr"]
+        assert f["target_addr"] + f["size"] <= write[1]
+        for offset, length in self._matrix("<u4", f["list_addr"], f["runs"], 2, 8, read, aligned=False).tolist():
+            assert length
+            assert offset + length <= f["size"]
+            source, target = f["source_addr"] + offset, f["target_addr"] + offset
+            self.memory[target : target + length] = self.memory[source : source + length]
+        self._counts["commands"] += 1
 
     def _gemm(self, f: dict[str, int]) -> None:
         self.commands.append(f)
@@ -171,7 +190,7 @@ class FakeSimulator:
         )
         y[:] = result.output[0]
         self.memory[at : at + len(result.log)] = result.log
-        assert len(result.log) % LOG_RECORD_BYTES == 0
+        assert len(result.log) % self.config.log_record_bytes == 0
         self._log_left = at + len(result.log), room - len(result.log)
         for name in CHECK_COUNTERS:
             if name in self._counts:

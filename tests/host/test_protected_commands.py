@@ -133,7 +133,7 @@ class Bench:
             flags |= GemmFlag.CORRECT if rng.integers(4) else GemmFlag(0)
             flags |= (GemmFlag(0), GemmFlag.SUPPRESS, GemmFlag.SUPPRESS, GemmFlag.ZERO)[rng.integers(4)]
             theta = int(rng.choice([0, 0, 0, 1, 5, 12, 20, 31, 32, 33, 40, 63]))
-            log_bytes = int(rng.choice([0, 16, 160, LOG_ROOM]))
+            log_bytes = int(rng.choice([0, 1, 10, LOG_ROOM // 32])) * self.config.log_record_bytes
         return CommandOptions(
             flags=flags,
             error_key=int(rng.integers(1 << 32)),

@@ -56,12 +56,15 @@ def pair():
     return make
 
 
-COMPARED = ("checks", "detected", "corrected", "suppressed", "suppressed_unwritten", "log_records", "log_dropped")
+COMPARED = (
+    *("checks", "detected", "corrected", "suppressed", "suppressed_unwritten", "reloaded"),
+    *("log_records", "log_dropped"),
+)
 TRUTH = ("injected", "missed", "wrong")
 
 
 @pytest.mark.parametrize("model", ["flip", "carry"])
-@pytest.mark.parametrize("on_mark", ["suppress", "zero", "keep"])
+@pytest.mark.parametrize("on_mark", ["suppress", "reload", "zero", "keep"])
 def test_commands_bring_the_hardware_to_the_state_of_the_twin(pair, generator, model, on_mark):
     config = small(model)
     twin, rtl = pair(config, protection=Protection(on_mark=on_mark, log_records=20))
@@ -71,6 +74,7 @@ def test_commands_bring_the_hardware_to_the_state_of_the_twin(pair, generator, m
         with accelerator:
             found = []
             slot = accelerator.new_slot(2, 9, 11)
+            checkpoint = accelerator.new_slot(2, 9, 11) if on_mark == "reload" else None
             for step in range(4):
                 if step == 1 and model == "flip":
                     accelerator.set_error_rate(0.05, seed=7, check_rate=0.01)
@@ -83,9 +87,11 @@ def test_commands_bring_the_hardware_to_the_state_of_the_twin(pair, generator, m
                     accelerator.restart()
                 a, w = random_int8(state, 2, 9, 13), random_int8(state, 2, 13, 11)
                 w = accelerator.upload(w) if step % 2 else w
-                accelerator.gemm(a, w, out=slot, error_key=step, first_row=3, first_col=8)
-                stats = accelerator.stats
-                found.append((slot.clone(), accelerator.last_log, {name: stats[name] for name in COMPARED + TRUTH}))
+                accelerator.gemm(a, w, out=slot, checkpoint=checkpoint, error_key=step, first_row=3, first_col=8)
+                stats, log = accelerator.stats, accelerator.last_log
+                if checkpoint is not None and step == 1:
+                    accelerator.copy(slot, checkpoint)
+                found.append((slot.clone(), log, {name: stats[name] for name in COMPARED + TRUTH}))
             results.append(found)
     for step, (expected, got) in enumerate(zip(*results, strict=True)):
         assert torch.equal(expected[0], got[0]), step
@@ -223,13 +229,13 @@ def test_lengths_shrink_with_voltage_and_clock_and_are_safe_at_the_nominal_point
         (lambda acc: Protection(theta=64), "Protection.theta must be an integer in 0..63, not 64"),
         (
             lambda acc: Protection(on_mark="drop"),
-            "Protection.on_mark must be one of 'suppress', 'zero', 'keep', not 'drop'",
+            "Protection.on_mark must be one of 'suppress', 'reload', 'zero', 'keep', not 'drop'",
         ),
         (lambda acc: acc.new_slot(3), "a slot must have shape (M, N) or (B, M, N), not (3,)"),
         (lambda acc: acc.new_slot(3, 3, dtype=torch.int64), "dtype must be torch.int32 or torch.int8, not torch.int64"),
         (lambda acc: TimingLaw(carry="fast"), "TimingLaw.carry must be 'linear' or 'prefix', not 'fast'"),
         (lambda acc: EnergyModel(mac_j=-1.0), "EnergyModel.mac_j must not be negative, but is -1.0"),
-        (lambda acc: parse_log(b"123"), "a log must hold whole records of 16 bytes, not 3 bytes"),
+        (lambda acc: parse_log(b"123", 16), "a log must hold whole records of 16 bytes, not 3 bytes"),
     ],
 )
 def test_wrong_values_are_refused_with_the_remedy(call, message):
@@ -285,10 +291,14 @@ def test_log_records_are_read_back():
     data = (7).to_bytes(4, "little") + (16).to_bytes(4, "little") + (0xFFFFFFFF).to_bytes(4, "little")
     negative = data + (1 << 31 | 1 << 16 | 5 << 8).to_bytes(4, "little")
     positive = data + (3 << 16 | 16).to_bytes(4, "little")
-    assert parse_log(negative + positive) == [
-        LogRecord(7, 16, -1, Outcome.CORRECTED, 0, 5),
-        LogRecord(7, 16, 0xFFFFFFFF, Outcome.MARKED, 16, 0),
+    located = data + (2 << 16 | 3 << 8 | 1).to_bytes(4, "little")
+    assert parse_log(negative + positive + located, 16) == [
+        LogRecord(7, 16, -1, Outcome.CORRECTED, (), 5),
+        LogRecord(7, 16, 0xFFFFFFFF, Outcome.MARKED, tuple(range(16)), 0),
+        LogRecord(7, 16, 0xFFFFFFFF, Outcome.MARKED_BY_FIT, (3,), 3),
     ]
+    columns = (1 | 1 << 31 | 1 << 127).to_bytes(16, "little")
+    assert parse_log(positive + columns, 32) == [LogRecord(7, 16, 0xFFFFFFFF, Outcome.MARKED, (0, 31, 127), 0)]
 
 
 def test_time_and_energy_are_those_of_the_points_that_they_were_spent_at():

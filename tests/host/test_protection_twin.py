@@ -109,7 +109,7 @@ def random_options(rng, config):
         first_row=int(rng.integers(2**32 - 20, 2**32)) if extreme else int(rng.integers(1000)),
         first_col=int(rng.integers(2**32 - 20, 2**32)) if extreme else int(rng.integers(1000)),
         theta=0 if not flags or rng.random() < 0.5 else int(rng.integers(0, 64 if rng.random() < 0.2 else 35)),
-        log_bytes=16 * int(rng.choice([0, 3, 70, 5000])) if flags else 0,
+        log_bytes=config.log_record_bytes * int(rng.choice([0, 3, 70, 5000])) if flags else 0,
     )
 
 

@@ -1,0 +1,65 @@
+"""Which elements a syndrome log says were marked, and where they lie in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brownout.hw.config import AcceleratorConfig
+
+from .protection import Outcome
+
+
+@dataclass(frozen=True)
+class Places:
+    """Elements of an output.
+
+    Attributes
+    ----------
+    rows, cols : int64 arrays of the same length
+        Row (``product * M + row``) and column of each, in order.
+    """
+
+    rows: NDArray[np.int64]
+    cols: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def runs(self, row_bytes: int, element_bytes: int) -> NDArray[np.uint32]:
+        """Offset and length in bytes (runs, 2) of neighbouring elements, in rows that are `row_bytes` apart."""
+        offsets = self.rows * row_bytes + self.cols * element_bytes
+        begins = np.flatnonzero(np.diff(offsets, prepend=-2 * element_bytes) != element_bytes)
+        lengths = np.diff(begins, append=len(offsets)) * element_bytes
+        return np.stack([offsets[begins], lengths], axis=1).astype(np.uint32)
+
+
+def marked_places(config: AcceleratorConfig, log: bytes, first_row: int, first_col: int) -> Places:
+    """Elements that the records of a log call marked.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        With checksum units.
+    log : bytes
+        Whole records, as in docs/protection.md.
+    first_row, first_col : int
+        Global place of the output's first element.
+    """
+    words = np.frombuffer(log, "<u4").reshape(-1, config.log_record_bytes // 4)
+    rows = (words[:, 0] - np.uint32(first_row)).astype(np.int64)
+    cols = (words[:, 1] - np.uint32(first_col)).astype(np.int64)
+    if config.group_count:
+        mask = np.unpackbits(np.ascontiguousarray(words[:, 4:]).view(np.uint8), axis=1, bitorder="little")
+        record, position = np.nonzero(mask)
+    else:
+        # Without column checks it is one element that was located, or all of the segment.
+        marked = (words[:, 3] & 0xFF).astype(np.int64)
+        located = (words[:, 3] >> 16 & 3) == Outcome.MARKED_BY_FIT
+        record = np.repeat(np.arange(len(words)), marked)
+        position = np.arange(len(record)) - np.repeat(np.cumsum(marked) - marked, marked)
+        position += np.where(located, words[:, 3] >> 8 & 0xFF, 0)[record]
+    order = np.lexsort((cols[record] + position, rows[record]))
+    return Places(rows[record][order], (cols[record] + position)[order])

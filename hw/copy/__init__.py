@@ -1,0 +1,1 @@
+"""Copying inside memory, to take checkpoints and to go back to them."""
