@@ -251,12 +251,12 @@ class Simulator:
         return dict(zip(names, reply["values"], strict=True)) | {"dram_row_activations": reply["row_activations"]}
 
     def set_memory(self, settings: Mapping[str, int]) -> None:
-        """Change parameters or test knobs of the memory model while it runs.
+        """Change parameters or test knobs of the memory model while no command runs; `restart` forgets them.
 
         Parameters
         ----------
         settings : mapping
-            By name: those of `MemoryConfig` except the size; ``seed`` and ``stall_aw``, ``stall_w``, ``stall_b``,
+            By name: those of `MemoryConfig` except the size; ``bandwidth`` (bytes per cycle times 2^16); ``seed`` and ``stall_aw``, ``stall_w``, ``stall_b``,
             ``stall_ar``, ``stall_r`` (per 65536); ``slverr_base`` and ``slverr_limit``: accesses to bytes from base
             up to limit are answered with SLVERR; ``hang``: while 1 nothing is accepted or answered; ``check_axi``,
             ``check_bounds``: AXI checks, and among them that addresses are inside memory.
