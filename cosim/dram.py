@@ -16,7 +16,7 @@ BANDWIDTH_ONE = 1 << 16
 """One byte per cycle, in the units of the memory model's bandwidth."""
 
 MOST_BANDWIDTH = 1024 * BANDWIDTH_ONE
-"""More is taken for this much, four times what the widest bus can use: a beat of 128 bytes each way in every cycle."""
+"""More than this is taken for this, four times what the widest bus can use: 128 bytes each way in every cycle."""
 
 MOST_LATENCY_CYCLES = (1 << 31) - 1
 

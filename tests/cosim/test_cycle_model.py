@@ -284,8 +284,7 @@ def test_skipping_repetitions_changes_nothing_at_length(seed: int) -> None:
 
 
 def test_remembered_outcomes_change_nothing() -> None:
-    """The same shapes again elsewhere: on other banks, at other offsets in a page, sharing rows or not, and at others of
-    three clocks."""
+    """The same shapes again: on other banks, at other offsets in a page, sharing rows or not, at other clocks."""
     seed = 2
     print(f"seed {seed}")
     rng = random.Random(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -281,9 +282,8 @@ def test_timing_that_cannot_be_represented_is_refused() -> None:
         "at 1e+06 times the nominal clock the memory would have a latency of 64000000 cycles and 5e-06 bytes per "
         "cycle, but it must be at most 2147483647 cycles and at least 2^-16 bytes per cycle; lower the frequency"
     )
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         MemoryTiming.at_clock(MemoryConfig(bytes_per_cycle=5), 10**6)
-    assert str(refused.value) == message
     with pytest.raises(ValueError, match=r"^at 131072 times the nominal clock .* lower the frequency$"):
         MemoryTiming.at_clock(MemoryConfig(bytes_per_cycle=1), 1 << 17)  # half a unit: to even
     with pytest.raises(ValueError, match=r"latency of 65536000000 cycles"):

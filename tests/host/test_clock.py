@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -59,7 +61,7 @@ def test_overclocking_helps_until_the_memory_is_the_limit():
     assert times[0] == pytest.approx(256 * 6 * 16 / 1e9, rel=0.12)
     assert times[-1] == pytest.approx(traffic_s, rel=0.2)
     assert times[-1] > traffic_s
-    assert all(later < 1.01 * earlier for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later < 1.01 * earlier for earlier, later in itertools.pairwise(times))
 
 
 def test_voltage_alone_leaves_the_memory_as_it_is():

@@ -212,11 +212,14 @@ def test_any_sequence_of_protected_calls_counts_the_same(open_pair, name, seed):
     assert wanted <= seen
 
 
-@pytest.mark.parametrize("bytes_per_cycle", [1, 5, 16])
-def test_any_clock_counts_the_same(open_pair, bytes_per_cycle):
-    """Memory-bound and compute-bound products, with and without a look at `stats` before the clock changes again."""
+@pytest.mark.parametrize(("bytes_per_cycle", "latency_cycles"), [(1, 1), (16, 20)])
+def test_any_clock_counts_the_same(open_pair, bytes_per_cycle, latency_cycles):
+    """Memory-bound and compute-bound products, with and without a look at `stats` between them.
+
+    The slow memory needs longer for its credit of bandwidth than the host for a doorbell.
+    """
     generator = torch.Generator().manual_seed(bytes_per_cycle)
-    memory = dataclasses.replace(MEMORY, bytes_per_cycle=bytes_per_cycle)
+    memory = dataclasses.replace(MEMORY, bytes_per_cycle=bytes_per_cycle, latency_cycles=latency_cycles)
     pair = open_pair(dataclasses.replace(PROTECTED["flip"], memory=memory))
     products = [
         [random_int8(generator, *shape) for shape in ((m, k), (k, n))] for m, k, n in ((24, 3, 40), (20, 70, 8))
