@@ -25,6 +25,7 @@ from brownout.hw.config import BATCH_BITS, DIMENSION_BITS, K_LIMIT, AcceleratorC
 from brownout.hw.registers import CHECK_COUNTERS, counters
 
 from .build import build_cycle_model
+from .dram import MemoryTiming
 from .simulator import ring_bytes
 
 _NO_ROW = (1 << 64) - 1
@@ -98,6 +99,7 @@ class _Library:
         library.brownout_cycles_delete.argtypes = (ctypes.c_void_p,)
         word = ctypes.c_uint64
         found = ctypes.POINTER(_FoundWords)
+        library.brownout_cycles_set_memory_timing.argtypes = (ctypes.c_void_p, word, word)
         library.brownout_cycles_run.argtypes = (ctypes.c_void_p, words, found, word, word, word, word, words)
         library.brownout_cycles_get_points.argtypes = (ctypes.c_void_p, words)
         library.brownout_cycles_get_open_rows.argtypes = (ctypes.c_void_p, words)
@@ -124,6 +126,7 @@ def _config_values(config: AcceleratorConfig, names: Sequence[str]) -> list[int]
         "group_rows": 1 if checksum is None else checksum.group_rows,
         "digits": 0 if checksum is None else checksum.digits,
         "lengths_columns": config.cols + len(config.check_columns) if config.timing_model == "carry" else 0,
+        "memory.bandwidth": MemoryTiming.at_clock(config.memory).bandwidth,
     }
     values = []
     for name in names:
@@ -193,7 +196,10 @@ class CycleModel:
             self._functions.brownout_cycles_delete(self._handle)
 
     def reset(self) -> None:
-        """Return to the state of a simulator that was just started: no row open, ring at its start, counters zero."""
+        """Return to the state of a simulator that was just started.
+
+        No row is open, the ring is at its start, counters are zero, the memory has its timing at the nominal clock.
+        """
         with self._lock:
             if self._handle is not None:
                 self._functions.brownout_cycles_delete(self._handle)
@@ -202,6 +208,11 @@ class CycleModel:
             self.ring_index = 0
             self._points = [0] * len(self._point_names)
             self._counts = [0] * len(self.names)
+
+    def set_memory_timing(self, timing: MemoryTiming) -> None:
+        """Change latency and bandwidth of the memory for the commands to come, as `Simulator.set_memory` does."""
+        with self._lock:
+            self._functions.brownout_cycles_set_memory_timing(self._handle, timing.latency_cycles, timing.bandwidth)
 
     @property
     def open_rows(self) -> list[int | None]:

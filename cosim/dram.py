@@ -4,11 +4,78 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Self
 
 from brownout.hw.config import MemoryConfig
 
 _PROBABILITY_ONE = 1 << 16
+
+BANDWIDTH_ONE = 1 << 16
+"""One byte per cycle, in the units of the memory model's bandwidth."""
+
+MOST_BANDWIDTH = 1024 * BANDWIDTH_ONE
+"""More than this is taken for this, four times what the widest bus can use: 128 bytes each way in every cycle."""
+
+MOST_LATENCY_CYCLES = (1 << 31) - 1
+
+
+@dataclass(frozen=True)
+class MemoryTiming:
+    """What the memory does in a cycle of the accelerator's clock; its nanoseconds do not depend on that clock.
+
+    Attributes
+    ----------
+    latency_cycles : int
+        As in `MemoryConfig`, 1 to 2^31 - 1.
+    bandwidth : int
+        Bytes per cycle times 2^16, 1 to 2^26.
+    """
+
+    latency_cycles: int
+    bandwidth: int
+
+    def __post_init__(self) -> None:
+        limits = {"latency_cycles": MOST_LATENCY_CYCLES, "bandwidth": MOST_BANDWIDTH}
+        for name, most in limits.items():
+            if not 1 <= (value := getattr(self, name)) <= most:
+                raise ValueError(f"MemoryTiming.{name} must be in 1..{most}, not {value}")
+
+    @classmethod
+    def at_clock(cls, memory: MemoryConfig, clock: Fraction | int = 1) -> Self:
+        """Timing of `memory` at a clock.
+
+        The latency is rounded up to whole cycles, the bandwidth to the nearest 2^-16 byte per cycle (ties to even).
+
+        Parameters
+        ----------
+        memory : MemoryConfig
+            Timing at the nominal clock.
+        clock : Fraction or int
+            Frequency over the nominal one.
+
+        Raises
+        ------
+        ValueError
+            So little would be left of a cycle's bandwidth, or so many cycles of latency be needed, that it cannot be
+            represented.
+        """
+        if not clock > 0:
+            raise ValueError(f"clock must be positive, not {clock}; raise the frequency")
+        latency = -(-memory.latency_cycles * clock // 1)
+        bandwidth = min(round(memory.bytes_per_cycle * BANDWIDTH_ONE / Fraction(clock)), MOST_BANDWIDTH)
+        if bandwidth < 1 or latency > MOST_LATENCY_CYCLES:
+            raise ValueError(
+                f"at {float(clock):g} times the nominal clock the memory would have a latency of {latency} cycles and "
+                f"{float(memory.bytes_per_cycle / Fraction(clock)):g} bytes per cycle, but it must be at most "
+                f"{MOST_LATENCY_CYCLES} cycles and at least 2^-16 bytes per cycle; lower the frequency"
+            )
+        return cls(int(latency), bandwidth)
+
+    def settings(self) -> dict[str, int]:
+        """As settings of the memory model."""
+        return {"latency_cycles": self.latency_cycles, "bandwidth": self.bandwidth}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +112,9 @@ class StallConfig:
 
 
 def timing_settings(memory: MemoryConfig) -> dict[str, int]:
-    """Timing and geometry of `memory` as settings of the memory model."""
-    names = ("latency_cycles", "bytes_per_cycle", "read_queue", "write_queue", "banks", "row_bytes")
-    return {name: getattr(memory, name) for name in names}
+    """Timing at the nominal clock and geometry of `memory`, as settings of the memory model."""
+    names = ("read_queue", "write_queue", "banks", "row_bytes")
+    return {**MemoryTiming.at_clock(memory).settings(), **{name: getattr(memory, name) for name in names}}
 
 
 def settings_text(settings: dict[str, int | str | Path]) -> str:

@@ -15,7 +15,7 @@ from cocotb.triggers import Timer, Trigger
 from brownout.hw.registers import OFFSETS, counter_offset
 
 from .build import CLOCK_PERIOD_PS
-from .dram import DramModel
+from .dram import BANDWIDTH_ONE, DramModel
 from .drivers import AxiLiteDriver, RingDriver
 from .link import Link, LinkClosed
 
@@ -60,7 +60,13 @@ class Server:
         return {}
 
     async def run(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Ring the doorbell with ``tail``, wait for the interrupt, acknowledge it."""
+        """Ring the doorbell with ``tail``, wait for the interrupt, acknowledge it.
+
+        Before, the memory rests until its credit of bandwidth, at most a beat of ``bus_bytes``, is full. So how long a
+        command takes does not depend on what the host did since the last one.
+        """
+        beat = request["bus_bytes"] * BANDWIDTH_ONE
+        await Timer(-(-beat // self._memory.get("bandwidth")) * CLOCK_PERIOD_PS, "ps")
         stop = await self._ring.run_to(request["tail"])
         return {} if stop is None else {"error_cause": stop.cause, "error_index": stop.index, "head": stop.head}
 

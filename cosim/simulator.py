@@ -215,7 +215,7 @@ class Simulator:
             address = self.ring_base + (first_entry + i) % self._entries * COMMAND_BYTES
             self.memory[address : address + COMMAND_BYTES] = command
         self._tail = (first_entry + len(commands)) % self._entries
-        reply = self._request(op="run", tail=self._tail, deadline_s=deadline_s)
+        reply = self._request(op="run", tail=self._tail, bus_bytes=self.config.bus_bytes, deadline_s=deadline_s)
         if "error_cause" in reply:
             index = (reply["error_index"] - first_entry) % self._entries
             raise CommandError(ErrorCause(reply["error_cause"]), first_index + index, self.log)
@@ -251,15 +251,16 @@ class Simulator:
         return dict(zip(names, reply["values"], strict=True)) | {"dram_row_activations": reply["row_activations"]}
 
     def set_memory(self, settings: Mapping[str, int]) -> None:
-        """Change parameters or test knobs of the memory model while it runs.
+        """Change parameters or test knobs of the memory model while no command runs; `restart` forgets them.
 
         Parameters
         ----------
         settings : mapping
-            By name: those of `MemoryConfig` except the size; ``seed`` and ``stall_aw``, ``stall_w``, ``stall_b``,
-            ``stall_ar``, ``stall_r`` (per 65536); ``slverr_base`` and ``slverr_limit``: accesses to bytes from base
-            up to limit are answered with SLVERR; ``hang``: while 1 nothing is accepted or answered; ``check_axi``,
-            ``check_bounds``: AXI checks, and among them that addresses are inside memory.
+            By name: those of `MemoryConfig` except the size; ``bandwidth``: bytes per cycle times 2^16, for fractions
+            of a byte; ``seed`` and ``stall_aw``, ``stall_w``, ``stall_b``, ``stall_ar``, ``stall_r`` (per 65536);
+            ``slverr_base`` and ``slverr_limit``: accesses to bytes from base up to limit are answered with SLVERR;
+            ``hang``: while 1 nothing is accepted or answered; ``check_axi``, ``check_bounds``: AXI checks, and among
+            them that addresses are inside memory.
         """
         self._request(op="memory", settings=dict(settings))
 

@@ -365,6 +365,8 @@ class Accelerator:
     ) -> None:
         """Move voltage domains to a voltage, or all to a clock, and let them err accordingly.
 
+        The memory keeps its nanoseconds and bytes per second: what it does in a cycle changes with the clock.
+
         Parameters
         ----------
         voltage_v : float, optional
@@ -383,7 +385,8 @@ class Accelerator:
         ------
         ValueError
             No model of timing errors is built in, there is no such domain, the point is beyond what the law covers, a
-            single domain is to leave the common clock, or all points together are more than the hardware has.
+            single domain is to leave the common clock, all points together are more than the hardware has, or the
+            memory is too slow for the clock to be counted in its cycles.
         AcceleratorClosedError
             After `close`.
         """

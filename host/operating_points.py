@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
+from brownout.cosim.dram import MemoryTiming
 from brownout.hw.config import AcceleratorConfig
 
 from .backends.base import Backend
@@ -37,6 +39,17 @@ class OperatingPoint:
     def rate(self) -> int:
         """Errors per 2^32 draws."""
         return min(round(self.error_rate * RATE_ONE), RATE_ONE - 1)
+
+
+def memory_timing(config: AcceleratorConfig, frequency_hz: float) -> MemoryTiming:
+    """Latency and bandwidth of the memory in cycles of a clock, which is rounded to whole hertz.
+
+    Raises
+    ------
+    ValueError
+        They cannot be represented.
+    """
+    return MemoryTiming.at_clock(config.memory, Fraction(round(frequency_hz), round(NOMINAL_FREQUENCY_HZ)))
 
 
 class DomainPoints:
@@ -152,7 +165,8 @@ class DomainPoints:
         Raises
         ------
         ValueError
-            They are more than the hardware has, or the seed does not fit 32 bits.
+            They are more than the hardware has, the seed does not fit 32 bits, or the memory cannot be rescaled to the
+            clock.
         """
         if seed is not None and not 0 <= seed <= SEED_LIMIT:
             raise ValueError(f"seed must be in 0..{SEED_LIMIT}, not {seed!r}")
@@ -161,6 +175,10 @@ class DomainPoints:
         table, assigned = self._assign(wanted)
         new_seed = self.seed if seed is None else seed
         new_bits = self.bits if bits is None else bits
+        clock = wanted[0].frequency_hz
+        if clock != self.frequency_hz:
+            # Before all commands: the moves themselves take place at the new clock.
+            device.set_memory_timing(memory_timing(self.config, clock))
         carry = self.config.timing_model == "carry"
         if not carry and (table != self._table or new_seed != self.seed or new_bits != self.bits):
             device.set_errors(new_seed, tuple(point.rate for point in table), new_bits)

@@ -8,7 +8,8 @@
 
 namespace brownout {
 
-Dram::Dram(unsigned bus_bytes) : m_bus_bytes(bus_bytes), m_checker(bus_bytes) {
+Dram::Dram(unsigned bus_bytes)
+    : m_bus_bytes(bus_bytes), m_beat_tokens(uint64_t(bus_bytes) << TOKEN_FRACTION_BITS), m_checker(bus_bytes) {
     resize_banks();
     reset();
 }
@@ -29,7 +30,7 @@ bool Dram::map(int fd, uint64_t size_bytes) {
 
 uint64_t* Dram::parameter(const std::string& name) {
     if (name == "latency_cycles") return &m_latency_cycles;
-    if (name == "bytes_per_cycle") return &m_bytes_per_cycle;
+    if (name == "bandwidth") return &m_bandwidth;
     if (name == "read_queue") return &m_read_queue_limit;
     if (name == "write_queue") return &m_write_queue_limit;
     if (name == "banks") return &m_banks;
@@ -54,6 +55,8 @@ bool Dram::set(const std::string& name, uint64_t value) {
         m_checker.enabled = value != 0;
     } else if (name == "check_bounds") {
         m_checker.bounds_enabled = value != 0;
+    } else if (name == "bytes_per_cycle") {
+        m_bandwidth = value << TOKEN_FRACTION_BITS;
     } else if (uint64_t* target = parameter(name)) {
         *target = value;
     } else {
@@ -210,20 +213,20 @@ const SlavePins& Dram::cycle(const MasterPins& pins) {
         m_active = true;
         return m_out;
     }
-    m_tokens = std::min<uint64_t>(m_tokens, m_bus_bytes - 1) + m_bytes_per_cycle;
+    m_tokens = std::min(m_tokens, m_beat_tokens - 1) + m_bandwidth;
     const bool read_first = !m_served_read_last;
     for (const bool read : {read_first, !read_first}) {
-        if (m_tokens < m_bus_bytes) break;
+        if (m_tokens < m_beat_tokens) break;
         if (!(read ? read_candidate() && !stall(m_stall_r) : write_candidate())) continue;
         if (read) perform_read();
         else perform_write();
-        m_tokens -= m_bus_bytes;
+        m_tokens -= m_beat_tokens;
         m_served_read_last = read;
     }
     update_outputs();
     // Once nothing is in flight, ready is high and the tokens are at their limit, further edges change nothing.
     const bool idle = m_reads.empty() && m_writes.empty() && m_responses.empty() && !m_buffer_count && !m_out.rvalid
-                      && !m_out.bvalid && m_tokens >= m_bus_bytes - 1 && !m_checker.waiting()
+                      && !m_out.bvalid && m_tokens >= m_beat_tokens - 1 && !m_checker.waiting()
                       && !(m_stall_aw | m_stall_w | m_stall_ar);
     m_active = !idle;
     return m_out;

@@ -6,7 +6,10 @@
 //  1. Handshakes of this edge are taken: a read address enters the read queue with `ready at t + latency_cycles`; a write
 //     address enters the write queue; a write beat enters the write buffer; a taken read beat frees the R register and a
 //     taken response frees the B register.
-//  2. tokens = min(tokens, bus_bytes - 1) + bytes_per_cycle. A beat, read or write, costs bus_bytes tokens.
+//  2. tokens = min(tokens, beat - 1) + bandwidth. Tokens are 2^-16 byte, `bandwidth` is in tokens per cycle, and a beat,
+//     read or write, costs beat = bus_bytes * 2^16 tokens. So what is left of a beat is never lost while bursts wait, and
+//     what is saved while none does is less than a beat. With a whole number of bytes per cycle the fraction decides
+//     nothing: performed is what bytes = min(bytes, bus_bytes - 1) + bytes_per_cycle, at bus_bytes a beat, would perform.
 //  3. Candidates: the next read beat, if the oldest read burst is ready and the R register is free; the next write beat,
 //     if the write queue and the write buffer hold one. The kind that was not served last goes first (reads after
 //     reset), then the other; each is performed if the tokens suffice. So at most one read and one write beat per edge.
@@ -34,6 +37,7 @@ namespace brownout {
 class Dram {
 public:
     static constexpr unsigned WRITE_BUFFER_BEATS = 16;
+    static constexpr unsigned TOKEN_FRACTION_BITS = 16;
 
     explicit Dram(unsigned bus_bytes);
     ~Dram();
@@ -44,7 +48,8 @@ public:
     // Returns false with errno set when that fails.
     bool map(int fd, uint64_t size_bytes);
 
-    // Sets a parameter of timing, a test knob or a statistic by name; false if there is none of that name.
+    // Sets a parameter of timing, a test knob or a statistic by name; false if there is none of that name. `bandwidth`
+    // can also be set in whole bytes, as `bytes_per_cycle`.
     bool set(const std::string& name, uint64_t value);
     // Reads a parameter or statistic by name; false if there is none of that name.
     bool get(const std::string& name, uint64_t& value) const;
@@ -92,12 +97,13 @@ private:
     void resize_banks();
 
     const unsigned m_bus_bytes;
+    const uint64_t m_beat_tokens;
     uint8_t* m_memory = nullptr;
     uint64_t m_size_bytes = 0;
 
-    // Timing (MemoryConfig).
+    // Timing (MemoryConfig, MemoryTiming of cosim/dram.py).
     uint64_t m_latency_cycles = 64;
-    uint64_t m_bytes_per_cycle = 16;
+    uint64_t m_bandwidth = 16ULL << TOKEN_FRACTION_BITS;
     uint64_t m_read_queue_limit = 64;
     uint64_t m_write_queue_limit = 16;
     uint64_t m_banks = 16;

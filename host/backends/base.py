@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 
 from ..operands import Product, ResidentWeights
 from ..reload import Places
+
+if TYPE_CHECKING:
+    from brownout.cosim.dram import MemoryTiming
 
 
 class Backend(abc.ABC):
@@ -68,12 +72,19 @@ class Backend(abc.ABC):
         """
 
     @abc.abstractmethod
+    def set_memory_timing(self, timing: MemoryTiming) -> None:
+        """Give the memory another latency and bandwidth in cycles, because the clock is about to change.
+
+        What was done before was done with the old ones; `restart` keeps the new ones.
+        """
+
+    @abc.abstractmethod
     def counters(self) -> Mapping[str, int]:
         """Counts since the device was started; a count that is not exact is absent."""
 
     @abc.abstractmethod
     def restart(self) -> None:
-        """Start the device anew with all resident weights in place; counters begin at zero."""
+        """Start the device anew with all resident weights and settings in place; counters begin at zero."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -22,6 +22,7 @@ from .layout import Layout
 from .twin import TwinBackend
 
 if TYPE_CHECKING:
+    from brownout.cosim.dram import MemoryTiming
     from brownout.cosim.simulator import Simulator
 
 SLOWEST_CYCLES_PER_S = 5_000
@@ -53,6 +54,7 @@ class RtlBackend(Backend):
         self._layout = Layout(config, self._simulator.usable_bytes)
         self._twin = TwinBackend(config)
         self._errors_set = False
+        self._memory_timing: MemoryTiming | None = None
         self._moves: dict[int, tuple[int, int, NDArray[np.uint8] | None]] = {}
         self._map()
 
@@ -127,6 +129,10 @@ class RtlBackend(Backend):
         self._moves[domain] = (point, transition_cycles, lengths)
         self._send_point(domain)
 
+    def set_memory_timing(self, timing: MemoryTiming) -> None:
+        self._simulator.set_memory(timing.settings())
+        self._memory_timing = timing
+
     def _send_errors(self) -> None:
         errors = self._twin.errors
         command = SetErrorsCommand(seed=errors.seed, rates=errors.rates, bits=errors.bits)
@@ -159,6 +165,8 @@ class RtlBackend(Backend):
         for weights, address in list(self._layout.resident.items()):
             self._store(weights.values, address)
         self._twin.restart()
+        if self._memory_timing is not None:
+            self._simulator.set_memory(self._memory_timing.settings())
         if self._errors_set:
             self._send_errors()
         for domain in self._moves:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from brownout.cosim.cycle_model import Command, CycleModel, Found, Runs
+from brownout.cosim.dram import MemoryTiming
 from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, SetErrorsCommand, SetPointCommand
 from brownout.hw.config import AcceleratorConfig
 
@@ -56,6 +57,7 @@ class TwinBackend(Backend):
         self._scratch: dict[str, torch.Tensor] = {}
         self.errors = ErrorState()
         # What a restarted device has to be told again, in the order of the other backend.
+        self._memory_timing: MemoryTiming | None = None
         self._errors_set = False
         self._moves: dict[int, tuple[int, int, NDArray[np.uint8] | None]] = {}
         self.restart()
@@ -211,6 +213,12 @@ class TwinBackend(Backend):
         self._moves[domain] = (point, transition_cycles, lengths)
         self._send_point(domain)
 
+    def set_memory_timing(self, timing: MemoryTiming) -> None:
+        with self._lock:
+            self._catch_up()
+            self._cycle_model.set_memory_timing(timing)
+        self._memory_timing = timing
+
     def _send_errors(self) -> None:
         errors = self.errors
         self._time(SetErrorsCommand(seed=errors.seed, rates=errors.rates, bits=errors.bits))
@@ -235,6 +243,8 @@ class TwinBackend(Backend):
         self._counts = dict.fromkeys(self._names, 0)
         self._untimed.clear()
         self._cycle_model.reset()
+        if self._memory_timing is not None:
+            self._cycle_model.set_memory_timing(self._memory_timing)
         if self._errors_set:
             self._send_errors()
         for domain in self._moves:

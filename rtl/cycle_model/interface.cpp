@@ -32,6 +32,11 @@ void* brownout_cycles_new(const Config* config, int step) { return new Model(*co
 
 void brownout_cycles_delete(void* model) { delete static_cast<Model*>(model); }
 
+// Of the memory, from the next doorbell on; `bandwidth` in 2^-16 byte per cycle.
+void brownout_cycles_set_memory_timing(void* model, uint64_t latency_cycles, uint64_t bandwidth) {
+    static_cast<Model*>(model)->set_memory_timing(latency_cycles, bandwidth);
+}
+
 // Runs `count` commands from one doorbell, from entry `head` of the ring on. `found`: what each found; null if nothing.
 void brownout_cycles_run(void* model, const Command* commands, const Found* found, uint64_t count, uint64_t base,
                          uint64_t entries, uint64_t head, Counters* counters) {

@@ -25,9 +25,9 @@ struct Memory {
     uint64_t read_beats = 0, write_beats = 0;
 
     void fill_tokens(const Config& config, Cycle edge) {
-        const uint64_t edges = uint64_t(edge - token_edge), most = config.bus_bytes - 1;
+        const uint64_t edges = uint64_t(edge - token_edge), most = config.beat_tokens() - 1;
         if (!edges) return;
-        tokens = std::min(tokens + (edges - 1) * config.bytes_per_cycle, most) + config.bytes_per_cycle;
+        tokens = std::min(tokens + (edges - 1) * config.bandwidth, most) + config.bandwidth;
         token_edge = edge;
     }
     bool read_candidate(Cycle t) const { return !out.rvalid && !reads.empty() && reads.front().ready_at <= t; }
@@ -45,7 +45,7 @@ struct Memory {
         if (read_candidate(t) || write_candidate()) {
             fill_tokens(config, t);
             for (const bool read : {read_first, !read_first}) {
-                if (tokens < config.bus_bytes) break;
+                if (tokens < config.beat_tokens()) break;
                 if (read ? !read_candidate(t) : !write_candidate()) continue;
                 Burst& burst = read ? reads.front() : writes.front();
                 trace.beat(burst.operand, burst.address);
@@ -64,7 +64,7 @@ struct Memory {
                         writes.pop();
                     }
                 }
-                tokens -= config.bus_bytes;
+                tokens -= config.beat_tokens();
                 served_read_last = read;
             }
         }

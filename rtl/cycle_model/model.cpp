@@ -32,7 +32,7 @@ Counters Model::run(const Command* commands, const Found* found, uint64_t count,
     // The memory has rested since the last doorbell: its bucket is full.
     m_now = 0;
     m_memory = Memory{};
-    m_memory.tokens = m_config.bus_bytes - 1 + m_config.bytes_per_cycle;
+    m_memory.tokens = m_config.full_tokens();
     Counters sum;
     for (uint64_t i = 0; i < count; ++i) {
         const uint64_t entry = (ring.head + i) % ring.entries;
@@ -164,14 +164,15 @@ Model::Key Model::key(const Command& c, const Findings& findings, uint64_t token
     // What happens with errors that are found takes no time of its own.
     const uint64_t shaping = uint64_t(c.channel()) | uint64_t(c.requant()) << 1 | uint64_t(c.check()) << 2;
     Key key = {shaping | uint64_t(findings.logs.of(0)) << 8, c.batch, c.m, c.n, c.k, c.lda, c.ldw, c.ldy,
-               c.a_batch_stride, c.w_batch_stride, c.y_batch_stride, tokens, c.a_addr % period};
+               c.a_batch_stride, c.w_batch_stride, c.y_batch_stride, tokens, m_config.latency_cycles,
+               m_config.bandwidth, c.a_addr % period};
     uint64_t& sharing = key.back();
     for (size_t i = 1; i < operands.size(); ++i) {
         bool shares = false;
         for (size_t j = 0; j < operands.size(); ++j) shares |= i != j && operands[i].meets(operands[j]);
         sharing = sharing << 1 | shares;
         // Where operands share rows, how they lie to each other must be the same to the byte.
-        key[12 + i] = shares ? operands[i].address - c.a_addr : operands[i].address % period;
+        key[14 + i] = shares ? operands[i].address - c.a_addr : operands[i].address % period;
     }
     return key;
 }

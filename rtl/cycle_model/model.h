@@ -31,11 +31,16 @@ public:
 
     // Runs `count` commands from one doorbell and returns what they count. `found`: of each command, or null.
     Counters run(const Command* commands, const Found* found, uint64_t count, CommandRing ring);
+    // From the next doorbell on. `bandwidth` in 2^-16 byte per cycle.
+    void set_memory_timing(uint64_t latency_cycles, uint64_t bandwidth) {
+        m_config.latency_cycles = latency_cycles;
+        m_config.bandwidth = bandwidth;
+    }
     const PointCycles& point_cycles() const { return m_point_cycles; }
     BankRows& rows() { return m_rows; }
 
 private:
-    static constexpr size_t KEY_WORDS = 17;
+    static constexpr size_t KEY_WORDS = 19;
     using Key = std::array<uint64_t, KEY_WORDS>;
     struct Known {
         Command command;
@@ -52,7 +57,7 @@ private:
     Key key(const Command& command, const Findings& findings, uint64_t tokens) const;
     const Known& look_up(const Command& command, const Findings& findings);
 
-    const Config m_config;
+    Config m_config;
     const bool m_step;
     BankRows m_rows;
     // Time since the doorbell; of the memory only its tokens outlast a command.

@@ -18,6 +18,7 @@ constexpr unsigned JOB_QUEUE = 8;            // hw/load/receiver.py
 constexpr unsigned BURST_QUEUE = 8;          // hw/bus/write_port.py
 constexpr unsigned BALANCED_PIECES = 4;      // hw/tiling.py
 constexpr unsigned WRITE_BUFFER_BEATS = 16;  // rtl/dram.h
+constexpr unsigned TOKEN_FRACTION_BITS = 16;
 constexpr Cycle EXTENTS_CYCLES = 21;         // EXTENTS of hw/control/command_processor.py
 constexpr unsigned PAGE_BYTES = 4096;        // AXI: no burst crosses it
 constexpr unsigned MAX_BURST_BEATS = 256;
@@ -46,9 +47,9 @@ enum Opcode : uint8_t { GEMM = 1, SET_ERRORS, SET_POINT, FENCE, SNAPSHOT, COPY }
     X(write_outstanding) X(checksum) X(group_rows) X(digits) X(lengths_columns) X(domains) \
     X(log_record_bytes)
 
-// Of MemoryConfig.
+// Of MemoryConfig; `latency_cycles` and `bandwidth` (2^-16 byte per cycle) at the present clock.
 #define BROWNOUT_MEMORY_FIELDS(X) \
-    X(latency_cycles) X(bytes_per_cycle) X(banks) X(row_bytes) X(read_queue) X(write_queue)
+    X(latency_cycles) X(bandwidth) X(banks) X(row_bytes) X(read_queue) X(write_queue)
 
 // Of GemmCommand; from `domain` on, of SetPointCommand; from `runs` on, of CopyCommand; 0 if a command has no such field.
 #define BROWNOUT_COMMAND_FIELDS(X)                                                                           \
@@ -68,6 +69,10 @@ enum Opcode : uint8_t { GEMM = 1, SET_ERRORS, SET_POINT, FENCE, SNAPSHOT, COPY }
 struct Config {
     BROWNOUT_CONFIG_FIELDS(BROWNOUT_FIELD)
     BROWNOUT_MEMORY_FIELDS(BROWNOUT_FIELD)
+
+    uint64_t beat_tokens() const { return bus_bytes << TOKEN_FRACTION_BITS; }
+    // Of a memory that has rested.
+    uint64_t full_tokens() const { return beat_tokens() - 1 + bandwidth; }
 };
 
 struct Command {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,6 +139,12 @@ def random_timing(rng: random.Random, bus_bytes: int) -> dict[str, int]:
         "read_queue": rng.choice([1, 2, 4, 64]),
         "write_queue": rng.choice([1, 2, 16]),
     }
+
+
+def random_clock(rng: random.Random) -> Fraction:
+    """Frequency over the nominal one: often the nominal, else a twentieth of it to three times as much."""
+    odd = Fraction(rng.randrange(10**8, 6 * 10**9), 2 * 10**9)
+    return rng.choice([Fraction(1), Fraction(5, 4), Fraction(23, 20), Fraction(1, 3), odd])
 
 
 def random_checksum(rng: random.Random, block_rows: int, lanes: int) -> ChecksumConfig:

@@ -6,6 +6,7 @@ import ctypes
 import os
 from collections import deque
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 from brownout.cosim.dram import DramModel, settings_text
@@ -104,14 +105,17 @@ class MemoryPort:
 
 @dataclass
 class TimingRules:
-    """The rules in ``dram.h`` for one burst list each way, counting beats only: when is what performed."""
+    """The rules in ``dram.h`` for one burst list each way, counting beats only: when is what performed.
+
+    Tokens are whole bytes where the bandwidth is, as ``dram.h`` says that they may be; else multiples of 2^-16 byte.
+    """
 
     latency_cycles: int
-    bytes_per_cycle: int
+    bytes_per_cycle: Fraction | int
     read_queue: int
     write_queue: int
     edge: int = -1
-    tokens: int = 0
+    tokens: Fraction | int = 0
     read_last: bool = False
     reads: deque[list[int]] = field(default_factory=deque)  # [ready at, beats left]
     writes: deque[int] = field(default_factory=deque)  # beats left
@@ -132,7 +136,8 @@ class TimingRules:
         self.buffered += wvalid and self.wready
         self.r_full &= not rready
         self.b_full &= not bready
-        self.tokens = min(self.tokens, BUS_BYTES - 1) + self.bytes_per_cycle
+        unit = Fraction(1) if self.bytes_per_cycle == int(self.bytes_per_cycle) else Fraction(1, 1 << 16)
+        self.tokens = min(self.tokens, BUS_BYTES - unit) + self.bytes_per_cycle
         for read in (True, False) if not self.read_last else (False, True):
             can_read = not self.r_full and self.reads and self.reads[0][0] <= self.edge
             can_write = self.buffered and self.writes

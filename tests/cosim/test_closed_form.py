@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from fractions import Fraction
 
 import pytest
 
 from brownout.cosim.cycle_model import CycleModel
+from brownout.cosim.dram import MemoryTiming
 from brownout.hw.commands import GemmFlag
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 from brownout.hw.tiling import blocks, ideal_cycles, slabs
@@ -136,7 +138,15 @@ def test_compute_bound_products_follow_the_closed_form(protected: bool) -> None:
         batch, flags = rng.choice([1, 1, 2]), rng.choice(FLAGS)
         check = protected and rng.random() < 0.7
         command = place_command(config, m, n, k, batch=batch, flags=flags | (GemmFlag.CHECK if check else 0))
-        counts = CycleModel(config).run([command])
+        # At any clock at which the memory still gives a beat per cycle.
+        clock = rng.choice([Fraction(1), Fraction(7, 10), Fraction(memory.bytes_per_cycle, bus)])
+        model, timing = CycleModel(config), MemoryTiming.at_clock(memory, clock)
+        model.set_memory_timing(timing)
+        counts = model.run([command])
+        memory = dataclasses.replace(
+            memory, latency_cycles=timing.latency_cycles, bytes_per_cycle=timing.bandwidth >> 16
+        )
+        config = dataclasses.replace(config, memory=memory)
         form = Form(config, m, n, k, batch, bool(flags), 1 if flags & 2 else 4, check)
         first_data = memory.latency_cycles + form.fill + (4 if flags else 5)
         stalls = [counts[f"stall_{cause}_cycles"] for cause in ("load", "weight", "drain")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ import pytest
 
 from brownout.cosim import Simulator
 from brownout.cosim.cycle_model import Command, CycleModel, Found, block_count
+from brownout.cosim.dram import MemoryTiming
 from brownout.hw.commands import GemmCommand, GemmFlag, PlainCommand, SetPointCommand
-from brownout.hw.config import K_LIMIT, AcceleratorConfig, ChecksumConfig
+from brownout.hw.config import K_LIMIT, AcceleratorConfig, ChecksumConfig, MemoryConfig
 from brownout.hw.registers import COUNTERS
 
 from .command_cases import (
     place_command,
+    random_clock,
     random_command,
     random_config,
     random_setting,
@@ -79,6 +82,8 @@ PROTECTED = {
     ),
 }
 
+CLOCKS = (Fraction(23, 20), Fraction(2, 7))
+
 WITH_POINTS = {
     "flip": protected(RESIDUE, timing_model="flip", voltage_domains=2, operating_points=3),
     "carry": protected(RESIDUE, timing_model="carry", voltage_domains=2, operating_points=3),
@@ -104,7 +109,7 @@ def assert_same(model: CycleModel, simulator: Simulator, commands: Sequence[Comm
 
 
 def sweep(config: AcceleratorConfig, count: int, seed: int, *, most_passes: int, settings: float = 0) -> None:
-    """`count` doorbells of one to three random commands each, every one with another memory timing.
+    """`count` doorbells of one to three random commands each, every one with another memory timing and clock.
 
     `settings`: chance that a command is no product.
     """
@@ -116,7 +121,10 @@ def sweep(config: AcceleratorConfig, count: int, seed: int, *, most_passes: int,
         points: list[Command] = []
         for _ in range(count):
             timing = random_timing(rng, config.bus_bytes)
-            simulator.set_memory(timing)
+            slower = with_timing(config, timing)
+            memory_timing = MemoryTiming.at_clock(slower.memory, random_clock(rng))
+            queues = {name: timing[name] for name in ("read_queue", "write_queue")}
+            simulator.set_memory(queues | memory_timing.settings())
             commands: list[Command] = []
             base = 0
             for _ in range(rng.choice([1, 1, 1, 2, 3])):
@@ -131,7 +139,8 @@ def sweep(config: AcceleratorConfig, count: int, seed: int, *, most_passes: int,
                 base = product.write_limit
             if base > simulator.usable_bytes:
                 continue
-            model = CycleModel(with_timing(config, timing))
+            model = CycleModel(slower)
+            model.set_memory_timing(memory_timing)
             model.run(points)
             points += [command for command in commands if isinstance(command, SetPointCommand)]
             model.open_rows, model.ring_index = open_rows, ring_index
@@ -245,6 +254,9 @@ def skip_against_step(seed: int, count: int, most_passes: int, *, checks: bool =
             commands.append(random_command(rng, config, longest=1000, most_passes=most_passes, base=base))
         found = [random_findings(rng, config, command) for command in commands] if checks else None
         skipped, stepped = CycleModel(config), CycleModel(config, step=True)
+        timing = MemoryTiming.at_clock(config.memory, random_clock(rng))
+        for model in (skipped, stepped):
+            model.set_memory_timing(timing)
         assert skipped.run(commands, found) == stepped.run(commands, found), (config, commands)
         assert skipped.open_rows == stepped.open_rows, (config, commands)
 
@@ -272,7 +284,7 @@ def test_skipping_repetitions_changes_nothing_at_length(seed: int) -> None:
 
 
 def test_remembered_outcomes_change_nothing() -> None:
-    """The same shapes again at other places: on other banks, at other offsets in a page, sharing rows or not."""
+    """The same shapes again: on other banks, at other offsets in a page, sharing rows or not, at other clocks."""
     seed = 2
     print(f"seed {seed}")
     rng = random.Random(seed)
@@ -281,7 +293,12 @@ def test_remembered_outcomes_change_nothing() -> None:
         bus = config.bus_bytes
         shapes = [random_command(rng, config, longest=60, most_passes=500) for _ in range(2)]
         remembering, stepping = CycleModel(config), CycleModel(config, step=True)
-        for _ in range(12):
+        timings = [MemoryTiming.at_clock(config.memory, clock) for clock in (Fraction(1), *CLOCKS)]
+        for _ in range(16):
+            timing = rng.choice([None, None, *timings])
+            if timing is not None:
+                remembering.set_memory_timing(timing)
+                stepping.set_memory_timing(timing)
             shape = rng.choice(shapes)
             by = bus * rng.choice([0, 0, 1, 4096 // bus, 8192, 65536, rng.randint(0, 4096)])
             resident = bus * rng.choice([0, 0, 1, 1 << 16, (1 << 17) + 4096, rng.randint(0, 1 << 18)])
@@ -294,6 +311,43 @@ def test_remembered_outcomes_change_nothing() -> None:
             )
             assert remembering.run([command]) == stepping.run([command]), (config, command)
             assert remembering.open_rows == stepping.open_rows, (config, command)
+
+
+NOMINAL = (
+    ((512, 512, 512), {}, 527_193, 645, 0),
+    ((300, 200, 64), {}, 24_518, 533, 7_149),
+    ((129, 70, 33), {"bytes_per_cycle": 5, "latency_cycles": 37}, 11_191, 1_534, 4_194),
+    ((200, 100, 50), {"bytes_per_cycle": 24, "latency_cycles": 3}, 8_263, 472, 791),
+    ((64, 64, 300), {"bytes_per_cycle": 17, "latency_cycles": 100}, 6_597, 425, 0),
+)
+"""Shape, memory; cycles and those stalled by load and drain with a memory whose bandwidth was in whole bytes only."""
+
+
+@pytest.mark.parametrize(("shape", "memory", "cycles", "load", "drain"), NOMINAL)
+def test_at_the_nominal_clock_bandwidth_is_that_in_whole_bytes(
+    shape: tuple[int, int, int], memory: dict[str, int], cycles: int, load: int, drain: int
+) -> None:
+    config = AcceleratorConfig(memory=MemoryConfig(**memory))
+    model = CycleModel(config)
+    command = place_command(config, *shape)
+    before = model.run([command])
+    model.set_memory_timing(MemoryTiming.at_clock(config.memory, Fraction(23, 20)))
+    assert model.run([command])["cycles"] > cycles
+    model.set_memory_timing(MemoryTiming.at_clock(config.memory))
+    for counts in (before, model.run([command])):
+        assert counts["cycles"] == cycles
+        assert (counts["stall_load_cycles"], counts["stall_drain_cycles"]) == (load, drain)
+
+
+def test_reset_brings_the_timing_of_the_nominal_clock_back() -> None:
+    config = AcceleratorConfig()
+    command = place_command(config, 20, 30, 40)
+    model = CycleModel(config)
+    first = model.run([command])
+    model.set_memory_timing(MemoryTiming.at_clock(config.memory, 2))
+    assert model.run([command])["cycles"] > first["cycles"]
+    model.reset()
+    assert model.run([command]) == first
 
 
 def test_names_are_those_of_the_registers_and_the_memory() -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from brownout.cosim.build import build_memory_library
+from brownout.cosim.dram import MOST_BANDWIDTH, MemoryTiming
+from brownout.hw.config import MemoryConfig
 
 from .memory_port import BUS_BYTES, Address, MemoryPort, TimingRules, WriteBeat
 
@@ -91,6 +95,28 @@ def test_bandwidth_limits_beats(memory: Open, bytes_per_cycle: int, cycles: int)
     assert cycles - 16 // bytes_per_cycle - 1 <= edges[-1] - edges[0] <= cycles
 
 
+@pytest.mark.parametrize("bandwidth", [1 << 20, (1 << 20) - 1, 911_805, 655_360, 456_789, 65_537, 40_000, 3])
+def test_no_fraction_of_the_bandwidth_is_lost(memory: Open, bandwidth: int) -> None:
+    """After every edge as many beats were performed as a full bucket and the bandwidth since then pay for."""
+    port = memory(bandwidth=bandwidth, latency_cycles=1, read_queue=64)
+    while port.out.active:
+        port.edge()
+    beat = BUS_BYTES << 16
+    for edges in range(3000):
+        # The first edge takes the address; its beat is ready on the next one, from which on the bus never rests.
+        port.edge(ar=Address(0, 256) if port.out.arready else None)
+        earned = beat - 1 + edges * bandwidth
+        assert port.model.get("read_beats") == (earned // beat if edges else 0), f"edge {edges}"
+
+
+def test_a_bandwidth_of_two_beats_serves_reads_and_writes_in_every_cycle(memory: Open) -> None:
+    port = memory(bandwidth=2 * BUS_BYTES << 16, latency_cycles=1, read_queue=64)
+    for _ in range(100):
+        port.edge(Address(0, 256), WriteBeat(bytes(16), False), Address(4096, 256))
+    assert port.model.get("read_beats") >= 98
+    assert port.model.get("write_beats") >= 98
+
+
 def test_write_response_comes_latency_after_the_last_beat(memory: Open) -> None:
     port = memory(latency_cycles=9)
     out = port.edge(Address(0, 1), WriteBeat(bytes(16), True))
@@ -124,18 +150,20 @@ def test_queues_hold_back_addresses(memory: Open) -> None:
     assert accepted == 3
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(16))
 def test_random_traffic_follows_the_rules_edge_by_edge(memory: Open, seed: int) -> None:
     print(f"{seed=}")
     rng = random.Random(seed)
     settings = {
         "latency_cycles": rng.choice([1, 2, 7, 30]),
-        "bytes_per_cycle": rng.choice([3, 8, 16, 24, 32, 100]),
         "read_queue": rng.choice([1, 4, 64]),
         "write_queue": rng.choice([1, 2, 16]),
     }
-    port = memory(**settings, check_axi=0)
-    rules = TimingRules(**settings)
+    bandwidth = rng.choice([3, 8, 16, 24, 32, 100]) << 16
+    if seed % 2:
+        bandwidth = rng.choice([bandwidth - 1, bandwidth * 10 // 13, rng.randrange(1 << 14, 1 << 21)])
+    port = memory(**settings, bandwidth=bandwidth, check_axi=0)
+    rules = TimingRules(**settings, bytes_per_cycle=Fraction(bandwidth, 1 << 16))
     rules.step(0, False, 0, True, True)
     for edge in range(1500):
         busy = rng.random() < 0.8
@@ -229,3 +257,40 @@ def test_a_presented_beat_is_kept_until_it_is_taken(memory: Open) -> None:
 def test_unknown_setting_is_refused(memory: Open) -> None:
     with pytest.raises(KeyError, match="the memory model has no setting 'speed'"):
         memory().model.set("speed", 1)
+
+
+@pytest.mark.parametrize(
+    ("memory", "clock", "latency_cycles", "bandwidth"),
+    [
+        (MemoryConfig(), Fraction(1), 64, 16 << 16),
+        (MemoryConfig(), Fraction(5, 4), 80, 838_861),  # 12.8 bytes
+        (MemoryConfig(), Fraction(23, 20), 74, 911_805),  # 73.6 cycles, 13.9130 bytes
+        (MemoryConfig(), Fraction(1, 3), 22, 48 << 16),
+        (MemoryConfig(latency_cycles=1, bytes_per_cycle=1), Fraction(1, 10), 1, 655_360),
+        (MemoryConfig(bytes_per_cycle=3), Fraction(1 << 17), 64 << 17, 2),  # 1.5: to even
+        (MemoryConfig(bytes_per_cycle=1024), Fraction(1, 2), 32, MOST_BANDWIDTH),
+    ],
+)
+def test_timing_keeps_nanoseconds_and_bytes_per_second(
+    memory: MemoryConfig, clock: Fraction, latency_cycles: int, bandwidth: int
+) -> None:
+    assert MemoryTiming.at_clock(memory, clock) == MemoryTiming(latency_cycles, bandwidth)
+
+
+def test_timing_that_cannot_be_represented_is_refused() -> None:
+    message = (
+        "at 1e+06 times the nominal clock the memory would have a latency of 64000000 cycles and 5e-06 bytes per "
+        "cycle, but it must be at most 2147483647 cycles and at least 2^-16 bytes per cycle; lower the frequency"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        MemoryTiming.at_clock(MemoryConfig(bytes_per_cycle=5), 10**6)
+    with pytest.raises(ValueError, match=r"^at 131072 times the nominal clock .* lower the frequency$"):
+        MemoryTiming.at_clock(MemoryConfig(bytes_per_cycle=1), 1 << 17)  # half a unit: to even
+    with pytest.raises(ValueError, match=r"latency of 65536000000 cycles"):
+        MemoryTiming.at_clock(MemoryConfig(latency_cycles=65536, bytes_per_cycle=1024), 10**6)
+    with pytest.raises(ValueError, match=r"^clock must be positive, not 0; raise the frequency$"):
+        MemoryTiming.at_clock(MemoryConfig(), 0)
+    with pytest.raises(ValueError, match=r"^MemoryTiming\.bandwidth must be in 1\.\.67108864, not 0$"):
+        MemoryTiming(1, 0)
+    with pytest.raises(ValueError, match=r"^MemoryTiming\.latency_cycles must be in 1\.\.2147483647, not 0$"):
+        MemoryTiming(0, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -59,6 +59,7 @@ class FakeSimulator:
         if self.config.checksum is not None:
             self._counts |= dict.fromkeys(CHECK_COUNTERS, 0)
         self.errors = ErrorState()
+        self.memory_settings: dict[str, int] = {}
 
     def restart(self) -> None:
         # Fails while the host still holds the old mapping, as a real unmapping would.
@@ -72,6 +73,9 @@ class FakeSimulator:
 
     def counters(self) -> dict[str, int]:
         return dict(self._counts)
+
+    def set_memory(self, settings: Mapping[str, int]) -> None:
+        self.memory_settings |= settings
 
     def run(self, commands: Sequence[bytes], *, deadline_s: float | None = None) -> None:
         for command in commands:

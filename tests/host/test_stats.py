@@ -153,6 +153,8 @@ def protected_call(rng, generator, pair):
     if kind == "point":
         settings = {"voltage_v": rng.choice([0.9, 0.76, 0.68, 0.62]), "transition_s": rng.choice([0, 1e-8, 3e-7])}
         settings["domain"] = rng.choice([0, 1, "array", "check"][: None if config.checksum is not None else 3])
+        if settings["domain"] == "array":
+            settings["frequency_hz"] = rng.choice([2e9, 2.1e9, 1.3e9, 777_777_777.7])
         for accelerator in pair.both:
             accelerator.set_operating_point(**settings)
     elif kind == "rate" and config.timing_model == "flip":
@@ -208,6 +210,34 @@ def test_any_sequence_of_protected_calls_counts_the_same(open_pair, name, seed):
     if pair.both[0].config.checksum is not None:
         wanted |= {"detected", "suppressed", "log_records", "log_dropped"}
     assert wanted <= seen
+
+
+@pytest.mark.parametrize(("bytes_per_cycle", "latency_cycles"), [(1, 1), (16, 20)])
+def test_any_clock_counts_the_same(open_pair, bytes_per_cycle, latency_cycles):
+    """Memory-bound and compute-bound products, with and without a look at `stats` between them.
+
+    The slow memory needs longer for its credit of bandwidth than the host for a doorbell.
+    """
+    generator = torch.Generator().manual_seed(bytes_per_cycle)
+    memory = dataclasses.replace(MEMORY, bytes_per_cycle=bytes_per_cycle, latency_cycles=latency_cycles)
+    pair = open_pair(dataclasses.replace(PROTECTED["flip"], memory=memory))
+    products = [
+        [random_int8(generator, *shape) for shape in ((m, k), (k, n))] for m, k, n in ((24, 3, 40), (20, 70, 8))
+    ]
+    times = set()
+    for index, frequency_hz in enumerate([2.3e9, 4.2e9, 1.1e9 * 1.1, 333_333_333, 2e9, 2_000_000_001, 2.9e9]):
+        for accelerator in pair.both:
+            accelerator.set_operating_point(frequency_hz=frequency_hz)
+            if index == 3:
+                accelerator.restart()
+            accelerator.reset_stats()
+        for a, w in products:
+            pair.gemm(a, w)
+            if index % 2:
+                pair.assert_same_stats()
+        pair.assert_same_stats()
+        times.add(pair.both[0].stats["cycles"])
+    assert len(times) >= 6  # one hertz more is no cycle more
 
 
 def test_a_forward_pass_of_the_digits_model_counts_the_same(open_pair):
