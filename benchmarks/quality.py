@@ -10,8 +10,8 @@ each model, two seeds, in float32 and in int8 on the twin, without errors:
 - ``agreement_float32``, ``agreement_int8`` and the paired difference over both seeds, with one-sided 95 % bounds;
 - ``perceptual_int8``, ``psnr_int8_db``, ``ssim_int8``: int8 against float32 with the same noise, over both seeds.
 
-``--efficientnet`` repeats the Frechet and perceptual distances on EfficientNet-Lite0 (``brownout[quality]``, half an
-hour).
+``--efficientnet`` repeats the Frechet and perceptual distances on EfficientNet-Lite0 (``brownout[quality]``; 0.13 s an
+image on one core, and more than 320 images a run).
 """
 
 from __future__ import annotations
