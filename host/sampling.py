@@ -9,6 +9,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .models.spec import ModelSpec, build_scheduler
+from .quality.images import to_unit_range
 
 StepCallback = Callable[[int, int, torch.Tensor], None]
 """Called after each step with its index, its timestep and the latents (N, 1, H, W)."""
@@ -100,4 +101,4 @@ def sample(
         latents = scheduler.step(predicted, timestep, latents, use_clipped_model_output=True).prev_sample
         if callback is not None:
             callback(step, int(timestep), latents)
-    return (latents / 2 + 0.5).clamp(0, 1)
+    return to_unit_range(latents)

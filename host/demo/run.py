@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
@@ -13,12 +12,16 @@ from brownout.hw.config import AcceleratorConfig
 
 from ..accelerator import Accelerator
 from ..compare import first_difference
-from ..models.evaluate import calibration_run, class_agreement
+from ..models.evaluate import calibration_run
 from ..models.load import load_classifier, load_denoiser
 from ..models.spec import ModelSpec, get_spec
 from ..offloading import LayerReport, offload, report, restore
+from ..quality import class_agreement, psnr
 from ..sampling import sample
 from .trace import Trace
+
+LARGEST_PSNR_DB = 120.0
+"""What is reported where nothing differs: results are JSON, which has no infinity."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +120,6 @@ class _Job:
         return None if step is None else f"latents differ after step {step} although all layers agree"
 
 
-def _psnr_db(images: torch.Tensor, reference: torch.Tensor) -> float:
-    # The smallest error that counts keeps the figure finite when nothing differs.
-    mse = max((images - reference).double().square().mean().item(), 1e-12)
-    return 10 * math.log10(1 / mse)
-
-
 def run_demo(name: str, *, seed: int, config: AcceleratorConfig) -> Demo:
     """Draw one digit per class.
 
@@ -156,9 +153,9 @@ def run_demo(name: str, *, seed: int, config: AcceleratorConfig) -> Demo:
     target = torch.tensor(labels)
     metrics = {
         "bit_exact": mismatch is None,
-        "class_agreement": class_agreement(classifier, rtl.images, target),
-        "class_agreement_float32": class_agreement(classifier, float32, target),
-        "psnr_to_float32_db": _psnr_db(rtl.images, float32),
+        "class_agreement": class_agreement(rtl.images, target, classifier),
+        "class_agreement_float32": class_agreement(float32, target, classifier),
+        "psnr_to_float32_db": min(psnr(rtl.images, float32), LARGEST_PSNR_DB),
         "sim_cycles": rtl.stats["cycles"],
         "sim_cycles_per_s": rtl.stats["cycles"] / rtl.wall_s,
         "utilisation": rtl.stats["ideal_cycles"] / rtl.stats["cycles"],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 
 import torch
 from safetensors import safe_open
@@ -16,8 +17,8 @@ from brownout.hw.config import AcceleratorConfig
 
 from ..accelerator import Accelerator
 from ..offloading import calibrate, offload, restore
+from ..quality import class_agreement
 from ..sampling import sample
-from .classifier import Classifier
 from .data import load_dataset
 from .load import WEIGHTS, load_classifier, load_denoiser
 from .spec import ModelSpec, get_spec
@@ -26,6 +27,9 @@ CALIBRATION_SEED = 1_000_003
 """Noise of calibration runs: not the noise of any picture that is judged."""
 
 BATCH = 100
+
+BATCH_SEED_STRIDE = 1_000_000
+"""Seeds of batches are far apart, so that neighbouring seeds of runs share no noise."""
 
 
 def calibration_run(spec: ModelSpec, images_per_class: int = 2) -> dict[str, float]:
@@ -40,10 +44,48 @@ def calibration_run(spec: ModelSpec, images_per_class: int = 2) -> dict[str, flo
     return calibrate(load_denoiser(spec.name), lambda model: sample(model, spec, labels, seed=CALIBRATION_SEED))
 
 
-def class_agreement(classifier: Classifier, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """Share of images (N, 1, H, W) in [0, 1] that are classified as their label (N,)."""
-    with torch.no_grad():
-        return (classifier(images).argmax(1) == labels).float().mean().item()
+def draw(
+    model: nn.Module,
+    spec: ModelSpec,
+    count: int,
+    *,
+    seed: int,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Generate images of all classes in turn, in batches.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The denoiser, offloaded or not.
+    spec : ModelSpec
+        What `model` was built from.
+    count : int
+        Images.
+    seed : int
+        Of the noise; all images differ in it, and runs with neighbouring seeds share none.
+    num_inference_steps, guidance_scale : optional
+        As in `sample`.
+
+    Returns
+    -------
+    images, labels : torch.Tensor
+        float32 (count, 1, H, W) in [0, 1] and int64 (count,).
+    """
+    labels = torch.arange(count) % spec.num_classes
+    images = [
+        sample(
+            model,
+            spec,
+            part,
+            seed=seed + index * BATCH_SEED_STRIDE,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+        )
+        for index, part in enumerate(labels.split(BATCH))
+    ]
+    return torch.cat(images), labels
 
 
 def evaluate(
@@ -82,34 +124,23 @@ def evaluate(
     """
     spec = get_spec(name)
     classifier, model = load_classifier(name), load_denoiser(name)
+    run = partial(
+        draw,
+        model,
+        spec,
+        images_per_class * spec.num_classes,
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+    )
     if not int8:
-        return _agreement(model, classifier, spec, images_per_class, num_inference_steps, guidance_scale, seed)
+        return class_agreement(*run(), classifier)
     with Accelerator(AcceleratorConfig(), backend="twin") as accelerator:
         offload(model, accelerator, calibration=calibration_run(spec))
         try:
-            return _agreement(model, classifier, spec, images_per_class, num_inference_steps, guidance_scale, seed)
+            return class_agreement(*run(), classifier)
         finally:
             restore(model)
-
-
-def _agreement(
-    model: nn.Module,
-    classifier: Classifier,
-    spec: ModelSpec,
-    images_per_class: int,
-    steps: int | None,
-    guidance: float | None,
-    seed: int,
-) -> float:
-    labels = torch.arange(spec.num_classes).repeat(images_per_class)
-    right = 0.0
-    for index, part in enumerate(labels.split(BATCH)):
-        # Seeds of batches are far apart, so that neighbouring `seed`s share no noise.
-        images = sample(
-            model, spec, part, seed=seed + index * 1_000_000, num_inference_steps=steps, guidance_scale=guidance
-        )
-        right += class_agreement(classifier, images, part) * len(part)
-    return right / len(labels)
 
 
 def model_card(name: str, *, images_per_class: int = 200) -> dict[str, object]:
@@ -135,7 +166,7 @@ def model_card(name: str, *, images_per_class: int = 200) -> dict[str, object]:
         "denoiser": {"parameters": sum(p.numel() for p in model.parameters()), "recipe": recipe},
         "classifier": {
             "parameters": sum(p.numel() for p in classifier.parameters()),
-            "held_out_accuracy": round(class_agreement(classifier, data.test_images, data.test_labels), 4),
+            "held_out_accuracy": round(class_agreement(data.test_images, data.test_labels, classifier), 4),
         },
         "sampling": {
             "scheduler": "DDIM",

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from brownout.host import WeightsNotFoundError, load_classifier, load_denoiser
 from brownout.host.models.classifier import Classifier
 from brownout.host.models.data import load_dataset
-from brownout.host.models.evaluate import class_agreement, evaluate, model_card
+from brownout.host.models.evaluate import evaluate, model_card
+from brownout.host.quality import class_agreement
 
 
 def test_a_missing_file_says_how_to_train(tmp_path):
@@ -54,7 +55,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, change, message):
 
 def test_digits_are_drawn_as_asked_and_judged_reliably():
     data = load_dataset("digits")
-    assert class_agreement(load_classifier("digits"), data.test_images, data.test_labels) >= 0.96
+    assert class_agreement(data.test_images, data.test_labels, load_classifier("digits")) >= 0.96
     assert evaluate("digits", images_per_class=10) >= 0.97
     assert evaluate("digits", images_per_class=10, int8=True) >= 0.97
 
