@@ -59,6 +59,7 @@ struct BrownoutCheck {
     // Results.
     int32_t *mark_rows, *mark_cols;  // In no order.
     uint32_t *log;
+    uint64_t *block_records;  // Of each block in the log, in the order of draining.
     int64_t detected, corrected, marked, records, missed, wrong;
 };
 }
@@ -122,13 +123,14 @@ public:
             order[next[block_of_[candidates_[i].segment]]++] = static_cast<int32_t>(i);
         }
         records.reserve(candidates_.size());
+        block_records.assign(task_.col_block_count, 0);
         for (int64_t block = 0; block < task_.col_block_count; ++block) {
             int64_t kept = 0;
             for (int64_t i = ends[block]; i < ends[block + 1]; ++i) {
                 const Candidate &candidate = candidates_[order[i]];
                 if (flagged(candidate)) {
                     const Record record = judge(candidate);
-                    if (kept++ < task_.records_per_block) records.push_back(record);
+                    if (kept++ < task_.records_per_block) records.push_back(record), ++block_records[block];
                     ++detected;
                 } else {
                     missed += candidate.last_error - candidate.first_error;
@@ -139,6 +141,7 @@ public:
 
     std::vector<Mark> marks;
     std::vector<Record> records;
+    std::vector<int64_t> block_records;
     int64_t detected = 0, corrected = 0, missed = 0, wrong = 0;
 
 private:
@@ -348,7 +351,13 @@ extern "C" int64_t brownout_check(const BrownoutUnits *units, BrownoutCheck *tas
     brownout::parallel_for(task->row_block_count, useful, [&](int64_t i) { rows[i].run(first_groups[i]); });
 
     task->detected = task->corrected = task->marked = task->records = task->missed = task->wrong = 0;
+    uint64_t *block_records = task->block_records;
     for (const BlockRow &row : rows) {
+        int64_t room = task->room - task->records;
+        for (const int64_t kept : row.block_records) {
+            *block_records++ = static_cast<uint64_t>(std::min(kept, room));
+            room -= std::min(kept, room);
+        }
         task->detected += row.detected;
         task->corrected += row.corrected;
         task->missed += row.missed;
