@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from brownout.hw.config import AcceleratorConfig
 
-from .geometry import Geometry, geometry
+from .geometry import geometry
 from .kernels import FlipTask, HitList, address, check_tables, load_kernels
 from .state import Call
 
@@ -132,14 +131,15 @@ def _allocate(task: FlipTask, capacities: list[int]) -> NDArray[np.int32]:
     return store
 
 
-def _views(task: FlipTask, store: NDArray[np.int32]) -> Iterator[Hits]:
-    lists = _lists(task)
+def _views(task: FlipTask, store: NDArray[np.int32]) -> list[Hits]:
+    views, lists = [], _lists(task)
     at = 2 * sum(hits.capacity for hits in lists)
     for hits in lists:
         capacity, found = hits.capacity, hits.found
         rows, cols, draws = (store[at + i * capacity : at + i * capacity + found] for i in range(3))
-        yield Hits(rows, cols, draws.view(np.uint32))
+        views.append(Hits(rows, cols, draws.view(np.uint32)))
         at += 3 * capacity
+    return views
 
 
 def draw_flips(config: AcceleratorConfig, m: int, n: int, call: Call) -> Flips:
@@ -166,5 +166,6 @@ def draw_flips(config: AcceleratorConfig, m: int, n: int, call: Call) -> Flips:
         load_kernels().brownout_draw(task)
         found = [hits.found for hits in _lists(task)]
         if all(count <= capacity for count, capacity in zip(found, capacities, strict=True)):
-            return Flips(*_views(task, store), task, (plan, store))
+            outputs, digits, checks = _views(task, store)
+            return Flips(outputs, digits, checks, task, (plan, store))
         capacities = [max(count, capacity) for count, capacity in zip(found, capacities, strict=True)]

@@ -32,7 +32,10 @@ class Units(Structure):
 class HitList(Structure):
     """`BrownoutHits`: draws that are errors."""
 
-    _fields_ = (*((name, c_int64) for name in ("capacity", "found")), *((n, c_void_p) for n in ("rows", "cols", "draws")))
+    _fields_ = (
+        *((name, c_int64) for name in ("capacity", "found")),
+        *((n, c_void_p) for n in ("rows", "cols", "draws")),
+    )
 
 
 class FlipTask(Structure):

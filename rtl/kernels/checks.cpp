@@ -76,6 +76,13 @@ int64_t modulo(int64_t value) {
     return rest < 0 ? rest + kModulus : rest;
 }
 
+/// A product of two residues modulo 8191, reduced as the hardware does it: 2^13 is 1.
+int64_t multiply_residues(uint32_t left, uint32_t right) {
+    const uint32_t product = left * right;
+    const uint32_t folded = (product & kModulus) + (product >> 13);
+    return folded >= kModulus ? folded - kModulus : folded;
+}
+
 bool large(int64_t value, int theta) {
     const uint64_t magnitude = value < 0 ? -static_cast<uint64_t>(value) : value;
     return value != 0 && magnitude >= uint64_t{1} << theta;
@@ -127,6 +134,7 @@ public:
         for (int64_t block = 0; block < task_.col_block_count; ++block) {
             int64_t kept = 0;
             for (int64_t i = ends[block]; i < ends[block + 1]; ++i) {
+                if (i + kAhead < ends.back()) prefetch(candidates_[order[i + kAhead]]);
                 const Candidate &candidate = candidates_[order[i]];
                 if (flagged(candidate)) {
                     const Record record = judge(candidate);
@@ -145,6 +153,13 @@ public:
     int64_t detected = 0, corrected = 0, missed = 0, wrong = 0;
 
 private:
+    static constexpr int64_t kAhead = 16;  // Sums to correct are far apart in memory, and known long before.
+
+    void prefetch(const Candidate &candidate) const {
+        if (candidate.first_error == candidate.last_error) return;
+        __builtin_prefetch(&task_.y[candidate.row * task_.row_stride + task_.error_cols[candidate.first_error]], 1);
+    }
+
     int64_t weight(int check, int32_t position) const { return units_.weights[check * units_.segment_cols + position]; }
 
     bool is_residue(int check) const { return units_.scheme == kResidue && check > 0; }
@@ -155,6 +170,7 @@ private:
     void collect() {
         int64_t e = std::lower_bound(task_.error_rows, task_.error_rows + task_.error_count, first_) - task_.error_rows;
         int64_t c = std::lower_bound(task_.check_rows, task_.check_rows + task_.check_count, first_) - task_.check_rows;
+        candidates_.reserve((task_.error_count + task_.check_count) / task_.row_block_count);
         for (;;) {
             const bool more_errors = e < task_.error_count && task_.error_rows[e] < end_;
             const bool more_checks = c < task_.check_count && task_.check_rows[c] < end_;
@@ -245,13 +261,13 @@ private:
             return fit;
         }
         if (units_.scheme == kClassic || candidate.r[0] == 0) return -1;
-        const int64_t reduced = modulo(candidate.r[0]);
+        const auto reduced = static_cast<uint32_t>(modulo(candidate.r[0]));
         for (int32_t i = 0; i < width; ++i) {
             if (units_.column_checks && q(group, start + i) == 0) continue;
             bool fits = true;
             for (int j = 1; fits && j < units_.checks; ++j) {
                 if (is_residue(j)) {
-                    fits = candidate.r[j] == weight(j, i) * reduced % kModulus;
+                    fits = candidate.r[j] == multiply_residues(weight(j, i), reduced);
                 } else {
                     fits = candidate.r[j] == wrap(weight(j, i) * candidate.r[0], units_.widths[j]);
                 }
