@@ -12,7 +12,7 @@ from .toolchain import find_compiler
 
 KERNEL_LIBRARY = "libbrownout_kernels.so"
 
-KERNEL_SOURCES = ("flip.cpp", "carry.cpp", "checks.cpp", "history.cpp")
+KERNEL_SOURCES = ("draws.cpp", "flip.cpp", "carry.cpp", "checks.cpp", "history.cpp")
 
 KERNEL_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-fwrapv", "-pthread", "-shared", "-w")
 """Sums wrap in two's complement, like the hardware's: without -fwrapv the compiler may assume that they do not."""
