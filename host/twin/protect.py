@@ -42,12 +42,15 @@ class Findings:
         Records written.
     marked_rows, marked_cols : int32 arrays
         Places of marked elements, in no order.
+    errors : _Errors, optional
+        What erred.
     """
 
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*COUNTERS, *TRUTH), 0))
     log: bytes = b""
     marked_rows: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     marked_cols: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    errors: _Errors | None = None
 
 
 @dataclass(frozen=True)
@@ -297,7 +300,7 @@ def _wrap(values: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
 def _check(config: AcceleratorConfig, sums: Matrix, errors: _Errors, call: Call) -> Findings:
     """What the hardware finds, corrects, marks and logs, from the errors alone."""
     options, outputs, checked, digits = call.options, errors.outputs, errors.checks, errors.digits
-    findings = Findings()
+    findings = Findings(errors=errors)
     counts = findings.counts
     counts["injected"] = errors.injected
     counts["missed"] = len(outputs)

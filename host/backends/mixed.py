@@ -1,0 +1,235 @@
+"""Products on the twin, of which chosen passes are executed by the RTL too, and compared: see docs/mixed.md."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from brownout.cosim.cache import build_root
+from brownout.hw.config import AcceleratorConfig
+
+from ..errors import MismatchError
+from ..mixed.case import Case, cut, save_case
+from ..mixed.checker import Checker, ObservedTwin, Verdict
+from ..mixed.options import Coverage, MixedOptions
+from ..mixed.passes import choose, pass_count, tile_map
+from ..operands import Product, ResidentWeights
+from ..twin.protect import Findings
+from .base import Backend
+from .rtl import RtlBackend
+
+
+class MixedBackend(Backend):
+    """Computes on the twin; a thread of its own replays chosen passes on the RTL while the twin goes on.
+
+    What a replay finds is raised by the next call after it has ended. A replay begins when the one before has ended,
+    so that never more than the passes of one product are open.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    options : MixedOptions
+    start : callable
+        Starts the RTL.
+
+    Raises
+    ------
+    ValueError
+        Faulty passes are wanted, but nothing can err.
+    """
+
+    name = "mixed"
+
+    def __init__(self, config: AcceleratorConfig, options: MixedOptions, start: Callable[[], RtlBackend]) -> None:
+        if options.selection == "faulty" and config.timing_model == "none":
+            raise ValueError(
+                "MixedOptions.selection='faulty' needs an AcceleratorConfig with a timing_model, in which passes can "
+                "be faulty; choose selection='random'"
+            )
+        self.config, self.options = config, options
+        self._twin = ObservedTwin(config)
+        self._checker = Checker(config, start)
+        self._worker = ThreadPoolExecutor(1, "brownout-replay")
+        # A product, what erred in it and the choice of its passes belong together.
+        self._lock = threading.Lock()
+        self._open: Future[list[Verdict]] | None = None
+        self._failure: BaseException | None = None
+        self._told = True
+        self._chosen = 0
+        self._coverage = Coverage()
+        self._closed = False
+
+    @property
+    def coverage(self) -> Coverage:
+        """How much has been replayed; waits for what is open.
+
+        Raises
+        ------
+        MismatchError, brownout.cosim.errors.SimulatorError
+            What the replays have found, unless it was raised before.
+        """
+        self._collect()
+        self._tell()
+        return self._coverage
+
+    def check_device(self, name: str, device: torch.device) -> None:
+        self._twin.check_device(name, device)
+
+    def upload(self, w: torch.Tensor) -> ResidentWeights:
+        weights = self._twin.upload(w)
+        weights.backend = self
+        return weights
+
+    def gemm(self, product: Product) -> bytes:
+        self._poll()
+        if self._failure is not None:
+            self._told = True
+            raise self._failure
+        with self._lock:
+            log = self._twin.gemm(product)
+            cases = self._choose(product)
+        if cases:
+            self._collect()
+            self._tell()
+            self._open = self._worker.submit(self._replay, cases)
+        return log
+
+    def _choose(self, product: Product) -> list[Case]:
+        shape, seen = product.shape, self._coverage
+        places = tile_map(self.config, shape.m, shape.n)
+        findings: Sequence[Findings] = self._twin.findings
+        faulty = [places.faulty(found) for found in findings]
+        number = seen.products
+        self._coverage = dataclasses.replace(
+            seen,
+            products=number + 1,
+            passes=seen.passes + pass_count(self.config, shape),
+            faulty_seen=seen.faulty_seen + sum(map(len, faulty)),
+        )
+        left = None if self.options.max_passes is None else self.options.max_passes - self._chosen
+        chosen = choose(self.config, self.options, shape, number, faulty)[:left]
+        self._chosen += len(chosen)
+        return [
+            cut(
+                self.config,
+                product,
+                places.tile(choice.tile, choice.batch),
+                choice.k_tile,
+                choice.search,
+                number,
+                self._twin.errors,
+                places.errors_in(findings[choice.batch], choice.tile) if findings else None,
+            )
+            for choice in chosen
+        ]
+
+    def _replay(self, cases: Sequence[Case]) -> list[Verdict]:
+        """In the worker: up to the first difference."""
+        verdicts = []
+        for case in cases:
+            verdicts.append(self._checker.check(case))
+            if verdicts[-1].difference is not None:
+                break
+        return verdicts
+
+    def _poll(self) -> None:
+        if self._open is not None and self._open.done():
+            self._collect()
+
+    def _collect(self) -> None:
+        """Wait for the open replays, and count them."""
+        if self._open is None:
+            return
+        try:
+            verdicts = self._open.result()
+        except Exception as error:
+            self._open = None
+            self._fail(error)
+            return
+        self._open = None
+        seen = self._coverage
+        self._coverage = dataclasses.replace(
+            seen,
+            replayed=seen.replayed + len(verdicts),
+            faulty_replayed=seen.faulty_replayed + sum(verdict.faulty for verdict in verdicts),
+            mismatches=seen.mismatches + sum(verdict.difference is not None for verdict in verdicts),
+            rtl_cycles=seen.rtl_cycles + sum(verdict.rtl_cycles for verdict in verdicts),
+            rtl_wall_s=seen.rtl_wall_s + sum(verdict.rtl_wall_s for verdict in verdicts),
+        )
+        if verdicts and verdicts[-1].difference is not None:
+            self._fail(self._mismatch(verdicts[-1]))
+
+    def _fail(self, error: Exception) -> None:
+        self._failure, self._told = error, False
+
+    def _tell(self) -> None:
+        """Raise what was found, once."""
+        if self._failure is not None and not self._told:
+            self._told = True
+            raise self._failure
+
+    def _mismatch(self, verdict: Verdict) -> MismatchError:
+        case, difference = verdict.case, str(verdict.difference)
+        folder = build_root() / "mismatches" if self.options.folder is None else self.options.folder
+        tile = case.tile
+        place = f"b{tile.batch}-r{tile.first_row}-c{tile.first_col}-k{case.k_tile}"
+        path = folder.resolve() / f"product-{case.number}-{place}-{os.getpid()}.safetensors"
+        try:
+            save_case(path, case, difference, verdict.expected)
+        except OSError as error:
+            return MismatchError(f"{case}", difference, None, str(error))
+        return MismatchError(f"{case}", difference, path)
+
+    def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:
+        self._twin.set_errors(seed, rates, bits)
+
+    def set_point(
+        self, domain: int, point: int, *, transition_cycles: int = 0, lengths: NDArray[np.uint8] | None = None
+    ) -> None:
+        self._twin.set_point(domain, point, transition_cycles=transition_cycles, lengths=lengths)
+
+    def counters(self) -> Mapping[str, int]:
+        self._poll()
+        self._tell()
+        return self._twin.counters()
+
+    def restart(self) -> None:
+        """Start twin and RTL anew. Coverage goes on.
+
+        Raises
+        ------
+        MismatchError
+            An open replay has found one; nothing has been restarted, and calling again does it.
+        """
+        self._collect()
+        if isinstance(self._failure, MismatchError):
+            self._tell()
+        self._checker.restart()
+        self._failure, self._told = None, True
+        self._twin.restart()
+
+    def close(self) -> None:
+        """Wait for the open replays and end the simulator.
+
+        Raises
+        ------
+        MismatchError, brownout.cosim.errors.SimulatorError
+            What the replays have found, unless it was raised before; everything is closed all the same.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._tell)
+            stack.callback(self._twin.close)
+            stack.callback(self._checker.close)
+            stack.callback(self._worker.shutdown)
+            self._collect()
