@@ -22,7 +22,6 @@ from ..mixed.checker import Checker, ObservedTwin, Verdict
 from ..mixed.options import Coverage, MixedOptions
 from ..mixed.passes import choose, pass_count, tile_map
 from ..operands import Product, ResidentWeights
-from ..twin.protect import Findings
 from .base import Backend
 from .rtl import RtlBackend
 
@@ -105,8 +104,8 @@ class MixedBackend(Backend):
     def _choose(self, product: Product) -> list[Case]:
         shape, seen = product.shape, self._coverage
         places = tile_map(self.config, shape.m, shape.n)
-        findings: Sequence[Findings] = self._twin.findings
-        faulty = [places.faulty(found) for found in findings]
+        located = [places.locate(found) for found in self._twin.findings]
+        faulty = [places.faulty(found) for found in located]
         number = seen.products
         self._coverage = dataclasses.replace(
             seen,
@@ -126,7 +125,7 @@ class MixedBackend(Backend):
                 choice.search,
                 number,
                 self._twin.errors,
-                places.errors_in(findings[choice.batch], choice.tile) if findings else None,
+                places.errors_in(located[choice.batch], choice.tile) if located else None,
             )
             for choice in chosen
         ]

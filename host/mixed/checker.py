@@ -189,14 +189,14 @@ class Checker:
         if case.errors is None:
             return None
         places = tile_map(self.config, case.tile.rows, case.tile.cols)
-        if text := _unequal(case.errors, places.errors_in(self._whole.findings[0], 0), _same):
+        if text := _unequal(case.errors, places.errors_in(places.locate(self._whole.findings[0]), 0), _same):
             return f"errors of the product and of this tile alone: {text}"
-        here = places.errors_in(of_pass[0], 0)
+        here = places.errors_in(places.locate(of_pass[0]), 0)
         if self.config.timing_model == "flip":
             text = _unequal(case.errors, here, _same_bits)
             return f"errors of the product in this tile and of the pass: {text}" if text else None
         self._whole.compute(case.rest())
-        rest = places.errors_in(self._whole.findings[0], 0)
+        rest = places.errors_in(places.locate(self._whole.findings[0]), 0)
         text = _unadded(self.config, case.errors, here, rest)
         return f"errors of the product in this tile, and of the pass and all others: {text}" if text else None
 

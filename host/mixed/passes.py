@@ -1,10 +1,16 @@
-"""Tiles and passes of a product: where they are, what errs in them, and which are replayed."""
+"""Pieces of a product that can be replayed: where they are, what errs in them, and which are chosen.
+
+A piece is one weight tile against rows of a block: rows whose errors depend on no others. With late carries that is the
+whole pass, because each row errs by what the row before has left; otherwise it is a group, or R rows where columns
+are not checked.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +27,7 @@ Places = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of an output: the rows of a block by the columns of a column tile.
+    """A part of an output: the rows of a piece by the columns of a column tile.
 
     Attributes
     ----------
@@ -64,8 +70,34 @@ class TileErrors:
         return any(errors.size for errors in (self.outputs, self.checks, self.digits))
 
 
+def _row_pieces(config: AcceleratorConfig, m: int) -> NDArray[np.int64]:
+    """First row of each piece, and M."""
+    row_blocks = geometry(config, m, 1).row_blocks
+    if config.timing_model == "carry":
+        return row_blocks
+    checked = config.checksum is not None and config.checksum.column_checks
+    size = config.checksum.group_rows if config.checksum is not None and checked else config.rows
+    firsts = [first for start, end in pairwise(row_blocks.tolist()) for first in range(start, end, size)]
+    return np.array([*firsts, m], np.int64)
+
+
+@dataclass(frozen=True)
+class Located:
+    """What erred in a product, and where.
+
+    Attributes
+    ----------
+    findings : Findings
+    tiles : three int64 arrays
+        Number of the tile of each error of outputs, of checks and of digit rows.
+    """
+
+    findings: Findings
+    tiles: tuple[Places, Places, Places]
+
+
 class TileMap:
-    """Tiles of an (M, N) product, by number: row blocks outside, column tiles inside.
+    """Tiles of an (M, N) product, by number: pieces of rows outside, column tiles inside.
 
     Parameters
     ----------
@@ -77,50 +109,54 @@ class TileMap:
     def __init__(self, config: AcceleratorConfig, m: int, n: int) -> None:
         self.config, self.n = config, n
         pieces = geometry(config, m, n)
-        self._row_blocks, self._group_first = pieces.row_blocks, pieces.group_first
+        self._group_first = pieces.group_first
+        self._row_pieces = _row_pieces(config, m)
         self.col_tiles = int(pieces.col_blocks[-1])
-        self.tiles = (len(pieces.row_blocks) - 1) * self.col_tiles
-        self._block_of_row = np.repeat(np.arange(len(pieces.row_blocks) - 1), np.diff(pieces.row_blocks))
+        self.tiles = (len(self._row_pieces) - 1) * self.col_tiles
+        self._piece_of_row = np.repeat(np.arange(len(self._row_pieces) - 1), np.diff(self._row_pieces))
         self._tile_of_col = np.arange(n) // config.cols
         self._checks_per_tile = len(config.check_columns)
 
     def tile(self, number: int, batch: int = 0) -> Tile:
         """Where a tile is."""
-        block, column = divmod(number, self.col_tiles)
-        first_row, end_row = (int(row) for row in self._row_blocks[block : block + 2])
+        piece, column = divmod(number, self.col_tiles)
+        first_row, end_row = (int(row) for row in self._row_pieces[piece : piece + 2])
         first_col = column * self.config.cols
         return Tile(batch, first_row, end_row - first_row, first_col, min(self.config.cols, self.n - first_col))
 
-    def _numbers(self, findings: Findings) -> tuple[Places, Places, Places]:
-        """Number of the tile of each error of outputs, checks and digit rows."""
+    def locate(self, findings: Findings) -> Located:
+        """Which tile each error is in."""
         errors = findings.errors
         assert errors is not None
         outputs, checks, digits = errors.outputs, errors.checks, errors.digits
-        return (
-            self._block_of_row[outputs.rows] * self.col_tiles + self._tile_of_col[outputs.cols],
-            self._block_of_row[checks.rows] * self.col_tiles + checks.cols // max(1, self._checks_per_tile),
-            self._block_of_row[self._group_first[digits.rows]] * self.col_tiles + self._tile_of_col[digits.cols],
+        return Located(
+            findings,
+            (
+                self._piece_of_row[outputs.rows] * self.col_tiles + self._tile_of_col[outputs.cols],
+                self._piece_of_row[checks.rows] * self.col_tiles + checks.cols // max(1, self._checks_per_tile),
+                self._piece_of_row[self._group_first[digits.rows]] * self.col_tiles + self._tile_of_col[digits.cols],
+            ),
         )
 
-    def faulty(self, findings: Findings) -> Places:
+    def faulty(self, located: Located) -> Places:
         """Numbers of the tiles in which something errs, ascending."""
-        counts = sum(np.bincount(numbers, minlength=self.tiles) for numbers in self._numbers(findings))
-        return np.flatnonzero(counts)
+        return np.flatnonzero(np.bincount(np.concatenate(located.tiles), minlength=self.tiles))
 
-    def errors_in(self, findings: Findings, number: int) -> TileErrors:
+    def errors_in(self, located: Located, number: int) -> TileErrors:
         """What errs in one tile, with places counted from its first row and column."""
-        tile = self.tile(number)
-        assert findings.errors is not None
+        tile, errors = self.tile(number), located.findings.errors
+        assert errors is not None
         first_group = int(np.searchsorted(self._group_first, tile.first_row))
-        kinds = (findings.errors.outputs, findings.errors.checks, findings.errors.digits)
         origins = (
             (tile.first_row, tile.first_col),
             (tile.first_row, number % self.col_tiles * self._checks_per_tile),
             (first_group, tile.first_col),
         )
         found = []
-        for kind, numbers, (row, col) in zip(kinds, self._numbers(findings), origins, strict=True):
-            here = np.flatnonzero(numbers == number)
+        for kind, tiles, (row, col) in zip(
+            (errors.outputs, errors.checks, errors.digits), located.tiles, origins, strict=True
+        ):
+            here = np.flatnonzero(tiles == number)
             places = (kind.rows[here] - row, kind.cols[here] - col, kind.deltas[here])
             found.append(np.stack([values.astype(np.int64) for values in places]))
         return TileErrors(*found)
@@ -133,7 +169,7 @@ def tile_map(config: AcceleratorConfig, m: int, n: int) -> TileMap:
 
 
 def pass_count(config: AcceleratorConfig, shape: GemmShape) -> int:
-    """Passes of a call."""
+    """Pieces of all passes of a call."""
     return shape.batch * tile_map(config, shape.m, shape.n).tiles * -(-shape.k // config.rows)
 
 
