@@ -57,6 +57,11 @@ class MixedBackend(Backend):
         self._twin = ObservedTwin(config)
         self._checker = Checker(config, start)
         self._worker = ThreadPoolExecutor(1, "brownout-replay")
+        # Products of one pass are not worth threads that the next large product wants. Torch makes the number that is
+        # set last that of all threads to come.
+        threads = torch.get_num_threads()
+        self._worker.submit(torch.set_num_threads, 1).result()
+        torch.set_num_threads(threads)
         # A product, what erred in it and the choice of its passes belong together.
         self._lock = threading.Lock()
         self._open: Future[list[Verdict]] | None = None
@@ -75,7 +80,7 @@ class MixedBackend(Backend):
         MismatchError, brownout.cosim.errors.SimulatorError
             What the replays have found, unless it was raised before.
         """
-        self._collect()
+        self._settle()
         self._tell()
         return self._coverage
 
@@ -166,6 +171,20 @@ class MixedBackend(Backend):
         if verdicts and verdicts[-1].difference is not None:
             self._fail(self._mismatch(verdicts[-1]))
 
+    def _settle(self) -> None:
+        """Wait for the open replays, and compare the counters of the last ones."""
+        self._collect()
+        if self._failure is not None:
+            return
+        try:
+            verdict = self._worker.submit(self._checker.finish).result()
+        except Exception as error:
+            self._fail(error)
+            return
+        if verdict is not None:
+            self._coverage = dataclasses.replace(self._coverage, mismatches=self._coverage.mismatches + 1)
+            self._fail(self._mismatch(verdict))
+
     def _fail(self, error: Exception) -> None:
         self._failure, self._told = error, False
 
@@ -208,7 +227,7 @@ class MixedBackend(Backend):
         MismatchError
             An open replay has found one; nothing has been restarted, and calling again does it.
         """
-        self._collect()
+        self._settle()
         if isinstance(self._failure, MismatchError):
             self._tell()
         self._checker.restart()
@@ -231,4 +250,4 @@ class MixedBackend(Backend):
             stack.callback(self._twin.close)
             stack.callback(self._checker.close)
             stack.callback(self._worker.shutdown)
-            self._collect()
+            self._settle()

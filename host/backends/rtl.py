@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from brownout.hw.commands import CHANNEL_RECORD_BYTES, LOG_RECORD_BYTES, GemmCommand, SetErrorsCommand, SetPointCommand
+from brownout.hw.commands import CHANNEL_RECORD_BYTES, LOG_RECORD_BYTES, SetErrorsCommand, SetPointCommand
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.tiling import ideal_cycles
 
@@ -53,8 +53,8 @@ class RtlBackend(Backend):
         self._twin = TwinBackend(config)
         self._errors_set = False
         self._moves: dict[int, tuple[int, int, NDArray[np.uint8] | None]] = {}
-        # Reading them takes longer than a small product: they are kept until the next command.
-        self._read: dict[str, int] | None = None
+        # Log records written so far, while known.
+        self._records: int | None = None
         self._map()
 
     def _map(self) -> None:
@@ -90,25 +90,22 @@ class RtlBackend(Backend):
             result = self._view(command.y_addr, (shape.batch, shape.m, shape.n), command.ldy, product.out.dtype)
             if options.suppress:
                 result.copy_(product.out)
-            before = self._records() if command.log_bytes else 0
+            before = 0
+            if command.log_bytes:
+                before = self._count_records() if self._records is None else self._records
+                self._records = None
             cycles = ideal_cycles(self.config, shape.m, shape.n, shape.k, shape.batch)
-            self._run(command, self.deadline_s + cycles / SLOWEST_CYCLES_PER_S)
+            self._simulator.run([command.encode()], deadline_s=self.deadline_s + cycles / SLOWEST_CYCLES_PER_S)
             product.out.copy_(result)
-            written = (self._records() - before) * LOG_RECORD_BYTES if command.log_bytes else 0
-            return bytes(self._simulator.memory[command.log_addr : command.log_addr + written])
+            if not command.log_bytes:
+                return b""
+            self._records = self._count_records()
+            end = command.log_addr + (self._records - before) * LOG_RECORD_BYTES
+            return bytes(self._simulator.memory[command.log_addr : end])
 
-    def _run(self, command: GemmCommand | SetErrorsCommand | SetPointCommand, deadline_s: float) -> None:
-        self._read = None
-        self._simulator.run([command.encode()], deadline_s=deadline_s)
-
-    def _counts(self) -> Mapping[str, int]:
-        if self._read is None:
-            self._read = self._simulator.counters()
-        return self._read
-
-    def _records(self) -> int:
-        """Log records written so far."""
-        return self._counts().get("log_records", 0)
+    def _count_records(self) -> int:
+        # Alone: to read all counters takes longer than a small product.
+        return self._simulator.counters(("log_records",)).get("log_records", 0)
 
     def _count_truth(self, product: Product) -> None:
         """Let the twin count which errors there were; into a copy, because it keeps suppressed elements too."""
@@ -129,21 +126,22 @@ class RtlBackend(Backend):
 
     def _send_errors(self) -> None:
         errors = self._twin.errors
-        self._run(SetErrorsCommand(seed=errors.seed, rates=errors.rates, bits=errors.bits), self.deadline_s)
+        command = SetErrorsCommand(seed=errors.seed, rates=errors.rates, bits=errors.bits)
+        self._simulator.run([command.encode()], deadline_s=self.deadline_s)
 
     def _send_point(self, domain: int) -> None:
         point, transition_cycles, lengths = self._moves[domain]
         deadline = self.deadline_s + transition_cycles / SLOWEST_CYCLES_PER_S
         if lengths is None:
             command = SetPointCommand(domain=domain, point=point, transition_cycles=transition_cycles)
-            self._run(command, deadline)
+            self._simulator.run([command.encode()], deadline_s=deadline)
             return
         with self._layout.place_lengths(domain, point, transition_cycles, *lengths.shape) as command:
             self._store(torch.from_numpy(lengths.view(np.int8))[None], command.lengths_addr)
-            self._run(command, deadline)
+            self._simulator.run([command.encode()], deadline_s=deadline)
 
     def counters(self) -> Mapping[str, int]:
-        counts = dict(self._counts())
+        counts = dict(self._simulator.counters())
         counts["dram_bytes"] = counts["dram_read_bytes"] + counts["dram_write_bytes"]
         if self.config.timing_model != "none":
             known = self._twin.counters()
@@ -153,7 +151,7 @@ class RtlBackend(Backend):
     def restart(self) -> None:
         # A mapping with exported buffers cannot be closed, should the simulator want a fresh one.
         del self._bytes, self._words
-        self._read = None
+        self._records = None
         self._simulator.restart()
         self._map()
         for weights, address in list(self._layout.resident.items()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,9 @@ from ..twin.protect import TRUTH, Findings
 from ..twin.state import ErrorState, column_domain
 from .case import Case, Result
 from .passes import TileErrors, tile_map
+
+COUNTED_TOGETHER = 16
+"""Passes after which counters are compared: to read them from the RTL takes longer than a pass."""
 
 
 class ObservedTwin(TwinBackend):
@@ -63,7 +66,7 @@ class Verdict:
     faulty : bool
         Whether something erred in the pass.
     rtl_cycles : int
-        Cycles of the product on the RTL.
+        Cycles of the pass.
     rtl_wall_s : float
         Seconds that it took there.
     """
@@ -93,12 +96,14 @@ class Checker:
         self._begin()
 
     def _begin(self) -> None:
+        self._uncounted: list[Case] = []
         # In step with the RTL, whose counters depend on what was done before.
         self._twin = ObservedTwin(self.config)
         self._state = ErrorState()
         self._rtl = self._start()
         try:
             self._before = self._counters()
+            self._counted = self._twin.counters()
         except BaseException:
             self._rtl.close()
             raise
@@ -110,13 +115,46 @@ class Checker:
         return {name: on_rtl[name] for name in names}, {name: on_twin[name] for name in names}
 
     def check(self, case: Case) -> Verdict:
-        """Replay one pass.
+        """Replay one pass. Counters are compared after every `COUNTED_TOGETHER` passes, and by `finish`.
 
         Raises
         ------
         brownout.cosim.errors.SimulatorError
             The simulator died, hung or refused the command.
         """
+        verdict = self._replay(case)
+        if verdict.difference is not None:
+            return verdict
+        self._uncounted.append(verdict.case)
+        if len(self._uncounted) < COUNTED_TOGETHER:
+            return verdict
+        found = self.finish() or verdict
+        return dataclasses.replace(verdict, case=found.case, difference=found.difference, expected=found.expected)
+
+    def finish(self) -> Verdict | None:
+        """Compare the counters of the passes since they were compared last; None if they are the same.
+
+        If they are not, the passes are replayed one by one, and the verdict is on the first that differs alone.
+
+        Raises
+        ------
+        brownout.cosim.errors.SimulatorError
+            As for `check`.
+        """
+        cases, self._uncounted = self._uncounted, []
+        difference = self._compare_counters() if cases else None
+        if difference is None:
+            return None
+        for case in cases:
+            verdict = self._replay(case)
+            alone = self._compare_counters()
+            if verdict.difference is not None or alone is not None:
+                return dataclasses.replace(verdict, difference=verdict.difference or alone)
+        return dataclasses.replace(
+            verdict, difference=f"{difference}, of the last {len(cases)} passes, but of none alone"
+        )
+
+    def _replay(self, case: Case) -> Verdict:
         self._whole.errors = case.state
         if case.search:
             case = self._find(case)
@@ -129,23 +167,24 @@ class Checker:
         log = self._rtl.execute(first)
         seconds = time.perf_counter() - began
         expected_log = self._twin.gemm(second)
-        findings = self._twin.findings
-        on_rtl, on_twin = self._grown()
-        got, expected = Result(first.out[0], log, on_rtl), Result(second.out[0], expected_log, on_twin)
+        findings, before = self._twin.findings, self._counted
+        self._counted = self._twin.counters()
+        grown = {name: value - before[name] for name, value in self._counted.items() if name not in TRUTH}
+        got, expected = Result(first.out[0], log, {}), Result(second.out[0], expected_log, grown)
         difference = compare(self.config, expected, got)
         if difference is None:
             difference = self._compare_whole(case, findings)
         faulty = any(found.counts["injected"] for found in findings)
-        return Verdict(case, difference, expected, faulty, on_rtl.get("cycles", 0), seconds)
+        return Verdict(case, difference, expected, faulty, grown["cycles"], seconds)
 
-    def _grown(self) -> tuple[dict[str, int], dict[str, int]]:
-        before, after = self._before, self._counters()
-        self._before = after
+    def _compare_counters(self) -> str | None:
+        """First counter that has not grown alike since they were compared last."""
+        before, self._before = self._before, self._counters()
         on_rtl, on_twin = (
             {name: value - earlier[name] for name, value in counts.items()}
-            for counts, earlier in zip(after, before, strict=True)
+            for counts, earlier in zip(self._before, before, strict=True)
         )
-        return on_rtl, on_twin
+        return _compare_counts(on_twin, on_rtl, ("twin", "RTL"))
 
     def _move(self, backend: Backend, state: ErrorState) -> None:
         """Bring a device to the operating points of a case. Transitions take no time: nobody waits for them here."""
@@ -217,8 +256,6 @@ def compare(
     expected: Result,
     got: Result,
     names: tuple[str, str] = ("twin", "RTL"),
-    *,
-    ignored: Collection[str] = (),
 ) -> str | None:
     """First difference between two results of a pass, in words; None if there is none.
 
@@ -226,10 +263,9 @@ def compare(
     ----------
     config : AcceleratorConfig
     expected, got : Result
+        Counters are compared if the second has any.
     names : (str, str)
         What the two are called.
-    ignored : collection of str
-        Counters that are not compared.
     """
     first, second = names
     if (difference := first_difference(expected.output, got.output, config)) is not None:
@@ -240,9 +276,13 @@ def compare(
         if index is None:
             return f"log: {len(logs[0])} records ({first}), {len(logs[1])} records ({second})"
         return f"log record {index}: {logs[0][index]} ({first}), {logs[1][index]} ({second})"
-    for name, value in expected.counters.items():
-        if name not in ignored and got.counters[name] != value:
-            return f"counter {name!r}: {value} ({first}), {got.counters[name]} ({second})"
+    return _compare_counts(expected.counters, got.counters, names) if got.counters else None
+
+
+def _compare_counts(expected: Mapping[str, int], got: Mapping[str, int], names: tuple[str, str]) -> str | None:
+    for name, value in expected.items():
+        if got[name] != value:
+            return f"counter {name!r}: {value} ({names[0]}), {got[name]} ({names[1]})"
     return None
 
 

@@ -13,7 +13,7 @@ from brownout.host import Accelerator, MismatchError, MixedOptions, Protection, 
 from brownout.host.backends.mixed import MixedBackend
 from brownout.host.backends.rtl import RtlBackend
 from brownout.host.mixed.case import load_case
-from brownout.host.mixed.checker import Checker, ObservedTwin
+from brownout.host.mixed.checker import COUNTED_TOGETHER, Checker, ObservedTwin
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
 from .fake_simulator import CHECK_COUNTERS, FakeSimulator
@@ -44,11 +44,13 @@ class BrokenSimulator(FakeSimulator):
     """Inverts a bit of the first output of every product while told to."""
 
     broken = False
+    miscounts = ()
 
     def _gemm(self, f):
         super()._gemm(f)
         if self.broken:
             self.memory[f["y_addr"]] ^= 4
+        self._counts["macs"] += len(self.commands) in self.miscounts or f["k"] in self.miscounts
 
 
 class Setup:
@@ -253,6 +255,25 @@ def test_a_wrong_device_stops_the_run_and_leaves_a_reproducer(make, generator, t
     setup.simulators[-1].broken = True
     assert checker.check(saved.case).difference == error.difference
     checker.close()
+
+
+def test_a_wrong_counter_is_traced_to_its_pass(make, generator):
+    setup = make(CONFIGS["none"], passes_per_product=6)
+    setup.simulators[0].miscounts = [2]  # the last k-tile's k
+    setup.gemm(generator, k=11)
+    setup.gemm(generator, k=9)
+    with pytest.raises(MismatchError, match=r"product 0, .*: counter 'macs': \d+ \(twin\), \d+ \(RTL\)") as caught:
+        setup.mixed.coverage  # noqa: B018
+    assert load_case(caught.value.reproducer).case.k_tile == 3
+
+
+def test_a_counter_that_was_wrong_once_is_told_with_its_passes(make, generator):
+    setup = make(CONFIGS["none"], passes_per_product=COUNTED_TOGETHER)
+    setup.simulators[0].miscounts = [12]
+    setup.gemm(generator, k=9)
+    wanted = "counter 'macs': .*, of the last 16 passes, but of none alone; "
+    with pytest.raises(MismatchError, match=wanted):
+        setup.mixed.coverage  # noqa: B018
 
 
 def test_a_mismatch_in_the_last_product_is_raised_by_close(make, generator):
