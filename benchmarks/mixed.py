@@ -50,10 +50,10 @@ def _operands(accelerator: Accelerator) -> Operands:
     return made
 
 
-def _run(accelerator: Accelerator, operands: Operands) -> float:
+def _run(accelerator: Accelerator, operands: Operands, blocks: int) -> float:
     """Seconds of all layers in turn, with the replays that belong to them."""
     began = time.perf_counter()
-    for _ in range(BLOCKS):
+    for _ in range(blocks):
         for a, weights, slot in operands.values():
             accelerator.gemm(a, weights, out=slot)
     if accelerator.backend == "mixed":
@@ -68,7 +68,7 @@ def _set_errors(accelerator: Accelerator) -> None:
         accelerator.set_operating_point(voltage_v=CARRY_VOLTAGE_V)
 
 
-def overhead(timing_model: str, repeats: int) -> dict[str, float]:
+def overhead(timing_model: str, repeats: int, blocks: int) -> dict[str, float]:
     """Time of runs with replays over that of runs without, alternating; and what the replays have covered."""
     config = AcceleratorConfig(timing_model=timing_model, checksum=ChecksumConfig(scheme="residue"))
     protection = Protection(on_mark="suppress")
@@ -80,18 +80,18 @@ def overhead(timing_model: str, repeats: int) -> dict[str, float]:
         both = [(accelerator, _operands(accelerator)) for accelerator in (twin, mixed)]
         for accelerator, operands in both:
             _set_errors(accelerator)
-            _run(accelerator, operands)
+            _run(accelerator, operands, blocks)
         before = mixed.coverage
         seconds: tuple[list[float], list[float]] = ([], [])
         for repeat in range(repeats):
             # The other one goes first every time, so that neither always meets a warm cache.
             for index in (0, 1) if repeat % 2 else (1, 0):
-                seconds[index].append(_run(*both[index]))
+                seconds[index].append(_run(*both[index], blocks))
         after = mixed.coverage
     counts = {
         field.name: getattr(after, field.name) - getattr(before, field.name) for field in dataclasses.fields(after)
     }
-    if counts["replayed"] != repeats * BLOCKS * len(LAYERS) or counts["faulty_replayed"] != counts["replayed"]:
+    if counts["replayed"] != repeats * blocks * len(LAYERS) or counts["faulty_replayed"] != counts["replayed"]:
         raise RuntimeError(f"one faulty pass of each layer should have been replayed, but: {after}")
     ratios = [slower / faster for faster, slower in zip(*seconds, strict=True)]
     metrics = {
@@ -114,9 +114,9 @@ def main(
     """Measure, print and write the results."""
     if threads:
         torch.set_num_threads(threads)
-    metrics: dict[str, float] = {f"mixed_{name}": value for name, value in overhead("flip", repeats).items()}
+    metrics: dict[str, float] = {f"mixed_{name}": value for name, value in overhead("flip", repeats, BLOCKS).items()}
     if carry:
-        late = overhead("carry", max(2, repeats // 10))
+        late = overhead("carry", max(3, repeats // 5), 1)
         metrics |= {f"carry_mixed_{name}": value for name, value in late.items()}
     # With other work on the machine, replays cost all of their processor time.
     metrics |= {"threads": torch.get_num_threads(), "repeats": repeats, "load_average": os.getloadavg()[0]}

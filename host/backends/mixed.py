@@ -62,8 +62,8 @@ class MixedBackend(Backend):
         threads = torch.get_num_threads()
         self._worker.submit(torch.set_num_threads, 1).result()
         torch.set_num_threads(threads)
-        # A product, what erred in it and the choice of its passes belong together.
-        self._lock = threading.Lock()
+        # A product, what erred in it, the choice of its passes and their replay belong together.
+        self._lock = threading.RLock()
         self._open: Future[list[Verdict]] | None = None
         self._failure: BaseException | None = None
         self._told = True
@@ -80,9 +80,10 @@ class MixedBackend(Backend):
         MismatchError, brownout.cosim.errors.SimulatorError
             What the replays have found, unless it was raised before.
         """
-        self._settle()
-        self._tell()
-        return self._coverage
+        with self._lock:
+            self._settle()
+            self._tell()
+            return self._coverage
 
     def check_device(self, name: str, device: torch.device) -> None:
         self._twin.check_device(name, device)
@@ -93,18 +94,18 @@ class MixedBackend(Backend):
         return weights
 
     def gemm(self, product: Product) -> bytes:
-        self._poll()
-        if self._failure is not None:
-            self._told = True
-            raise self._failure
         with self._lock:
+            self._poll()
+            if self._failure is not None:
+                self._told = True
+                raise self._failure
             log = self._twin.gemm(product)
             cases = self._choose(product)
-        if cases:
-            self._collect()
-            self._tell()
-            self._open = self._worker.submit(self._replay, cases)
-        return log
+            if cases:
+                self._collect()
+                self._tell()
+                self._open = self._worker.submit(self._replay, cases)
+            return log
 
     def _choose(self, product: Product) -> list[Case]:
         shape, seen = product.shape, self._coverage
@@ -215,9 +216,10 @@ class MixedBackend(Backend):
         self._twin.set_point(domain, point, transition_cycles=transition_cycles, lengths=lengths)
 
     def counters(self) -> Mapping[str, int]:
-        self._poll()
-        self._tell()
-        return self._twin.counters()
+        with self._lock:
+            self._poll()
+            self._tell()
+            return self._twin.counters()
 
     def restart(self) -> None:
         """Start twin and RTL anew. Coverage goes on.
@@ -227,12 +229,13 @@ class MixedBackend(Backend):
         MismatchError
             An open replay has found one; nothing has been restarted, and calling again does it.
         """
-        self._settle()
-        if isinstance(self._failure, MismatchError):
-            self._tell()
-        self._checker.restart()
-        self._failure, self._told = None, True
-        self._twin.restart()
+        with self._lock:
+            self._settle()
+            if isinstance(self._failure, MismatchError):
+                self._tell()
+            self._checker.restart()
+            self._failure, self._told = None, True
+            self._twin.restart()
 
     def close(self) -> None:
         """Wait for the open replays and end the simulator.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -427,3 +428,16 @@ def test_other_files_are_no_reproducers(tmp_path):
     for name, reason in (("text", "is not a repr"), ("plain", "its metadata has no"), ("future", "has format 99, ")):
         with pytest.raises(ValueError, match=reason):
             load_case(tmp_path / name)
+
+
+def test_products_of_several_threads_are_counted_once(make, generator):
+    setup = make(CONFIGS["flip-rows"], Protection(), passes_per_product=2)
+    setup.err()
+    a = torch.randint(-128, 128, (19, 11), dtype=torch.int8, generator=generator)
+    w = setup.mixed.upload(torch.randint(-128, 128, (11, 12), dtype=torch.int8, generator=generator))
+    expected = setup.mixed.gemm(a, w)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: setup.mixed.gemm(a, w), range(12)))
+    assert all(torch.equal(result, expected) for result in results)
+    coverage = setup.mixed.coverage
+    assert (coverage.products, coverage.replayed, len(setup.cases)) == (13, 26, 26)
