@@ -25,7 +25,6 @@ from ..operands import Product, ResidentWeights
 from .base import Backend
 from .rtl import RtlBackend
 
-
 REPLAYED_TOGETHER = 8
 """Passes that are gathered: one after the other they take a third less time than between large products, which leave
 nothing of the simulator in the caches."""
