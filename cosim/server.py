@@ -71,9 +71,9 @@ class Server:
         return {} if stop is None else {"error_cause": stop.cause, "error_index": stop.index, "head": stop.head}
 
     async def counters(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Take a snapshot of the counters and read the first ``count`` of them."""
+        """Take a snapshot of the counters and read those of some ``indices``."""
         await self._bus.write(OFFSETS["SNAPSHOT"], 1)
-        offsets = [counter_offset(index) for index in range(request["count"])]
+        offsets = [counter_offset(index) for index in request["indices"]]
         words = await self._bus.read_many([offset + half for offset in offsets for half in (0, 4)])
         values = [low | high << 32 for low, high in zip(words[::2], words[1::2], strict=True)]
         return {"values": values, "row_activations": self._memory.get("row_activations")}

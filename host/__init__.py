@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from .accelerator import Accelerator
     from .compare import Difference, first_difference
     from .energy import EnergyModel
-    from .errors import AcceleratorClosedError, DeviceMemoryError, WeightsNotFoundError
+    from .errors import AcceleratorClosedError, DeviceMemoryError, MismatchError, WeightsNotFoundError
+    from .mixed.options import Coverage, MixedOptions
     from .models.load import load_classifier, load_denoiser
     from .offloading import LayerReport, calibrate, offload, report, restore
     from .operands import Requantisation, ResidentWeights
@@ -26,10 +27,13 @@ _HOME = {
     "Accelerator": "accelerator",
     "AcceleratorClosedError": "errors",
     "DeviceMemoryError": "errors",
+    "Coverage": "mixed.options",
     "Difference": "compare",
     "EnergyModel": "energy",
     "LayerReport": "offloading",
     "LogRecord": "protection",
+    "MismatchError": "errors",
+    "MixedOptions": "mixed.options",
     "OperatingPoint": "operating_points",
     "Outcome": "protection",
     "Protection": "protection",
@@ -51,11 +55,14 @@ _HOME = {
 __all__ = [
     "Accelerator",
     "AcceleratorClosedError",
+    "Coverage",
     "DeviceMemoryError",
     "Difference",
     "EnergyModel",
     "LayerReport",
     "LogRecord",
+    "MismatchError",
+    "MixedOptions",
     "OperatingPoint",
     "Outcome",
     "Protection",

@@ -18,6 +18,7 @@ from brownout.hw.tiling import ideal_cycles
 from .backends.base import Backend
 from .energy import EnergyModel, Meter
 from .errors import AcceleratorClosedError
+from .mixed.options import Coverage, MixedOptions
 from .operands import (
     Requantisation,
     ResidentWeights,
@@ -34,13 +35,19 @@ from .slots import Slots
 from .timing import TRANSITION_S, TimingLaw
 from .twin.state import NOMINAL_LENGTH, CommandOptions, bit_thresholds
 
-BACKENDS = ("rtl", "twin")
+BACKENDS = ("rtl", "twin", "mixed")
 
 
 def _make_backend(
-    config: AcceleratorConfig, name: str, *, waves: Path | None, check_axi: bool, deadline_s: float
+    config: AcceleratorConfig,
+    name: str,
+    *,
+    waves: Path | None,
+    check_axi: bool,
+    deadline_s: float,
+    mixed: MixedOptions | None,
 ) -> Backend:
-    if name == "rtl":
+    if name in ("rtl", "mixed"):
         from brownout.cosim.simulator import Simulator
 
         from .backends.rtl import RtlBackend
@@ -48,7 +55,13 @@ def _make_backend(
         def start() -> Simulator:
             return Simulator(config, waves=waves, check_axi=check_axi, deadline_s=deadline_s)
 
-        return RtlBackend(config, start, deadline_s=deadline_s)
+        if name == "rtl":
+            return RtlBackend(config, start, deadline_s=deadline_s)
+
+        from .backends.mixed import MixedBackend
+
+        options = MixedOptions() if mixed is None else mixed
+        return MixedBackend(config, options, lambda: RtlBackend(config, start, deadline_s=deadline_s))
     if name == "twin":
         from .backends.twin import TwinBackend
 
@@ -59,7 +72,7 @@ def _make_backend(
 
 
 class Accelerator:
-    """A systolic-array accelerator, on simulated RTL or on its bit-exact twin.
+    """A systolic-array accelerator, on simulated RTL, on its bit-exact twin, or on both.
 
     Use it as a context manager: ``with Accelerator(config) as accelerator: y = accelerator.gemm(a, w)``.
 
@@ -67,12 +80,13 @@ class Accelerator:
     ----------
     config : AcceleratorConfig, optional
         The accelerator; by default ``AcceleratorConfig()``.
-    backend : {"rtl", "twin"} or Backend
-        Where products are computed. Both return the same bits; ``"twin"`` is thousands of times faster.
+    backend : {"rtl", "twin", "mixed"} or Backend
+        Where products are computed. All return the same bits; ``"twin"`` is thousands of times faster. ``"mixed"`` is
+        the twin, of which chosen passes are executed by the RTL too and compared.
     waves : Path, optional
-        VCD file to record (``"rtl"`` only).
+        VCD file to record (not for ``"twin"``).
     check_axi : bool
-        Watch the bus for violations of AXI (``"rtl"`` only).
+        Watch the bus for violations of AXI (not for ``"twin"``).
     deadline_s : float
         Wall-clock seconds after which an unresponsive simulator is given up; long products get more.
     protection : Protection, optional
@@ -81,6 +95,8 @@ class Accelerator:
         What `set_operating_point` makes of voltage and frequency.
     energy_model : EnergyModel, optional
         Of the energies in `stats`.
+    mixed : MixedOptions, optional
+        Which passes are replayed (``"mixed"`` only).
 
     Raises
     ------
@@ -99,6 +115,7 @@ class Accelerator:
         protection: Protection | None = None,
         timing_law: TimingLaw | None = None,
         energy_model: EnergyModel | None = None,
+        mixed: MixedOptions | None = None,
     ) -> None:
         self.config = AcceleratorConfig() if config is None else config
         self._check_protection(protection)
@@ -107,8 +124,12 @@ class Accelerator:
         self._meter = Meter(self.config, EnergyModel() if energy_model is None else energy_model)
         self._slots = Slots()
         self._log = b""
+        if mixed is not None and backend != "mixed":
+            raise ValueError(f"mixed= needs backend='mixed', not {backend!r}")
         if isinstance(backend, str):
-            backend = _make_backend(self.config, backend, waves=waves, check_axi=check_axi, deadline_s=deadline_s)
+            backend = _make_backend(
+                self.config, backend, waves=waves, check_axi=check_axi, deadline_s=deadline_s, mixed=mixed
+            )
         self._device: Backend | None = backend
         self.backend = backend.name
         self._ideal_cycles = 0
@@ -187,7 +208,9 @@ class Accelerator:
         AcceleratorClosedError
             After `close`.
         brownout.cosim.errors.SimulatorError
-            The simulator died or hung (``"rtl"`` only); `restart` recovers.
+            The simulator died or hung (not for ``"twin"``); `restart` recovers.
+        MismatchError
+            A replay has found that RTL and twin differ (``"mixed"`` only).
         """
         device = self._open()
         chosen = self.protection if protection is None else protection
@@ -474,6 +497,26 @@ class Accelerator:
             stats["reloaded"] = self._reloaded
         return {**stats, **self._meter.totals(counts)}
 
+    @property
+    def coverage(self) -> Coverage:
+        """How much of what was done since the start was replayed on the RTL; waits for replays that are under way.
+
+        Raises
+        ------
+        ValueError
+            The backend is not ``"mixed"``.
+        MismatchError, brownout.cosim.errors.SimulatorError
+            What these replays have found.
+        AcceleratorClosedError
+            After `close`.
+        """
+        from .backends.mixed import MixedBackend
+
+        device = self._open()
+        if not isinstance(device, MixedBackend):
+            raise ValueError(f"coverage is what backend='mixed' replays, but the backend is {self.backend!r}")
+        return device.coverage
+
     def reset_stats(self) -> None:
         """Count from zero again."""
         self._baseline = dict(self._open().counters())
@@ -496,7 +539,13 @@ class Accelerator:
         self._ideal_cycles = self._suppressed_unwritten = self._reloaded = 0
 
     def close(self) -> None:
-        """Free the device. Closing twice does no harm."""
-        if self._device is not None:
-            self._device.close()
-            self._device = None
+        """Free the device. Closing twice does no harm.
+
+        Raises
+        ------
+        MismatchError, brownout.cosim.errors.SimulatorError
+            What the last replays have found (``"mixed"`` only); the device is free all the same.
+        """
+        device, self._device = self._device, None
+        if device is not None:
+            device.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class AcceleratorClosedError(RuntimeError):
     """The accelerator was used after `Accelerator.close`."""
@@ -13,3 +15,33 @@ class DeviceMemoryError(RuntimeError):
 
 class WeightsNotFoundError(FileNotFoundError):
     """The weights of a shipped model are not there."""
+
+
+class MismatchError(RuntimeError):
+    """A pass that was replayed on the RTL differs from the twin, or from the product that it is a part of.
+
+    Parameters
+    ----------
+    place : str
+        Product and pass.
+    difference : str
+        The first one.
+    reproducer : Path, optional
+        File that replays it.
+    unwritten : str
+        Why there is none.
+
+    Attributes
+    ----------
+    place, difference : str
+        As given.
+    reproducer : Path or None
+        As given.
+    """
+
+    def __init__(self, place: str, difference: str, reproducer: Path | None, unwritten: str = "") -> None:
+        how = f"no reproducer could be written: {unwritten}"
+        if reproducer is not None:
+            how = f"replay it with: python -m brownout.host.replay {reproducer}"
+        super().__init__(f"{place}: {difference}; {how}")
+        self.place, self.difference, self.reproducer = place, difference, reproducer

@@ -56,6 +56,8 @@ class RtlBackend(Backend):
         self._errors_set = False
         self._memory_timing: MemoryTiming | None = None
         self._moves: dict[int, tuple[int, int, NDArray[np.uint8] | None]] = {}
+        # Log records written so far, while known.
+        self._records: int | None = None
         self._map()
 
     def _map(self) -> None:
@@ -74,6 +76,13 @@ class RtlBackend(Backend):
         return weights
 
     def gemm(self, product: Product) -> bytes:
+        log = self.execute(product)
+        if self.config.timing_model != "none":
+            self._count_truth(product)
+        return log
+
+    def execute(self, product: Product) -> bytes:
+        """As `gemm`, but without counting which results are wrong."""
         shape, options = product.shape, product.options
         with self._layout.place_product(product) as command:
             self._store(product.a, command.a_addr)
@@ -84,14 +93,18 @@ class RtlBackend(Backend):
             result = self._view(command.y_addr, (shape.batch, shape.m, shape.n), command.ldy, product.out.dtype)
             if options.suppress:
                 result.copy_(product.out)
-            before = self._records() if command.log_bytes else 0
+            before = 0
+            if command.log_bytes:
+                before = self._count_records() if self._records is None else self._records
+                self._records = None
             cycles = ideal_cycles(self.config, shape.m, shape.n, shape.k, shape.batch)
             self._simulator.run([command.encode()], deadline_s=self.deadline_s + cycles / SLOWEST_CYCLES_PER_S)
-            if self.config.timing_model != "none":
-                self._count_truth(product)
             product.out.copy_(result)
-            written = (self._records() - before) * self.config.log_record_bytes if command.log_bytes else 0
-            return bytes(self._simulator.memory[command.log_addr : command.log_addr + written])
+            if not command.log_bytes:
+                return b""
+            self._records = self._count_records()
+            end = command.log_addr + (self._records - before) * self.config.log_record_bytes
+            return bytes(self._simulator.memory[command.log_addr : end])
 
     def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:
         shape = (source.shape[0], source.shape[1], source.shape[2])
@@ -108,9 +121,9 @@ class RtlBackend(Backend):
             self._simulator.run([command.encode()], deadline_s=deadline)
             target.copy_(result)
 
-    def _records(self) -> int:
-        """Log records written so far."""
-        return self._simulator.counters().get("log_records", 0)
+    def _count_records(self) -> int:
+        # Alone: to read all counters takes longer than a small product.
+        return self._simulator.counters(("log_records",)).get("log_records", 0)
 
     def _count_truth(self, product: Product) -> None:
         """Let the twin count which errors there were; into a copy, because it keeps suppressed elements too."""
@@ -160,6 +173,7 @@ class RtlBackend(Backend):
     def restart(self) -> None:
         # A mapping with exported buffers cannot be closed, should the simulator want a fresh one.
         del self._bytes, self._words
+        self._records = None
         self._simulator.restart()
         self._map()
         for weights, address in list(self._layout.resident.items()):

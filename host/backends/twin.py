@@ -113,6 +113,7 @@ class TwinBackend(Backend):
             most = LOG_RECORDS_PER_BLOCK * pieces.blocks
             call = Call(options, self.errors, options.first_row + index * shape.m, most, self._threads())
             findings = self._erring(product, a, b, out, call)
+            self._observe(findings)
             records.append(findings.block_records)
             if options.suppress:
                 places = (index * shape.m + findings.marked_rows.astype(np.uint64)) * np.uint64(shape.n)
@@ -130,6 +131,9 @@ class TwinBackend(Backend):
         if not any(counts.any() for counts in records):
             return log, None
         return log, Found(np.concatenate(records), np.concatenate(suppressed) if suppressed else np.zeros(0, np.uint64))
+
+    def _observe(self, findings: Findings) -> None:
+        """See what erred in a product of a batch; for subclasses."""
 
     def _add(self, counts: Mapping[str, int]) -> None:
         for name, value in counts.items():

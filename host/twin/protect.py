@@ -7,6 +7,7 @@ errors. `reference` has the same without this thought.
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -45,6 +46,8 @@ class Findings:
         Records written.
     marked_rows, marked_cols : int32 arrays
         Places of marked elements, in no order.
+    errors : Errors, optional
+        What erred.
     """
 
     block_records: NDArray[np.uint64]
@@ -52,30 +55,55 @@ class Findings:
     log: bytes = b""
     marked_rows: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     marked_cols: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    errors: Errors | None = None
 
 
 @dataclass(frozen=True)
-class _Deltas:
-    """Changes of sums at places, in order of rows, then columns: how many, and where they are in memory."""
+class Deltas:
+    """Changes of sums at places, in order of rows, then columns: how many, and where they are in memory.
+
+    Attributes
+    ----------
+    count : int
+    rows, cols : int
+        Addresses of int32.
+    deltas : int
+        Address of int64, or of uint32 if `narrow`.
+    narrow : bool
+    held : tuple
+        Keeps alive what the addresses point to.
+    """
 
     count: int = 0
     rows: int = 0
     cols: int = 0
     deltas: int = 0
-    held: tuple[NDArray[Any], ...] = ()
+    narrow: bool = False
+    held: tuple[Any, ...] = ()
 
     @classmethod
-    def of(cls, rows: NDArray[np.int32], cols: NDArray[np.int32], deltas: NDArray[Any]) -> _Deltas:
-        return cls(len(rows), address(rows), address(cols), address(deltas), (rows, cols, deltas))
+    def of(cls, rows: NDArray[np.int32], cols: NDArray[np.int32], deltas: NDArray[Any]) -> Deltas:
+        """The same from arrays."""
+        narrow = deltas.itemsize == 4
+        return cls(len(rows), address(rows), address(cols), address(deltas), narrow, (rows, cols, deltas))
+
+    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Copies of rows, columns and changes."""
+        kinds = (ctypes.c_int32, ctypes.c_int32, ctypes.c_uint32 if self.narrow else ctypes.c_int64)
+        rows, cols, deltas = (
+            np.array((kind * self.count).from_address(place) if self.count else (), np.int64)
+            for kind, place in zip(kinds, (self.rows, self.cols, self.deltas), strict=True)
+        )
+        return rows, cols, deltas
 
 
 @dataclass(frozen=True)
-class _Errors:
+class Errors:
     """All errors in one product: of outputs (m, n), checks (m, segment * checks + check) and digit rows (group, n)."""
 
-    outputs: _Deltas = _Deltas()
-    checks: _Deltas = _Deltas()
-    digits: _Deltas = _Deltas()
+    outputs: Deltas = Deltas()
+    checks: Deltas = Deltas()
+    digits: Deltas = Deltas()
     injected: int = 0
 
 
@@ -109,10 +137,10 @@ def inject_flips(
         task.w, (task.w_row, task.w_col), task.k = address(w), w.strides, a.shape[1]
         load_kernels().brownout_flip(task)
     outputs, digits, checks = task.outputs, task.digit_hits, task.check_hits
-    errors = _Errors(
-        outputs=_Deltas(outputs.found, outputs.rows, outputs.cols, task.output_deltas),
-        checks=_Deltas(checks.found, checks.rows, checks.cols, task.check_deltas),
-        digits=_Deltas(digits.found, task.digit_groups, digits.cols, task.digit_deltas),
+    errors = Errors(
+        outputs=Deltas(outputs.found, outputs.rows, outputs.cols, task.output_deltas, held=flips.held),
+        checks=Deltas(checks.found, checks.rows, checks.cols, task.check_deltas, held=flips.held),
+        digits=Deltas(digits.found, task.digit_groups, digits.cols, task.digit_deltas, True, flips.held),
         injected=flips.injected,
     )
     return _check(config, sums, errors, call)
@@ -145,7 +173,7 @@ def inject_carries(
     np.copyto(sums, clean)
     lengths = call.errors.lengths
     if lengths is None or not ((lengths & 63) < NOMINAL_LENGTH).any():
-        return _check(config, sums, _Errors(), call)
+        return _check(config, sums, Errors(), call)
     checksum = config.checksum if call.options.check else None
     pieces = geometry(config, *clean.shape)
     lengths = np.ascontiguousarray(lengths, np.uint8)
@@ -183,15 +211,15 @@ def inject_carries(
         task.digit_sums, task.check_sums = address(digit_sums), address(check_sums)
     load_kernels().brownout_carry(task)
     outputs = _differences(clean, sums)
-    checked, digits = _Deltas(), _Deltas()
+    checked, digits = Deltas(), Deltas()
     if checksum is not None:
         checked = _check_differences(config, clean, check_sums, pieces, lengths)
         if checksum.column_checks:
             digits = _digit_differences(config, clean, digit_sums, pieces, lengths)
-    return _check(config, sums, _Errors(outputs, checked, digits, int(task.injected)), call)
+    return _check(config, sums, Errors(outputs, checked, digits, int(task.injected)), call)
 
 
-def _differences(clean: Matrix, sums: Matrix) -> _Deltas:
+def _differences(clean: Matrix, sums: Matrix) -> Deltas:
     kernel = load_kernels().brownout_differences
     capacity = 0
     rows, cols, deltas = np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64)
@@ -199,7 +227,7 @@ def _differences(clean: Matrix, sums: Matrix) -> _Deltas:
         places = (address(rows), address(cols), address(deltas))
         count = kernel(address(clean), address(sums), *clean.shape, capacity, *places)
         if count <= capacity:
-            return _Deltas.of(rows, cols, deltas)
+            return Deltas.of(rows, cols, deltas)
         capacity = count
         rows, cols, deltas = np.empty(count, np.int32), np.empty(count, np.int32), np.empty(count, np.int64)
 
@@ -210,14 +238,14 @@ def _digit_differences(
     digit_sums: NDArray[np.uint32],
     pieces: Geometry,
     lengths: NDArray[np.uint8],
-) -> _Deltas:
+) -> Deltas:
     """Against the sums of the clean product's columns, which clean digit rows would give."""
     can_err = (lengths[:, : config.cols] & 63).min(axis=0) < SAFE_LENGTH
     columns = np.flatnonzero(can_err[np.arange(clean.shape[1]) % config.cols])
     expected = np.add.reduceat(clean[:, columns].view(np.uint32), pieces.group_first, axis=0, dtype=np.uint32)
     changes = digit_sums[:, columns] - expected
     groups, index = np.nonzero(changes)
-    return _Deltas.of(groups.astype(np.int32), columns[index].astype(np.int32), changes[groups, index])
+    return Deltas.of(groups.astype(np.int32), columns[index].astype(np.int32), changes[groups, index])
 
 
 def _check_differences(
@@ -226,7 +254,7 @@ def _check_differences(
     check_sums: NDArray[np.int64],
     pieces: Geometry,
     lengths: NDArray[np.uint8],
-) -> _Deltas:
+) -> Deltas:
     """Against the weighted sums of the clean product's segments, which clean check columns would give."""
     checksum = config.checksum
     assert checksum is not None
@@ -246,7 +274,7 @@ def _check_differences(
         found = check_sums[:, j :: checksum.checks][:, : pieces.segments]
         changes[:, j :: checksum.checks] = np.where(wanted, found - expected, 0)
     rows, cols = np.nonzero(changes)
-    return _Deltas.of(rows.astype(np.int32), cols.astype(np.int32), changes[rows, cols])
+    return Deltas.of(rows.astype(np.int32), cols.astype(np.int32), changes[rows, cols])
 
 
 def _wrap(values: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
@@ -254,12 +282,12 @@ def _wrap(values: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
     return values << unused >> unused
 
 
-def _check(config: AcceleratorConfig, sums: Matrix, errors: _Errors, call: Call) -> Findings:
+def _check(config: AcceleratorConfig, sums: Matrix, errors: Errors, call: Call) -> Findings:
     """What the hardware finds, corrects, marks and logs, from the errors alone."""
     options, outputs, checked, digits = call.options, errors.outputs, errors.checks, errors.digits
     m, n = sums.shape
     pieces = geometry(config, m, n)
-    findings = Findings(np.zeros(pieces.blocks, np.uint64))
+    findings = Findings(np.zeros(pieces.blocks, np.uint64), errors=errors)
     counts = findings.counts
     counts["injected"] = errors.injected
     counts["missed"] = outputs.count

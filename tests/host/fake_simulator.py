@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -71,8 +71,8 @@ class FakeSimulator:
         self.memory.close()
         self.closed = True
 
-    def counters(self) -> dict[str, int]:
-        return dict(self._counts)
+    def counters(self, names: Collection[str] | None = None) -> dict[str, int]:
+        return {name: value for name, value in self._counts.items() if names is None or name in names}
 
     def set_memory(self, settings: Mapping[str, int]) -> None:
         self.memory_settings |= settings

@@ -210,7 +210,7 @@ def test_closed(config):
 
 
 def test_unknown_backend():
-    with pytest.raises(ValueError, match=exactly("backend must be one of 'rtl', 'twin', not 'fpga'")):
+    with pytest.raises(ValueError, match=exactly("backend must be one of 'rtl', 'twin', 'mixed', not 'fpga'")):
         Accelerator(backend="fpga")
 
 
