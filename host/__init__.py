@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .energy import EnergyModel
     from .errors import AcceleratorClosedError, DeviceMemoryError, WeightsNotFoundError
     from .models.load import load_classifier, load_denoiser
-    from .offloading import LayerReport, calibrate, offload, report, restore
+    from .offloading import Calibration, LayerReport, calibrate, offload, offloaded_model, report, restore
     from .operands import Requantisation, ResidentWeights
     from .operating_points import OperatingPoint
     from .protection import LogRecord, Outcome, Protection
@@ -26,6 +26,7 @@ _HOME = {
     "Accelerator": "accelerator",
     "AcceleratorClosedError": "errors",
     "DeviceMemoryError": "errors",
+    "Calibration": "offloading",
     "Difference": "compare",
     "EnergyModel": "energy",
     "LayerReport": "offloading",
@@ -42,6 +43,7 @@ _HOME = {
     "load_classifier": "models.load",
     "load_denoiser": "models.load",
     "offload": "offloading",
+    "offloaded_model": "offloading",
     "report": "offloading",
     "restore": "offloading",
     "sample": "sampling",
@@ -51,6 +53,7 @@ _HOME = {
 __all__ = [
     "Accelerator",
     "AcceleratorClosedError",
+    "Calibration",
     "DeviceMemoryError",
     "Difference",
     "EnergyModel",
@@ -68,6 +71,7 @@ __all__ = [
     "load_classifier",
     "load_denoiser",
     "offload",
+    "offloaded_model",
     "report",
     "restore",
     "sample",

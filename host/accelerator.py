@@ -19,7 +19,7 @@ from brownout.hw.tiling import ideal_cycles
 from .backends.base import Backend
 from .energy import EnergyModel, Meter
 from .errors import AcceleratorClosedError
-from .operands import Requantisation, ResidentWeights, check_weights, make_product
+from .operands import Requantisation, ResidentWeights, Tally, check_weights, make_product
 from .operating_points import DomainPoints, OperatingPoint
 from .protection import LogRecord, Protection, parse_log
 from .slots import Slots
@@ -136,6 +136,7 @@ class Accelerator:
         error_key: int = 0,
         first_row: int = 0,
         first_col: int = 0,
+        tally: Tally | None = None,
     ) -> torch.Tensor:
         """Multiply int8 matrices.
 
@@ -157,6 +158,9 @@ class Accelerator:
             uint32 that names the call in draws of timing errors: same key, same errors.
         first_row, first_col : int
             uint32: place of the first element in a larger product of which this is a piece, for draws and log.
+        tally : Tally, optional
+            Gets the cycles of this product, at the latest when `stats` is read: knowing them may take longer than the
+            product.
 
         Returns
         -------
@@ -179,7 +183,7 @@ class Accelerator:
         """
         device = self._open()
         options = self._options(protection, out, error_key, first_row, first_col)
-        product, result = make_product(a, w, bias, requant, out, options)
+        product, result = make_product(a, w, bias, requant, out, options, tally)
         device.check_device("a", a.device)
         if isinstance(product.w, ResidentWeights) and product.w.backend is not device:
             raise ValueError("w was uploaded to another accelerator; upload it to this one")

@@ -83,7 +83,10 @@ class RtlBackend(Backend):
                 result.copy_(product.out)
             before = self._records() if command.log_bytes else 0
             cycles = ideal_cycles(self.config, shape.m, shape.n, shape.k, shape.batch)
+            began = self._simulator.counters()["cycles"] if product.tally is not None else 0
             self._simulator.run([command.encode()], deadline_s=self.deadline_s + cycles / SLOWEST_CYCLES_PER_S)
+            if product.tally is not None:
+                product.tally.cycles += self._simulator.counters()["cycles"] - began
             if self.config.timing_model != "none":
                 self._count_truth(product)
             product.out.copy_(result)

@@ -15,7 +15,7 @@ from torch import nn
 from brownout.hw.config import AcceleratorConfig
 
 from ..accelerator import Accelerator
-from ..offloading import calibrate, offload, restore
+from ..offloading import Calibration, calibrate, offload, restore
 from ..sampling import sample
 from .classifier import Classifier
 from .data import load_dataset
@@ -28,8 +28,8 @@ CALIBRATION_SEED = 1_000_003
 BATCH = 100
 
 
-def calibration_run(spec: ModelSpec, images_per_class: int = 2) -> dict[str, float]:
-    """Input scales of all layers of a shipped model, calibrated on a sampling run of its own.
+def calibration_run(spec: ModelSpec, images_per_class: int = 2) -> Calibration:
+    """Scales of all layers of a shipped model, calibrated on a sampling run of its own.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def evaluate(
     seed : int
         Of the noise.
     int8 : bool
-        Run all Linear layers in int8, on the twin, instead of float32.
+        Run all layers and attention in int8, on the twin, instead of float32.
 
     Returns
     -------
