@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from .energy import EnergyModel
     from .errors import AcceleratorClosedError, DeviceMemoryError, WeightsNotFoundError
     from .models.load import load_classifier, load_denoiser
-    from .offloading import Calibration, LayerReport, calibrate, offload, offloaded_model, report, restore
+    from .offloading import (
+        Calibration,
+        LayerReport,
+        calibrate,
+        load_offloaded,
+        offload,
+        offloaded_model,
+        report,
+        restore,
+        save_offloaded,
+    )
     from .operands import Requantisation, ResidentWeights
     from .operating_points import OperatingPoint
     from .protection import LogRecord, Outcome, Protection
@@ -42,11 +52,13 @@ _HOME = {
     "first_difference": "compare",
     "load_classifier": "models.load",
     "load_denoiser": "models.load",
+    "load_offloaded": "offloading",
     "offload": "offloading",
     "offloaded_model": "offloading",
     "report": "offloading",
     "restore": "offloading",
     "sample": "sampling",
+    "save_offloaded": "offloading",
     "write_results": "results",
 }
 
@@ -70,11 +82,13 @@ __all__ = [
     "first_difference",
     "load_classifier",
     "load_denoiser",
+    "load_offloaded",
     "offload",
     "offloaded_model",
     "report",
     "restore",
     "sample",
+    "save_offloaded",
     "write_results",
 ]
 

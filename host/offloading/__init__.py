@@ -11,6 +11,7 @@ from .offload import calibration_of, offload, offloaded_model, restore
 from .products import OffloadedModel, OffloadedProduct
 from .report import LayerReport, report
 from .selection import FilterFn
+from .storage import load_offloaded, save_offloaded
 
 __all__ = [
     "AttentionCall",
@@ -28,8 +29,10 @@ __all__ = [
     "int8_attention",
     "int8_conv2d",
     "int8_linear",
+    "load_offloaded",
     "offload",
     "offloaded_model",
     "report",
     "restore",
+    "save_offloaded",
 ]

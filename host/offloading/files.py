@@ -18,8 +18,8 @@ VERSION = 1
 _KEY = "brownout"
 
 
-def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+def _digest(tensors: Mapping[str, torch.Tensor], details: Mapping[str, Any]) -> str:
+    digest = hashlib.blake2b(json.dumps(details, sort_keys=True).encode(), digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
@@ -43,7 +43,7 @@ def write_tensors(path: Path, kind: str, tensors: Mapping[str, torch.Tensor], de
     """
     # Tensors that share memory are stored once each.
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    document = {"kind": kind, "version": VERSION, "digest": _digest(stored), "details": dict(details)}
+    document = {"kind": kind, "version": VERSION, "digest": _digest(stored, details), "details": details}
     temporary = path.with_name(path.name + ".tmp")
     save_file(stored, temporary, metadata={_KEY: json.dumps(document, allow_nan=False)})
     os.replace(temporary, path)
@@ -76,6 +76,6 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[s
         raise ValueError(f"{path} holds {found!r}, not {kind!r}")
     if version != VERSION:
         raise ValueError(f"{path} has version {version!r} of its format; this program reads version {VERSION}")
-    if digest != _digest(tensors):
-        raise ValueError(f"{path} is damaged: its tensors do not have the checksum that was written with them")
+    if digest != _digest(tensors, details):
+        raise ValueError(f"{path} is damaged: its content does not have the checksum that was written with it")
     return tensors, details

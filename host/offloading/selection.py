@@ -21,6 +21,11 @@ AttentionWatcher = Callable[[nn.Module, int, Callable[..., torch.Tensor], tuple[
 """``watch(owner, index, function, args, kwargs)``: sees a call of attention and returns its result."""
 
 
+def supported_layers(module: nn.Module) -> dict[nn.Module, str]:
+    """Linear and Conv2d layers, with their names; one that is in several places comes once, under its first name."""
+    return {layer: name for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
+
+
 def select_layers(module: nn.Module, filter_fn: FilterFn | None) -> dict[nn.Module, str]:
     """Linear and Conv2d layers that are to be offloaded, with their names.
 
@@ -35,8 +40,7 @@ def select_layers(module: nn.Module, filter_fn: FilterFn | None) -> dict[nn.Modu
         raise TypeError(
             f"a {type(module).__name__} layer cannot be replaced in place; offload the module that holds it"
         )
-    # A layer that is in several places comes once, under its first name.
-    layers = {layer: name for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
+    layers = supported_layers(module)
     selected: dict[nn.Module, str] = {
         layer: name for layer, name in layers.items() if filter_fn is None or filter_fn(layer, name)
     }
