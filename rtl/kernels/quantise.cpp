@@ -27,7 +27,13 @@ inline Floats load_floats(const float *from) { return *reinterpret_cast<const Un
 inline void store_floats(float *to, Floats value) { *reinterpret_cast<UnalignedFloats *>(to) = value; }
 inline void store_bytes(int8_t *to, Bytes value) { *reinterpret_cast<UnalignedBytes *>(to) = value; }
 
-inline Bytes low_bytes(Floats rounded) { return __builtin_convertvector((Ints)rounded, Bytes); }
+inline Bytes low_bytes(Floats rounded) {
+#ifdef __AVX512F__
+    return (Bytes)_mm512_cvtepi32_epi8((__m512i)rounded);
+#else
+    return __builtin_convertvector((Ints)rounded, Bytes);
+#endif
+}
 
 inline Bytes quantise(Floats x, Floats multiplier) {
     Floats y = x * multiplier;
@@ -106,7 +112,7 @@ void quantise_apart(const float *x, int64_t neighbours, int64_t count, int64_t s
             for (int lane = 0; lane < lanes; ++lane) {
                 const Floats factor = splat(multiplier[(c + lane) * multiplier_stride]);
                 const float *from = x + (c + lane) * stride + first;
-                for_vectors(width, [&](int64_t i, int some) {
+                for_vectors(width, [=, &tile](int64_t i, int some) {
                     store_some(tile[lane] + i, quantise(load_some(from + i, some, 0), factor), some);
                 });
             }
@@ -146,13 +152,13 @@ extern "C" void brownout_quantise(const float *x, const int64_t *sizes, const in
         if (!dense) {
             quantise_apart(from, rows, count, strides[3], multiplier, multiplier_stride, to, out_strides[2]);
         } else if (multiplier_stride) {
-            for_vectors(count, [&](int64_t i, int lanes) {
+            for_vectors(count, [=](int64_t i, int lanes) {
                 const Floats factor = load_some(multiplier + i, lanes, 0);
                 store_some(to + i, quantise(load_some(from + i, lanes, 0), factor), lanes);
             });
         } else {
             const Floats factor = splat(*multiplier);
-            for_vectors(count, [&](int64_t i, int lanes) {
+            for_vectors(count, [=](int64_t i, int lanes) {
                 store_some(to + i, quantise(load_some(from + i, lanes, 0), factor), lanes);
             });
         }
@@ -165,7 +171,7 @@ extern "C" void brownout_dequantise(const int32_t *sums, int64_t rows, int64_t c
     for_rows(rows, columns, threads, [&](int64_t row) {
         const int32_t *from = sums + row * columns;
         float *to = out + row * out_stride;
-        for_vectors(columns, [&](int64_t i, int lanes) {
+        for_vectors(columns, [=](int64_t i, int lanes) {
             Floats value = load_some(from + i, lanes) * load_some(scale + i, lanes, 0);
             if (bias) value += load_some(bias + i, lanes, 0);
             store_some(to + i, value, lanes);

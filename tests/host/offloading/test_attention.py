@@ -23,7 +23,10 @@ class Attend(nn.Module):
         self.calls, self.settings = calls, settings
 
     def forward(self, query, key, value, mask=None):
-        return sum(F.scaled_dot_product_attention(query * (i + 1), key, value, mask, **self.settings) for i in range(self.calls))
+        return sum(
+            F.scaled_dot_product_attention(query * (i + 1), key, value, mask, **self.settings)
+            for i in range(self.calls)
+        )
 
 
 def draw(generator, *shapes):
@@ -148,9 +151,7 @@ def test_each_call_in_a_module_has_scales_and_products_of_its_own(twin, generato
     assert [layer.name for layer in layers] == ["inner.qk", "inner.pv", "inner#1.qk", "inner#1.pv"]
     assert sum(layer.macs for layer in layers) == twin.stats["macs"]
     net["inner"].calls = 3
-    message = (
-        "module 'inner' calls attention more than 2 times, as often as in its calibration; calibrate what it is used for"
-    )
+    message = "module 'inner' calls attention more than 2 times, as often as in its calibration; calibrate what it is used for"
     with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
         net(*operands)
 
