@@ -12,10 +12,21 @@ from .toolchain import find_compiler
 
 KERNEL_LIBRARY = "libbrownout_kernels.so"
 
-KERNEL_SOURCES = ("draws.cpp", "flip.cpp", "carry.cpp", "checks.cpp", "history.cpp")
+KERNEL_SOURCES = ("draws.cpp", "flip.cpp", "carry.cpp", "checks.cpp", "history.cpp", "quantise.cpp")
 
-KERNEL_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-fwrapv", "-pthread", "-shared", "-w")
-"""Sums wrap in two's complement, like the hardware's: without -fwrapv the compiler may assume that they do not."""
+KERNEL_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fPIC",
+    "-fwrapv",
+    "-ffp-contract=off",
+    "-pthread",
+    "-shared",
+    "-w",
+)
+"""Sums wrap in two's complement, like the hardware's: without -fwrapv the compiler may assume that they do not.
+Floating-point products and sums are rounded one by one, in vectors as in their scalar remainder."""
 
 THREAD_FLAGS = ("-fopenmp",)
 """Left out where the compiler has no OpenMP; then the kernels start threads themselves."""

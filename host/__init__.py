@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from .errors import AcceleratorClosedError, DeviceMemoryError, MismatchError, WeightsNotFoundError
     from .mixed.options import Coverage, MixedOptions
     from .models.load import load_classifier, load_denoiser
-    from .offloading import LayerReport, calibrate, offload, report, restore
+    from .offloading import (
+        Calibration,
+        LayerReport,
+        calibrate,
+        load_offloaded,
+        offload,
+        offloaded_model,
+        report,
+        restore,
+        save_offloaded,
+    )
     from .operands import Requantisation, ResidentWeights
     from .operating_points import OperatingPoint
     from .protection import LogRecord, Outcome, Protection
@@ -27,6 +37,7 @@ _HOME = {
     "Accelerator": "accelerator",
     "AcceleratorClosedError": "errors",
     "DeviceMemoryError": "errors",
+    "Calibration": "offloading",
     "Coverage": "mixed.options",
     "Difference": "compare",
     "EnergyModel": "energy",
@@ -45,16 +56,20 @@ _HOME = {
     "first_difference": "compare",
     "load_classifier": "models.load",
     "load_denoiser": "models.load",
+    "load_offloaded": "offloading",
     "offload": "offloading",
+    "offloaded_model": "offloading",
     "report": "offloading",
     "restore": "offloading",
     "sample": "sampling",
+    "save_offloaded": "offloading",
     "write_results": "results",
 }
 
 __all__ = [
     "Accelerator",
     "AcceleratorClosedError",
+    "Calibration",
     "Coverage",
     "DeviceMemoryError",
     "Difference",
@@ -74,10 +89,13 @@ __all__ = [
     "first_difference",
     "load_classifier",
     "load_denoiser",
+    "load_offloaded",
     "offload",
+    "offloaded_model",
     "report",
     "restore",
     "sample",
+    "save_offloaded",
     "write_results",
 ]
 

@@ -22,6 +22,7 @@ from .mixed.options import Coverage, MixedOptions
 from .operands import (
     Requantisation,
     ResidentWeights,
+    Tally,
     as_batch,
     check_like,
     check_output,
@@ -166,6 +167,7 @@ class Accelerator:
         error_key: int = 0,
         first_row: int = 0,
         first_col: int = 0,
+        tally: Tally | None = None,
     ) -> torch.Tensor:
         """Multiply int8 matrices.
 
@@ -190,6 +192,9 @@ class Accelerator:
             uint32 that names the call in draws of timing errors: same key, same errors.
         first_row, first_col : int
             uint32: place of the first element in a larger product of which this is a piece, for draws and log.
+        tally : Tally, optional
+            Gets the cycles of this product, at the latest when `stats` is read: knowing them may take longer than the
+            product.
 
         Returns
         -------
@@ -222,7 +227,7 @@ class Accelerator:
                 if reloads
                 else "checkpoint= is used with on_mark='reload' only; leave it out"
             )
-        product, result = make_product(a, w, bias, requant, out, options)
+        product, result = make_product(a, w, bias, requant, out, options, tally)
         device.check_device("a", a.device)
         if isinstance(product.w, ResidentWeights) and product.w.backend is not device:
             raise ValueError("w was uploaded to another accelerator; upload it to this one")

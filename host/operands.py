@@ -125,6 +125,19 @@ class Requantisation:
         return cls(mult, 31 - exponent.to(torch.int64))
 
 
+@dataclass
+class Tally:
+    """Cycles of some products, which a backend counts when it is asked for any count.
+
+    Attributes
+    ----------
+    cycles : int
+        Of those that have been counted.
+    """
+
+    cycles: int = 0
+
+
 @dataclass(frozen=True)
 class Product:
     """A validated call: ``out[b] = a[b] @ w[b]`` plus bias, requantised when `requant` is given.
@@ -145,6 +158,8 @@ class Product:
         int32 or int8 (batch, m, n), any strides; every element is written but those that are suppressed.
     options : CommandOptions
         What the command says about timing errors and checksums.
+    tally : Tally or None
+        Where the cycles of this product are added too.
     """
 
     shape: GemmShape
@@ -154,6 +169,7 @@ class Product:
     requant: Requantisation | None
     out: torch.Tensor
     options: CommandOptions = field(default_factory=CommandOptions)
+    tally: Tally | None = None
 
 
 def _require_tensor(name: str, value: Any) -> None:
@@ -259,6 +275,7 @@ def make_product(
     requant: Requantisation | None,
     out: torch.Tensor | None,
     options: CommandOptions | None = None,
+    tally: Tally | None = None,
 ) -> tuple[Product, torch.Tensor]:
     """Validate the arguments of `Accelerator.gemm`.
 
@@ -320,7 +337,7 @@ def make_product(
         _require_same_device(a, "out", out)
     operand = as_batch(w) if isinstance(w, torch.Tensor) else w
     options = CommandOptions() if options is None else options
-    return Product(shape, as_batch(a), operand, bias, requant, as_batch(out), options), out
+    return Product(shape, as_batch(a), operand, bias, requant, as_batch(out), options, tally), out
 
 
 def _require_same_device(a: torch.Tensor, name: str, other: Any) -> None:

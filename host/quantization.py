@@ -8,7 +8,9 @@ import torch
 
 INT8_MAX = 127
 
-Clipping = Literal["absmax", "mse"]
+Method = Literal["absmax", "percentile", "mse"]
+
+METHODS: tuple[Method, ...] = ("absmax", "percentile", "mse")
 
 HISTOGRAM_BINS = 8192
 """Even; dozens per quantisation step, so that the error inside a bin does not matter."""
@@ -36,24 +38,6 @@ def quantize_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return quantized, scale
 
 
-def quantize_activation(values: torch.Tensor, scale: float) -> torch.Tensor:
-    """Quantise with one scale: round half to even, saturate to -128..127.
-
-    Parameters
-    ----------
-    values : torch.Tensor
-        Floating-point, any shape.
-    scale : float
-        Value of one step.
-
-    Returns
-    -------
-    torch.Tensor
-        int8, same shape.
-    """
-    return (values.float() / scale).round_().clamp_(-INT8_MAX - 1, INT8_MAX).to(torch.int8)
-
-
 class ActivationObserver:
     """Watches one layer's input during calibration and chooses its scale.
 
@@ -63,6 +47,7 @@ class ActivationObserver:
 
     def __init__(self) -> None:
         self.absmax = 0.0
+        self.updates = 0
         self._limit = 0.0
         self._counts = torch.zeros(HISTOGRAM_BINS, dtype=torch.float64)
 
@@ -74,6 +59,7 @@ class ActivationObserver:
         values : torch.Tensor
             Floating-point, any shape.
         """
+        self.updates += 1
         magnitudes = values.detach().float().abs().flatten().cpu()
         largest = magnitudes.max().item()
         if not largest:
@@ -86,13 +72,15 @@ class ActivationObserver:
             self._counts = torch.cat([self._counts.view(-1, 2).sum(1), self._counts.new_zeros(HISTOGRAM_BINS // 2)])
         self._counts += torch.histc(magnitudes, HISTOGRAM_BINS, 0, self._limit)
 
-    def scale(self, clipping: Clipping) -> float:
+    def scale(self, method: Method, percentile: float = 99.99) -> float:
         """Value of one quantisation step.
 
         Parameters
         ----------
-        clipping : {"absmax", "mse"}
-            Represent everything seen, or what leaves the least mean squared error.
+        method : {"absmax", "percentile", "mse"}
+            Represent everything seen, all but the largest magnitudes, or what leaves the least mean squared error.
+        percentile : float
+            Share of magnitudes, in percent, that ``"percentile"`` represents, to the upper edge of a histogram's bin.
 
         Returns
         -------
@@ -101,12 +89,15 @@ class ActivationObserver:
         """
         if not self.absmax:
             return 1.0
-        if clipping == "absmax":
+        if method == "absmax":
             return self.absmax / INT8_MAX
-        centres = (torch.arange(HISTOGRAM_BINS, dtype=torch.float64) + 0.5) * (self._limit / HISTOGRAM_BINS)
-        errors = []
-        for step in range(1, MSE_CANDIDATES + 1):
-            scale = self.absmax * step / MSE_CANDIDATES / INT8_MAX
-            restored = (centres / scale).round_().clamp_(max=INT8_MAX) * scale
-            errors.append((((restored - centres).square() * self._counts).sum().item(), scale))
-        return min(errors)[1]
+        width = self._limit / HISTOGRAM_BINS
+        if method == "percentile":
+            below = self._counts.cumsum(0)
+            bin_ = int((below < below[-1] * (percentile / 100)).sum())
+            return min((bin_ + 1) * width, self.absmax) / INT8_MAX
+        centres = (torch.arange(HISTOGRAM_BINS, dtype=torch.float64) + 0.5) * width
+        scales = torch.arange(1, MSE_CANDIDATES + 1, dtype=torch.float64) * (self.absmax / MSE_CANDIDATES / INT8_MAX)
+        steps = (centres / scales[:, None]).round_().clamp_(max=INT8_MAX)
+        errors = steps.mul_(scales[:, None]).sub_(centres).square_() @ self._counts
+        return float(scales[errors.argmin()])

@@ -98,7 +98,10 @@ class RtlBackend(Backend):
                 before = self._count_records() if self._records is None else self._records
                 self._records = None
             cycles = ideal_cycles(self.config, shape.m, shape.n, shape.k, shape.batch)
+            began = self._simulator.counters(("cycles",))["cycles"] if product.tally is not None else 0
             self._simulator.run([command.encode()], deadline_s=self.deadline_s + cycles / SLOWEST_CYCLES_PER_S)
+            if product.tally is not None:
+                product.tally.cycles += self._simulator.counters(("cycles",))["cycles"] - began
             product.out.copy_(result)
             if not command.log_bytes:
                 return b""

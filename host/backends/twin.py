@@ -14,7 +14,7 @@ from brownout.cosim.dram import MemoryTiming
 from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, SetErrorsCommand, SetPointCommand
 from brownout.hw.config import AcceleratorConfig
 
-from ..operands import Product, ResidentWeights
+from ..operands import Product, ResidentWeights, Tally
 from ..reload import Places
 from ..twin.flips import draw_flips
 from ..twin.geometry import geometry
@@ -53,7 +53,7 @@ class TwinBackend(Backend):
         self._lock = threading.Lock()
         # Commands whose time nobody has asked for yet: to know it takes longer than the product itself when there are
         # errors.
-        self._untimed: list[tuple[Command, Found | Runs | None]] = []
+        self._untimed: list[tuple[Command, Found | Runs | None, Tally | None]] = []
         self._scratch: dict[str, torch.Tensor] = {}
         self.errors = ErrorState()
         # What a restarted device has to be told again, in the order of the other backend.
@@ -76,18 +76,20 @@ class TwinBackend(Backend):
     def gemm(self, product: Product) -> bytes:
         with self._lock, self._layout.place_product(product) as command:
             log, found = self._compute(product)
-            self._time(command, found)
+            self._time(command, found, product.tally)
         return log
 
-    def _time(self, command: Command, found: Found | Runs | None = None) -> None:
-        self._untimed.append((command, found))
+    def _time(self, command: Command, found: Found | Runs | None = None, tally: Tally | None = None) -> None:
+        self._untimed.append((command, found, tally))
         if len(self._untimed) >= MOST_UNTIMED:
             self._catch_up()
 
     def _catch_up(self) -> None:
         """Let the cycle model run what has been done since it last ran."""
-        for command, found in self._untimed:
-            self._cycle_model.run([command], [found])
+        for command, found, tally in self._untimed:
+            counts = self._cycle_model.run([command], [found])
+            if tally is not None:
+                tally.cycles += counts["cycles"]
         self._untimed.clear()
 
     def compute(self, product: Product) -> bytes:
@@ -255,4 +257,7 @@ class TwinBackend(Backend):
             self._send_point(domain)
 
     def close(self) -> None:
+        with self._lock:
+            # Who wants to know what his products cost may still ask.
+            self._catch_up()
         self._scratch.clear()

@@ -125,7 +125,7 @@ def _layer_row(name: str, shape: str, calls: int, macs: int, cycles: int, utilis
 
 
 def _layer_shape(layer: LayerReport) -> str:
-    return f"{layer.rows // layer.calls} &times; {layer.in_features} &times; {layer.out_features}"
+    return f"{layer.rows // layer.calls} &times; {layer.k} &times; {layer.n}"
 
 
 def _layers(demo: Demo) -> str:
@@ -192,8 +192,9 @@ def write_page(demo: Demo, path: Path) -> Path:
 <title>Brownout: {html.escape(demo.spec.name)} on RTL</title><style>{_STYLE}</style></head><body><main>
 <h1>Ten digits, drawn by a systolic array</h1>
 <p class="soft">A class-conditional diffusion transformer ({html.escape(demo.spec.name)},
-{demo.spec.num_layers} layers) starts from noise and denoises it in {len(demo.rtl.trace.latents)} steps. Every Linear
-layer of every step ran in int8 on a simulated {array} accelerator, and once more on its functional twin.</p>
+{demo.spec.num_layers} layers) starts from noise and denoises it in {len(demo.rtl.trace.latents)} steps. Every layer
+of every step, attention included, ran in int8 on a simulated {array} accelerator, and once more on its functional
+twin.</p>
 {_verdict(demo)}
 <div class="figures">{_figures(demo)}</div>
 <h2>Pictures</h2>

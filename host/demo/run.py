@@ -15,7 +15,7 @@ from ..compare import first_difference
 from ..models.evaluate import calibration_run
 from ..models.load import load_classifier, load_denoiser
 from ..models.spec import ModelSpec, get_spec
-from ..offloading import LayerReport, offload, report, restore
+from ..offloading import Calibration, LayerReport, offload, report, restore
 from ..quality import class_agreement, psnr
 from ..sampling import sample
 from .trace import Trace
@@ -82,12 +82,12 @@ class _Job:
     config: AcceleratorConfig
     labels: list[int]
     seed: int
-    scales: dict[str, float]
+    calibration: Calibration
 
     def run(self, backend: str, trace: Trace) -> Run:
         began = time.monotonic()
         with Accelerator(self.config, backend=backend) as accelerator:
-            offload(self.model, accelerator, calibration=self.scales, observer=trace.see_layer)
+            offload(self.model, accelerator, calibration=self.calibration, observer=trace.see_layer)
             try:
                 started = time.monotonic()
                 images = sample(

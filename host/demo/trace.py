@@ -23,7 +23,7 @@ class Trace:
     latents : list of torch.Tensor
         float32 (N, 1, H, W) after each step.
     kept : torch.Tensor or None
-        int32 (M, N).
+        int32 (M, N) or (B, M, N).
     """
 
     reference: Trace | None = None
@@ -33,7 +33,7 @@ class Trace:
     kept: torch.Tensor | None = None
 
     def see_layer(self, name: str, sums: torch.Tensor) -> None:
-        """Observer for `offload`: int32 (M, N)."""
+        """Observer for `offload`: int32 (M, N) or (B, M, N)."""
         digest = hashlib.blake2b(repr(tuple(sums.shape)).encode(), digest_size=16)
         digest.update(sums.contiguous().numpy().data)
         index = len(self.layers)

@@ -16,7 +16,7 @@ from torch import nn
 from brownout.hw.config import AcceleratorConfig
 
 from ..accelerator import Accelerator
-from ..offloading import calibrate, offload, restore
+from ..offloading import Calibration, calibrate, offload, restore
 from ..quality import class_agreement
 from ..sampling import sample
 from .data import load_dataset
@@ -32,8 +32,8 @@ BATCH_SEED_STRIDE = 1_000_000
 """Seeds of batches are far apart, so that neighbouring seeds of runs share no noise."""
 
 
-def calibration_run(spec: ModelSpec, images_per_class: int = 2) -> dict[str, float]:
-    """Input scales of all layers of a shipped model, calibrated on a sampling run of its own.
+def calibration_run(spec: ModelSpec, images_per_class: int = 2) -> Calibration:
+    """Scales of all layers of a shipped model, calibrated on a sampling run of its own.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def evaluate(
     seed : int
         Of the noise.
     int8 : bool
-        Run all Linear layers in int8, on the twin, instead of float32.
+        Run all layers and attention in int8, on the twin, instead of float32.
 
     Returns
     -------

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from brownout.host.quantization import ActivationObserver, quantize_activation, quantize_weight
+from brownout.host.offloading.reference import quantise
+from brownout.host.quantization import ActivationObserver, quantize_weight
 
 
 def test_weight_error_is_at_most_half_a_step_in_every_channel(generator):
@@ -25,7 +27,7 @@ def test_a_channel_of_zeros_stays_zero():
 
 def test_activations_round_half_to_even_and_saturate():
     values = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, 126.6, 127.4, 1e9, -128.4, -1e9])
-    assert quantize_activation(values, 1.0).tolist() == [0, 2, 2, 0, -2, 127, 127, 127, -128, -128]
+    assert quantise(values, torch.ones(1)).tolist() == [0, 2, 2, 0, -2, 127, 127, 127, -128, -128]
 
 
 def test_absmax_represents_everything_seen():
@@ -44,7 +46,7 @@ def test_mse_clipping_is_the_best_of_all_candidates(generator):
         observer.update(piece)
 
     def error(scale):
-        return (quantize_activation(values, scale).double() * scale - values.double()).square().mean().item()
+        return (quantise(values, torch.tensor([1 / scale])).double() * scale - values.double()).square().mean().item()
 
     largest = observer.absmax
     chosen = observer.scale("mse")
@@ -66,3 +68,16 @@ def test_a_layer_that_saw_only_zeros_has_scale_one():
     observer = ActivationObserver()
     observer.update(torch.zeros(3))
     assert observer.scale("mse") == observer.scale("absmax") == 1.0
+
+
+@pytest.mark.parametrize("percentile", [50, 99, 99.9, 100])
+def test_a_percentile_clips_that_share_of_the_magnitudes(generator, percentile):
+    values = torch.randn(20000, generator=generator)
+    observer = ActivationObserver()
+    for piece in values.split(1000):
+        observer.update(piece)
+    limit = observer.scale("percentile", percentile) * 127
+    # A bin of the histogram, whose range is at most twice the largest magnitude, is as exact as it gets.
+    assert limit == pytest.approx(
+        np.percentile(values.abs().numpy(), percentile, method="inverted_cdf"), abs=2 * observer.absmax / 8192 + 1e-6
+    )

@@ -1,0 +1,331 @@
+"""The two products of attention on an accelerator, wherever a module calls ``F.scaled_dot_product_attention``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from . import kernels
+from .calibration import LayerCalibration
+from .products import OffloadedModel, OffloadedProduct, check_values, find, register
+
+ROWS_AT_ONCE = 512
+"""Query rows of a block: what is between the two products of more of them fits no cache."""
+
+SUBMODULE = "offloaded_attention"
+"""Name under which the owner of attention calls gets an `OffloadedAttention`."""
+
+Multiply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], None]
+"""``multiply(a, b, out, first_row)``: int8 (B, M, K) and (B, K, N) to int32 (B, M, N)."""
+
+
+class Scratch(Protocol):
+    """As `OffloadedModel.scratch`."""
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Operands of an attention call, with 4 dimensions.
+
+    Attributes
+    ----------
+    query, key, value : torch.Tensor
+        (B, H, L, E), (B, H, S, E), (B, H, S, V); broadcast, repeated for grouped heads.
+    mask : torch.Tensor or None
+        float32 (B, H, L, S), -inf where a key is masked.
+    shape : tuple of int
+        Of the result as the caller expects it.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    mask: torch.Tensor | None
+    shape: tuple[int, ...]
+
+
+def _four(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.ndim > 4:
+        return tensor.flatten(0, -4)
+    return tensor.unsqueeze(-3) if tensor.ndim == 3 else tensor[(None,) * (4 - tensor.ndim)]
+
+
+def _additive(mask: torch.Tensor) -> torch.Tensor:
+    if mask.dtype == torch.bool:
+        return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -torch.inf)
+    return mask.to(torch.float32)
+
+
+def split_heads(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, enable_gqa: bool
+) -> Heads:
+    """Operands of ``F.scaled_dot_product_attention``, broadcast to each other."""
+    if enable_gqa:
+        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
+    lead = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+    rows, keys = query.shape[-2], key.shape[-2]
+    q, k, v = (_four(x.expand(*lead, *x.shape[-2:])) for x in (query, key, value))
+    added = None if mask is None else _four(_additive(mask).expand(*lead, rows, keys))
+    return Heads(q, k, v, added, (*lead, rows, value.shape[-1]))
+
+
+def causal_mask(start: int, rows: int, keys: int, device: torch.device) -> torch.Tensor:
+    """float32 (rows, keys) for query rows from `start` on: -inf for keys after the row's own place."""
+    places = torch.arange(start, start + rows, device=device)
+    return _additive(torch.arange(keys, device=device) <= places[:, None])
+
+
+def attend(
+    heads: Heads,
+    steps: list[float],
+    scale: float,
+    is_causal: bool,
+    multiply: tuple[Multiply, Multiply],
+    scratch: Scratch,
+) -> torch.Tensor:
+    """Attention in int8.
+
+    Exponentials are quantised before they are divided by their sum, because most probabilities over many keys are below
+    half a step of 1/127. The sum is that of the quantised exponentials: weights that add up to one leave a mean where
+    it is, and a sum of integers does not depend on its order.
+
+    Parameters
+    ----------
+    heads : Heads
+        Operands.
+    steps : list of 3 float
+        Value of one step of query, key and value.
+    scale : float
+        Of the scores.
+    is_causal : bool
+        Mask keys after the query's place.
+    multiply : (callable, callable)
+        The products of queries and keys, and of exponentials and values.
+    scratch : callable
+        Gives memory that is used again.
+
+    Returns
+    -------
+    torch.Tensor
+        float32 (B, H, L, V), (B, L, H, V) in memory.
+    """
+    query, key, value = heads.query, heads.key, heads.value
+    device = query.device
+    operands = []
+    for name, values, step in zip(("query", "key", "value"), (query, key, value), steps, strict=True):
+        quantized = scratch(name, tuple(values.shape), torch.int8, device)
+        kernels.quantise(values, torch.tensor([1 / step], dtype=torch.float32, device=device), quantized)
+        operands.append(quantized.flatten(0, 1))
+    q, k, v = operands
+    batch, count, length, _ = query.shape
+    keys, width = value.shape[2:]
+    factor = scale * steps[0] * steps[1]
+    out = torch.empty((batch, length, count, width), device=device).transpose(1, 2)
+    for start in range(0, length, ROWS_AT_ONCE):
+        rows = min(ROWS_AT_ONCE, length - start)
+        place = slice(start, start + rows)
+        scores = scratch("scores", (batch * count, rows, keys), torch.int32, device)
+        multiply[0](q[:, place], k.mT, scores, start * batch * count)
+        mask = None if heads.mask is None else heads.mask[:, :, place]
+        if is_causal:
+            mask = causal_mask(start, rows, keys, device)
+        weights = scratch("weights", (batch * count, rows, keys), torch.int8, device)
+        shape = (batch, count, rows)
+        totals = kernels.exponentials(scores.view(*shape, keys), factor, mask, weights.view(*shape, keys))
+        sums = scratch("sums", (batch * count, rows, width), torch.int32, device)
+        multiply[1](weights, v, sums, start * batch * count)
+        kernels.weighted_means(sums.view(*shape, width), totals, steps[2], out[:, :, place])
+    return out
+
+
+@torch.library.custom_op("brownout::int8_attention", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def int8_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scales: torch.Tensor,
+    group: torch.Tensor | None,
+    is_causal: bool,
+    scale: float,
+    enable_gqa: bool,
+    layer: int,
+) -> torch.Tensor:
+    """Scaled dot-product attention whose products run on an accelerator.
+
+    Tagged as random, as `int8_linear`.
+
+    Parameters
+    ----------
+    query, key, value : torch.Tensor
+        Floating-point (..., L, E), (..., S, E), (..., S, V).
+    mask : torch.Tensor, optional
+        Boolean (True: attend) or added to the scores; broadcastable to (..., L, S).
+    scales : torch.Tensor
+        float64 (G, 3): value of one step of query, key and value, for each timestep group.
+    group : torch.Tensor, optional
+        int64 (): the timestep group, by default 0.
+    is_causal, scale, enable_gqa
+        As in ``F.scaled_dot_product_attention``.
+    layer : int
+        Number of the offloaded call.
+
+    Returns
+    -------
+    torch.Tensor
+        (..., L, V), dtype of `query`; zero where all keys are masked.
+    """
+    call: AttentionCall = find(layer)
+    for values in (query, key, value):
+        check_values(call.name, values)
+    steps = scales[0 if group is None else int(group)].tolist()
+    keys = [product.begin() for product in call.products]
+
+    def multiply(which: int) -> Multiply:
+        def run(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, first_row: int) -> None:
+            call.products[which].multiply_pair(a, b, out, keys[which], first_row)
+
+        return run
+
+    heads = split_heads(query, key, value, mask, enable_gqa)
+    scratch = call.products[0].model.scratch
+    out = attend(heads, steps, scale, is_causal, (multiply(0), multiply(1)), scratch)
+    return out.to(query.dtype).reshape(heads.shape)
+
+
+@int8_attention.register_fake
+def _(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scales: torch.Tensor,
+    group: torch.Tensor | None,
+    is_causal: bool,
+    scale: float,
+    enable_gqa: bool,
+    layer: int,
+) -> torch.Tensor:
+    heads = split_heads(query, key, value, None, enable_gqa)
+    batch, count, length, _ = heads.query.shape
+    return query.new_empty((batch, length, count, value.shape[-1])).transpose(1, 2).reshape(heads.shape)
+
+
+class AttentionCall(nn.Module):
+    """One call of attention in a module; its ``state_dict`` holds ``scales`` (float64, timestep group x 3)."""
+
+    scales: torch.Tensor
+
+    def __init__(self, model: OffloadedModel, name: str, calibration: LayerCalibration, device: torch.device) -> None:
+        super().__init__()
+        self.model, self.name = model, name
+        self.register_buffer("scales", calibration.scales.to(device, copy=True))
+        self.products = tuple(
+            OffloadedProduct(model, f"{name}.{part}", calibration.kind, calibration.sqnr_db) for part in ("qk", "pv")
+        )
+        self.number = register(self)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> AttentionCall:
+        scales = self.scales
+        super()._apply(fn, recurse)
+        self.scales = scales.to(self.scales.device)
+        return self
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attn_mask: torch.Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> torch.Tensor:
+        """Take the place of ``F.scaled_dot_product_attention``.
+
+        Raises
+        ------
+        ValueError
+            With dropout, or with both a mask and `is_causal`.
+        """
+        if dropout_p:
+            raise ValueError(f"attention {self.name!r} has no dropout when it is offloaded; call eval() on the model")
+        if is_causal and attn_mask is not None:
+            raise ValueError(f"attention {self.name!r} got attn_mask and is_causal; give one of them")
+        chosen = 1 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
+        group = self.model.groups.present
+        return int8_attention(
+            query, key, value, attn_mask, self.scales, group, is_causal, chosen, enable_gqa, self.number
+        )
+
+
+class Redirect(TorchFunctionMode):
+    """Hands the calls of attention in one evaluation of a module to others, in their order."""
+
+    def __init__(self, owner: str, calls: Sequence[Callable[..., torch.Tensor]]) -> None:
+        super().__init__()
+        self.owner, self.calls, self.index = owner, calls, 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        if self.index >= len(self.calls):
+            raise RuntimeError(
+                f"module {self.owner!r} calls attention more than {len(self.calls)} times, as often as in its "
+                "calibration; calibrate what it is used for"
+            )
+        call = self.calls[self.index]
+        self.index += 1
+        return call(*args, **(kwargs or {}))
+
+
+class OffloadedAttention(nn.Module):
+    """The calls of attention in one module, which stays where it is and gets this as a submodule.
+
+    Parameters
+    ----------
+    owner : nn.Module
+        The module whose ``forward`` calls attention.
+    name : str
+        Its name.
+    calls : list of AttentionCall
+        In their order.
+    """
+
+    def __init__(self, owner: nn.Module, name: str, calls: list[AttentionCall]) -> None:
+        super().__init__()
+        self.calls = nn.ModuleList(calls)
+        # What was there before, if the instance had a forward of its own.
+        self._instance_forward = owner.__dict__.get("forward")
+        original = owner.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with Redirect(name, calls):
+                return original(*args, **kwargs)
+
+        owner.add_module(SUBMODULE, self)
+        owner.forward = forward
+
+    def remove(self, owner: nn.Module) -> None:
+        """Undo the offloading of `owner`."""
+        del owner._modules[SUBMODULE]
+        if self._instance_forward is None:
+            del owner.__dict__["forward"]
+        else:
+            owner.forward = self._instance_forward

@@ -1,0 +1,318 @@
+"""Choose the scales of a model's layers from what they see in a run."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..quantization import METHODS, ActivationObserver, Method, quantize_weight
+from . import reference
+from .attention import Multiply, attend, split_heads
+from .calibration import Calibration, LayerCalibration
+from .selection import FilterFn, call_name, select_layers, watch_attention
+from .timesteps import TimestepGroups, equal_bounds
+
+KINDS: dict[type[nn.Module], str] = {nn.Linear: "linear", nn.Conv2d: "conv2d"}
+
+LEAST_FACTOR = 1e-5
+"""Of smoothing: a channel that is nearly always zero is left alone."""
+
+LayerWatcher = Callable[[nn.Module, torch.Tensor], None]
+
+
+def kind_of(layer: nn.Module) -> str:
+    """What `LayerCalibration.kind` says of a layer."""
+    return next(kind for type_, kind in KINDS.items() if isinstance(layer, type_))
+
+
+@contextlib.contextmanager
+def _watch_layers(
+    layers: dict[nn.Module, str], watcher: Callable[[nn.Module, torch.Tensor, Any], None]
+) -> Iterator[None]:
+    """Call ``watcher(layer, input, output)`` after each call of the layers."""
+
+    def hook(layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
+        watcher(layer, arguments[0] if arguments else named["input"], result)
+
+    hooks = [layer.register_forward_hook(hook, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for each in hooks:
+            each.remove()
+
+
+def _channels(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
+    """`values` with the input channels last."""
+    return values.movedim(-3, -1) if isinstance(layer, nn.Conv2d) else values
+
+
+class _Error:
+    """Powers of a layer's output and of its quantisation error."""
+
+    def __init__(self) -> None:
+        self.signal = self.noise = 0.0
+
+    def add(self, exact: torch.Tensor, quantized: torch.Tensor) -> None:
+        self.signal += exact.double().square().sum().item()
+        self.noise += (quantized.double() - exact.double()).square().sum().item()
+
+    @property
+    def sqnr_db(self) -> float | None:
+        return 10 * math.log10(self.signal / self.noise) if self.signal and self.noise else None
+
+
+class _Calibrator:
+    """The runs of one calibration.
+
+    Each needs what the one before has found: largest magnitudes give smoothing factors, magnitudes after smoothing give
+    scales, scales give errors.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        run: Callable[[nn.Module], Any],
+        filter_fn: FilterFn | None,
+        groups: TimestepGroups,
+    ) -> None:
+        self.module, self.run_model, self.filter_fn, self.groups = module, run, filter_fn, groups
+        self.layers = select_layers(module, filter_fn)
+        self.names = {each: name for name, each in module.named_modules()}
+        self.smoothing: dict[str, torch.Tensor] = {}
+
+    def _run(self, *contexts: contextlib.AbstractContextManager[None]) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            if self.groups.present is not None:
+                stack.callback(self.groups.watch(self.module).remove)
+            for context in contexts:
+                stack.enter_context(context)
+            self.run_model(self.module)
+
+    def _owns(self, owner: nn.Module) -> bool:
+        return self.filter_fn is None or self.filter_fn(owner, self.names[owner])
+
+    def smooth(self, alpha: float) -> None:
+        """Find the smoothing factors of all layers."""
+        largest: dict[nn.Module, torch.Tensor] = {}
+
+        def watch(layer: nn.Module, values: torch.Tensor, _: Any) -> None:
+            seen = _channels(layer, values).float().abs().flatten(0, -2).amax(0)
+            largest[layer] = torch.maximum(largest.get(layer, seen), seen)
+
+        self._run(_watch_layers(self.layers, watch))
+        for layer, inputs in largest.items():
+            assert isinstance(layer, (nn.Linear, nn.Conv2d))
+            weight = layer.weight.detach().float().abs()
+            if isinstance(layer, nn.Conv2d):
+                weight = weight.unflatten(0, (layer.groups, -1)).amax(dim=(1, 3, 4)).flatten()
+            else:
+                weight = weight.amax(0)
+            factors = inputs.pow(alpha) / weight.pow(1 - alpha)
+            usable = (inputs > 0) & (weight > 0) & (factors > LEAST_FACTOR)
+            self.smoothing[self.layers[layer]] = torch.where(usable, factors, 1.0)
+
+    def scales(self, method: Method, percentile: float) -> dict[str, LayerCalibration]:
+        """Find the scales of all layers and attention calls."""
+        groups = len(self.groups)
+        layers = {name: [ActivationObserver() for _ in range(groups)] for name in self.layers.values()}
+        calls: dict[str, list[list[ActivationObserver]]] = defaultdict(
+            lambda: [[ActivationObserver() for _ in range(3)] for _ in range(groups)]
+        )
+
+        def watch(layer: nn.Module, values: torch.Tensor, _: Any) -> None:
+            name = self.layers[layer]
+            if name in self.smoothing:
+                values = _channels(layer, values).float() / self.smoothing[name]
+            layers[name][self.groups.index].update(values)
+
+        def watch_call(
+            owner: nn.Module, index: int, function: Callable[..., torch.Tensor], args: Any, kwargs: dict[str, Any]
+        ) -> torch.Tensor:
+            if self._owns(owner):
+                call = _attention_arguments(*args, **kwargs)
+                observers = calls[call_name(self.names[owner], index)][self.groups.index]
+                for observer, values in zip(observers, (call["query"], call["key"], call["value"]), strict=True):
+                    observer.update(values)
+            return function(*args, **kwargs)
+
+        self._run(_watch_layers(self.layers, watch), watch_attention(self.module, watch_call))
+        if not layers and not calls:
+            raise ValueError(f"{type(self.module).__name__} has no layer to offload")
+        found = {}
+        for layer, name in self.layers.items():
+            scales = [self._scale(name, group, each, method, percentile) for group, each in enumerate(layers[name])]
+            found[name] = LayerCalibration(
+                kind_of(layer), torch.tensor(scales, dtype=torch.float64), self.smoothing.get(name)
+            )
+        for name, by_group in calls.items():
+            rows = [
+                [self._scale(name, group, each, method, percentile) for each in three]
+                for group, three in enumerate(by_group)
+            ]
+            found[name] = LayerCalibration("attention", torch.tensor(rows, dtype=torch.float64))
+        return found
+
+    def _scale(self, name: str, group: int, observer: ActivationObserver, method: Method, percentile: float) -> float:
+        if not observer.updates:
+            if len(self.groups) == 1:
+                raise ValueError(
+                    f"layer {name!r} was not called during calibration; "
+                    "run it in the calibration, or exclude it with filter_fn"
+                )
+            raise ValueError(
+                f"layer {name!r} was not called in timestep group {group} of {len(self.groups)} during calibration; "
+                "run all timesteps in the calibration, choose fewer timestep_groups, or exclude it with filter_fn"
+            )
+        return observer.scale(method, percentile)
+
+    def errors(self, found: dict[str, LayerCalibration]) -> dict[str, float | None]:
+        """Measure the quantisation error of all layers and attention calls."""
+        errors: dict[str, _Error] = defaultdict(_Error)
+        weights = {}
+        for layer, name in self.layers.items():
+            assert isinstance(layer, (nn.Linear, nn.Conv2d))
+            smoothed = found[name].smooth(layer)
+            integers, scale = quantize_weight(smoothed.flatten(1))
+            weights[layer] = (integers.float() * scale[:, None]).view(smoothed.shape)
+
+        def watch(layer: nn.Module, values: torch.Tensor, result: torch.Tensor) -> None:
+            assert isinstance(layer, (nn.Linear, nn.Conv2d))
+            name = self.layers[layer]
+            step = found[name].scales[self.groups.index]
+            factors = found[name].smoothing
+            multiplier = (1 / (step if factors is None else step * factors)).float().view(-1)
+            inputs = reference.quantise(_channels(layer, values).float(), multiplier).float() * float(step)
+            if isinstance(layer, nn.Conv2d):
+                inputs = inputs.movedim(-1, -3)
+                quantized = layer._conv_forward(inputs, weights[layer], None)
+                bias = None if layer.bias is None else layer.bias[:, None, None]
+            else:
+                quantized, bias = F.linear(inputs, weights[layer]), layer.bias
+            errors[name].add(result if bias is None else result - bias, quantized)
+
+        def watch_call(
+            owner: nn.Module, index: int, function: Callable[..., torch.Tensor], args: Any, kwargs: dict[str, Any]
+        ) -> torch.Tensor:
+            result = function(*args, **kwargs)
+            if self._owns(owner):
+                name = call_name(self.names[owner], index)
+                steps = found[name].scales[self.groups.index].tolist()
+                errors[name].add(result, _emulate(_attention_arguments(*args, **kwargs), steps))
+            return result
+
+        self._run(_watch_layers(self.layers, watch), watch_attention(self.module, watch_call))
+        return {name: error.sqnr_db for name, error in errors.items()}
+
+
+def _attention_arguments(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> dict[str, Any]:
+    return {
+        "query": query,
+        "key": key,
+        "value": value,
+        "mask": attn_mask,
+        "is_causal": is_causal,
+        "scale": 1 / math.sqrt(query.shape[-1]) if scale is None else float(scale),
+        "enable_gqa": enable_gqa,
+    }
+
+
+def _emulate(call: dict[str, Any], steps: list[float]) -> torch.Tensor:
+    """Result of an offloaded attention call, with products in float32."""
+    heads = split_heads(call["query"], call["key"], call["value"], call["mask"], call["enable_gqa"])
+
+    def multiply(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, _: int) -> None:
+        out.copy_(a.float() @ b.float())
+
+    def scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    products: tuple[Multiply, Multiply] = (multiply, multiply)
+    return attend(heads, steps, call["scale"], call["is_causal"], products, scratch).reshape(heads.shape)
+
+
+def calibrate(
+    module: nn.Module,
+    run: Callable[[nn.Module], Any],
+    *,
+    filter_fn: FilterFn | None = None,
+    method: Method = "mse",
+    percentile: float = 99.99,
+    smoothing: float | None = None,
+    timestep_groups: int = 1,
+    num_train_timesteps: float = 1000,
+    measure_error: bool = True,
+) -> Calibration:
+    """Choose the input scales of all layers from what they see in a run.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The model, not offloaded.
+    run : callable
+        Called with `module`; runs it on representative data. It is called once more to measure errors, and once more
+        for smoothing.
+    filter_fn : callable, optional
+        ``filter_fn(layer, name)`` selects Linear and Conv2d layers and modules that call attention; by default all.
+    method : {"absmax", "percentile", "mse"}
+        How scales follow from what was seen; see `ActivationObserver.scale`.
+    percentile : float
+        Share of magnitudes, in percent, that ``"percentile"`` does not clip.
+    smoothing : float, optional
+        Exponent alpha in 0..1 of SmoothQuant (Xiao et al. 2023): input channel j is divided by
+        ``max|x_j|^alpha / max|w_j|^(1 - alpha)``, and its weights multiplied. By default none.
+    timestep_groups : int
+        Scales for each of so many equal parts of 0..`num_train_timesteps`; see `TimestepGroups.watch` for how the
+        timestep is found.
+    num_train_timesteps : float
+        End of the timesteps.
+    measure_error : bool
+        Measure each layer's quantisation error.
+
+    Returns
+    -------
+    Calibration
+        The `calibration` of `offload`.
+
+    Raises
+    ------
+    TypeError
+        `module` is itself a layer.
+    ValueError
+        An option is out of range, no layer is selected, or `run` did not reach one.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, not {method!r}")
+    if not 0 < percentile <= 100:
+        raise ValueError(f"percentile must be in 0..100 (0 excluded), not {percentile!r}")
+    if smoothing is not None and not 0 <= smoothing <= 1:
+        raise ValueError(f"smoothing must be in 0..1, or None, not {smoothing!r}")
+    bounds = equal_bounds(timestep_groups, num_train_timesteps)
+    calibrator = _Calibrator(module, run, filter_fn, TimestepGroups(bounds))
+    if smoothing is not None:
+        calibrator.smooth(smoothing)
+    layers = calibrator.scales(method, percentile)
+    if measure_error:
+        errors = calibrator.errors(layers)
+        layers = {
+            name: LayerCalibration(each.kind, each.scales, each.smoothing, errors[name])
+            for name, each in layers.items()
+        }
+    return Calibration(layers, method, percentile, smoothing, bounds)

@@ -1,0 +1,112 @@
+"""What a calibration run has found out about a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..quantization import Method
+from .files import read_tensors, write_tensors
+
+KIND = "calibration"
+
+
+@dataclass(frozen=True)
+class LayerCalibration:
+    """Scales of one layer, or of one call of attention.
+
+    Attributes
+    ----------
+    kind : {"linear", "conv2d", "attention"}
+        What it is.
+    scales : torch.Tensor
+        float64: value of one step of the input for each timestep group, (G,); of attention (G, 3), for query, key and
+        value.
+    smoothing : torch.Tensor or None
+        float32 (C,): factors by which input channels are divided and weights multiplied.
+    sqnr_db : float or None
+        Signal-to-quantisation-noise ratio of the output, without bias, against the float layer on the calibration
+        inputs; None if it was not measured, or nothing differed.
+    """
+
+    kind: str
+    scales: torch.Tensor
+    smoothing: torch.Tensor | None = None
+    sqnr_db: float | None = None
+
+    def smooth(self, layer: nn.Linear | nn.Conv2d) -> torch.Tensor:
+        """Float weights of `layer`, times the smoothing of their input channel."""
+        weight = layer.weight.detach()
+        if self.smoothing is None:
+            return weight
+        factors = self.smoothing.to(weight.device)
+        if isinstance(layer, nn.Linear):
+            return weight.float() * factors
+        grouped = weight.float().unflatten(0, (layer.groups, -1))
+        return (grouped * factors.view(layer.groups, 1, -1, 1, 1)).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Result of `calibrate`; the `calibration` of `offload`.
+
+    Attributes
+    ----------
+    layers : dict of str to LayerCalibration
+        By dotted name; a second call of attention in the same module is ``name#1``.
+    method : {"absmax", "percentile", "mse"}
+        How scales follow from what was seen.
+    percentile : float
+        Of ``"percentile"``.
+    smoothing : float or None
+        The exponent alpha, if input channels were smoothed.
+    timestep_bounds : tuple of float
+        As in `TimestepGroups`.
+    """
+
+    layers: dict[str, LayerCalibration]
+    method: Method
+    percentile: float
+    smoothing: float | None
+    timestep_bounds: tuple[float, ...]
+
+    def save(self, path: Path | str) -> None:
+        """Write a safetensors file."""
+        tensors = {f"{name}/scales": layer.scales for name, layer in self.layers.items()}
+        for name, layer in self.layers.items():
+            if layer.smoothing is not None:
+                tensors[f"{name}/smoothing"] = layer.smoothing
+        details = {
+            "layers": [[name, layer.kind, layer.sqnr_db] for name, layer in self.layers.items()],
+            "method": self.method,
+            "percentile": self.percentile,
+            "smoothing": self.smoothing,
+            "timestep_bounds": self.timestep_bounds,
+        }
+        write_tensors(Path(path), KIND, tensors, details)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Calibration:
+        """Read a file that `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        ValueError
+            It is damaged or foreign; the message says how.
+        """
+        tensors, details = read_tensors(Path(path), KIND)
+        return cls(
+            layers={
+                name: LayerCalibration(kind, tensors[f"{name}/scales"], tensors.get(f"{name}/smoothing"), sqnr_db)
+                for name, kind, sqnr_db in details["layers"]
+            },
+            method=details["method"],
+            percentile=details["percentile"],
+            smoothing=details["smoothing"],
+            timestep_bounds=tuple(details["timestep_bounds"]),
+        )

@@ -1,0 +1,168 @@
+"""Convolutions on an accelerator: as products of unfolded images."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from . import kernels
+from .calibration import LayerCalibration
+from .layer import OffloadedLayer
+from .products import OffloadedModel, check_values, find
+from .reference import output_size
+
+
+def _pairs(*lists: list[int]) -> list[tuple[int, int]]:
+    return [(rows, columns) for rows, columns in lists]
+
+
+def _channels_last(image: torch.Tensor) -> bool:
+    return not image.is_contiguous() and image.is_contiguous(memory_format=torch.channels_last)
+
+
+@torch.library.custom_op("brownout::int8_conv2d", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def int8_conv2d(
+    image: torch.Tensor,
+    multiplier: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None,
+    group: torch.Tensor | None,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    layer: int,
+) -> torch.Tensor:
+    """Quantise, unfold, multiply on the accelerator, scale back and add the bias.
+
+    Each value is quantised once and unfolded as a byte. Tagged as random, as `int8_linear`.
+
+    Parameters
+    ----------
+    image : torch.Tensor
+        Floating-point (B, C, H, W).
+    multiplier : torch.Tensor
+        float32 (G, 1) or (G, C): steps of the quantised input per unit, for each timestep group.
+    scale : torch.Tensor
+        float32 (G, N): value of one step of each sum.
+    bias : torch.Tensor, optional
+        (N,).
+    group : torch.Tensor, optional
+        int64 (): the timestep group, by default 0.
+    kernel, stride, dilation : list of int
+        Of rows and columns.
+    padding : list of int
+        Zeros left, right, above and below.
+    layer : int
+        Number of the offloaded layer whose resident weights are used.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, N, rows, columns), dtype and memory format of `image`.
+    """
+    offloaded: OffloadedConv2d = find(layer)
+    product = offloaded.product
+    check_values(product.name, image)
+    index = 0 if group is None else int(group)
+    batch, channels, height, width = image.shape
+    left, right, above, below = padding
+    padded = (height + above + below, width + left + right)
+    scratch = product.model.scratch
+    bytes_ = scratch("image", (batch, *padded, channels), torch.int8, image.device)
+    if any(padding):
+        bytes_.zero_()
+    inside = bytes_[:, above : above + height, left : left + width]
+    kernels.quantise(image.permute(0, 2, 3, 1), multiplier[index], inside)
+
+    windows = _pairs(kernel, stride, dilation)
+    rows, columns = output_size(padded, *windows)
+    groups = offloaded.groups
+    share, outputs = channels // groups, scale.shape[1] // groups
+    if kernel == [1, 1] and stride == [1, 1] and groups == 1:
+        unfolded = bytes_.view(1, -1, channels)
+    else:
+        shape = (groups, batch, rows, columns, *kernel, share)
+        pieces = scratch("patches", shape, torch.int8, image.device)
+        for piece, part in zip(pieces, bytes_.split(share, 3), strict=True):
+            kernels.patches(part, windows[0], windows[1], windows[2], piece)
+        unfolded = pieces.view(groups, batch * rows * columns, -1)
+    sums = product.multiply(unfolded if groups > 1 else unfolded[0], index)
+    offset = None if bias is None else bias.to(torch.float32)
+    if groups == 1 and _channels_last(image):
+        pixels = kernels.dequantise(sums, scale[index], offset).view(batch, rows, columns, -1)
+        return pixels.permute(0, 3, 1, 2).to(image.dtype)
+    result = torch.empty((batch, scale.shape[1], rows * columns), device=image.device)
+    for number, part in enumerate(sums.view(groups, batch, rows * columns, outputs)):
+        piece = slice(number * outputs, (number + 1) * outputs)
+        kernels.dequantise_image(part, scale[index, piece], None if offset is None else offset[piece], result[:, piece])
+    return result.to(image.dtype).view(batch, -1, rows, columns)
+
+
+@int8_conv2d.register_fake
+def _(
+    image: torch.Tensor,
+    multiplier: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None,
+    group: torch.Tensor | None,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    layer: int,
+) -> torch.Tensor:
+    batch, _, height, width = image.shape
+    padded = (height + padding[2] + padding[3], width + padding[0] + padding[1])
+    windows = _pairs(kernel, stride, dilation)
+    rows, columns = output_size(padded, *windows)
+    offloaded: OffloadedConv2d = find(layer)
+    if offloaded.groups == 1 and _channels_last(image):
+        return image.new_empty((batch, rows, columns, scale.shape[1])).permute(0, 3, 1, 2)
+    return image.new_empty((batch, scale.shape[1], rows, columns))
+
+
+class OffloadedConv2d(OffloadedLayer):
+    """A Conv2d layer whose product runs on an accelerator; made by `offload`.
+
+    Rows of the product are output pixels, K = kernel rows x kernel columns x input channels, in this order. Each
+    channel group is a product of its own, of one batched command.
+    """
+
+    def __init__(self, conv: nn.Conv2d, model: OffloadedModel, name: str, calibration: LayerCalibration) -> None:
+        self.groups = conv.groups
+        self.kernel, self.stride, self.dilation = (list(x) for x in (conv.kernel_size, conv.stride, conv.dilation))
+        # As F.pad wants it, columns first; "same" may be uneven.
+        self.padding = list(conv._reversed_padding_repeated_twice)
+        super().__init__(conv, calibration.smooth(conv), model, name, calibration)
+
+    def matrix(self) -> torch.Tensor:
+        outputs, share, *kernel = self.weight.shape
+        grouped = self.weight.view(self.groups, outputs // self.groups, share, *kernel)
+        matrix = grouped.permute(0, 3, 4, 2, 1).reshape(self.groups, -1, outputs // self.groups)
+        return matrix if self.groups > 1 else matrix[0]
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Map (B, C, H, W), or (C, H, W), to (B, N, rows, columns), or (N, rows, columns)."""
+        single = image.ndim == 3
+        result = int8_conv2d(
+            image[None] if single else image,
+            self.multiplier,
+            self.output_scale,
+            self.bias,
+            self.present_group,
+            self.kernel,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.number,
+        )
+        return result[0] if single else result
+
+    def extra_repr(self) -> str:
+        outputs, share = self.weight.shape[:2]
+        return (
+            f"{share * self.groups}, {outputs}, kernel_size={tuple(self.kernel)}, stride={tuple(self.stride)}, "
+            f"padding={tuple(self.padding)}, dilation={tuple(self.dilation)}, groups={self.groups}, "
+            f"bias={self.bias is not None}, accelerator={self.model.accelerator!r}"
+        )

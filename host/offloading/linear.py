@@ -1,0 +1,91 @@
+"""Linear layers on an accelerator."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from . import kernels
+from .calibration import LayerCalibration
+from .layer import OffloadedLayer
+from .products import OffloadedModel, check_values, find
+
+
+@torch.library.custom_op("brownout::int8_linear", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def int8_linear(
+    values: torch.Tensor,
+    multiplier: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None,
+    group: torch.Tensor | None,
+    layer: int,
+) -> torch.Tensor:
+    """Quantise, multiply on the accelerator, scale back and add the bias.
+
+    Tagged as random: equal calls may not be merged, because each has timing errors of its own.
+
+    Parameters
+    ----------
+    values : torch.Tensor
+        Floating-point (..., K).
+    multiplier : torch.Tensor
+        float32 (G, 1) or (G, K): steps of the quantised input per unit, for each timestep group.
+    scale : torch.Tensor
+        float32 (G, N): value of one step of each sum.
+    bias : torch.Tensor, optional
+        (N,).
+    group : torch.Tensor, optional
+        int64 (): the timestep group, by default 0.
+    layer : int
+        Number of the offloaded layer whose resident weights are used.
+
+    Returns
+    -------
+    torch.Tensor
+        (..., N), dtype of `values`.
+    """
+    offloaded: OffloadedLinear = find(layer)
+    product = offloaded.product
+    check_values(product.name, values)
+    index = 0 if group is None else int(group)
+    count = values.shape[-1]
+    # Strides as they are, unless there are too many of them.
+    spread = values[(None,) * (4 - values.ndim)] if values.ndim < 4 else values.reshape(1, 1, -1, count)
+    rows = product.model.scratch("rows", tuple(spread.shape), torch.int8, values.device)
+    kernels.quantise(spread, multiplier[index], rows)
+    sums = product.multiply(rows.view(-1, count), index)
+    result = kernels.dequantise(sums, scale[index], None if bias is None else bias.to(torch.float32))
+    return result.to(values.dtype).view(*values.shape[:-1], scale.shape[1])
+
+
+@int8_linear.register_fake
+def _(
+    values: torch.Tensor,
+    multiplier: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None,
+    group: torch.Tensor | None,
+    layer: int,
+) -> torch.Tensor:
+    return values.new_empty((*values.shape[:-1], scale.shape[1]))
+
+
+class OffloadedLinear(OffloadedLayer):
+    """A Linear layer whose product runs on an accelerator; made by `offload`."""
+
+    def __init__(self, linear: nn.Linear, model: OffloadedModel, name: str, calibration: LayerCalibration) -> None:
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        super().__init__(linear, calibration.smooth(linear), model, name, calibration)
+
+    def matrix(self) -> torch.Tensor:
+        return self.weight.T
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Map (..., K) to (..., N)."""
+        return int8_linear(values, self.multiplier, self.output_scale, self.bias, self.present_group, self.number)
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"accelerator={self.model.accelerator!r}"
+        )

@@ -1,0 +1,212 @@
+"""Products of offloaded layers: what they share, how each is named to the hardware, and what each has cost."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import torch
+
+from brownout.hw.tiling import ideal_cycles
+
+from ..accelerator import Accelerator
+from ..operands import ResidentWeights, Tally
+from .history import History, HistoryKey
+from .timesteps import TimestepGroups
+
+ProductObserver = Callable[[str, torch.Tensor], None]
+"""Called with the name of a product and the int32 (M, N) or (B, M, N) sums of each call, valid until it returns."""
+
+EVALUATION_BITS = 20
+"""Of an error key; the others are the number of the product."""
+
+_KEY_MASK = (1 << 32) - 1
+
+
+class OffloadedModel:
+    """What the layers of one call of `offload` have in common.
+
+    Parameters
+    ----------
+    accelerator : Accelerator
+        Where products run.
+    groups : TimestepGroups
+        Present timestep group.
+    observer : callable, optional
+        Sees all sums.
+
+    Attributes
+    ----------
+    part : int
+        Part of the batch that is evaluated: set it before evaluations of parts that have values of their own to go back
+        to, for example the two halves of guidance.
+    history : History
+        Values that suppressed elements keep.
+    products : list of OffloadedProduct
+        In the order of the model.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, groups: TimestepGroups, observer: ProductObserver | None = None
+    ) -> None:
+        self.accelerator = accelerator
+        self.groups = groups
+        self.observer = observer
+        self.part = 0
+        self.history = History(accelerator)
+        self.products: list[OffloadedProduct] = []
+        # Threads may evaluate the model at the same time.
+        self._scratch = threading.local()
+
+    def begin_run(self) -> None:
+        """Count evaluations from zero and forget all history: the next image does not depend on the last."""
+        self.history.clear()
+        for product in self.products:
+            product.evaluations.clear()
+
+    def scratch(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Memory that is used again and again: fresh memory costs as much as a product."""
+        held: dict[str, torch.Tensor] = self._scratch.__dict__
+        wanted = torch.Size(shape).numel()
+        tensor = held.get(name)
+        if tensor is None or tensor.numel() < wanted or tensor.device != device:
+            tensor = held[name] = torch.empty(wanted, dtype=dtype, device=device)
+        return tensor[:wanted].view(shape)
+
+
+class OffloadedProduct:
+    """A matrix product of an offloaded layer.
+
+    Parameters
+    ----------
+    model : OffloadedModel
+        To which it is added.
+    name : str
+        Dotted name of the layer, for attention with ``.qk`` or ``.pv``.
+    kind : {"linear", "conv2d", "attention"}
+        The layer's.
+    sqnr_db : float or None
+        Quantisation error of the layer in its calibration.
+
+    Attributes
+    ----------
+    number : int
+        Place in the model.
+    evaluations : dict of int to int
+        Calls of each part of the batch since the run began.
+    calls, rows, macs, ideal_cycles : int
+        Commands, rows (M) of all of them, useful multiply-accumulates, cycles of an array that is never idle.
+    k, n : int
+        Extents of the last call.
+    """
+
+    def __init__(self, model: OffloadedModel, name: str, kind: str, sqnr_db: float | None) -> None:
+        self.model, self.name, self.kind, self.sqnr_db = model, name, kind, sqnr_db
+        self.number = len(model.products)
+        model.products.append(self)
+        self.weights: ResidentWeights | None = None
+        self.evaluations: dict[int, int] = {}
+        self.calls = self.rows = self.macs = self.ideal_cycles = self.k = self.n = 0
+        self.tally = Tally()
+
+    def load(self, weights: torch.Tensor) -> None:
+        """Make int8 (K, N) or (B, K, N) resident."""
+        self.weights = self.model.accelerator.upload(weights)
+
+    def begin(self) -> int:
+        """Error key of the evaluation that begins: of no other evaluation, and the same in every run.
+
+        After 2^20 evaluations, or with more than 2^12 products, keys come again.
+        """
+        part = self.model.part
+        evaluation = self.evaluations.get(part, 0)
+        self.evaluations[part] = evaluation + 1
+        return ((self.number << EVALUATION_BITS) + evaluation) & _KEY_MASK
+
+    def multiply(self, rows: torch.Tensor, group: int) -> torch.Tensor:
+        """Multiply by the resident weights: int8 (M, K) or (B, M, K) to int32, in memory that the next call reuses.
+
+        Where the accelerator suppresses marked elements, the result lies in the product's history.
+        """
+        assert self.weights is not None
+        accelerator = self.model.accelerator
+        shape = (*rows.shape[:-1], self.weights.shape[-1])
+        protection = accelerator.protection
+        if protection is not None and protection.check and protection.on_mark == "suppress":
+            out = self.model.history.slot(HistoryKey(self.number, self.model.part, group), shape, rows.device)
+        else:
+            out = self.model.scratch("sums", shape, torch.int32, rows.device)
+        accelerator.gemm(rows, self.weights, out=out, error_key=self.begin(), tally=self.tally)
+        self._count(out, rows.shape[-1])
+        return out
+
+    def multiply_pair(self, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, key: int, first_row: int) -> None:
+        """Multiply two activations, int8 (B, M, K) and (B, K, N), into int32 `out`.
+
+        Marked elements are kept as they are: their history would take more memory than the model.
+        """
+        accelerator = self.model.accelerator
+        protection = accelerator.protection
+        if protection is not None and protection.on_mark == "suppress":
+            protection = replace(protection, on_mark="keep")
+        accelerator.gemm(a, b, out=out, protection=protection, error_key=key, first_row=first_row, tally=self.tally)
+        self._count(out, a.shape[-1])
+
+    def _count(self, out: torch.Tensor, k: int) -> None:
+        batch = out.shape[0] if out.ndim == 3 else 1
+        m, n = out.shape[-2:]
+        self.calls += 1
+        self.rows += batch * m
+        self.k, self.n = k, n
+        self.macs += batch * m * n * k
+        self.ideal_cycles += ideal_cycles(self.model.accelerator.config, m, n, k, batch)
+        if self.model.observer is not None:
+            self.model.observer(self.name, out)
+
+
+_layers: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_numbers = count()
+
+
+def register(layer: Any) -> int:
+    """Number by which custom operators find `layer` as long as it lives."""
+    number = next(_numbers)
+    _layers[number] = layer
+    return number
+
+
+def find(number: int) -> Any:
+    """The layer of a number.
+
+    Raises
+    ------
+    RuntimeError
+        It is gone.
+    """
+    layer = _layers.get(number)
+    if layer is None:
+        raise RuntimeError("this layer is no longer offloaded; it was restored or deleted")
+    return layer
+
+
+def check_values(name: str, values: torch.Tensor) -> None:
+    """Refuse what cannot be quantised.
+
+    Raises
+    ------
+    TypeError
+        Not floating-point.
+    ValueError
+        Empty.
+    """
+    if not values.is_floating_point():
+        raise TypeError(f"layer {name!r} must get a floating-point input, not {values.dtype}")
+    if not values.numel():
+        raise ValueError(
+            f"layer {name!r} got an empty input of shape {tuple(values.shape)}; "
+            "an offloaded layer needs at least one row, so leave empty batches out"
+        )

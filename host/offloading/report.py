@@ -1,0 +1,85 @@
+"""What the products of an offloaded model have done."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..errors import AcceleratorClosedError
+from .offload import offloaded_model
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What one product of an offloaded model has done.
+
+    Attributes
+    ----------
+    name : str
+        Dotted name of the layer in the model; of attention with ``.qk`` (queries by keys) or ``.pv`` (exponentials by
+        values).
+    kind : {"linear", "conv2d", "attention"}
+        The layer's.
+    accelerator : str
+        Where it ran.
+    k, n : int
+        Extents of the last product.
+    calls, rows : int
+        Commands, and the rows (M) of all of them.
+    macs, ideal_cycles : int
+        Useful multiply-accumulates; cycles of an array that is never idle.
+    cycles : int
+        Cycles of all its commands.
+    sqnr_db : float or None
+        Signal-to-quantisation-noise ratio of the layer's output in its calibration; of attention, of both products
+        together.
+    """
+
+    name: str
+    kind: str
+    accelerator: str
+    k: int
+    n: int
+    calls: int
+    rows: int
+    macs: int
+    ideal_cycles: int
+    cycles: int
+    sqnr_db: float | None
+
+    @property
+    def utilisation(self) -> float | None:
+        """Ideal cycles over cycles; None before the first call."""
+        return self.ideal_cycles / self.cycles if self.cycles else None
+
+
+def report(module: nn.Module) -> list[LayerReport]:
+    """What each product has done since `offload`, in the order of the model.
+
+    Raises
+    ------
+    ValueError
+        `module` is not offloaded.
+    """
+    model = offloaded_model(module)
+    # Lets the accelerator count what it has put off; a closed one did that before.
+    with contextlib.suppress(AcceleratorClosedError):
+        _ = model.accelerator.stats
+    return [
+        LayerReport(
+            name=product.name,
+            kind=product.kind,
+            accelerator=repr(model.accelerator),
+            k=product.k,
+            n=product.n,
+            calls=product.calls,
+            rows=product.rows,
+            macs=product.macs,
+            ideal_cycles=product.ideal_cycles,
+            cycles=product.tally.cycles,
+            sqnr_db=product.sqnr_db,
+        )
+        for product in model.products
+    ]

@@ -1,0 +1,132 @@
+"""Keep an offloaded model in a folder, so that it need not be calibrated again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..accelerator import Accelerator
+from .attention import SUBMODULE
+from .calibrate import kind_of
+from .calibration import Calibration
+from .files import read_tensors, write_tensors
+from .layer import OffloadedLayer
+from .offload import calibration_of, offload, restore
+from .products import OffloadedModel, ProductObserver
+from .selection import supported_layers
+
+KIND = "offloaded model"
+MODEL_FILE, CALIBRATION_FILE = "model.safetensors", "calibration.safetensors"
+
+
+def _offloaded_names(module: nn.Module) -> dict[str, str]:
+    """Kind of each offloaded layer and owner of attention, by name."""
+    names = {name: each.product.kind for name, each in module.named_modules() if isinstance(each, OffloadedLayer)}
+    owners = {name: "attention" for name, each in module.named_modules() if SUBMODULE in each._modules}
+    return names | owners
+
+
+def save_offloaded(module: nn.Module, folder: Path | str) -> None:
+    """Write int8 weights, scales and everything else in the ``state_dict`` of an offloaded model.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The model.
+    folder : Path or str
+        Made if need be; gets ``model.safetensors`` and ``calibration.safetensors``.
+
+    Raises
+    ------
+    ValueError
+        `module` is not offloaded.
+    """
+    calibration = calibration_of(module)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    calibration.save(folder / CALIBRATION_FILE)
+    details = {"architecture": type(module).__name__, "layers": _offloaded_names(module)}
+    write_tensors(folder / MODEL_FILE, KIND, module.state_dict(), details)
+
+
+def load_offloaded(
+    module: nn.Module, accelerator: Accelerator, folder: Path | str, *, observer: ProductObserver | None = None
+) -> OffloadedModel:
+    """Offload a model with the weights and scales that `save_offloaded` wrote.
+
+    Parameters
+    ----------
+    module : nn.Module
+        A float model of the same architecture; its weights do not matter. `restore` brings its Linear and Conv2d layers
+        back as they were; all other parameters are those of the folder from now on.
+    accelerator : Accelerator
+        As in `offload`.
+    folder : Path or str
+        Where the files are.
+    observer : callable, optional
+        As in `offload`.
+
+    Returns
+    -------
+    OffloadedModel
+        As `offload`.
+
+    Raises
+    ------
+    FileNotFoundError
+        A file is missing.
+    ValueError
+        A file is damaged or foreign, or of another architecture; the model is as before.
+    """
+    folder = Path(folder)
+    calibration = Calibration.load(folder / CALIBRATION_FILE)
+    tensors, details = read_tensors(folder / MODEL_FILE, KIND)
+    if details["architecture"] != type(module).__name__:
+        raise ValueError(f"{folder} holds a {details['architecture']}, not a {type(module).__name__}")
+    _check_layers(module, folder, details["layers"])
+    model = offload(
+        module,
+        accelerator,
+        calibration=calibration,
+        filter_fn=lambda _, name: name in details["layers"],
+        observer=observer,
+    )
+    try:
+        _check_tensors(module, folder, tensors)
+    except ValueError:
+        restore(module)
+        raise
+    module.load_state_dict(tensors)
+    return model
+
+
+def _check_layers(module: nn.Module, folder: Path, layers: dict[str, str]) -> None:
+    modules = dict(module.named_modules())
+    supported = supported_layers(module)
+    for name, kind in layers.items():
+        if name not in modules:
+            raise ValueError(
+                f"{folder} has a layer {name!r}, which this {type(module).__name__} lacks; "
+                "make the model with the configuration that it was saved with"
+            )
+        found = kind_of(modules[name]) if modules[name] in supported else "attention"
+        if found != kind:
+            raise ValueError(f"{folder} has {name!r} as {kind!r}, but here it is {type(modules[name]).__name__}")
+
+
+def _check_tensors(module: nn.Module, folder: Path, tensors: dict[str, Any]) -> None:
+    wanted = module.state_dict()
+    if wrong := sorted(set(tensors) ^ set(wanted)):
+        where = "the folder" if wrong[0] in tensors else "the model"
+        raise ValueError(
+            f"{folder} does not fit this {type(module).__name__}: {wrong[0]!r} is only in {where}; "
+            "make the model with the configuration that it was saved with"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise ValueError(
+                f"{folder} does not fit this {type(module).__name__}: {name!r} has shape {tuple(tensor.shape)} there "
+                f"and {tuple(wanted[name].shape)} here; make the model with the configuration that it was saved with"
+            )
