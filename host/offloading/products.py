@@ -21,10 +21,8 @@ from .timesteps import TimestepGroups
 ProductObserver = Callable[[str, torch.Tensor], None]
 """Called with the name of a product and the int32 (M, N) or (B, M, N) sums of each call, valid until it returns."""
 
-EVALUATION_BITS = 20
-"""Of an error key; the others are the number of the product."""
-
-_KEY_MASK = (1 << 32) - 1
+EVALUATION_BITS, PART_BITS, NUMBER_BITS = 16, 4, 12
+"""Of an error key, from the lowest bit on: evaluation, part of the batch, number of the product."""
 
 
 class OffloadedModel:
@@ -120,12 +118,15 @@ class OffloadedProduct:
     def begin(self) -> int:
         """Error key of the evaluation that begins: of no other evaluation, and the same in every run.
 
-        After 2^20 evaluations, or with more than 2^12 products, keys come again.
+        Keys come again after 2^16 evaluations of a part, and with more than 2^4 parts or 2^12 products.
         """
         part = self.model.part
         evaluation = self.evaluations.get(part, 0)
         self.evaluations[part] = evaluation + 1
-        return ((self.number << EVALUATION_BITS) + evaluation) & _KEY_MASK
+        key = 0
+        for value, bits in ((self.number, NUMBER_BITS), (part, PART_BITS), (evaluation, EVALUATION_BITS)):
+            key = key << bits | value % (1 << bits)
+        return key
 
     def multiply(self, rows: torch.Tensor, group: int) -> torch.Tensor:
         """Multiply by the resident weights: int8 (M, K) or (B, M, K) to int32, in memory that the next call reuses.

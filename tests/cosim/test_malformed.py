@@ -245,6 +245,8 @@ def test_every_cause_is_provoked_here() -> None:
         *(ErrorCause.A_ADDR, ErrorCause.W_ADDR, ErrorCause.Y_ADDR, ErrorCause.CHANNEL_ADDR),
         # In test_protection_commands.py.
         *(ErrorCause.THETA, ErrorCause.LOG, ErrorCause.DOMAIN, ErrorCause.POINT, ErrorCause.RATE, ErrorCause.LENGTHS),
+        # In test_copy.py.
+        *(ErrorCause.RUNS, ErrorCause.SOURCE, ErrorCause.TARGET, ErrorCause.LIST, ErrorCause.RUN),
     }
     assert by_field | elsewhere == set(ErrorCause)
 

@@ -15,6 +15,7 @@ from brownout.host.backends.mixed import MixedBackend
 from brownout.host.backends.rtl import RtlBackend
 from brownout.host.mixed.case import load_case
 from brownout.host.mixed.checker import COUNTED_TOGETHER, Checker, ObservedTwin
+from brownout.host.twin.protect import Deltas
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
 from .fake_simulator import CHECK_COUNTERS, FakeSimulator
@@ -339,8 +340,9 @@ def test_a_wrong_output_of_the_whole_product_is_found(make, generator, monkeypat
 @pytest.mark.parametrize("name", ["flip-columns", "carry-columns"])
 def test_other_errors_of_the_whole_product_are_found(make, generator, monkeypatch, name, kind):
     def change(out, findings):
-        errors = getattr(findings.errors, kind)
-        errors.deltas[:] *= 2
+        rows, cols, deltas = getattr(findings.errors, kind).arrays()
+        doubled = Deltas.of(rows.astype(np.int32), cols.astype(np.int32), 2 * deltas)
+        findings.errors = dataclasses.replace(findings.errors, **{kind: doubled})
 
     break_large_products(monkeypatch, change)
     setup = make(CONFIGS[name], Protection(), selection="faulty", passes_per_product=36)
