@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .accelerator import Accelerator
     from .compare import Difference, first_difference
     from .energy import EnergyModel
-    from .errors import AcceleratorClosedError, DeviceMemoryError, WeightsNotFoundError
+    from .errors import AcceleratorClosedError, DeviceMemoryError, PipelineClosedError, WeightsNotFoundError
     from .models.load import load_classifier, load_denoiser
     from .offloading import (
         Calibration,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from .operands import Requantisation, ResidentWeights
     from .operating_points import OperatingPoint
+    from .pipelines import OffloadedPipeline, calibrate_pipeline
     from .protection import LogRecord, Outcome, Protection
     from .results import write_results
     from .sampling import sample
@@ -41,14 +42,17 @@ _HOME = {
     "EnergyModel": "energy",
     "LayerReport": "offloading",
     "LogRecord": "protection",
+    "OffloadedPipeline": "pipelines",
     "OperatingPoint": "operating_points",
     "Outcome": "protection",
+    "PipelineClosedError": "errors",
     "Protection": "protection",
     "Requantisation": "operands",
     "ResidentWeights": "operands",
     "TimingLaw": "timing",
     "WeightsNotFoundError": "errors",
     "calibrate": "offloading",
+    "calibrate_pipeline": "pipelines",
     "first_difference": "compare",
     "load_classifier": "models.load",
     "load_denoiser": "models.load",
@@ -71,14 +75,17 @@ __all__ = [
     "EnergyModel",
     "LayerReport",
     "LogRecord",
+    "OffloadedPipeline",
     "OperatingPoint",
     "Outcome",
+    "PipelineClosedError",
     "Protection",
     "Requantisation",
     "ResidentWeights",
     "TimingLaw",
     "WeightsNotFoundError",
     "calibrate",
+    "calibrate_pipeline",
     "first_difference",
     "load_classifier",
     "load_denoiser",
