@@ -25,7 +25,7 @@ class Tiny:
 
     @property
     def call(self) -> dict[str, Any]:
-        return self.arguments | {"num_inference_steps": 3, "guidance_scale": 2.0, "output_type": "np"}
+        return {"num_inference_steps": 3, "guidance_scale": 2.0, "output_type": "np"} | self.arguments
 
 
 def vae(**options: Any) -> Any:
