@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from .accelerator import Accelerator
     from .compare import Difference, first_difference
     from .energy import EnergyModel
-    from .errors import AcceleratorClosedError, DeviceMemoryError, MismatchError, WeightsNotFoundError
+    from .errors import (
+        AcceleratorClosedError,
+        DeviceMemoryError,
+        MismatchError,
+        PipelineClosedError,
+        WeightsNotFoundError,
+    )
     from .mixed.options import Coverage, MixedOptions
     from .models.load import load_classifier, load_denoiser
     from .offloading import (
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
     )
     from .operands import Requantisation, ResidentWeights
     from .operating_points import OperatingPoint
+    from .pipelines import OffloadedPipeline, calibrate_pipeline
     from .protection import LogRecord, Outcome, Protection
     from .results import write_results
     from .sampling import sample
@@ -45,14 +52,17 @@ _HOME = {
     "LogRecord": "protection",
     "MismatchError": "errors",
     "MixedOptions": "mixed.options",
+    "OffloadedPipeline": "pipelines",
     "OperatingPoint": "operating_points",
     "Outcome": "protection",
+    "PipelineClosedError": "errors",
     "Protection": "protection",
     "Requantisation": "operands",
     "ResidentWeights": "operands",
     "TimingLaw": "timing",
     "WeightsNotFoundError": "errors",
     "calibrate": "offloading",
+    "calibrate_pipeline": "pipelines",
     "first_difference": "compare",
     "load_classifier": "models.load",
     "load_denoiser": "models.load",
@@ -78,14 +88,17 @@ __all__ = [
     "LogRecord",
     "MismatchError",
     "MixedOptions",
+    "OffloadedPipeline",
     "OperatingPoint",
     "Outcome",
+    "PipelineClosedError",
     "Protection",
     "Requantisation",
     "ResidentWeights",
     "TimingLaw",
     "WeightsNotFoundError",
     "calibrate",
+    "calibrate_pipeline",
     "first_difference",
     "load_classifier",
     "load_denoiser",

@@ -13,6 +13,10 @@ class DeviceMemoryError(RuntimeError):
     """The accelerator's DRAM has no room for the operands of a product or for resident weights."""
 
 
+class PipelineClosedError(RuntimeError):
+    """The pipeline was used after `OffloadedPipeline.close`."""
+
+
 class WeightsNotFoundError(FileNotFoundError):
     """The weights of a shipped model are not there."""
 

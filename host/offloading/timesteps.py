@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+
+
+def timestep_reader(module: nn.Module) -> Callable[[tuple[Any, ...], dict[str, Any]], torch.Tensor | None]:
+    """How the timestep of a call of `module` is found.
+
+    It is the argument ``timestep``, by name or at the place that ``forward`` gives it; the second positional argument
+    if ``forward`` has no argument of that name. Of a tensor of timesteps the first counts: a denoiser's batch shares
+    one.
+
+    Returns
+    -------
+    callable
+        ``read(args, kwargs)``: float32 (1,) on the CPU; None in a call without a timestep.
+    """
+    names = list(inspect.signature(module.forward).parameters)
+    place = names.index("timestep") if "timestep" in names else 1
+
+    def read(arguments: tuple[Any, ...], named: dict[str, Any]) -> torch.Tensor | None:
+        timestep = named.get("timestep", arguments[place] if len(arguments) > place else None)
+        return None if timestep is None else torch.as_tensor(timestep).detach().reshape(-1)[:1].to("cpu", torch.float32)
+
+    return read
 
 
 class TimestepGroups:
@@ -40,32 +62,26 @@ class TimestepGroups:
         return 0 if self.present is None else int(self.present)
 
     def watch(self, module: nn.Module) -> RemovableHandle:
-        """Let each call of `module` choose the group by its timestep.
-
-        That is its argument ``timestep``, by name or at the place that ``forward`` gives it; the second positional
-        argument if ``forward`` has no argument of that name. Of a tensor of timesteps the first counts: a denoiser's
-        batch shares one.
+        """Let each call of `module` choose the group by its timestep, as `timestep_reader` finds it.
 
         Raises
         ------
         ValueError
             In a call without a timestep.
         """
-        names = list(inspect.signature(module.forward).parameters)
-        place = names.index("timestep") if "timestep" in names else 1
+        read = timestep_reader(module)
         owner = type(module).__name__
         present, bounds = self.present, self.bounds
 
         def choose(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-            timestep = named.get("timestep", arguments[place] if len(arguments) > place else None)
+            timestep = read(arguments, named)
             if timestep is None:
                 raise ValueError(
                     f"{owner} was called without a timestep, by which input scales are chosen; "
                     "pass it as timestep=..., or calibrate with timestep_groups=1"
                 )
-            first = torch.as_tensor(timestep).detach().reshape(-1)[:1].to("cpu", torch.float32)
             assert present is not None
-            present.copy_(torch.bucketize(first, bounds, right=True)[0])
+            present.copy_(torch.bucketize(timestep, bounds, right=True)[0])
 
         return module.register_forward_pre_hook(choose, with_kwargs=True)
 

@@ -1,0 +1,336 @@
+"""Pipelines whose denoiser runs on an accelerator."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch import nn
+
+from ..accelerator import Accelerator
+from ..errors import PipelineClosedError
+from ..models.evaluate import calibration_run
+from ..offloading import (
+    Calibration,
+    FilterFn,
+    LayerReport,
+    OffloadedModel,
+    calibration_of,
+    offload,
+    offloaded_model,
+    report,
+    restore,
+)
+from ..offloading.timesteps import timestep_reader
+from . import storage
+from .calibrate import Calls, calibration_runs
+from .denoiser import denoiser_of
+from .shipped import ShippedPipeline
+
+StepHook = Callable[[int, float], None]
+"""``on_step(evaluation, timestep)``: called before each evaluation of the denoiser, the first of which is 0.
+
+So it can set the operating point of that evaluation. Solvers of second order evaluate twice a step.
+"""
+
+
+class OffloadedPipeline:
+    """A pipeline whose denoiser runs on an accelerator; text encoders, schedulers and VAE stay in PyTorch.
+
+    Call it as the pipeline that it wraps. It is made by `from_pretrained`, `from_pipe`, `shipped` or `load`; as a
+    context manager it restores the denoiser in the end. Until then no parameter of the pipeline requires a gradient::
+
+        with OffloadedPipeline.from_pretrained(folder, accelerator, calibration=[{"class_labels": [1]}]) as pipe:
+            images = pipe(class_labels=[207], num_inference_steps=20).images
+
+    Parameters
+    ----------
+    pipeline : diffusers.DiffusionPipeline or ShippedPipeline
+        A pipeline whose denoiser has been offloaded.
+
+    Attributes
+    ----------
+    pipeline : diffusers.DiffusionPipeline or ShippedPipeline
+        What is wrapped: exchange its scheduler or configure its progress bar there.
+    denoiser : nn.Module
+        Its ``transformer`` or ``unet``.
+    evaluations : int
+        Evaluations of the denoiser in the last call.
+    stats : dict
+        What the last call has added to `Accelerator.stats`: ``cycles``, ``time_s``, ``energy_j`` and all the others;
+        empty before the first, and after one that failed.
+
+    Raises
+    ------
+    ValueError
+        The pipeline has no denoiser, or it is not offloaded.
+    """
+
+    def __init__(self, pipeline: Any) -> None:
+        self.pipeline = pipeline
+        self.denoiser: nn.Module = denoiser_of(pipeline)[1]
+        self._model: OffloadedModel | None = offloaded_model(self.denoiser)
+        # PyTorch chooses its kernels by this even where no gradient is taken, so a pipeline that was saved and loaded
+        # would not give the same bits.
+        parts = [part for part in vars(pipeline).values() if isinstance(part, nn.Module)]
+        self._trainable = [each for part in parts for each in part.parameters() if each.requires_grad]
+        self._require_gradients(False)
+        self.evaluations = 0
+        self.stats: dict[str, float] = {}
+
+    @classmethod
+    def from_pipe(
+        cls,
+        pipeline: Any,
+        accelerator: Accelerator,
+        *,
+        calibration: Calibration | Calls,
+        filter_fn: FilterFn | None = None,
+    ) -> Self:
+        """Offload the denoiser of a pipeline, in place.
+
+        Parameters
+        ----------
+        pipeline : diffusers.DiffusionPipeline or ShippedPipeline
+            It stays usable, and runs on the accelerator too until `close`.
+        accelerator : Accelerator
+            Where the denoiser's products run; it must stay open until `close`.
+        calibration : Calibration or list of dict
+            What `calibrate_pipeline` returned, or keyword arguments of calls with which to calibrate.
+        filter_fn : callable, optional
+            As in `offload`.
+
+        Raises
+        ------
+        TypeError, ValueError, DeviceMemoryError
+            The pipeline has no denoiser, the calibration is of another model, or as `offload`; the pipeline is as
+            before.
+        """
+        _, denoiser = denoiser_of(pipeline)
+        if isinstance(calibration, Calibration):
+            _check_calibration(denoiser, calibration)
+            offload(denoiser, accelerator, calibration=calibration, filter_fn=filter_fn)
+        else:
+            offload(denoiser, accelerator, calibration=calibration_runs(pipeline, calibration), filter_fn=filter_fn)
+        return cls(pipeline)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        accelerator: Accelerator,
+        *,
+        calibration: Calibration | Calls,
+        filter_fn: FilterFn | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load a pipeline of diffusers and offload its denoiser.
+
+        Parameters
+        ----------
+        name : str or Path
+            Folder or hub id.
+        accelerator, calibration, filter_fn
+            As in `from_pipe`.
+        **options
+            Of ``DiffusionPipeline.from_pretrained``, for example ``dtype``, ``local_files_only``, or components in
+            place of those of the folder.
+
+        Raises
+        ------
+        TypeError, ValueError, DeviceMemoryError
+            As `from_pipe`, or the folder is one that `save` wrote.
+        """
+        from diffusers import DiffusionPipeline
+
+        if storage.is_saved(Path(name)):
+            raise ValueError(f"{name} holds an offloaded pipeline; use OffloadedPipeline.load")
+        pipeline = DiffusionPipeline.from_pretrained(name, **options)
+        return cls.from_pipe(pipeline, accelerator, calibration=calibration, filter_fn=filter_fn)
+
+    @classmethod
+    def shipped(
+        cls,
+        name: str,
+        accelerator: Accelerator,
+        *,
+        calibration: Calibration | Calls | None = None,
+        filter_fn: FilterFn | None = None,
+    ) -> Self:
+        """Offload a shipped model: ``OffloadedPipeline.shipped("mnist", accelerator)([0, 1, 2], seed=0)``.
+
+        Parameters
+        ----------
+        name : str
+            ``digits`` or ``mnist``.
+        accelerator, filter_fn
+            As in `from_pipe`.
+        calibration : Calibration or list of dict, optional
+            As in `from_pipe`; by default two images of each class.
+
+        Raises
+        ------
+        WeightsNotFoundError
+            The model is not trained.
+        TypeError, ValueError, DeviceMemoryError
+            No model has that name, or as `from_pipe`.
+        """
+        pipeline = ShippedPipeline(name)
+        chosen = calibration_run(pipeline.spec) if calibration is None else calibration
+        return cls.from_pipe(pipeline, accelerator, calibration=chosen, filter_fn=filter_fn)
+
+    @classmethod
+    def load(cls, folder: Path | str, accelerator: Accelerator) -> Self:
+        """Load what `save` wrote: it gives the same images, without calibration.
+
+        The float weights that `close` brings back are those of the int8 weights.
+
+        Parameters
+        ----------
+        folder : Path or str
+            Where it is.
+        accelerator : Accelerator
+            As in `from_pipe`.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no saved pipeline, or a file of it is missing.
+        ValueError
+            A file is damaged or foreign.
+        DeviceMemoryError
+            The weights do not fit the accelerator's DRAM.
+        """
+        return cls(storage.load(Path(folder), accelerator))
+
+    def save(self, folder: Path | str) -> None:
+        """Write the pipeline, with int8 weights and scales of the denoiser.
+
+        Parameters
+        ----------
+        folder : Path or str
+            A new or empty folder.
+
+        Raises
+        ------
+        FileExistsError
+            The folder is not empty.
+        ValueError
+            The denoiser's class is not one of diffusers'.
+        PipelineClosedError
+            After `close`.
+        """
+        self._open()
+        storage.save(self.pipeline, Path(folder))
+
+    def _open(self) -> OffloadedModel:
+        if self._model is None:
+            raise PipelineClosedError("this pipeline is closed, its denoiser is a float model again; make a new one")
+        return self._model
+
+    def _require_gradients(self, required: bool) -> None:
+        for parameter in self._trainable:
+            parameter.requires_grad_(required)
+
+    @contextlib.contextmanager
+    def _watch(self, model: OffloadedModel, on_step: StepHook | None) -> Iterator[None]:
+        read_timestep = timestep_reader(self.denoiser)
+        sample = next(iter(inspect.signature(self.denoiser.forward).parameters))
+        parts: dict[tuple[int, ...], int] = {}
+
+        def before(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            values = arguments[0] if arguments else named[sample]
+            # Some kinds of guidance evaluate a part of the batch once more. Its rows are not those of the whole batch,
+            # so they have values of their own to go back to.
+            model.part = parts.setdefault(tuple(values.shape), len(parts))
+            evaluation = self.evaluations
+            self.evaluations += 1
+            if on_step is not None:
+                timestep = read_timestep(arguments, named)
+                if timestep is None:
+                    raise ValueError(f"on_step needs a timestep, but {type(self.denoiser).__name__} was called without")
+                on_step(evaluation, float(timestep))
+
+        handle = self.denoiser.register_forward_pre_hook(before, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+            model.part = 0
+
+    def __call__(self, *args: Any, on_step: StepHook | None = None, **kwargs: Any) -> Any:
+        """Run the pipeline.
+
+        Histories and keys of timing errors begin anew, so the same arguments, with generators in the same state, give
+        the same image.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            Of the pipeline.
+        on_step : callable, optional
+            `StepHook`.
+
+        Returns
+        -------
+        Any
+            What the pipeline returns: of diffusers an object with ``images``, of shipped models float32 (N, 1, H, W).
+
+        Raises
+        ------
+        PipelineClosedError
+            After `close`.
+        """
+        model = self._open()
+        before = dict(model.accelerator.stats)
+        model.begin_run()
+        self.evaluations, self.stats = 0, {}
+        with self._watch(model, on_step):
+            result = self.pipeline(*args, **kwargs)
+        self.stats = {name: value - before[name] for name, value in model.accelerator.stats.items()}
+        return result
+
+    @property
+    def calibration(self) -> Calibration:
+        """The denoiser's; can be saved, and used with other accelerators."""
+        self._open()
+        return calibration_of(self.denoiser)
+
+    def report(self) -> list[LayerReport]:
+        """What each product of the denoiser has done, in all calls."""
+        self._open()
+        return report(self.denoiser)
+
+    def close(self) -> None:
+        """Give the denoiser its float layers back. Closing twice does no harm."""
+        if self._model is not None:
+            self._model = None
+            restore(self.denoiser)
+            self._require_gradients(True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._model is None else repr(self._model.accelerator)
+        return f"OffloadedPipeline({type(self.pipeline).__name__}, {type(self.denoiser).__name__}, {state})"
+
+
+def _check_calibration(denoiser: nn.Module, calibration: Calibration) -> None:
+    """Refuse a calibration that knows layers which the denoiser lacks; `offload` refuses the reverse."""
+    names = {name for name, _ in denoiser.named_modules()}
+    for name in calibration.layers:
+        if name.partition("#")[0] not in names:
+            raise ValueError(
+                f"calibration is of another model: it has a layer {name!r}, which {type(denoiser).__name__} lacks; "
+                "calibrate this pipeline"
+            )

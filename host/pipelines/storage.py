@@ -1,0 +1,129 @@
+"""Offloaded pipelines in a folder.
+
+It is a folder as diffusers writes it (``model_index.json`` and one folder per component), but that of the denoiser has
+a configuration and no weights: they are in ``offloaded``, as `save_offloaded` writes them. Of a shipped model there is
+nothing but the latter. ``brownout.json`` comes last, so a folder without one is no saved pipeline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..accelerator import Accelerator
+from ..offloading import LayerCalibration, load_offloaded, save_offloaded
+from ..offloading.layer import OffloadedLayer
+from .denoiser import denoiser_of
+from .shipped import ShippedPipeline
+
+MANIFEST, OFFLOADED = "brownout.json", "offloaded"
+VERSION = 1
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save` wrote this folder."""
+    return (folder / MANIFEST).is_file()
+
+
+@contextlib.contextmanager
+def _without_weights(denoiser: Any) -> Iterator[None]:
+    """Let ``save_pretrained`` write the configuration only: the weights are int8 and written elsewhere."""
+
+    def save_pretrained(folder: str, **_: Any) -> None:
+        denoiser.save_config(folder)
+
+    denoiser.save_pretrained = save_pretrained
+    try:
+        yield
+    finally:
+        del denoiser.save_pretrained
+
+
+def _dtypes(pipeline: Any) -> dict[str, str]:
+    """Dtype of each component that has one, by name."""
+    modules = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+    return {name: str(module.dtype).removeprefix("torch.") for name, module in modules.items()}
+
+
+def save(pipeline: Any, folder: Path) -> None:
+    """Write a pipeline whose denoiser is offloaded; see `OffloadedPipeline.save`."""
+    import diffusers
+
+    name, denoiser = denoiser_of(pipeline)
+    architecture = type(denoiser).__name__
+    if getattr(diffusers, architecture, None) is not type(denoiser):
+        raise ValueError(
+            f"{architecture} is no model of diffusers, so it would not be found again; "
+            "keep the denoiser alone with save_offloaded"
+        )
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; save to a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(pipeline, ShippedPipeline):
+        manifest: dict[str, Any] = {"version": VERSION, "shipped": pipeline.spec.name}
+    else:
+        with _without_weights(denoiser):
+            pipeline.save_pretrained(folder)
+        manifest = {
+            "version": VERSION,
+            "denoiser": name,
+            "architecture": architecture,
+            "dtypes": _dtypes(pipeline),
+            # diffusers wants to be told again.
+            "absent": [each for each, part in pipeline.components.items() if part is None],
+        }
+    save_offloaded(denoiser, folder / OFFLOADED)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def load(folder: Path, accelerator: Accelerator) -> Any:
+    """Read a pipeline and offload its denoiser; see `OffloadedPipeline.load`."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no saved pipeline: there is no {MANIFEST}")
+    try:
+        manifest = json.loads(path.read_text())
+        version = manifest["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if version != VERSION:
+        raise ValueError(f"{path} has version {version!r} of its format; this program reads version {VERSION}")
+    shipped = "shipped" in manifest
+    pipeline = ShippedPipeline(manifest["shipped"]) if shipped else _load_diffusers(folder, manifest)
+    _, denoiser = denoiser_of(pipeline)
+    load_offloaded(denoiser, accelerator, folder / OFFLOADED)
+    if not shipped:
+        _dequantize_replaced(denoiser)
+    return pipeline
+
+
+def _load_diffusers(folder: Path, manifest: dict[str, Any]) -> Any:
+    import diffusers
+
+    name = manifest["denoiser"]
+    dtypes = {each: getattr(torch, dtype) for each, dtype in manifest["dtypes"].items()}
+    architecture = getattr(diffusers, manifest["architecture"])
+    denoiser = architecture.from_config(architecture.load_config(folder / name))
+    given = {name: denoiser.to(dtypes[name]).eval(), **dict.fromkeys(manifest["absent"])}
+    return diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=dtypes, **given)
+
+
+@torch.no_grad()
+def _dequantize_replaced(denoiser: nn.Module) -> None:
+    """Give float layers, which were made with random weights, those of the int8 layers in their place."""
+    for layer in denoiser.modules():
+        if not isinstance(layer, OffloadedLayer):
+            continue
+        (replaced,) = layer.replaced
+        assert isinstance(replaced, (nn.Linear, nn.Conv2d))
+        scale = layer.weight_scale.view(-1, *[1] * (layer.weight.ndim - 1))
+        replaced.weight.copy_(layer.weight.float() * scale)
+        if layer.smoothing is not None:
+            undo = LayerCalibration(layer.product.kind, layer.input_scale, 1 / layer.smoothing)
+            replaced.weight.copy_(undo.smooth(replaced))
