@@ -227,7 +227,7 @@ class MixedBackend(Backend):
         self._twin.copy(source, target, places)
 
     def set_memory_timing(self, timing: MemoryTiming) -> None:
-        # Replays keep the nominal one: no result depends on it, and cycles are compared at the same.
+        # Replays have their own, on which no result depends.
         self._twin.set_memory_timing(timing)
 
     def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from brownout.cosim.dram import MemoryTiming
     from brownout.cosim.simulator import Simulator
 
+UNWRITTEN = 0xFF
+"""Bytes of a syndrome log before a product."""
+
 SLOWEST_CYCLES_PER_S = 5_000
 """Simulation speed below which a command counts as hung; tens of times below the slowest seen with waves on."""
 
@@ -56,8 +59,6 @@ class RtlBackend(Backend):
         self._errors_set = False
         self._memory_timing: MemoryTiming | None = None
         self._moves: dict[int, tuple[int, int, NDArray[np.uint8] | None]] = {}
-        # Log records written so far, while known.
-        self._records: int | None = None
         self._map()
 
     def _map(self) -> None:
@@ -93,21 +94,15 @@ class RtlBackend(Backend):
             result = self._view(command.y_addr, (shape.batch, shape.m, shape.n), command.ldy, product.out.dtype)
             if options.suppress:
                 result.copy_(product.out)
-            before = 0
-            if command.log_bytes:
-                before = self._count_records() if self._records is None else self._records
-                self._records = None
+            log = slice(command.log_addr, command.log_addr + command.log_bytes)
+            self._simulator.memory[log] = bytes([UNWRITTEN]) * command.log_bytes
             cycles = ideal_cycles(self.config, shape.m, shape.n, shape.k, shape.batch)
             began = self._simulator.counters(("cycles",))["cycles"] if product.tally is not None else 0
             self._simulator.run([command.encode()], deadline_s=self.deadline_s + cycles / SLOWEST_CYCLES_PER_S)
             if product.tally is not None:
                 product.tally.cycles += self._simulator.counters(("cycles",))["cycles"] - began
             product.out.copy_(result)
-            if not command.log_bytes:
-                return b""
-            self._records = self._count_records()
-            end = command.log_addr + (self._records - before) * self.config.log_record_bytes
-            return bytes(self._simulator.memory[command.log_addr : end])
+            return self._written(self._simulator.memory[log])
 
     def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:
         shape = (source.shape[0], source.shape[1], source.shape[2])
@@ -124,9 +119,11 @@ class RtlBackend(Backend):
             self._simulator.run([command.encode()], deadline_s=deadline)
             target.copy_(result)
 
-    def _count_records(self) -> int:
-        # Alone: to read all counters takes longer than a small product.
-        return self._simulator.counters(("log_records",)).get("log_records", 0)
+    def _written(self, log: bytes) -> bytes:
+        """The records that the hardware wrote: none has all bits of its fourth word set."""
+        records = np.frombuffer(log, np.uint8).reshape(-1, self.config.log_record_bytes)
+        unwritten = (records[:, 12:16] == UNWRITTEN).all(axis=1)
+        return records[: int(unwritten.argmax()) if unwritten.any() else len(records)].tobytes()
 
     def _count_truth(self, product: Product) -> None:
         """Let the twin count which errors there were; into a copy, because it keeps suppressed elements too."""
@@ -176,7 +173,6 @@ class RtlBackend(Backend):
     def restart(self) -> None:
         # A mapping with exported buffers cannot be closed, should the simulator want a fresh one.
         del self._bytes, self._words
-        self._records = None
         self._simulator.restart()
         self._map()
         for weights, address in list(self._layout.resident.items()):
