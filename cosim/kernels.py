@@ -12,7 +12,7 @@ from .toolchain import find_compiler
 
 KERNEL_LIBRARY = "libbrownout_kernels.so"
 
-KERNEL_SOURCES = ("flip.cpp", "carry.cpp", "checks.cpp", "history.cpp", "quantise.cpp")
+KERNEL_SOURCES = ("draws.cpp", "flip.cpp", "carry.cpp", "checks.cpp", "history.cpp", "quantise.cpp")
 
 KERNEL_FLAGS = (
     "-std=c++17",

@@ -15,7 +15,7 @@ from brownout.hw.config import AcceleratorConfig
 
 from ..operands import Product, ResidentWeights, Tally
 from ..twin.flips import draw_flips
-from ..twin.geometry import Geometry, geometry
+from ..twin.geometry import geometry
 from ..twin.history import History
 from ..twin.matmul import exact_matmul
 from ..twin.protect import COUNTERS, TRUTH, Findings, inject_carries, inject_flips
@@ -112,7 +112,7 @@ class TwinBackend(Backend):
             most = LOG_RECORDS_PER_BLOCK * pieces.blocks
             call = Call(options, self.errors, options.first_row + index * shape.m, most, self._threads())
             findings = self._erring(product, a, b, out, call)
-            records.append(_records_per_block(self.config, pieces, findings.log, call))
+            records.append(findings.block_records)
             if options.suppress:
                 places = (index * shape.m + findings.marked_rows.astype(np.uint64)) * np.uint64(shape.n)
                 suppressed.append(places + findings.marked_cols.astype(np.uint64))
@@ -236,14 +236,3 @@ class TwinBackend(Backend):
             # Who wants to know what his products cost may still ask.
             self._catch_up()
         self._scratch.clear()
-
-
-def _records_per_block(config: AcceleratorConfig, pieces: Geometry, log: bytes, call: Call) -> NDArray[np.uint64]:
-    """How many records of a log are of each block, in the order of draining."""
-    words = np.frombuffer(log, np.dtype("<u4")).reshape(-1, LOG_RECORD_BYTES // 4)
-    rows = words[:, 0] - np.uint32(call.first_row & 0xFFFFFFFF)
-    tiles = (words[:, 1] - np.uint32(call.options.first_col)) // np.uint32(config.cols)
-    row_block = np.searchsorted(pieces.row_blocks, rows, "right") - 1
-    col_block = np.searchsorted(pieces.col_blocks, tiles, "right") - 1
-    index = row_block * (len(pieces.col_blocks) - 1) + col_block
-    return np.bincount(index, minlength=pieces.blocks).astype(np.uint64)

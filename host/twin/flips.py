@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +13,13 @@ from numpy.typing import NDArray
 from brownout.hw.config import AcceleratorConfig
 
 from .geometry import geometry
-from .kernels import address, load_kernels
+from .kernels import FlipTask, HitList, address, check_tables, load_kernels
 from .state import Call
 
 WORD_MASK = 0xFFFFFFFF
 
-ROW_FACTOR, COL_FACTOR = 0x9E3779B1, 0x85EBCA77
-DIGIT_FACTOR, CHECK_FACTOR = 0x7F4A7C15, 0xC2B2AE3D
-"""What row, column, digit and check are multiplied by in the keys of draws; docs/protection.md."""
-
-Words = NDArray[np.uint32]
+HIT_WORDS = 5
+"""32-bit words kept for each hit: two for the change that it makes, then row, column and draw."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +36,10 @@ class Hits:
 
     rows: NDArray[np.int32]
     cols: NDArray[np.int32]
-    draws: Words
+    draws: NDArray[np.uint32]
 
     def __len__(self) -> int:
         return len(self.rows)
-
-
-NO_HITS = Hits(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.uint32))
 
 
 @dataclass(frozen=True)
@@ -59,11 +54,17 @@ class Flips:
         Rows group * digits + digit, columns n.
     checks : Hits
         Rows m, columns segment * checks + check.
+    task : FlipTask
+        The same for the kernels, with memory for what the errors change.
+    held : tuple
+        Keeps alive what `task` points to.
     """
 
     outputs: Hits
     digits: Hits
     checks: Hits
+    task: FlipTask
+    held: tuple[Any, ...]
 
     @property
     def injected(self) -> int:
@@ -71,79 +72,74 @@ class Flips:
         return len(self.outputs) + len(self.digits) + len(self.checks)
 
 
-def _mix(x: int) -> int:
-    x ^= x >> 16
-    x = x * 0x7FEB352D & WORD_MASK
-    x ^= x >> 15
-    x = x * 0x846CA68B & WORD_MASK
-    return x ^ x >> 16
+@dataclass(frozen=True)
+class _Plan:
+    """What products of one shape under the same rates have in common.
 
+    Attributes
+    ----------
+    task : FlipTask
+        With all that does not depend on the product.
+    expected : tuple of float
+        Errors to be expected: of outputs, digit rows and row checks.
+    held : tuple
+        Keeps alive what `task` points to.
+    """
 
-def _words(values: NDArray[np.int64]) -> Words:
-    """Integers modulo 2^32; numpy's 64-bit products wrap, which leaves the lower half right."""
-    return (values & WORD_MASK).astype(np.uint32)
-
-
-@lru_cache(maxsize=256)
-def _output_columns(
-    config: AcceleratorConfig, n: int, first_col: int, rates: tuple[int, ...]
-) -> tuple[Words, Words, float]:
-    """Terms and rates of the output's columns, and errors to be expected in a row."""
-    found = geometry(config, 1, n)
-    terms = _words((np.arange(n) + first_col) * COL_FACTOR)
-    per_column = np.array(rates, np.uint32)[found.domains]
-    return terms, per_column, float(per_column.sum(dtype=np.float64)) / 2**32
+    task: FlipTask
+    expected: tuple[float, ...]
+    held: tuple[Any, ...]
 
 
 @lru_cache(maxsize=256)
-def _check_columns(config: AcceleratorConfig, n: int, first_col: int, rate: int) -> tuple[Words, Words, float]:
-    """The same for the row checks of all segments."""
-    assert config.checksum is not None
-    checks = config.checksum.checks
-    starts = geometry(config, 1, n).segment_starts[:-1]
-    terms = (starts[:, None] + first_col) * COL_FACTOR + (1 + np.arange(checks)) * CHECK_FACTOR
-    return _words(terms.reshape(-1)), np.full(terms.size, rate, np.uint32), terms.size * rate / 2**32
+def _plan(config: AcceleratorConfig, m: int, n: int, domain_rates: tuple[int, ...], check: bool) -> _Plan:
+    pieces = geometry(config, m, n)
+    rates = np.array(domain_rates[:-1], np.uint32)[pieces.domains]
+    task = FlipTask(m=m, n=n, rates=address(rates))
+    per_row = float(rates.sum(dtype=np.float64)) / 2**32
+    if config.checksum is None or not check:
+        return _Plan(task, (m * per_row, 0, 0), (rates,))
+    checksum, check_rate = config.checksum, domain_rates[-1]
+    task.check_rate, task.digits, task.checks = check_rate, checksum.digits, checksum.checks
+    task.group_count = len(pieces.group_first)
+    task.group_first, task.group_rows = address(pieces.group_first), address(pieces.group_rows)
+    task.segment_count, task.segment_starts = pieces.segments, address(pieces.segment_starts)
+    tables = check_tables(config)
+    task.segment_cols = checksum.segment_cols
+    task.weights, task.widths, task.moduli = map(address, tables)
+    digit_rows = task.group_count * checksum.digits
+    expected = m * per_row, digit_rows * per_row, m * pieces.segments * checksum.checks * check_rate / 2**32
+    return _Plan(task, expected, (rates, pieces, *tables))
 
 
-@lru_cache(maxsize=256)
-def _data_rows(m: int, first_row: int) -> Words:
-    """Terms of the rows of data."""
-    return _words((np.arange(m) + first_row) * ROW_FACTOR)
+def _lists(task: FlipTask) -> tuple[HitList, HitList, HitList]:
+    return task.outputs, task.digit_hits, task.check_hits
 
 
-@lru_cache(maxsize=256)
-def _digit_rows(config: AcceleratorConfig, m: int, first_row: int) -> Words:
-    """Terms of the digit rows of all groups."""
-    assert config.checksum is not None
-    first = (geometry(config, m, 1).group_first.astype(np.int64)[:, None] + first_row) * ROW_FACTOR
-    return _words((first + (1 + np.arange(config.checksum.digits)) * DIGIT_FACTOR).reshape(-1))
+def _allocate(task: FlipTask, capacities: list[int]) -> NDArray[np.int32]:
+    """Memory for the hits of all three lists, and what they change: 64-bit words first."""
+    store = np.empty(HIT_WORDS * sum(capacities), np.int32)
+    changes = address(store)
+    at = changes + 8 * sum(capacities)
+    for hits, capacity in zip(_lists(task), capacities, strict=True):
+        hits.capacity, hits.rows, hits.cols, hits.draws = capacity, at, at + 4 * capacity, at + 8 * capacity
+        at += 12 * capacity
+    outputs, digits, checks = (8 * capacity for capacity in capacities)
+    task.output_deltas, task.check_deltas = changes, changes + outputs
+    task.digit_deltas = changes + outputs + checks
+    task.digit_groups = task.digit_deltas + digits // 2
+    return store
 
 
-def _draw(base: int, row_terms: Words, columns: tuple[Words, Words, float], threads: int) -> Hits:
-    col_terms, rates, per_row = columns
-    expected = len(row_terms) * per_row
-    if expected == 0:
-        return NO_HITS
-    capacity = int(expected + 8 * math.sqrt(expected)) + 16
-    while True:
-        found = np.empty((3, capacity), np.int32)
-        rows, cols, draws = (address(found) + 4 * capacity * i for i in range(3))
-        count = load_kernels().brownout_draw_hits(
-            base,
-            len(row_terms),
-            address(row_terms),
-            len(col_terms),
-            address(col_terms),
-            address(rates),
-            threads,
-            capacity,
-            rows,
-            cols,
-            draws,
-        )
-        if count <= capacity:
-            return Hits(found[0, :count], found[1, :count], found[2, :count].view(np.uint32))
-        capacity = count
+def _views(task: FlipTask, store: NDArray[np.int32]) -> list[Hits]:
+    views, lists = [], _lists(task)
+    at = 2 * sum(hits.capacity for hits in lists)
+    for hits in lists:
+        capacity, found = hits.capacity, hits.found
+        rows, cols, draws = (store[at + i * capacity : at + i * capacity + found] for i in range(3))
+        views.append(Hits(rows, cols, draws.view(np.uint32)))
+        at += 3 * capacity
+    return views
 
 
 def draw_flips(config: AcceleratorConfig, m: int, n: int, call: Call) -> Flips:
@@ -158,16 +154,18 @@ def draw_flips(config: AcceleratorConfig, m: int, n: int, call: Call) -> Flips:
         Its command and place in it.
     """
     options, errors = call.options, call.errors
-    base = _mix((errors.seed + _mix(options.error_key)) & WORD_MASK)
-    rates = tuple(errors.rate_of(domain) for domain in range(config.voltage_domains))
-    rows = _data_rows(m, call.first_row)
-    columns = _output_columns(config, n, options.first_col, rates)
-    outputs = _draw(base, rows, columns, call.threads)
-    checksum = config.checksum
-    if checksum is None or not options.check:
-        return Flips(outputs, NO_HITS, NO_HITS)
-    digits = NO_HITS
-    if checksum.column_checks:
-        digits = _draw(base, _digit_rows(config, m, call.first_row), columns, call.threads)
-    checks = _check_columns(config, n, options.first_col, errors.rate_of(config.check_domain))
-    return Flips(outputs, digits, _draw(base, rows, checks, call.threads))
+    rates = tuple(errors.rate_of(domain) for domain in range(config.check_domain + 1))
+    plan = _plan(config, m, n, rates, options.check)
+    task = FlipTask.from_buffer_copy(plan.task)
+    task.seed, task.error_key = errors.seed & WORD_MASK, options.error_key & WORD_MASK
+    task.first_row, task.first_col = call.first_row & WORD_MASK, options.first_col & WORD_MASK
+    task.threads = call.threads
+    capacities = [int(count + 8 * math.sqrt(count)) + 16 if count else 0 for count in plan.expected]
+    while True:
+        store = _allocate(task, capacities)
+        load_kernels().brownout_draw(task)
+        found = [hits.found for hits in _lists(task)]
+        if all(count <= capacity for count, capacity in zip(found, capacities, strict=True)):
+            outputs, digits, checks = _views(task, store)
+            return Flips(outputs, digits, checks, task, (plan, store))
+        capacities = [max(count, capacity) for count, capacity in zip(found, capacities, strict=True)]

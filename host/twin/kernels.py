@@ -7,6 +7,7 @@ from ctypes import POINTER, Structure, c_int32, c_int64, c_uint32, c_void_p
 from functools import cache, lru_cache
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from brownout.hw.config import RESIDUE_MODULUS, SCHEMES, AcceleratorConfig, ChecksumConfig
@@ -25,6 +26,41 @@ class Units(Structure):
         ),
         ("widths", c_int32 * MAX_CHECKS),
         ("weights", c_int32 * (MAX_CHECKS * MAX_SEGMENT_COLS)),
+    )
+
+
+class HitList(Structure):
+    """`BrownoutHits`: draws that are errors."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("capacity", "found")),
+        *((n, c_void_p) for n in ("rows", "cols", "draws")),
+    )
+
+
+class FlipTask(Structure):
+    """`BrownoutFlips`: the errors of the `flip` model in one product."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("m", "n")),
+        *((name, c_uint32) for name in ("seed", "error_key", "first_row", "first_col")),
+        ("rates", c_void_p),
+        ("check_rate", c_uint32),
+        *((name, c_int32) for name in ("digits", "checks")),
+        ("group_count", c_int64),
+        *((name, c_void_p) for name in ("group_first", "group_rows")),
+        ("segment_count", c_int64),
+        ("segment_starts", c_void_p),
+        ("threads", c_int32),
+        *((name, HitList) for name in ("outputs", "digit_hits", "check_hits")),
+        *((name, c_void_p) for name in ("y", "a")),
+        *((name, c_int64) for name in ("a_row", "a_col")),
+        ("w", c_void_p),
+        *((name, c_int64) for name in ("w_row", "w_col", "k")),
+        ("thresholds", c_void_p),
+        ("segment_cols", c_int32),
+        *((name, c_void_p) for name in ("weights", "widths", "moduli")),
+        *((name, c_void_p) for name in ("output_deltas", "check_deltas", "digit_deltas", "digit_groups")),
     )
 
 
@@ -51,7 +87,7 @@ class CheckTask(Structure):
         *((name, c_void_p) for name in ("digit_groups", "digit_cols", "digit_deltas")),
         ("threads", c_int32),
         ("mark_capacity", c_int64),
-        *((name, c_void_p) for name in ("mark_rows", "mark_cols", "log")),
+        *((name, c_void_p) for name in ("mark_rows", "mark_cols", "log", "block_records")),
         *((name, c_int64) for name in ("detected", "corrected", "marked", "records", "missed", "wrong")),
     )
 
@@ -91,20 +127,8 @@ def load_kernels() -> ctypes.CDLL:
     library = ctypes.CDLL(str(build_kernels()))
     pointer = c_void_p
     signatures: dict[str, tuple[Any, list[Any]]] = {
-        "draw_hits": (
-            c_int64,
-            [c_uint32, c_int64, pointer, c_int64, pointer, pointer, c_int32, c_int64, pointer, pointer, pointer],
-        ),
-        "flip_outputs": (None, [pointer, c_int64, c_int64, *[pointer] * 5]),
-        "flip_digits": (
-            None,
-            [
-                *[pointer, c_int64, c_int64] * 2,
-                *(c_int64, pointer, pointer, c_int32, c_int32, c_int64),
-                *[pointer] * 5,
-            ],
-        ),
-        "flip_checks": (None, [pointer, c_int64, pointer, c_int32, c_int32, *[pointer] * 3, c_int64, *[pointer] * 4]),
+        "draw": (None, [POINTER(FlipTask)]),
+        "flip": (None, [POINTER(FlipTask)]),
         "save_segments": (None, [pointer, c_int64, pointer, c_int64, c_int64, c_int64, pointer, pointer]),
         "check": (c_int64, [POINTER(Units), POINTER(CheckTask)]),
         "carry": (None, [POINTER(CarryTask)]),
@@ -144,3 +168,14 @@ def units_of(config: AcceleratorConfig) -> Units:
 def modulus_of(checksum: ChecksumConfig, check: int) -> int:
     """Modulus of a row check's sums, 0 for a wide sum."""
     return RESIDUE_MODULUS if checksum.scheme == "residue" and check > 0 else 0
+
+
+@lru_cache(maxsize=64)
+def check_tables(config: AcceleratorConfig) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Weights (checks, segment_cols), widths (checks,) and moduli (checks,) of the row checks; do not change them."""
+    checksum = config.checksum
+    assert checksum is not None
+    checks = range(checksum.checks)
+    weights = np.array([checksum.weights(j) for j in checks], np.int32)
+    widths = np.array([checksum.check_bits(j) for j in checks], np.int32)
+    return weights, widths, np.array([modulus_of(checksum, j) for j in checks], np.int32)

@@ -8,6 +8,7 @@ errors. `reference` has the same without this thought.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 from brownout.hw.commands import LOG_RECORD_BYTES, LOG_RECORDS_PER_BLOCK, GemmFlag
 from brownout.hw.config import AcceleratorConfig
 
-from .flips import Flips, Hits
+from .flips import Flips
 from .geometry import Geometry, geometry
-from .kernels import CarryTask, CheckTask, address, load_kernels, modulus_of, units_of
+from .kernels import CarryTask, CheckTask, address, check_tables, load_kernels, modulus_of, units_of
 from .state import NOMINAL_LENGTH, Call
 
 SAFE_LENGTH = 31
@@ -36,6 +37,8 @@ class Findings:
 
     Attributes
     ----------
+    block_records : uint64 array (blocks,)
+        Records of each block in the log, in the order of draining.
     counts : dict of str to int
         `COUNTERS` and `TRUTH`.
     log : bytes
@@ -44,6 +47,7 @@ class Findings:
         Places of marked elements, in no order.
     """
 
+    block_records: NDArray[np.uint64]
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*COUNTERS, *TRUTH), 0))
     log: bytes = b""
     marked_rows: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
@@ -52,29 +56,27 @@ class Findings:
 
 @dataclass(frozen=True)
 class _Deltas:
-    """Changes of sums at places, in order of rows, then columns."""
+    """Changes of sums at places, in order of rows, then columns: how many, and where they are in memory."""
 
-    rows: NDArray[np.int32]
-    cols: NDArray[np.int32]
-    deltas: NDArray[Any]
+    count: int = 0
+    rows: int = 0
+    cols: int = 0
+    deltas: int = 0
+    held: tuple[NDArray[Any], ...] = ()
 
     @classmethod
-    def none(cls, dtype: type[Any] = np.int64) -> _Deltas:
-        empty = np.zeros(0, np.int32)
-        return cls(empty, empty, np.zeros(0, dtype))
-
-    def __len__(self) -> int:
-        return len(self.rows)
+    def of(cls, rows: NDArray[np.int32], cols: NDArray[np.int32], deltas: NDArray[Any]) -> _Deltas:
+        return cls(len(rows), address(rows), address(cols), address(deltas), (rows, cols, deltas))
 
 
 @dataclass(frozen=True)
 class _Errors:
     """All errors in one product: of outputs (m, n), checks (m, segment * checks + check) and digit rows (group, n)."""
 
-    outputs: _Deltas
-    checks: _Deltas
-    digits: _Deltas
-    injected: int
+    outputs: _Deltas = _Deltas()
+    checks: _Deltas = _Deltas()
+    digits: _Deltas = _Deltas()
+    injected: int = 0
 
 
 def inject_flips(
@@ -99,68 +101,26 @@ def inject_flips(
     call : Call
         Command of the product and its place in it.
     """
-    bits = np.array(call.errors.bits, np.uint32)
-    checked = _flip_checks(config, sums, flips.checks)
-    outputs = _flip_outputs(sums, flips.outputs, bits)
-    digits = _flip_digits(config, a, w, flips.digits, bits, call.threads)
-    return _check(config, sums, _Errors(outputs, checked, digits, flips.injected), call)
-
-
-def _flip_outputs(sums: Matrix, hits: Hits, bits: NDArray[np.uint32]) -> _Deltas:
-    deltas = np.empty(len(hits), np.int64)
-    if len(hits):
-        places = (address(hits.rows), address(hits.cols), address(hits.draws))
-        load_kernels().brownout_flip_outputs(
-            address(sums), sums.shape[1], len(hits), *places, address(bits), address(deltas)
-        )
-    return _Deltas(hits.rows, hits.cols, deltas)
-
-
-def _flip_digits(
-    config: AcceleratorConfig,
-    a: NDArray[np.int8],
-    w: NDArray[np.int8],
-    hits: Hits,
-    bits: NDArray[np.uint32],
-    threads: int,
-) -> _Deltas:
-    if not len(hits):
-        return _Deltas.none(np.uint32)
-    assert config.checksum is not None
-    pieces = geometry(config, a.shape[0], w.shape[1])
-    deltas = np.empty(len(hits), np.uint32)
-    load_kernels().brownout_flip_digits(
-        *(address(a), *a.strides, address(w), *w.strides, a.shape[1]),
-        *(address(pieces.group_first), address(pieces.group_rows), config.checksum.digits, threads),
-        *(len(hits), address(hits.rows), address(hits.cols), address(hits.draws), address(bits), address(deltas)),
+    task = flips.task
+    if flips.injected:
+        thresholds = _thresholds(call.errors.bits)
+        task.y, task.thresholds = address(sums), address(thresholds)
+        task.a, (task.a_row, task.a_col) = address(a), a.strides
+        task.w, (task.w_row, task.w_col), task.k = address(w), w.strides, a.shape[1]
+        load_kernels().brownout_flip(task)
+    outputs, digits, checks = task.outputs, task.digit_hits, task.check_hits
+    errors = _Errors(
+        outputs=_Deltas(outputs.found, outputs.rows, outputs.cols, task.output_deltas),
+        checks=_Deltas(checks.found, checks.rows, checks.cols, task.check_deltas),
+        digits=_Deltas(digits.found, task.digit_groups, digits.cols, task.digit_deltas),
+        injected=flips.injected,
     )
-    return _Deltas(hits.rows // np.int32(config.checksum.digits), hits.cols, deltas)
+    return _check(config, sums, errors, call)
 
 
-def _flip_checks(config: AcceleratorConfig, clean: Matrix, hits: Hits) -> _Deltas:
-    if not len(hits):
-        return _Deltas.none()
-    checksum = config.checksum
-    assert checksum is not None
-    pieces = geometry(config, *clean.shape)
-    deltas = np.empty(len(hits), np.int64)
-    weights, widths, moduli = _check_tables(config)
-    load_kernels().brownout_flip_checks(
-        *(address(clean), clean.shape[1], address(pieces.segment_starts), checksum.checks, checksum.segment_cols),
-        *(address(weights), address(widths), address(moduli)),
-        *(len(hits), address(hits.rows), address(hits.cols), address(hits.draws), address(deltas)),
-    )
-    return _Deltas(hits.rows, hits.cols, deltas)
-
-
-def _check_tables(config: AcceleratorConfig) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """Weights (checks, segment_cols), widths (checks,) and moduli (checks,) of the row checks."""
-    checksum = config.checksum
-    assert checksum is not None
-    checks = range(checksum.checks)
-    weights = np.array([checksum.weights(j) for j in checks], np.int32)
-    widths = np.array([checksum.check_bits(j) for j in checks], np.int32)
-    return weights, widths, np.array([modulus_of(checksum, j) for j in checks], np.int32)
+@lru_cache(maxsize=64)
+def _thresholds(bits: tuple[int, ...]) -> NDArray[np.uint32]:
+    return np.array(bits, np.uint32)
 
 
 def inject_carries(
@@ -185,7 +145,7 @@ def inject_carries(
     np.copyto(sums, clean)
     lengths = call.errors.lengths
     if lengths is None or not ((lengths & 63) < NOMINAL_LENGTH).any():
-        return _check(config, sums, _Errors(_Deltas.none(), _Deltas.none(), _Deltas.none(np.uint32), 0), call)
+        return _check(config, sums, _Errors(), call)
     checksum = config.checksum if call.options.check else None
     pieces = geometry(config, *clean.shape)
     lengths = np.ascontiguousarray(lengths, np.uint8)
@@ -213,7 +173,7 @@ def inject_carries(
     check_sums = np.zeros((0, 0), np.int64)
     tables: tuple[Any, ...] = ()
     if checksum is not None:
-        tables = _check_tables(config)
+        tables = check_tables(config)
         check_sums = np.zeros((a.shape[0], tiles * len(config.segments) * checksum.checks), np.int64)
         task.group_rows = checksum.group_rows
         task.digits = checksum.digits
@@ -223,7 +183,7 @@ def inject_carries(
         task.digit_sums, task.check_sums = address(digit_sums), address(check_sums)
     load_kernels().brownout_carry(task)
     outputs = _differences(clean, sums)
-    checked, digits = _Deltas.none(), _Deltas.none(np.uint32)
+    checked, digits = _Deltas(), _Deltas()
     if checksum is not None:
         checked = _check_differences(config, clean, check_sums, pieces, lengths)
         if checksum.column_checks:
@@ -239,7 +199,7 @@ def _differences(clean: Matrix, sums: Matrix) -> _Deltas:
         places = (address(rows), address(cols), address(deltas))
         count = kernel(address(clean), address(sums), *clean.shape, capacity, *places)
         if count <= capacity:
-            return _Deltas(rows, cols, deltas)
+            return _Deltas.of(rows, cols, deltas)
         capacity = count
         rows, cols, deltas = np.empty(count, np.int32), np.empty(count, np.int32), np.empty(count, np.int64)
 
@@ -257,7 +217,7 @@ def _digit_differences(
     expected = np.add.reduceat(clean[:, columns].view(np.uint32), pieces.group_first, axis=0, dtype=np.uint32)
     changes = digit_sums[:, columns] - expected
     groups, index = np.nonzero(changes)
-    return _Deltas(groups.astype(np.int32), columns[index].astype(np.int32), changes[groups, index])
+    return _Deltas.of(groups.astype(np.int32), columns[index].astype(np.int32), changes[groups, index])
 
 
 def _check_differences(
@@ -286,7 +246,7 @@ def _check_differences(
         found = check_sums[:, j :: checksum.checks][:, : pieces.segments]
         changes[:, j :: checksum.checks] = np.where(wanted, found - expected, 0)
     rows, cols = np.nonzero(changes)
-    return _Deltas(rows.astype(np.int32), cols.astype(np.int32), changes[rows, cols])
+    return _Deltas.of(rows.astype(np.int32), cols.astype(np.int32), changes[rows, cols])
 
 
 def _wrap(values: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
@@ -297,24 +257,58 @@ def _wrap(values: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
 def _check(config: AcceleratorConfig, sums: Matrix, errors: _Errors, call: Call) -> Findings:
     """What the hardware finds, corrects, marks and logs, from the errors alone."""
     options, outputs, checked, digits = call.options, errors.outputs, errors.checks, errors.digits
-    findings = Findings()
+    m, n = sums.shape
+    pieces = geometry(config, m, n)
+    findings = Findings(np.zeros(pieces.blocks, np.uint64))
     counts = findings.counts
     counts["injected"] = errors.injected
-    counts["missed"] = len(outputs)
+    counts["missed"] = outputs.count
     if not options.check:
         return findings
     assert config.checksum is not None
-    m, n = sums.shape
-    pieces = geometry(config, m, n)
     counts["checks"] = m * pieces.segments
-    if not (len(outputs) or len(checked)):
+    found = outputs.count + checked.count
+    if not found:
         return findings
-    capacity = min((len(outputs) + len(checked)) * config.checksum.segment_cols, m * n)
-    mark_rows, mark_cols = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
-    room = min(call.room, LOG_RECORDS_PER_BLOCK * pieces.blocks, len(outputs) + len(checked))
-    log = np.empty((room, LOG_RECORD_BYTES // 4), np.uint32)
+    marks = np.empty((2, min(found * config.checksum.segment_cols, m * n)), np.int32)
+    log = np.empty((min(call.room, LOG_RECORDS_PER_BLOCK * pieces.blocks, found), LOG_RECORD_BYTES // 4), np.uint32)
+    plan = _check_plan(config, m, n)
+    task = CheckTask.from_buffer_copy(plan.task)
+    task.y, task.theta, task.correct = address(sums), options.theta, bool(options.flags & GemmFlag.CORRECT)
+    task.first_row, task.first_col = call.first_row & 0xFFFFFFFF, options.first_col
+    task.error_count, task.error_rows, task.error_cols = outputs.count, outputs.rows, outputs.cols
+    task.error_deltas = outputs.deltas
+    task.check_count, task.check_rows, task.check_cols = checked.count, checked.rows, checked.cols
+    task.check_deltas = checked.deltas
+    task.digit_count, task.digit_groups, task.digit_cols = digits.count, digits.rows, digits.cols
+    task.digit_deltas = digits.deltas
+    task.threads = call.threads
+    task.mark_capacity, task.mark_rows = marks.shape[1], address(marks)
+    task.mark_cols = task.mark_rows + 4 * marks.shape[1]
+    task.room, task.log, task.block_records = len(log), address(log), address(findings.block_records)
+    marked = load_kernels().brownout_check(units_of(config), task)
+    for name in ("detected", "corrected", "missed", "wrong"):
+        counts[name] = getattr(task, name)
+    counts["suppressed"] = marked
+    counts["log_records"] = task.records
+    counts["log_dropped"] = task.detected - task.records
+    findings.log = log[: task.records].astype("<u4", copy=False).tobytes()
+    findings.marked_rows, findings.marked_cols = marks[0, :marked], marks[1, :marked]
+    return findings
+
+
+@dataclass(frozen=True)
+class _CheckPlan:
+    """What checks of products of one shape have in common; `pieces` keeps alive what `task` points to."""
+
+    task: CheckTask
+    pieces: Geometry
+
+
+@lru_cache(maxsize=256)
+def _check_plan(config: AcceleratorConfig, m: int, n: int) -> _CheckPlan:
+    pieces = geometry(config, m, n)
     task = CheckTask(
-        y=address(sums),
         row_stride=n,
         m=m,
         n=n,
@@ -325,36 +319,6 @@ def _check(config: AcceleratorConfig, sums: Matrix, errors: _Errors, call: Call)
         segment_starts=address(pieces.segment_starts),
         segment_count=pieces.segments,
         segment_of=address(pieces.segment_of),
-        theta=options.theta,
-        correct=bool(options.flags & GemmFlag.CORRECT),
-        first_row=call.first_row & 0xFFFFFFFF,
-        first_col=options.first_col,
         records_per_block=LOG_RECORDS_PER_BLOCK,
-        room=room,
-        error_count=len(outputs),
-        error_rows=address(outputs.rows),
-        error_cols=address(outputs.cols),
-        error_deltas=address(outputs.deltas),
-        check_count=len(checked),
-        check_rows=address(checked.rows),
-        check_cols=address(checked.cols),
-        check_deltas=address(checked.deltas),
-        digit_count=len(digits),
-        digit_groups=address(digits.rows),
-        digit_cols=address(digits.cols),
-        digit_deltas=address(digits.deltas),
-        threads=call.threads,
-        mark_capacity=capacity,
-        mark_rows=address(mark_rows),
-        mark_cols=address(mark_cols),
-        log=address(log),
     )
-    marked = load_kernels().brownout_check(units_of(config), task)
-    for name in ("detected", "corrected", "missed", "wrong"):
-        counts[name] = getattr(task, name)
-    counts["suppressed"] = marked
-    counts["log_records"] = task.records
-    counts["log_dropped"] = task.detected - task.records
-    findings.log = log[: task.records].astype("<u4").tobytes()
-    findings.marked_rows, findings.marked_cols = mark_rows[:marked], mark_cols[:marked]
-    return findings
+    return _CheckPlan(task, pieces)

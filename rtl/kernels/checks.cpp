@@ -59,6 +59,7 @@ struct BrownoutCheck {
     // Results.
     int32_t *mark_rows, *mark_cols;  // In no order.
     uint32_t *log;
+    uint64_t *block_records;  // Of each block in the log, in the order of draining.
     int64_t detected, corrected, marked, records, missed, wrong;
 };
 }
@@ -73,6 +74,13 @@ int64_t wrap(int64_t value, int bits) {
 int64_t modulo(int64_t value) {
     const int64_t rest = value % kModulus;
     return rest < 0 ? rest + kModulus : rest;
+}
+
+/// A product of two residues modulo 8191, reduced as the hardware does it: 2^13 is 1.
+int64_t multiply_residues(uint32_t left, uint32_t right) {
+    const uint32_t product = left * right;
+    const uint32_t folded = (product & kModulus) + (product >> 13);
+    return folded >= kModulus ? folded - kModulus : folded;
 }
 
 bool large(int64_t value, int theta) {
@@ -122,13 +130,15 @@ public:
             order[next[block_of_[candidates_[i].segment]]++] = static_cast<int32_t>(i);
         }
         records.reserve(candidates_.size());
+        block_records.assign(task_.col_block_count, 0);
         for (int64_t block = 0; block < task_.col_block_count; ++block) {
             int64_t kept = 0;
             for (int64_t i = ends[block]; i < ends[block + 1]; ++i) {
+                if (i + kAhead < ends.back()) prefetch(candidates_[order[i + kAhead]]);
                 const Candidate &candidate = candidates_[order[i]];
                 if (flagged(candidate)) {
                     const Record record = judge(candidate);
-                    if (kept++ < task_.records_per_block) records.push_back(record);
+                    if (kept++ < task_.records_per_block) records.push_back(record), ++block_records[block];
                     ++detected;
                 } else {
                     missed += candidate.last_error - candidate.first_error;
@@ -139,9 +149,17 @@ public:
 
     std::vector<Mark> marks;
     std::vector<Record> records;
+    std::vector<int64_t> block_records;
     int64_t detected = 0, corrected = 0, missed = 0, wrong = 0;
 
 private:
+    static constexpr int64_t kAhead = 16;  // Sums to correct are far apart in memory, and known long before.
+
+    void prefetch(const Candidate &candidate) const {
+        if (candidate.first_error == candidate.last_error) return;
+        __builtin_prefetch(&task_.y[candidate.row * task_.row_stride + task_.error_cols[candidate.first_error]], 1);
+    }
+
     int64_t weight(int check, int32_t position) const { return units_.weights[check * units_.segment_cols + position]; }
 
     bool is_residue(int check) const { return units_.scheme == kResidue && check > 0; }
@@ -152,6 +170,7 @@ private:
     void collect() {
         int64_t e = std::lower_bound(task_.error_rows, task_.error_rows + task_.error_count, first_) - task_.error_rows;
         int64_t c = std::lower_bound(task_.check_rows, task_.check_rows + task_.check_count, first_) - task_.check_rows;
+        candidates_.reserve((task_.error_count + task_.check_count) / task_.row_block_count);
         for (;;) {
             const bool more_errors = e < task_.error_count && task_.error_rows[e] < end_;
             const bool more_checks = c < task_.check_count && task_.check_rows[c] < end_;
@@ -242,13 +261,13 @@ private:
             return fit;
         }
         if (units_.scheme == kClassic || candidate.r[0] == 0) return -1;
-        const int64_t reduced = modulo(candidate.r[0]);
+        const auto reduced = static_cast<uint32_t>(modulo(candidate.r[0]));
         for (int32_t i = 0; i < width; ++i) {
             if (units_.column_checks && q(group, start + i) == 0) continue;
             bool fits = true;
             for (int j = 1; fits && j < units_.checks; ++j) {
                 if (is_residue(j)) {
-                    fits = candidate.r[j] == weight(j, i) * reduced % kModulus;
+                    fits = candidate.r[j] == multiply_residues(weight(j, i), reduced);
                 } else {
                     fits = candidate.r[j] == wrap(weight(j, i) * candidate.r[0], units_.widths[j]);
                 }
@@ -348,7 +367,13 @@ extern "C" int64_t brownout_check(const BrownoutUnits *units, BrownoutCheck *tas
     brownout::parallel_for(task->row_block_count, useful, [&](int64_t i) { rows[i].run(first_groups[i]); });
 
     task->detected = task->corrected = task->marked = task->records = task->missed = task->wrong = 0;
+    uint64_t *block_records = task->block_records;
     for (const BlockRow &row : rows) {
+        int64_t room = task->room - task->records;
+        for (const int64_t kept : row.block_records) {
+            *block_records++ = static_cast<uint64_t>(std::min(kept, room));
+            room -= std::min(kept, room);
+        }
         task->detected += row.detected;
         task->corrected += row.corrected;
         task->missed += row.missed;

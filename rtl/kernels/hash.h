@@ -5,13 +5,20 @@
 
 namespace brownout {
 
-/// 32 bits to 32 bits; `T` is uint32_t or a vector of them.
+/// `mix` without its last step, which changes the lower half only.
 template <typename T>
-inline T mix(T x) {
+inline T mix_but_last(T x) {
     x ^= x >> 16;
     x *= 0x7feb352du;
     x ^= x >> 15;
     x *= 0x846ca68bu;
+    return x;
+}
+
+/// 32 bits to 32 bits; `T` is uint32_t or a vector of them.
+template <typename T>
+inline T mix(T x) {
+    x = mix_but_last(x);
     x ^= x >> 16;
     return x;
 }
