@@ -2,7 +2,8 @@
 
 DiT-XL/2, PixArt-alpha and Stable Diffusion 1.5 at full size with random weights and prompts (time and cycles do not
 depend on them), for the batch of two of classifier-free guidance. float32 PyTorch, the clean twin, and the twin with
-errors and correction take turns. Run ``python benchmarks/models.py``; writes ``build/results/models.json``.
+errors and correction take turns. Run ``python benchmarks/models.py``; writes ``build/results/models.json``. On a shared
+machine set ``OMP_WAIT_POLICY=passive``: threads that wait by spinning take the cores from those they wait for.
 """
 
 from __future__ import annotations
@@ -32,15 +33,14 @@ PROTECTION = Protection(on_mark="keep")
 
 SEED = 0
 
-CONTESTANTS = ("fp32", "twin", "twin_protected")
-
 Step = Callable[[], torch.Tensor]
 
 
-def _seconds(function: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def _seconds(function: Callable[[], object]) -> tuple[float, float]:
+    """Of the wall clock, and of all cores for this process."""
+    began = time.perf_counter(), time.process_time()
     function()
-    return time.perf_counter() - began
+    return time.perf_counter() - began[0], time.process_time() - began[1]
 
 
 def _sharing_copy(model: nn.Module) -> nn.Module:
@@ -60,7 +60,7 @@ def _sqnr_db(reference: torch.Tensor, result: torch.Tensor) -> float:
 
 def _device_metrics(accelerator: Accelerator, model: nn.Module) -> dict[str, float]:
     """Of one step, just done; how long it takes to count its cycles, too."""
-    count_s = _seconds(lambda: accelerator.stats)
+    count_s, _ = _seconds(lambda: accelerator.stats)
     stats = accelerator.stats
     weights = [layer for layer in report(model) if layer.kind != "attention"]
     return {
@@ -81,20 +81,30 @@ def _offloaded(model: nn.Module, accelerator: Accelerator, calibration: Calibrat
     return twin
 
 
+def _race(
+    models: dict[str, nn.Module], arguments: dict[str, Any], repeats: int, accelerators: dict[str, Accelerator]
+) -> dict[str, list[tuple[float, float]]]:
+    """Seconds of the steps of each model, in turns; all have run before."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
+    for _ in range(repeats):
+        for name, model in models.items():
+            times[name].append(_seconds(_step(model, arguments)))
+        # Counts what these steps have cost, so that no later one has to.
+        for accelerator in accelerators.values():
+            _ = accelerator.stats
+    return times
+
+
 @torch.inference_mode()
-def measure(
-    denoiser: Denoiser,
-    repeats: int,
-    configs: tuple[AcceleratorConfig, AcceleratorConfig] = (SERVER, SERVER_FLIP),
-) -> dict[str, float]:
-    """Race the three contestants at one step of a model.
+def measure(denoiser: Denoiser, repeats: int, configs: tuple[AcceleratorConfig, AcceleratorConfig]) -> dict[str, float]:
+    """Let float32, the clean twin and the erring one race at one step of a model.
 
     Parameters
     ----------
     denoiser : Denoiser
         The model.
     repeats : int
-        Steps of each, taken in turns, after one for warming up.
+        Steps of each, in turns, after one for warming up (of float32 the calibration).
     configs : (AcceleratorConfig, AcceleratorConfig)
         Without and with errors and checks.
 
@@ -112,45 +122,37 @@ def measure(
         model = denoiser.build()
         fill(model, SEED)
     arguments = denoiser.inputs(SEED)
-    calibration = calibrate(model, lambda each: each(**arguments), method="absmax", measure_error=False)
+    expected = denoiser.macs()
+    reference: list[torch.Tensor] = []
+
+    def run(each: nn.Module) -> None:
+        reference.append(each(**arguments).sample)
+
+    calibration = calibrate(model, run, method="absmax", measure_error=False)
     with (
         Accelerator(configs[0], backend="twin") as clean,
         Accelerator(configs[1], backend="twin", protection=PROTECTION) as erring,
     ):
         erring.set_error_rate(ERROR_RATE, seed=SEED, check_rate=ERROR_RATE)
-        models = {
-            "twin": _offloaded(model, clean, calibration),
-            "twin_protected": _offloaded(model, erring, calibration),
-        }
-        steps = {"fp32": _step(model, arguments)} | {name: _step(each, arguments) for name, each in models.items()}
         accelerators = {"twin": clean, "twin_protected": erring}
+        models = {name: _offloaded(model, each, calibration) for name, each in accelerators.items()}
         metrics: dict[str, float] = {"parameters": sum(each.numel() for each in model.parameters())}
-        expected = denoiser.macs()
-        outputs = {}
-        for name, step in steps.items():
-            for accelerator in accelerators.values():
-                accelerator.reset_stats()
-            outputs[name] = step()
-            assert outputs[name].isfinite().all(), f"{denoiser.title}: output of {name} is not finite"
-            if name in accelerators:
-                found = _device_metrics(accelerators[name], models[name])
-                assert found["macs"] == expected, f"{denoiser.title}: {found['macs']} MACs, but PyTorch has {expected}"
-                suffix = "" if name == "twin" else "_protected"
-                metrics |= {f"{metric}{suffix}": value for metric, value in found.items()}
-                metrics[f"sqnr{suffix}_db"] = _sqnr_db(outputs["fp32"], outputs[name])
-        stats = erring.stats
-        metrics["corrected_share"] = stats["corrected"] / stats["injected"]
-        times: dict[str, list[float]] = {name: [] for name in steps}
-        for _ in range(repeats):
-            for name, step in steps.items():
-                times[name].append(_seconds(step))
-            # Counts what these steps have cost, so that no later one has to.
-            for accelerator in accelerators.values():
-                _ = accelerator.stats
-    metrics |= {f"{name}_s": statistics.median(values) for name, values in times.items()}
+        for name, accelerator in accelerators.items():
+            result = _step(models[name], arguments)()
+            assert result.isfinite().all(), f"{denoiser.title}: output of {name} is not finite"
+            found = _device_metrics(accelerator, models[name])
+            assert found["macs"] == expected, f"{denoiser.title}: {found['macs']} MACs, but PyTorch has {expected}"
+            found["sqnr_db"] = _sqnr_db(reference[0], result)
+            suffix = name.removeprefix("twin")
+            metrics |= {f"{metric}{suffix}": value for metric, value in found.items()}
+        metrics["corrected_share"] = erring.stats["corrected"] / erring.stats["injected"]
+        times = _race({"fp32": model, **models}, arguments, repeats, accelerators)
+    metrics |= {f"{name}_s": statistics.median(wall for wall, _ in each) for name, each in times.items()}
+    metrics |= {f"{name}_cpu_s": statistics.median(cpu for _, cpu in each) for name, each in times.items()}
     for name in models:
-        ratios = [twin / fp32 for twin, fp32 in zip(times[name], times["fp32"], strict=True)]
-        metrics[f"{name}_over_fp32_time"] = statistics.median(ratios)
+        for index, kind in enumerate(("time", "cpu_time")):
+            ratios = [twin[index] / fp32[index] for twin, fp32 in zip(times[name], times["fp32"], strict=True)]
+            metrics[f"{name}_over_fp32_{kind}"] = statistics.median(ratios)
     metrics["load_average"] = os.getloadavg()[0]
     return metrics
 
@@ -166,7 +168,7 @@ def main(
     metrics: dict[str, float] = {}
     names = only or list(DENOISERS)
     for name in names:
-        found = measure(DENOISERS[name], repeats)
+        found = measure(DENOISERS[name], repeats, (SERVER, SERVER_FLIP))
         gc.collect()
         metrics |= {f"{name}_{metric}": value for metric, value in found.items()}
         print(
@@ -181,6 +183,7 @@ def main(
         metrics[ratio] = max(metrics[f"{name}_{ratio}"] for name in names)
     metrics |= {"threads": torch.get_num_threads(), "repeats": repeats, "models": len(names)}
     settings: dict[str, Any] = {"error_rate": ERROR_RATE, "batch": 2, **SERVER_FLIP.to_dict()}
+    settings["omp_wait_policy"] = os.environ.get("OMP_WAIT_POLICY", "")
     settings["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     print(write_results("models", metrics, config=settings))
 

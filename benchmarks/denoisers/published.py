@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import diffusers
@@ -86,10 +86,6 @@ class Denoiser:
             model(**arguments)
         return counter.get_total_flops() // 2
 
-    def scaled(self, **changes: Any) -> Denoiser:
-        """The same with other arguments, for tests."""
-        return replace(self, config=self.config | changes)
-
 
 def _on_meta(value: Any) -> Any:
     if isinstance(value, dict):
@@ -98,7 +94,7 @@ def _on_meta(value: Any) -> Any:
 
 
 def fill(model: nn.Module, seed: int = 0) -> None:
-    """Give a model random weights, uniform with standard deviation ``fan_in^-1/2``; normalisation starts as identity."""
+    """Give a model random weights, uniform with standard deviation ``fan_in^-1/2``; norms are identities."""
     values = torch.empty(RANDOM_VALUES).uniform_(-(3**0.5), 3**0.5, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         for module in model.modules():
