@@ -1,4 +1,4 @@
-"""What int8 costs the shipped models in quality: ``python benchmarks/quantisation.py [digits|mnist] [--images N]``.
+"""What int8 costs the shipped models in quality: ``python benchmarks/quantisation.py [digits|mnist]``.
 
 Every variant draws the same images from the same noise, on the twin without errors, and is compared with float32: PSNR
 of the pooled error of images in [0, 1], and how much less often the classifier sees the class that was asked for.
@@ -7,13 +7,13 @@ Calibration runs use noise of their own.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from torch import nn
 
 from brownout.host import (
@@ -82,29 +82,28 @@ def compare(drawn: Drawn, reference: Drawn) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Quality of int8 against float32, by way of calibration.")
-    parser.add_argument("model", nargs="?", default="mnist", help="digits or mnist")
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
-    arguments = parser.parse_args()
-    spec = get_spec(arguments.model)
+def main(
+    model_name: Annotated[str, typer.Argument(metavar="MODEL", help="digits or mnist")] = "mnist",
+    images: Annotated[int, typer.Option(help="Images of each variant.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    only: Annotated[list[str] | None, typer.Option(help="Variants to draw; by default all.")] = None,
+) -> None:
+    spec = get_spec(model_name)
     model, classifier = load_denoiser(spec.name), load_classifier(spec.name)
-    reference = draw(model, classifier, spec, arguments.images, arguments.seed)
+    reference = draw(model, classifier, spec, images, seed)
     metrics: dict[str, float] = {
-        "images": arguments.images,
+        "images": images,
         "float32_class_agreement": reference.right.double().mean().item(),
     }
     labels = list(range(spec.num_classes)) * CALIBRATION_IMAGES_PER_CLASS
     config = AcceleratorConfig()
-    for name in arguments.variants:
+    for name in only or VARIANTS:
         began = time.monotonic()
         calibration = calibrate(model, lambda m: sample(m, spec, labels, seed=CALIBRATION_SEED), **VARIANTS[name])
         with Accelerator(config, backend="twin") as accelerator:
             offload(model, accelerator, calibration=calibration, filter_fn=VARIANTS[name].get("filter_fn"))
             try:
-                found = compare(draw(model, classifier, spec, arguments.images, arguments.seed), reference)
+                found = compare(draw(model, classifier, spec, images, seed), reference)
                 layers = report(model)
             finally:
                 restore(model)
@@ -112,8 +111,10 @@ def main() -> None:
         metrics |= {f"{name}_{key}": value for key, value in found.items()}
         text = ", ".join(f"{key} {value:.4g}" for key, value in found.items())
         print(f"{name}: {text} ({time.monotonic() - began:.0f} s)", flush=True)
-    print(write_results("quantisation", metrics, config=config))
+        # After each, so that a run that is cut short leaves what it has.
+        path = write_results("quantisation", metrics, config=config)
+    print(path)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

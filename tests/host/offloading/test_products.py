@@ -25,12 +25,18 @@ class Tiny(nn.Module):
         return F.scaled_dot_product_attention(tokens, tokens, tokens)
 
 
+# As in test_stats, so that both share a simulator.
 CONFIG = AcceleratorConfig(
     rows=4,
     cols=4,
+    block_rows=8,
+    block_col_tiles=2,
+    slab_bytes=8,
+    voltage_domains=2,
+    operating_points=3,
     timing_model="flip",
-    checksum=ChecksumConfig(scheme="residue", segment_cols=4),
-    memory=MemoryConfig(size_bytes=1 << 22),
+    checksum=ChecksumConfig(scheme="residue", group_rows=4, segment_cols=4),
+    memory=MemoryConfig(size_bytes=1 << 21, row_bytes=512, banks=8, latency_cycles=20),
 )
 
 
