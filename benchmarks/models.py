@@ -2,8 +2,7 @@
 
 DiT-XL/2, PixArt-alpha and Stable Diffusion 1.5 at full size with random weights and prompts (time and cycles do not
 depend on them), for the batch of two of classifier-free guidance. float32 PyTorch, the clean twin, and the twin with
-errors and correction take turns. Run ``python benchmarks/models.py``; writes ``build/results/models.json``. On a shared
-machine set ``OMP_WAIT_POLICY=passive``: threads that wait by spinning take the cores from those they wait for.
+errors and correction take turns. Run ``python benchmarks/models.py``; writes ``build/results/models.json``.
 """
 
 from __future__ import annotations
@@ -15,6 +14,9 @@ import statistics
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
+
+# Before torch loads OpenMP. On a shared machine, threads that wait by spinning take the cores from those they wait for.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 import typer
@@ -183,7 +185,7 @@ def main(
         metrics[ratio] = max(metrics[f"{name}_{ratio}"] for name in names)
     metrics |= {"threads": torch.get_num_threads(), "repeats": repeats, "models": len(names)}
     settings: dict[str, Any] = {"error_rate": ERROR_RATE, "batch": 2, **SERVER_FLIP.to_dict()}
-    settings["omp_wait_policy"] = os.environ.get("OMP_WAIT_POLICY", "")
+    settings["omp_wait_policy"] = os.environ["OMP_WAIT_POLICY"]
     settings["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     print(write_results("models", metrics, config=settings))
 

@@ -102,7 +102,7 @@ def fill(model: nn.Module, seed: int = 0) -> None:
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.ndim > 1:
                     _tile(parameter.view(-1), values)
-                    parameter *= parameter[0].numel() ** -0.5
+                    parameter.mul_(parameter[0].numel() ** -0.5)
                 else:
                     parameter.fill_(1.0 if normalises and name == "weight" else 0.0)
 
