@@ -26,8 +26,12 @@ from ..twin.state import Call, ErrorState
 from .base import Backend
 from .layout import Layout
 
-MOST_UNTIMED = 256
-"""Commands that wait for the cycle model; what the checks found in them takes memory."""
+MOST_UNTIMED_BYTES = 1 << 26
+"""Memory of commands that wait for the cycle model, with what the checks found in them: some 60,000, fewer with
+errors."""
+
+COMMAND_BYTES = 1 << 10
+"""Memory of a command alone, about."""
 
 
 class TwinBackend(Backend):
@@ -81,7 +85,11 @@ class TwinBackend(Backend):
 
     def _time(self, command: Command, found: Found | Runs | None = None, tally: Tally | None = None) -> None:
         self._untimed.append((command, found, tally))
-        if len(self._untimed) >= MOST_UNTIMED:
+        held = COMMAND_BYTES
+        if found is not None:
+            held += found.records.nbytes + found.suppressed.nbytes
+        self._untimed_bytes += held
+        if self._untimed_bytes >= MOST_UNTIMED_BYTES:
             self._catch_up()
 
     def _catch_up(self) -> None:
@@ -90,7 +98,11 @@ class TwinBackend(Backend):
             counts = self._cycle_model.run([command], [found])
             if tally is not None:
                 tally.cycles += counts["cycles"]
+        self._forget_untimed()
+
+    def _forget_untimed(self) -> None:
         self._untimed.clear()
+        self._untimed_bytes = 0
 
     def compute(self, product: Product) -> bytes:
         """Fill ``product.out`` and count errors, without the time and the memory that it takes."""
@@ -247,7 +259,7 @@ class TwinBackend(Backend):
 
     def restart(self) -> None:
         self._counts = dict.fromkeys(self._names, 0)
-        self._untimed.clear()
+        self._forget_untimed()
         self._cycle_model.reset()
         if self._memory_timing is not None:
             self._cycle_model.set_memory_timing(self._memory_timing)

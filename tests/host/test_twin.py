@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from brownout.host import Accelerator, DeviceMemoryError, Requantisation
+from brownout.host.backends import twin as twin_backend
+from brownout.host.operands import Tally
 from brownout.host.twin import matmul
 from brownout.hw.config import K_LIMIT, AcceleratorConfig
 from brownout.hw.tiling import blocks, slabs
@@ -219,3 +221,16 @@ def test_too_large_a_product_is_refused_as_on_rtl(twin):
     with pytest.raises(DeviceMemoryError, match=r"raise MemoryConfig\.size_bytes"):
         twin.gemm(torch.zeros(8192, 1024, dtype=torch.int8), torch.zeros(1024, 16, dtype=torch.int8))
     assert twin.stats["commands"] == 0
+
+
+def test_commands_that_wait_to_be_timed_take_little_memory(monkeypatch):
+    monkeypatch.setattr(twin_backend, "MOST_UNTIMED_BYTES", 3 * twin_backend.COMMAND_BYTES)
+    tally = Tally()
+    cycles = []
+    with Accelerator(AcceleratorConfig(), backend="twin") as accelerator:
+        for _ in range(4):
+            accelerator.gemm(torch.ones(4, 8, dtype=torch.int8), torch.ones(8, 4, dtype=torch.int8), tally=tally)
+            cycles.append(tally.cycles)
+        total = accelerator.stats["cycles"]
+    assert cycles[:2] == [0, 0]
+    assert 0 < cycles[2] == cycles[3] < total == tally.cycles
