@@ -87,7 +87,7 @@ class TwinBackend(Backend):
         self._untimed.append((command, found, tally))
         held = COMMAND_BYTES
         if found is not None:
-            held += found.records.nbytes + found.suppressed.nbytes
+            held += sum(array.nbytes for array in vars(found).values())
         self._untimed_bytes += held
         if self._untimed_bytes >= MOST_UNTIMED_BYTES:
             self._catch_up()
