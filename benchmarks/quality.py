@@ -25,7 +25,7 @@ import typer
 from brownout.host import Accelerator, load_classifier, load_denoiser, offload, restore, write_results
 from brownout.host.models.data import load_dataset
 from brownout.host.models.evaluate import calibration_run, draw
-from brownout.host.models.spec import SPECS, ModelSpec
+from brownout.host.models.spec import DIGITS, MNIST, ModelSpec
 from brownout.host.quality import (
     FeatureNetwork,
     FrechetResult,
@@ -119,8 +119,8 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     metrics: dict[str, float] = {}
-    for name, spec in SPECS.items():
-        metrics |= {f"{name}_{key}": value for key, value in measure(spec, count, efficientnet).items()}
+    for spec in (DIGITS, MNIST):
+        metrics |= {f"{spec.name}_{key}": value for key, value in measure(spec, count, efficientnet).items()}
     path = write_results("quality", metrics, config={"count": count, "seeds": list(SEEDS)})
     for key, value in metrics.items():
         print(f"{key:44} {value:.5g}")

@@ -39,7 +39,7 @@ CALIBRATION_IMAGES_PER_CLASS = 2
 
 @dataclass(frozen=True)
 class Drawn:
-    """Images (N, 1, H, W) in [0, 1] and whether each is classified as its label (N,)."""
+    """Images (N, C, H, W) in [0, 1] and whether each is classified as its label (N,)."""
 
     images: torch.Tensor
     right: torch.Tensor

@@ -12,7 +12,7 @@ from .models.spec import ModelSpec, build_scheduler
 from .quality.images import to_unit_range
 
 StepCallback = Callable[[int, int, torch.Tensor], None]
-"""Called after each step with its index, its timestep and the latents (N, 1, H, W)."""
+"""Called after each step with its index, its timestep and the latents (N, C, H, W)."""
 
 
 def initial_latents(spec: ModelSpec, count: int, seed: int) -> torch.Tensor:
@@ -23,10 +23,10 @@ def initial_latents(spec: ModelSpec, count: int, seed: int) -> torch.Tensor:
     Returns
     -------
     torch.Tensor
-        float32 (count, 1, H, W).
+        float32 (count, C, H, W).
     """
     generator = torch.Generator().manual_seed(seed)
-    shape = (1, spec.image_size, spec.image_size)
+    shape = (spec.channels, spec.image_size, spec.image_size)
     return torch.stack([torch.randn(shape, generator=generator) for _ in range(count)])
 
 
@@ -67,7 +67,7 @@ def sample(
     Returns
     -------
     torch.Tensor
-        float32 (N, 1, H, W) in [0, 1].
+        float32 (N, C, H, W) in [0, 1].
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""Ten digits drawn on RTL, proved bit by bit against the twin: ``python -m brownout.host.demo --model digits``."""
+"""Ten pictures drawn on RTL, proved bit by bit against the twin: ``python -m brownout.host.demo --model digits``."""

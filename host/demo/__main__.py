@@ -16,7 +16,7 @@ def main(
     rows: Annotated[int, typer.Option(help="rows of the array, 1..128")] = 16,
     cols: Annotated[int, typer.Option(help="columns of the array, 1..128")] = 16,
 ) -> None:
-    """Draw ten digits on simulated RTL and on its twin, and prove that both did the same, bit for bit."""
+    """Draw ten pictures on simulated RTL and on its twin, and prove that both did the same, bit for bit."""
     # Here, so that --help is quick.
     import torch
 
@@ -30,7 +30,7 @@ def main(
     console = Console()
     try:
         config = AcceleratorConfig(rows=rows, cols=cols)
-        console.print(f"{model}: ten digits on a {rows}x{cols} array; the simulator is built at first use")
+        console.print(f"{model}: ten pictures on a {rows}x{cols} array; the simulator is built at first use")
         demo = run_demo(model, seed=seed, config=config)
     except (ValueError, WeightsNotFoundError) as error:
         console.print(f"[red]{error}[/red]")

@@ -63,10 +63,11 @@ dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr));
 
 
 def _data_uri(image: torch.Tensor) -> str:
-    """PNG of a float (1, H, W) picture in [0, 1]; the browser enlarges it."""
-    pixels = (image[0] * 255).round().to(torch.uint8).numpy()
+    """PNG of a float (1, H, W) or (3, H, W) picture in [0, 1]; the browser enlarges it."""
+    pixels = (image * 255).round().to(torch.uint8)
+    picture = Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    picture.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -93,14 +94,13 @@ def _figures(demo: Demo) -> str:
 
 
 def _pictures(demo: Demo) -> str:
-    head = "".join(f"<th>{label}</th>" for label in demo.labels)
+    names = [demo.spec.class_names[label] for label in demo.labels]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     lines = []
     rows = (("float32", demo.float32), ("int8, RTL", demo.rtl.images), ("int8, twin", demo.twin.images))
-    for name, images in rows:
-        cells = "".join(
-            f"<td>{_img(image, f'{label}, {name}')}</td>" for label, image in zip(demo.labels, images, strict=True)
-        )
-        lines.append(f"<tr><th>{name}</th>{cells}</tr>")
+    for run, images in rows:
+        cells = "".join(f"<td>{_img(image, f'{name}, {run}')}</td>" for name, image in zip(names, images, strict=True))
+        lines.append(f"<tr><th>{run}</th>{cells}</tr>")
     return (
         f'<div class="scroll"><table class="pictures"><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
@@ -190,7 +190,7 @@ def write_page(demo: Demo, path: Path) -> Path:
     document = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Brownout: {html.escape(demo.spec.name)} on RTL</title><style>{_STYLE}</style></head><body><main>
-<h1>Ten digits, drawn by a systolic array</h1>
+<h1>Ten {html.escape(demo.spec.subject)}, drawn by a systolic array</h1>
 <p class="soft">A class-conditional diffusion transformer ({html.escape(demo.spec.name)},
 {demo.spec.num_layers} layers) starts from noise and denoises it in {len(demo.rtl.trace.latents)} steps. Every layer
 of every step, attention included, ran in int8 on a simulated {array} accelerator, and once more on its functional
@@ -201,7 +201,7 @@ twin.</p>
 <p class="soft">Same noise in each column. The float32 row is the unquantised model; the other two must be the same
 bits. int8 to float32: {demo.metrics["psnr_to_float32_db"]:.1f} dB PSNR.</p>
 {_pictures(demo)}
-<h2>From noise to a {STRIP_LABEL}</h2>
+<h2>From noise to picture: {html.escape(demo.spec.class_names[STRIP_LABEL])}</h2>
 <p class="soft">Latents on RTL after each DDIM step.</p>
 {_strip(demo)}
 <h2>Layers</h2>

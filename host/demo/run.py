@@ -1,4 +1,4 @@
-"""Draw the same digits in float32, on the twin and on RTL, and compare."""
+"""Draw the same pictures in float32, on the twin and on RTL, and compare."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ LARGEST_PSNR_DB = 120.0
 
 @dataclass(frozen=True)
 class Run:
-    """One pass over all digits on one backend.
+    """One pass over all pictures on one backend.
 
     Attributes
     ----------
     images : torch.Tensor
-        float32 (N, 1, H, W) in [0, 1].
+        float32 (N, C, H, W) in [0, 1].
     trace : Trace
         What was computed on the way.
     layers : list of LayerReport
@@ -57,7 +57,7 @@ class Demo:
     Attributes
     ----------
     float32 : torch.Tensor
-        Pictures of the unquantised model, (N, 1, H, W) in [0, 1].
+        Pictures of the unquantised model, (N, C, H, W) in [0, 1].
     mismatch : str or None
         Where RTL and twin first differ; None if they are bit-identical.
     metrics : dict
@@ -121,7 +121,7 @@ class _Job:
 
 
 def run_demo(name: str, *, seed: int, config: AcceleratorConfig) -> Demo:
-    """Draw one digit per class.
+    """Draw one picture per class.
 
     Parameters
     ----------

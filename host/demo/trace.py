@@ -21,7 +21,7 @@ class Trace:
     layers : list of (str, str)
         Name of each layer call and a hash of its int32 sums.
     latents : list of torch.Tensor
-        float32 (N, 1, H, W) after each step.
+        float32 (N, C, H, W) after each step.
     kept : torch.Tensor or None
         int32 (M, N) or (B, M, N).
     """
@@ -42,7 +42,7 @@ class Trace:
             self.kept = sums.clone()
 
     def see_step(self, _step: int, _timestep: int, latents: torch.Tensor) -> None:
-        """Callback for `sample`: float32 (N, 1, H, W)."""
+        """Callback for `sample`: float32 (N, C, H, W)."""
         self.latents.append(latents.clone())
 
     def _departs(self, index: int) -> bool:

@@ -14,17 +14,19 @@ FEATURES = 64
 class Classifier(nn.Module):
     """Three convolution stages, a 64-dimensional feature layer and a linear read-out.
 
-    Works on single-channel images of any size from 8x8 up.
+    Works on images of any size from 8x8 up.
 
     Parameters
     ----------
     num_classes : int
         Number of classes.
+    channels : int
+        Channels of the images.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, channels: int = 1) -> None:
         super().__init__()
-        widths = (1, 16, 32, 64)
+        widths = (channels, 16, 32, 64)
         self.stages = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(before, after, 3, padding=1, bias=False),
@@ -41,7 +43,7 @@ class Classifier(nn.Module):
         self.read_out = nn.Linear(FEATURES, num_classes)
 
     def stage_outputs(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Activations of the convolution stages for images (N, 1, H, W) in [0, 1]."""
+        """Activations of the convolution stages for images (N, C, H, W) in [0, 1]."""
         outputs = []
         hidden = images * 2 - 1
         for index, stage in enumerate(self.stages):
@@ -50,11 +52,11 @@ class Classifier(nn.Module):
         return outputs
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Feature vectors (N, 64) of images (N, 1, H, W) in [0, 1]."""
+        """Feature vectors (N, 64) of images (N, C, H, W) in [0, 1]."""
         last = self.stage_outputs(images)[-1]
         pooled = nn.functional.adaptive_avg_pool2d(last, 2).flatten(1)
         return torch.relu(self.feature(pooled))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Class scores (N, num_classes) of images (N, 1, H, W) in [0, 1]."""
+        """Class scores (N, num_classes) of images (N, C, H, W) in [0, 1]."""
         return self.read_out(self.features(images))

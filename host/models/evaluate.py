@@ -71,7 +71,7 @@ def draw(
     Returns
     -------
     images, labels : torch.Tensor
-        float32 (count, 1, H, W) in [0, 1] and int64 (count,).
+        float32 (count, C, H, W) in [0, 1] and int64 (count,).
     """
     labels = torch.arange(count) % spec.num_classes
     images = [
@@ -102,7 +102,7 @@ def evaluate(
     Parameters
     ----------
     name : str
-        ``digits`` or ``mnist``.
+        ``digits``, ``mnist`` or ``emoji``.
     images_per_class : int
         Images generated of each class; all differ in their noise.
     num_inference_steps, guidance_scale : optional

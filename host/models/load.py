@@ -45,7 +45,7 @@ def load_denoiser(name: str, *, folder: Path = WEIGHTS) -> DiTTransformer2DModel
     Parameters
     ----------
     name : str
-        ``digits`` or ``mnist``.
+        ``digits``, ``mnist`` or ``emoji``.
     folder : Path
         Where the safetensors files are.
 
@@ -65,6 +65,6 @@ def load_denoiser(name: str, *, folder: Path = WEIGHTS) -> DiTTransformer2DModel
 def load_classifier(name: str, *, folder: Path = WEIGHTS) -> Classifier:
     """Load the classifier that judges generated images; as `load_denoiser`."""
     spec = get_spec(name)
-    model = Classifier(spec.num_classes)
+    model = Classifier(spec.num_classes, spec.channels)
     _load(model, name, "classifier", folder)
     return model.requires_grad_(False).eval()

@@ -1,9 +1,11 @@
-"""The shipped models: architecture, data set and the sampling settings they were tuned for."""
+"""The models: architecture, data set and the sampling settings they were tuned for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from .data_emoji import MEMBERS
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, DiTTransformer2DModel
@@ -21,11 +23,15 @@ class ModelSpec:
     name : str
         Name of the model and of its data set.
     image_size : int
-        Height and width in pixels; images have one channel.
+        Height and width in pixels.
+    channels : int
+        1 for grey pictures, 3 for red, green and blue.
     patch_size, num_layers, num_heads, head_dim : int
         Architecture of diffusers' ``DiTTransformer2DModel``.
-    num_classes : int
-        Class labels are ``0 .. num_classes-1``; ``num_classes`` itself is the null label.
+    subject : str
+        What the pictures show, in the plural.
+    class_names : tuple of str
+        What a picture of each class shows, in the order of the labels.
     num_inference_steps : int
         DDIM steps used by the demo and for the figures in the model card.
     guidance_scale : float
@@ -36,14 +42,21 @@ class ModelSpec:
 
     name: str
     image_size: int
+    channels: int = 1
     patch_size: int
     num_layers: int
     num_heads: int
     head_dim: int
-    num_classes: int = 10
+    subject: str = "digits"
+    class_names: tuple[str, ...] = tuple("0123456789")
     num_inference_steps: int
     guidance_scale: float
     shift_augmentation: int = 0
+
+    @property
+    def num_classes(self) -> int:
+        """Class labels are ``0 .. num_classes-1``; ``num_classes`` itself is the null label."""
+        return len(self.class_names)
 
     @property
     def null_label(self) -> int:
@@ -81,7 +94,23 @@ MNIST = ModelSpec(
 )
 """28x28 MNIST digits."""
 
-SPECS = {spec.name: spec for spec in (DIGITS, MNIST)}
+EMOJI = ModelSpec(
+    name="emoji",
+    image_size=32,
+    channels=3,
+    patch_size=4,
+    num_layers=6,
+    num_heads=4,
+    head_dim=32,
+    subject="emoji",
+    class_names=tuple(MEMBERS),
+    num_inference_steps=20,
+    guidance_scale=2.0,
+    shift_augmentation=2,
+)
+"""32x32 emoji in colour, to be trained: no weights of it are shipped."""
+
+SPECS = {spec.name: spec for spec in (DIGITS, MNIST, EMOJI)}
 
 
 def get_spec(name: str) -> ModelSpec:
@@ -109,7 +138,7 @@ def build_denoiser(spec: ModelSpec) -> DiTTransformer2DModel:
     return DiTTransformer2DModel(
         num_attention_heads=spec.num_heads,
         attention_head_dim=spec.head_dim,
-        in_channels=1,
+        in_channels=spec.channels,
         num_layers=spec.num_layers,
         sample_size=spec.image_size,
         patch_size=spec.patch_size,

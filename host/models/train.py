@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+from .augment import translate, vary
 from .classifier import Classifier
-from .data import load_dataset
+from .data import Dataset, load_dataset
 from .spec import TRAIN_TIMESTEPS, ModelSpec, build_denoiser, build_scheduler, get_spec
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -41,17 +42,26 @@ def initialise_adaln_zero(model: nn.Module) -> None:
         nn.init.zeros_(model.get_parameter(name))
 
 
-def augment(images: torch.Tensor, largest_shift: int, generator: torch.Generator) -> torch.Tensor:
-    """Translate each image by up to `largest_shift` pixels, filling with black."""
-    if not largest_shift:
-        return images
-    n, _, height, width = images.shape
-    padded = F.pad(images, (largest_shift,) * 4)
-    dy = torch.randint(0, 2 * largest_shift + 1, (n, 1, 1), generator=generator)
-    dx = torch.randint(0, 2 * largest_shift + 1, (n, 1, 1), generator=generator)
-    rows = dy + torch.arange(height).view(1, -1, 1)
-    columns = dx + torch.arange(width).view(1, 1, -1)
-    return padded[torch.arange(n).view(-1, 1, 1), 0, rows, columns][:, None]
+def draw_indices(data: Dataset, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw `count` training images at random, int64 (count,).
+
+    Where there are originals, classes are drawn by the root of their size: small ones more often than their share,
+    and large ones, which have more to be learnt, more often than an equal share.
+    """
+    labels = data.train_labels
+    if data.train_originals is None:
+        return torch.randint(0, len(labels), (count,), generator=generator)
+    weights = labels.bincount()[labels].float().rsqrt()
+    return torch.multinomial(weights, count, replacement=True, generator=generator)
+
+
+def augment(data: Dataset, pick: torch.Tensor, largest_shift: int, generator: torch.Generator) -> torch.Tensor:
+    """Random variants of the training images `pick`, float32 (N, C, H, W) in [0, 1]."""
+    images = data.train_images[pick]
+    originals = data.train_originals
+    if originals is None:
+        return translate(images, largest_shift, generator)
+    return vary(originals.images[pick], images.shape[-1], largest_shift, originals.mirrored[pick], generator)
 
 
 def draw_timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
@@ -102,18 +112,17 @@ def train_denoiser(spec: ModelSpec, *, iterations: int, batch_size: int, peak_lr
         start, seconds = state["iteration"], state["seconds"]
         print(f"resumed at iteration {start}", flush=True)
     alphas = build_scheduler().alphas_cumprod
-    images, labels = data.train_images * 2 - 1, data.train_labels
     parameters, averaged = list(model.parameters()), list(average.parameters())
     running, began = 0.0, time.monotonic()
     for iteration in range(start, iterations):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(iteration, iterations, peak_lr)
-        pick = torch.randint(0, len(images), (batch_size,), generator=generator)
-        clean = augment(images[pick] + 1, spec.shift_augmentation, generator) - 1
+        pick = draw_indices(data, batch_size, generator)
+        clean = augment(data, pick, spec.shift_augmentation, generator) * 2 - 1
         noise = torch.randn(clean.shape, generator=generator)
         timestep = draw_timesteps(batch_size, generator)
         dropped = torch.rand(batch_size, generator=generator) < LABEL_DROPOUT
-        label = torch.where(dropped, spec.null_label, labels[pick])
+        label = torch.where(dropped, spec.null_label, data.train_labels[pick])
         signal = alphas[timestep].sqrt().view(-1, 1, 1, 1)
         sigma = (1 - alphas[timestep]).sqrt().view(-1, 1, 1, 1)
         predicted = model(signal * clean + sigma * noise, timestep, label).sample
@@ -158,7 +167,7 @@ def train_classifier(spec: ModelSpec, *, epochs: int, batch_size: int, peak_lr: 
     data = load_dataset(spec.name)
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    model = Classifier(spec.num_classes)
+    model = Classifier(spec.num_classes, spec.channels)
     optimiser = torch.optim.AdamW(model.parameters(), lr=peak_lr, weight_decay=1e-2, fused=True)
     per_epoch = len(data.train_images) // batch_size
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak_lr, total_steps=epochs * per_epoch)
@@ -166,7 +175,7 @@ def train_classifier(spec: ModelSpec, *, epochs: int, batch_size: int, peak_lr: 
         order = torch.randperm(len(data.train_images), generator=generator)
         for index in range(per_epoch):
             pick = order[index * batch_size : (index + 1) * batch_size]
-            images = augment(data.train_images[pick], max(1, spec.image_size // 14), generator)
+            images = augment(data, pick, max(1, spec.image_size // 14), generator)
             loss = F.cross_entropy(model(images), data.train_labels[pick], label_smoothing=0.05)
             loss.backward()
             optimiser.step()
@@ -185,9 +194,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["denoiser", "classifier"])
-    parser.add_argument("model", help="digits or mnist")
+    parser.add_argument("model", help="digits, mnist or emoji")
     parser.add_argument("--iterations", type=int, help="denoiser: optimiser steps in all")
-    parser.add_argument("--epochs", type=int, default=30, help="classifier: passes over the data")
+    parser.add_argument("--epochs", type=int, help="classifier: passes over the data")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--threads", type=int, default=2)
@@ -198,14 +207,18 @@ def main() -> None:
     if arguments.what == "denoiser":
         train_denoiser(
             spec,
-            iterations=arguments.iterations or {"digits": 8000, "mnist": 14000}[spec.name],
-            batch_size=arguments.batch_size or {"digits": 128, "mnist": 64}[spec.name],
+            iterations=arguments.iterations or {"digits": 8000, "mnist": 14000, "emoji": 30000}[spec.name],
+            batch_size=arguments.batch_size or {"digits": 128, "mnist": 64, "emoji": 64}[spec.name],
             peak_lr=arguments.lr,
             work=arguments.work,
         )
     else:
-        batch_size = arguments.batch_size or 64
-        accuracy = train_classifier(spec, epochs=arguments.epochs, batch_size=batch_size, peak_lr=3e-3)
+        accuracy = train_classifier(
+            spec,
+            epochs=arguments.epochs or {"digits": 30, "mnist": 30, "emoji": 200}[spec.name],
+            batch_size=arguments.batch_size or 64,
+            peak_lr=3e-3,
+        )
         print(f"held-out accuracy {accuracy:.4f}")
 
 

@@ -278,7 +278,7 @@ class OffloadedPipeline:
         Returns
         -------
         Any
-            What the pipeline returns: of diffusers an object with ``images``, of shipped models float32 (N, 1, H, W).
+            What the pipeline returns: of diffusers an object with ``images``, of shipped models float32 (N, C, H, W).
 
         Raises
         ------

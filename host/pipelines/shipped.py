@@ -57,7 +57,7 @@ class ShippedPipeline:
         Returns
         -------
         torch.Tensor
-            float32 (N, 1, H, W) in [0, 1].
+            float32 (N, C, H, W) in [0, 1].
         """
         return sample(
             self.transformer,

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 import re
 
 import pytest
 import torch
 import typer
+from PIL import Image
 
 from brownout.host import Accelerator
 from brownout.host.backends.rtl import RtlBackend
 from brownout.host.demo import __main__ as command_line
 from brownout.host.demo import page, run
 from brownout.host.demo.trace import Trace
-from brownout.host.models.spec import DIGITS
+from brownout.host.models import evaluate
+from brownout.host.models.classifier import Classifier
+from brownout.host.models.spec import DIGITS, EMOJI, build_denoiser
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 
 from .fake_simulator import FakeSimulator
@@ -36,15 +41,15 @@ class SpoilingSimulator(FakeSimulator):
 def short_demo(monkeypatch):
     """Run the demo with a two-step model on a stand-in for the RTL."""
 
-    def start(simulator):
+    def start(simulator, spec=DIGITS):
         def accelerator(config, backend):
             if backend == "rtl":
                 backend = RtlBackend(config, lambda: simulator(config), deadline_s=1)
             return Accelerator(config, backend=backend)
 
         monkeypatch.setattr(run, "Accelerator", accelerator)
-        monkeypatch.setattr(run, "get_spec", lambda name: dataclasses.replace(DIGITS, num_inference_steps=2))
-        return run.run_demo("digits", seed=0, config=CONFIG)
+        monkeypatch.setattr(run, "get_spec", lambda name: dataclasses.replace(spec, num_inference_steps=2))
+        return run.run_demo(spec.name, seed=0, config=CONFIG)
 
     return start
 
@@ -96,7 +101,33 @@ def test_an_unknown_model_is_a_usage_error(capsys):
     with pytest.raises(typer.Exit) as caught:
         command_line.main(model="cats")
     assert caught.value.exit_code == 2
-    assert "unknown model 'cats'; choose one of digits, mnist" in capsys.readouterr().out
+    assert "unknown model 'cats'; choose one of digits, emoji, mnist" in capsys.readouterr().out
+
+
+def test_pictures_keep_their_colours_on_the_page():
+    colours = torch.tensor([[[1.0, 0.0]], [[0.5, 0.0]], [[0.0, 1.0]]])
+    _, _, packed = page._data_uri(colours).partition("base64,")
+    picture = Image.open(io.BytesIO(base64.b64decode(packed)))
+    assert picture.mode == "RGB"
+    assert [picture.getpixel((column, 0)) for column in (0, 1)] == [(255, 128, 0), (0, 0, 255)]
+
+
+def test_a_colour_model_is_drawn_and_its_classes_named(short_demo, monkeypatch, tmp_path):
+    spec = dataclasses.replace(
+        EMOJI, image_size=8, num_layers=1, num_heads=1, num_inference_steps=2, guidance_scale=1.0
+    )
+    torch.manual_seed(0)
+    model = build_denoiser(spec).requires_grad_(False)
+    for module in (run, evaluate):
+        monkeypatch.setattr(module, "load_denoiser", lambda name: model)
+    monkeypatch.setattr(run, "load_classifier", lambda name: Classifier(10, 3).eval())
+    demo = short_demo(FakeSimulator, spec)
+    assert demo.mismatch is None
+    assert demo.rtl.images.shape == (10, 3, 8, 8)
+    text = page.write_page(demo, tmp_path / "demo.html").read_text()
+    assert "Ten emoji, drawn by a systolic array" in text
+    assert "From noise to picture: animal" in text
+    assert all(f"<th>{name}</th>" in text for name in ("face", "heart", "moon"))
 
 
 def test_a_trace_notices_the_sign_of_zero():

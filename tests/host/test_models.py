@@ -15,17 +15,18 @@ from brownout.host.models.evaluate import evaluate, model_card
 from brownout.host.quality import class_agreement
 
 
-def test_a_missing_file_says_how_to_train(tmp_path):
+@pytest.mark.parametrize("name", ["mnist", "emoji"])
+def test_a_missing_file_says_how_to_train(tmp_path, name):
     message = (
-        "the weights of the mnist denoiser are not there (mnist-denoiser.safetensors); "
-        "train them with: python -m brownout.host.models.train denoiser mnist"
+        f"the weights of the {name} denoiser are not there ({name}-denoiser.safetensors); "
+        f"train them with: python -m brownout.host.models.train denoiser {name}"
     )
     with pytest.raises(WeightsNotFoundError, match=f"^{re.escape(message)}$"):
-        load_denoiser("mnist", folder=tmp_path)
+        load_denoiser(name, folder=tmp_path)
 
 
 def test_an_unknown_model_is_refused():
-    with pytest.raises(ValueError, match=r"^unknown model 'cats'; choose one of digits, mnist$"):
+    with pytest.raises(ValueError, match=r"^unknown model 'cats'; choose one of digits, emoji, mnist$"):
         load_classifier("cats")
 
 
