@@ -152,11 +152,17 @@ class MixedBackend(Backend):
     def _replay(self, cases: Sequence[Case]) -> list[Verdict]:
         """In the worker: up to the first difference."""
         verdicts = []
-        for case in cases:
-            verdicts.append(self._checker.check(case))
-            if verdicts[-1].difference is not None:
-                break
+        # Their tensors may have been made in inference mode, which is each thread's own.
+        with torch.inference_mode():
+            for case in cases:
+                verdicts.append(self._checker.check(case))
+                if verdicts[-1].difference is not None:
+                    break
         return verdicts
+
+    def _finish(self) -> Verdict | None:
+        with torch.inference_mode():
+            return self._checker.finish()
 
     def _poll(self) -> None:
         if self._open is not None and self._open.done():
@@ -194,7 +200,7 @@ class MixedBackend(Backend):
         if self._failure is not None:
             return
         try:
-            verdict = self._worker.submit(self._checker.finish).result()
+            verdict = self._worker.submit(self._finish).result()
         except Exception as error:
             self._fail(error)
             return

@@ -62,8 +62,10 @@ class RtlBackend(Backend):
         self._map()
 
     def _map(self) -> None:
-        self._bytes = torch.frombuffer(self._simulator.memory, dtype=torch.int8)
-        self._words = self._bytes.view(torch.int32)
+        # Written to in inference mode and outside of it.
+        with torch.inference_mode(False):
+            self._bytes = torch.frombuffer(self._simulator.memory, dtype=torch.int8)
+            self._words = self._bytes.view(torch.int32)
 
     def check_device(self, name: str, device: torch.device) -> None:
         if device.type != "cpu":

@@ -164,7 +164,9 @@ class TwinBackend(Backend):
         m, n, device = product.shape.m, product.shape.n, product.a.device
         held = self._scratch.get(name)
         if held is None or held.numel() < m * n or held.device != device:
-            held = self._scratch[name] = torch.empty(m * n, dtype=torch.int32, device=device)
+            # Written to in inference mode and outside of it.
+            with torch.inference_mode(False):
+                held = self._scratch[name] = torch.empty(m * n, dtype=torch.int32, device=device)
         return held[: m * n].view(m, n)
 
     def _clean(self, product: Product, a: torch.Tensor, w: torch.Tensor, out: torch.Tensor) -> None:

@@ -72,7 +72,9 @@ class OffloadedModel:
         wanted = torch.Size(shape).numel()
         tensor = held.get(name)
         if tensor is None or tensor.numel() < wanted or tensor.device != device:
-            tensor = held[name] = torch.empty(wanted, dtype=dtype, device=device)
+            # Written to in inference mode and outside of it.
+            with torch.inference_mode(False):
+                tensor = held[name] = torch.empty(wanted, dtype=dtype, device=device)
         return tensor[:wanted].view(shape)
 
 

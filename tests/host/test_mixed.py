@@ -443,3 +443,13 @@ def test_products_of_several_threads_are_counted_once(make, generator):
     assert all(torch.equal(result, expected) for result in results)
     coverage = setup.mixed.coverage
     assert (coverage.products, coverage.replayed, len(setup.cases)) == (13, 26, 26)
+
+
+def test_products_may_be_made_in_inference_mode_and_outside_of_it(make, generator):
+    setup = make(CONFIGS["flip-columns"], Protection(on_mark="suppress"))
+    setup.err()
+    with torch.inference_mode():
+        setup.gemm(generator)
+        assert setup.mixed.coverage.replayed > 0
+    setup.gemm(generator)
+    assert setup.mixed.coverage.mismatches == 0

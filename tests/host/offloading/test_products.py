@@ -170,3 +170,17 @@ def test_rtl_gives_the_same_bits_errors_and_cycles(on_mark, image):
     assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
     assert counts[0] == counts[1] > 0
     assert cycles[0] == cycles[1]
+
+
+@pytest.mark.parametrize("backend", ["twin", "rtl"])
+def test_inference_mode_may_come_and_go(image, backend):
+    with Accelerator(CONFIG, backend=backend, protection=Protection(on_mark="suppress")) as accelerator:
+        with torch.inference_mode():
+            net = make(accelerator, image)
+            first = net(image)
+        accelerator.set_error_rate(0.05, seed=1)
+        with torch.no_grad():
+            net(image)
+        accelerator.set_error_rate(0, seed=1)
+        with torch.inference_mode():
+            assert torch.equal(net(image), first)
