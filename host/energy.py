@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 from brownout.hw.config import RESIDUE_BITS, AcceleratorConfig, ChecksumConfig
 
@@ -65,6 +66,7 @@ def _check_weight_bits(checksum: ChecksumConfig, check: int) -> int:
     return 8 + growth + (7 if check else 0)
 
 
+@lru_cache(maxsize=1024)
 def check_work(config: AcceleratorConfig, shape: GemmShape) -> tuple[int, float]:
     """What checking a product costs beside the product.
 

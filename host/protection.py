@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 
 from brownout.hw.commands import GemmFlag
 
@@ -59,7 +60,7 @@ class Protection:
         if self.on_mark == "reload" and not self.log_records:
             raise ValueError("Protection.log_records must not be 0 with on_mark='reload', which finds marks in the log")
 
-    @property
+    @cached_property
     def flags(self) -> GemmFlag:
         """Flags of the GEMM command."""
         if not self.check:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 ACC_BITS = 32
@@ -263,6 +264,14 @@ class AcceleratorConfig:
             raise ValueError(
                 f"{owner}.memory.size_bytes must fit address_bits={self.address_bits}, not {self.memory.size_bytes!r}"
             )
+
+    def __hash__(self) -> int:
+        # The host looks tables up by configuration for every product; the generated hash goes through all fields.
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return self.hash_word
 
     @property
     def slab_k_tiles(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 
@@ -25,6 +26,9 @@ from ..twin.requantise import add_bias_, requantise
 from ..twin.state import Call, ErrorState
 from .base import Backend
 from .layout import Layout
+
+LOAD_ALONE = (os.cpu_count() or 1) + 0.5
+"""Load average beyond which others are at work too: alone, the twin keeps all cores busy."""
 
 MOST_UNTIMED_BYTES = 1 << 26
 """Memory of commands that wait for the cycle model, with what the checks found in them: some 60,000, fewer with
@@ -155,9 +159,13 @@ class TwinBackend(Backend):
                 self._counts[name] += value
 
     def _threads(self) -> int:
-        """Threads of the kernels. Those of `flip` take a millisecond, in which a busy core is not worth waiting for."""
+        """Threads of the kernels.
+
+        Those of `flip` take a millisecond, in which a core that is busy with something else is not worth waiting for.
+        """
         threads = torch.get_num_threads()
-        return threads if self.config.timing_model == "carry" else max(1, threads // 2)
+        alone = os.getloadavg()[0] < LOAD_ALONE
+        return threads if alone or self.config.timing_model == "carry" else max(1, threads // 2)
 
     def _buffer(self, name: str, product: Product) -> torch.Tensor:
         """int32 (m, n) that lives as long as the backend: fresh memory costs as much as the product."""
