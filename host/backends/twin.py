@@ -220,7 +220,7 @@ class TwinBackend(Backend):
         return findings
 
     def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:
-        with self._layout.place_copy(source, places) as (command, runs):
+        with self._lock, self._layout.place_copy(source, places) as (command, runs):
             self._time(command, Runs(runs))
         if places is None:
             target.copy_(source)
