@@ -55,7 +55,7 @@ class EnergyModel:
         return cls(sram_byte_j=0, activation_j=0, leakage_w=0)
 
 
-PARTS = ("mac", "check", "sram", "dram", "activation", "leakage")
+PARTS = ("mac", "check", "sram", "dram", "activation", "leakage", "host")
 
 
 def _check_weight_bits(checksum: ChecksumConfig, check: int) -> int:
@@ -113,6 +113,13 @@ class Meter:
         self._digit_macs, self._check_macs = 0, 0.0
         self._energy_j = dict.fromkeys(PARTS, 0.0)
         self._time_s = 0.0
+        self._host_bytes = 0
+
+    def add_traffic(self, count: int) -> None:
+        """Charge bytes that the host reads or writes, one after the other with what the accelerator does."""
+        self._host_bytes += count
+        self._energy_j["host"] += count * self.model.dram_byte_j
+        self._time_s += count / (self.config.memory.bytes_per_cycle * NOMINAL_FREQUENCY_HZ)
 
     def add_checks(self, shape: GemmShape) -> None:
         """Note that a product has been checked."""
@@ -144,9 +151,9 @@ class Meter:
             self._energy_j[name] += value
 
     def totals(self, counters: Mapping[str, int]) -> dict[str, float]:
-        """``time_s``, ``energy_j`` and ``energy_PART_j`` for each of `PARTS`; empty where cycles are not exact."""
+        """``time_s``, ``energy_j``, ``energy_PART_j`` of `PARTS`, ``host_bytes``; empty without exact cycles."""
         if "cycles" not in counters:
             return {}
         self.update(counters)
         parts = {f"energy_{name}_j": value for name, value in self._energy_j.items()}
-        return {"time_s": self._time_s, "energy_j": sum(parts.values()), **parts}
+        return {"time_s": self._time_s, "energy_j": sum(parts.values()), **parts, "host_bytes": self._host_bytes}

@@ -83,6 +83,10 @@ class Backend(abc.ABC):
         """Counts since the device was started; a count that is not exact is absent."""
 
     @abc.abstractmethod
+    def check_counts(self) -> Mapping[str, int]:
+        """Those of `counters` that the checksum units count; takes no time to learn the time."""
+
+    @abc.abstractmethod
     def restart(self) -> None:
         """Start the device anew with all resident weights and settings in place; counters begin at zero."""
 

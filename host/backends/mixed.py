@@ -250,6 +250,10 @@ class MixedBackend(Backend):
             self._tell()
             return self._twin.counters()
 
+    def check_counts(self) -> Mapping[str, int]:
+        with self._lock:
+            return self._twin.check_counts()
+
     def restart(self) -> None:
         """Start twin and RTL anew. Coverage goes on.
 

@@ -16,7 +16,7 @@ from brownout.hw.tiling import ideal_cycles
 
 from ..operands import Product, ResidentWeights
 from ..reload import Places
-from ..twin.protect import TRUTH
+from ..twin.protect import COUNTERS, TRUTH
 from .base import Backend
 from .layout import Layout
 from .twin import TwinBackend
@@ -171,6 +171,9 @@ class RtlBackend(Backend):
             known = self._twin.counters()
             counts |= {name: known[name] for name in TRUTH}
         return counts
+
+    def check_counts(self) -> Mapping[str, int]:
+        return self._simulator.counters(COUNTERS) if self.config.checksum is not None else {}
 
     def restart(self) -> None:
         # A mapping with exported buffers cannot be closed, should the simulator want a fresh one.

@@ -267,6 +267,9 @@ class TwinBackend(Backend):
         counts["dram_bytes"] = counts["dram_read_bytes"] + counts["dram_write_bytes"]
         return {**counts, **self._counts}
 
+    def check_counts(self) -> Mapping[str, int]:
+        return {name: self._counts[name] for name in COUNTERS if name in self._counts}
+
     def restart(self) -> None:
         self._counts = dict.fromkeys(self._names, 0)
         self._forget_untimed()

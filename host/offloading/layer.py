@@ -75,7 +75,7 @@ class OffloadedLayer(nn.Module, abc.ABC):
         """int8 weights as the accelerator wants them, (K, N) or (groups, K, N)."""
 
     def _load(self) -> None:
-        self.product.load(self.matrix())
+        self.product.load(self.matrix(), self.input_scale.tolist())
         steps = self.input_scale[:, None]
         divisor = steps if self.smoothing is None else steps * self.smoothing
         # Rounded once: scales are float64.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -15,7 +14,8 @@ from brownout.hw.tiling import ideal_cycles
 
 from ..accelerator import Accelerator
 from ..operands import ResidentWeights, Tally
-from .history import History, HistoryKey
+from .execution import Execution, ProductCall
+from .history import History
 from .timesteps import TimestepGroups
 
 ProductObserver = Callable[[str, torch.Tensor], None]
@@ -42,8 +42,12 @@ class OffloadedModel:
     part : int
         Part of the batch that is evaluated: set it before evaluations of parts that have values of their own to go back
         to, for example the two halves of guidance.
+    evaluation : int
+        Evaluations of the whole model since the run began, for who counts them.
     history : History
         Values that suppressed elements keep.
+    execution : Execution
+        Runs the products.
     products : list of OffloadedProduct
         In the order of the model.
     """
@@ -54,8 +58,9 @@ class OffloadedModel:
         self.accelerator = accelerator
         self.groups = groups
         self.observer = observer
-        self.part = 0
+        self.part = self.evaluation = 0
         self.history = History(accelerator)
+        self.execution = Execution()
         self.products: list[OffloadedProduct] = []
         # Threads may evaluate the model at the same time.
         self._scratch = threading.local()
@@ -63,6 +68,8 @@ class OffloadedModel:
     def begin_run(self) -> None:
         """Count evaluations from zero and forget all history: the next image does not depend on the last."""
         self.history.clear()
+        self.evaluation = 0
+        self.execution.begin_run(self)
         for product in self.products:
             product.evaluations.clear()
 
@@ -109,13 +116,15 @@ class OffloadedProduct:
         self.number = len(model.products)
         model.products.append(self)
         self.weights: ResidentWeights | None = None
+        self.steps: list[float] = [1.0]
         self.evaluations: dict[int, int] = {}
         self.calls = self.rows = self.macs = self.ideal_cycles = self.k = self.n = 0
         self.tally = Tally()
 
-    def load(self, weights: torch.Tensor) -> None:
-        """Make int8 (K, N) or (B, K, N) resident."""
+    def load(self, weights: torch.Tensor, steps: list[float]) -> None:
+        """Make int8 (K, N) or (B, K, N) resident, for inputs with these scales (for each timestep group)."""
         self.weights = self.model.accelerator.upload(weights)
+        self.steps = steps
 
     def begin(self) -> int:
         """Error key of the evaluation that begins: of no other evaluation, and the same in every run.
@@ -133,30 +142,17 @@ class OffloadedProduct:
     def multiply(self, rows: torch.Tensor, group: int) -> torch.Tensor:
         """Multiply by the resident weights: int8 (M, K) or (B, M, K) to int32, in memory that the next call reuses.
 
-        Where the accelerator suppresses marked elements, the result lies in the product's history.
+        `group` is the timestep group, by whose scale `rows` were quantised.
         """
         assert self.weights is not None
-        accelerator = self.model.accelerator
-        shape = (*rows.shape[:-1], self.weights.shape[-1])
-        protection = accelerator.protection
-        if protection is not None and protection.check and protection.on_mark == "suppress":
-            out = self.model.history.slot(HistoryKey(self.number, self.model.part, group), shape, rows.device)
-        else:
-            out = self.model.scratch("sums", shape, torch.int32, rows.device)
-        accelerator.gemm(rows, self.weights, out=out, error_key=self.begin(), tally=self.tally)
+        call = ProductCall(self, rows, self.weights, self.begin(), self.steps[group])
+        out = self.model.execution.layer(call)
         self._count(out, rows.shape[-1])
         return out
 
     def multiply_pair(self, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, key: int, first_row: int) -> None:
-        """Multiply two activations, int8 (B, M, K) and (B, K, N), into int32 `out`.
-
-        Marked elements are kept as they are: their history would take more memory than the model.
-        """
-        accelerator = self.model.accelerator
-        protection = accelerator.protection
-        if protection is not None and protection.on_mark == "suppress":
-            protection = replace(protection, on_mark="keep")
-        accelerator.gemm(a, b, out=out, protection=protection, error_key=key, first_row=first_row, tally=self.tally)
+        """Multiply two activations, int8 (B, M, K) and (B, K, N), into int32 `out`."""
+        self.model.execution.pair(ProductCall(self, a, b, key, first_row=first_row), out)
         self._count(out, a.shape[-1])
 
     def _count(self, out: torch.Tensor, k: int) -> None:

@@ -247,7 +247,7 @@ class OffloadedPipeline:
             # Some kinds of guidance evaluate a part of the batch once more. Its rows are not those of the whole batch,
             # so they have values of their own to go back to.
             model.part = parts.setdefault(tuple(values.shape), len(parts))
-            evaluation = self.evaluations
+            evaluation = model.evaluation = self.evaluations
             self.evaluations += 1
             if on_step is not None:
                 timestep = read_timestep(arguments, named)

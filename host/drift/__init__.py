@@ -1,0 +1,1 @@
+"""Running a diffusion model at its timing limits: see ``docs/drift.md``."""

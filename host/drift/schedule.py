@@ -1,0 +1,88 @@
+"""Which setting each product of each evaluation runs at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from .cell import BLOCK_LINEAR_KINDS, Cell
+from .setting import NOMINAL, Setting
+
+Schedule = Callable[[Cell], Setting]
+"""``schedule(cell)``: the setting of a product. Equal cells must get equal settings."""
+
+
+def constant(setting: Setting) -> Schedule:
+    """Every product at one setting."""
+    return lambda cell: setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phases:
+    """One setting for most of a run, a safe one for what must not err.
+
+    Attributes
+    ----------
+    low : Setting
+        Of everything else.
+    safe : Setting
+        Of what is protected.
+    evaluations : collection of int
+        Evaluations at the safe setting; those before `first` too.
+    first : int
+        So many evaluations at the beginning are at the safe setting.
+    blocks : collection of str
+        Blocks at the safe setting in all evaluations.
+    kinds : collection of str, optional
+        Kinds of products that may run at `low`; by default all.
+    """
+
+    low: Setting
+    safe: Setting = NOMINAL
+    first: int = 0
+    evaluations: Collection[int] = ()
+    blocks: Collection[str] = ()
+    kinds: Collection[str] | None = None
+
+    def __call__(self, cell: Cell) -> Setting:
+        """The setting of a product."""
+        protected = (
+            cell.evaluation < self.first
+            or cell.evaluation in self.evaluations
+            or cell.block in self.blocks
+            or (self.kinds is not None and cell.kind not in self.kinds)
+        )
+        return self.safe if protected else self.low
+
+
+def published(low: Setting, *, evaluations: Collection[int] = (0, 1), safe: Setting = NOMINAL) -> Phases:
+    """DRIFT's fixed policy (arXiv 2604.09073): block Linear layers at the low point, the first two steps nominal.
+
+    For PixArt-alpha in 30 steps it is `evaluations` 0 and 29.
+    """
+    return Phases(low=low, safe=safe, evaluations=frozenset(evaluations), kinds=BLOCK_LINEAR_KINDS)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A setting for each (evaluation, block), as policy search finds them.
+
+    Attributes
+    ----------
+    settings : mapping
+        From (evaluation, block).
+    default : Setting
+        Of all other cells.
+    kinds : collection of str, optional
+        Kinds of products that the table is for; others get `default`. By default all.
+    """
+
+    settings: Mapping[tuple[int, str], Setting]
+    default: Setting = NOMINAL
+    kinds: Collection[str] | None = field(default=None)
+
+    def __call__(self, cell: Cell) -> Setting:
+        """The setting of a product."""
+        if self.kinds is not None and cell.kind not in self.kinds:
+            return self.default
+        return self.settings.get((cell.evaluation, cell.block), self.default)

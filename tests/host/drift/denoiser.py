@@ -1,0 +1,73 @@
+"""A small denoiser with two blocks and every kind of product."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from brownout.host import calibrate, offload
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
+
+# As in test_stats, so that both share a simulator.
+RESIDUE = ChecksumConfig(scheme="residue", group_rows=4, segment_cols=4)
+CONFIG = AcceleratorConfig(
+    rows=4,
+    cols=4,
+    block_rows=8,
+    block_col_tiles=2,
+    slab_bytes=8,
+    voltage_domains=2,
+    operating_points=3,
+    timing_model="flip",
+    checksum=RESIDUE,
+    memory=MemoryConfig(size_bytes=1 << 21, row_bytes=512, banks=8, latency_cycles=20),
+)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.to_q = nn.Linear(8, 8)
+        self.ff = nn.Linear(8, 8)
+
+    def forward(self, x):
+        query = self.to_q(x).unflatten(-1, (2, 4)).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(query, query, query).transpose(1, 2).flatten(2)
+        return x + self.ff(mixed)
+
+
+class Denoiser(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(4)
+        self.blocks = nn.ModuleList([Block(), Block()])
+
+    def forward(self, hidden_states, timestep):
+        for block in self.blocks:
+            hidden_states = block(hidden_states)
+        return hidden_states
+
+
+def inputs(count, seed=5):
+    """Inputs of evaluations, each a little away from the last, as in a sampling run."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, 6, 8, generator=generator)
+    return [x + 0.1 * step * torch.randn(2, 6, 8, generator=generator) for step in range(count)]
+
+
+def offloaded(accelerator, count=4):
+    net = Denoiser().requires_grad_(False)
+    steps = inputs(count)
+    offload(net, accelerator, calibration=calibrate(net, lambda m: [m(x, 0) for x in steps], measure_error=False))
+    return net
+
+
+def products(net, steps, observe):
+    """Evaluate; returns all sums seen by name: lists of int32 tensors, one for each call."""
+    seen = {}
+    observe.observer = lambda name, sums: seen.setdefault(name, []).append(sums.clone())
+    for index, x in enumerate(steps):
+        net(x, 1000 - index)
+    observe.observer = None
+    return seen
