@@ -40,7 +40,7 @@ from tqdm import tqdm
 from brownout.cosim.area import Area, area
 from brownout.cosim.cache import build_root
 from brownout.host import Accelerator, Protection, write_results
-from brownout.host.timing import NOMINAL_FREQUENCY_HZ, SAFE_DELAY, TimingLaw
+from brownout.host.timing import NOMINAL_FREQUENCY_HZ, TimingLaw
 from brownout.hw.array.row import ArrayRow
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 from brownout.hw.protect.check_row import CheckRow
@@ -120,24 +120,6 @@ def accelerator_config(checksum: ChecksumConfig | None, timing_model: str = "non
     )
 
 
-def voltage_of_rate(law: TimingLaw, rate: float) -> float:
-    """Supply at which outputs err at `rate`, at the nominal clock, by bisection."""
-    low, high = 0.60, 0.90
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if law.error_rate(middle, NOMINAL_FREQUENCY_HZ) > rate else (low, middle)
-    return high
-
-
-def safe_voltage(law: TimingLaw) -> float:
-    """Lowest supply without errors at the nominal clock."""
-    low, high = 0.60, 0.90
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if law.delay_at(middle) > SAFE_DELAY else (low, middle)
-    return high
-
-
 def _ports(design: Elaboratable) -> list[Signal]:
     if isinstance(design, (ArrayRow, CheckRow)):
         return design.ports
@@ -167,16 +149,16 @@ def energy_overhead(setting: Setting, rate: float, law: TimingLaw) -> float:
     row = cached_area(ArrayRow, accelerator_config(None)).transistors
     check = cached_area(CheckRow, config).transistors / row
     sums = cached_area(ColumnSums, config).transistors / (SIDE * row) if checksum.column_checks else 0.0
-    array_v = voltage_of_rate(law, rate)
-    check_v = array_v + setting.check_voltage * (safe_voltage(law) - array_v)
+    array_v = law.voltage_at_rate(rate)
+    check_v = array_v + setting.check_voltage * (law.voltage_at_rate(0) - array_v)
     digits = checksum.digits / checksum.group_rows if checksum.column_checks else 0.0
     return digits + (1 + digits) * (check * (check_v / array_v) ** 2 + sums)
 
 
 def check_rate(setting: Setting, rate: float, law: TimingLaw) -> float:
     """Error rate of the check columns' sums."""
-    array_v = voltage_of_rate(law, rate)
-    return law.error_rate(array_v + setting.check_voltage * (safe_voltage(law) - array_v), NOMINAL_FREQUENCY_HZ)
+    array_v = law.voltage_at_rate(rate)
+    return law.error_rate(array_v + setting.check_voltage * (law.voltage_at_rate(0) - array_v), NOMINAL_FREQUENCY_HZ)
 
 
 def _shares(accelerator: Accelerator, a: torch.Tensor, w: torch.Tensor, clean: torch.Tensor) -> dict[str, float]:

@@ -66,6 +66,11 @@ def _check_weight_bits(checksum: ChecksumConfig, check: int) -> int:
     return 8 + growth + (7 if check else 0)
 
 
+def check_column_share(checksum: ChecksumConfig) -> float:
+    """Energy of all check columns over that of the array, at equal voltage, as `Meter` charges it."""
+    return sum(_check_weight_bits(checksum, j) for j in range(checksum.checks)) / 8 / checksum.segment_cols
+
+
 @lru_cache(maxsize=1024)
 def check_work(config: AcceleratorConfig, shape: GemmShape) -> tuple[int, float]:
     """What checking a product costs beside the product.

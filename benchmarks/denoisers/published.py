@@ -12,6 +12,8 @@ from diffusers.models.modeling_utils import no_init_weights
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from brownout.host.drift.workloads import Workload, trace_workload
+
 GUIDED = 2
 """Batch of classifier-free guidance: with and without the condition."""
 
@@ -85,6 +87,11 @@ class Denoiser:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(**arguments)
         return counter.get_total_flops() // 2
+
+    def workload(self) -> Workload:
+        """Products of a step, from shapes on the meta device."""
+        arguments = _on_meta(self.inputs())
+        return trace_workload(self.build("meta"), lambda model: model(**arguments))
 
 
 def _on_meta(value: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Running a diffusion model at its timing limits: see ``docs/drift.md``."""
+"""DRIFT: what undervolting and overclocking save and cost, published and measured (docs/drift.md)."""
