@@ -46,6 +46,8 @@ class OffloadedModel:
         Values that suppressed elements keep.
     products : list of OffloadedProduct
         In the order of the model.
+    run_listeners : list of callable
+        Called by `begin_run`.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class OffloadedModel:
         self.part = 0
         self.history = History(accelerator)
         self.products: list[OffloadedProduct] = []
+        self.run_listeners: list[Callable[[], None]] = []
         # Threads may evaluate the model at the same time.
         self._scratch = threading.local()
 
@@ -65,6 +68,8 @@ class OffloadedModel:
         self.history.clear()
         for product in self.products:
             product.evaluations.clear()
+        for listener in self.run_listeners:
+            listener()
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Memory that is used again and again: fresh memory costs as much as a product."""
