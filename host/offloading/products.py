@@ -50,6 +50,8 @@ class OffloadedModel:
         Runs the products.
     products : list of OffloadedProduct
         In the order of the model.
+    run_listeners : list of callable
+        Called by `begin_run`.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class OffloadedModel:
         self.history = History(accelerator)
         self.execution = Execution()
         self.products: list[OffloadedProduct] = []
+        self.run_listeners: list[Callable[[], None]] = []
         # Threads may evaluate the model at the same time.
         self._scratch = threading.local()
 
@@ -72,6 +75,8 @@ class OffloadedModel:
         self.execution.begin_run(self)
         for product in self.products:
             product.evaluations.clear()
+        for listener in self.run_listeners:
+            listener()
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Memory that is used again and again: fresh memory costs as much as a product."""
