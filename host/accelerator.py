@@ -31,7 +31,7 @@ from .operands import (
 )
 from .operating_points import DomainPoints, OperatingPoint
 from .protection import LogRecord, Protection, parse_log
-from .reload import marked_places
+from .reload import Places, marked_places
 from .slots import Slots
 from .timing import TRANSITION_S, TimingLaw
 from .twin.state import NOMINAL_LENGTH, CommandOptions, bit_thresholds
@@ -311,6 +311,10 @@ class Accelerator:
         At most 64 of each block and `Protection.log_records` in all; ``stats["log_dropped"]`` counts the others.
         """
         return parse_log(self._log, self.config.log_record_bytes)
+
+    def last_marked(self, first_row: int = 0, first_col: int = 0) -> Places:
+        """Elements that `last_log` says were marked in the last product, which had this first row and column."""
+        return marked_places(self.config, self._log, first_row, first_col)
 
     @property
     def check_counts(self) -> Mapping[str, int]:

@@ -215,6 +215,11 @@ class ProductPredictor:
         return writes
 
     @property
+    def evaluations(self) -> int:
+        """Evaluations whose values are held: 0, 1 or 2."""
+        return len(self._nodes)
+
+    @property
     def held_bytes(self) -> int:
         """Memory of both slots."""
         return sum(slot.nbytes for slot in self._slots)

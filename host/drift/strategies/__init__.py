@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .base import Strategy
 from .checksums import PublishedDrift, RecomputeAbft, ZeroingAbft
-from .ours import RESIDUE, Rollback
+from .ours import RESIDUE, PredictedRollback, Rollback
 from .unprotected import Dmr, Drop, GuardBand, Unprotected
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Dmr",
     "Drop",
     "GuardBand",
+    "PredictedRollback",
     "PublishedDrift",
     "RecomputeAbft",
     "Rollback",

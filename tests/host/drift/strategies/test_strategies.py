@@ -11,7 +11,15 @@ from brownout.host import Accelerator, offloaded_model
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Phases
 from brownout.host.drift.setting import Setting
-from brownout.host.drift.strategies import Dmr, PublishedDrift, RecomputeAbft, Rollback, Unprotected, ZeroingAbft
+from brownout.host.drift.strategies import (
+    Dmr,
+    PredictedRollback,
+    PublishedDrift,
+    RecomputeAbft,
+    Rollback,
+    Unprotected,
+    ZeroingAbft,
+)
 
 from ..denoiser import CONFIG, RESIDUE, inputs, offloaded, products
 
@@ -94,6 +102,24 @@ def test_ours_corrects_or_keeps_the_last_value(clean):
         kept += int(wrong.sum())
     assert kept > 0
     assert stats["corrected"] > 0
+    assert stats["missed"] == stats["wrong"] == 0
+
+
+def test_predicted_values_lie_on_the_line_through_the_last_two_evaluations():
+    damping = 0.5
+    steps = 5
+    seen, stats, _ = run(PredictedRollback(RESIDUE, damping=damping), steps=steps)
+    values, reference = seen[LAYERS[0]], run(Unprotected(), rate=0.0, steps=steps)[0][LAYERS[0]]
+    predicted = 0
+    for step in range(1, steps):
+        wrong = values[step] != reference[step]
+        latest = values[step - 1].double()
+        change = latest - values[step - 2].double() if step > 1 else torch.zeros_like(latest)
+        expected = (latest + damping * change).round().int()
+        assert torch.equal(values[step][wrong], expected[wrong])
+        predicted += int(wrong.sum())
+    assert predicted > 0
+    assert stats["host_bytes"] > 0
     assert stats["missed"] == stats["wrong"] == 0
 
 
