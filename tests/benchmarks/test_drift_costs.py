@@ -16,7 +16,7 @@ from brownout.hw.config import AcceleratorConfig, MemoryConfig
 def test_a_small_model_runs_through_the_benchmark(benchmark_module, monkeypatch, tmp_path):
     published, costs = benchmark_module("denoisers.published"), benchmark_module("drift_costs")
     dit = published.DENOISERS["dit_xl_2_512"]
-    small = {"num_attention_heads": 2, "attention_head_dim": 32, "num_layers": 1, "sample_size": 32}
+    small = {"num_attention_heads": 2, "attention_head_dim": 32, "num_layers": 1, "sample_size": 16}
     monkeypatch.setitem(published.DENOISERS, "small", replace(dit, config=dit.config | small))
     memory = MemoryConfig(bytes_per_cycle=64)
     server = AcceleratorConfig(rows=32, cols=32, bus_bytes=64, slab_bytes=128, drain_lanes=8, memory=memory)
@@ -24,6 +24,7 @@ def test_a_small_model_runs_through_the_benchmark(benchmark_module, monkeypatch,
     monkeypatch.setattr(costs, "MODELS", dict.fromkeys(costs.MODELS, "small"))
     monkeypatch.setattr(costs, "MAP_SHAPES", (GemmShape(1, 1, 64, 64), GemmShape(1, 256, 256, 256)))
     monkeypatch.setattr(costs, "SIDES", (16,))
+    monkeypatch.setattr(costs, "MEASURED_RATES", (1e-2,))
     monkeypatch.setattr(costs, "write_results", partial(write_results, root=tmp_path))
     costs.main(only=None, large=False)
 
