@@ -97,7 +97,7 @@ VARIANTS = {
     **{
         f"ours_s{segment}_v{round(100 * voltage)}": Variant(lambda s=segment: Rollback(_residue(s)), voltage)
         for segment in (32, 16, 8)
-        for voltage in (0.0, 0.5)
+        for voltage in (0.0, 0.25, 0.5)
     },
 }
 """Names of ours: columns of a segment, and per cent of the way from the array's voltage to the guard band's."""

@@ -66,7 +66,7 @@ OURS = {
     for scheme in (
         Scheme(name=f"residue x1 S{width} V{voltage:g}", energy=share, check_voltage=voltage)
         for width, share in CHECK_SHARES.items()
-        for voltage in (0.0, 0.5)
+        for voltage in (0.0, 0.25, 0.5)
     )
 }
 """Residue checks without column checks, which add no cycles (0.1 to 0.3 %: the ends of commands, docs/models.md), and
