@@ -9,6 +9,7 @@ from functools import lru_cache
 from brownout.hw.config import RESIDUE_BITS, AcceleratorConfig, ChecksumConfig
 
 from .operands import GemmShape
+from .state import State
 from .timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V
 from .twin.geometry import geometry
 
@@ -113,6 +114,28 @@ class Meter:
         self._digit_macs, self._check_macs = 0, 0.0
         self._energy_j = dict.fromkeys(PARTS, 0.0)
         self._time_s = 0.0
+
+    def state(self) -> State:
+        """Sums so far, and what has not been charged yet."""
+        return State(
+            {
+                "voltages_v": list(self.voltages_v),
+                "frequency_hz": self.frequency_hz,
+                "seen": dict(self._seen),
+                "digit_macs": self._digit_macs,
+                "check_macs": self._check_macs,
+                "energy_j": dict(self._energy_j),
+                "time_s": self._time_s,
+            }
+        )
+
+    def load_state(self, state: State) -> None:
+        """Take up a state; counters go on from where they were then."""
+        values = state.values
+        self.voltages_v, self.frequency_hz = list(values["voltages_v"]), values["frequency_hz"]
+        self._seen = dict(values["seen"])
+        self._digit_macs, self._check_macs = values["digit_macs"], values["check_macs"]
+        self._energy_j, self._time_s = dict(values["energy_j"]), values["time_s"]
 
     def add_checks(self, shape: GemmShape) -> None:
         """Note that a product has been checked."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 
 from ..accelerator import Accelerator
+from ..state import State
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,21 @@ class History:
         if slot is None or tuple(slot.shape) != shape or slot.device != device:
             slot = self._slots[key] = self.accelerator.new_slot(*shape, device=device)
         return slot
+
+    def state(self) -> State:
+        """All values, and which of their slots no product has been written to."""
+        slots = [
+            [*astuple(key), str(slot.device), self.accelerator.is_unwritten(slot)] for key, slot in self._slots.items()
+        ]
+        return State({"slots": slots}, {str(place): slot for place, slot in enumerate(self._slots.values())})
+
+    def load_state(self, state: State) -> None:
+        """Make the slots of a state anew; those that were there are gone."""
+        self._slots.clear()
+        for place, (product, part, group, device, unwritten) in enumerate(state.values["slots"]):
+            values = state.tensors[str(place)]
+            slot = self.accelerator.load_slot(values, unwritten=unwritten, device=device)
+            self._slots[HistoryKey(product, part, group)] = slot
 
     def clear(self) -> None:
         """Forget all values, for example because another image begins."""

@@ -15,6 +15,7 @@ from brownout.hw.tiling import ideal_cycles
 
 from ..accelerator import Accelerator
 from ..operands import ResidentWeights, Tally
+from ..state import State, Stateful, join, split
 from .history import History, HistoryKey
 from .timesteps import TimestepGroups
 
@@ -23,6 +24,9 @@ ProductObserver = Callable[[str, torch.Tensor], None]
 
 EVALUATION_BITS, PART_BITS, NUMBER_BITS = 16, 4, 12
 """Of an error key, from the lowest bit on: evaluation, part of the batch, number of the product."""
+
+
+_COUNTS = ("calls", "rows", "macs", "ideal_cycles", "k", "n")
 
 
 class OffloadedModel:
@@ -46,6 +50,10 @@ class OffloadedModel:
         Values that suppressed elements keep.
     products : list of OffloadedProduct
         In the order of the model.
+    stateful : dict of str to Stateful
+        What else results depend on, by a name of its own without ``/``: what strategies, schedules, controllers and
+        caches remember from one evaluation to the next. Whoever adds something to a model puts it here, before the run
+        begins; it is part of `state`.
     """
 
     def __init__(
@@ -57,6 +65,7 @@ class OffloadedModel:
         self.part = 0
         self.history = History(accelerator)
         self.products: list[OffloadedProduct] = []
+        self.stateful: dict[str, Stateful] = {}
         # Threads may evaluate the model at the same time.
         self._scratch = threading.local()
 
@@ -65,6 +74,26 @@ class OffloadedModel:
         self.history.clear()
         for product in self.products:
             product.evaluations.clear()
+
+    def state(self) -> State:
+        """What the next evaluation depends on: accelerator, histories, products, and all that is in `stateful`."""
+        # First, so that products know their cycles.
+        accelerator = self.accelerator.state()
+        products = State({str(product.number): product.counts() for product in self.products})
+        parts = {"accelerator": accelerator, "history": self.history.state(), "products": products}
+        extra = {name: each.state() for name, each in self.stateful.items()}
+        return join({**parts, "part": State({"part": self.part}), "stateful": join(extra)})
+
+    def load_state(self, state: State) -> None:
+        """Take up a state, of this or of an equal model; raises as `Accelerator.load_state`."""
+        parts = split(state)
+        self.accelerator.load_state(parts["accelerator"])
+        self.history.load_state(parts["history"])
+        for product in self.products:
+            product.load_counts(parts["products"].values[str(product.number)])
+        self.part = parts["part"].values["part"]
+        for name, each in split(parts["stateful"]).items():
+            self.stateful[name].load_state(each)
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Memory that is used again and again: fresh memory costs as much as a product."""
@@ -112,6 +141,21 @@ class OffloadedProduct:
         self.evaluations: dict[int, int] = {}
         self.calls = self.rows = self.macs = self.ideal_cycles = self.k = self.n = 0
         self.tally = Tally()
+
+    def counts(self) -> dict[str, Any]:
+        """Evaluations, and all that reports tell, as JSON."""
+        evaluations = [[part, count] for part, count in self.evaluations.items()]
+        return {name: getattr(self, name) for name in _COUNTS} | {
+            "cycles": self.tally.cycles,
+            "evaluations": evaluations,
+        }
+
+    def load_counts(self, counts: dict[str, Any]) -> None:
+        """Go on from what `counts` returned."""
+        for name in _COUNTS:
+            setattr(self, name, counts[name])
+        self.tally.cycles = counts["cycles"]
+        self.evaluations = dict(counts["evaluations"])
 
     def load(self, weights: torch.Tensor) -> None:
         """Make int8 (K, N) or (B, K, N) resident."""
