@@ -14,6 +14,9 @@ from diffusers.utils import BaseOutput
 
 from ..files import tensor_bytes
 
+SHOWN = 8
+"""Tensors of so many elements are described by them, larger ones by a checksum."""
+
 Tree = Any
 """JSON: plain values as they are, everything else a list that begins with its kind."""
 
@@ -87,8 +90,9 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         for key, each in value.items():
             yield from _leaves(f"{name}[{key!r}]", each)
     elif isinstance(value, torch.Tensor):
-        content = hashlib.sha256(tensor_bytes(value)).hexdigest()
-        yield name, f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)} with SHA-256 {content}"
+        few = value.numel() <= SHOWN
+        content = value.tolist() if few else f"with SHA-256 {hashlib.sha256(tensor_bytes(value)).hexdigest()}"
+        yield name, f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)} {content}"
     elif value is None or isinstance(value, (bool, int, float, str)):
         yield name, repr(value)
     else:

@@ -104,8 +104,8 @@ def test_a_run_killed_at_any_point_goes_on_to_the_same_image_and_counts(nursery,
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("nursery", ["suppress", "carry"], indirect=True)
-def test_many_kills(nursery, tmp_path):
+@pytest.mark.parametrize(("nursery", "trials"), [("suppress", 60), ("carry", 12), ("rtl", 12)], indirect=["nursery"])
+def test_many_kills(nursery, trials, tmp_path):
     expected = nursery.run(tmp_path / "undisturbed", keep=False)
     began = time.monotonic()
     points = nursery.run(tmp_path / "kept")[2]
@@ -113,18 +113,20 @@ def test_many_kills(nursery, tmp_path):
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     rng = random.Random(seed)
-    for trial in range(60):
+    killed = 0
+    for trial in range(trials):
         folder = tmp_path / str(trial)
         for _ in range(rng.choice([1, 1, 2, 4])):
             if trial % 2:
                 nursery.start(folder, kill=rng.randrange(points) + 1)
-                nursery.wait()
-                continue
-            # From outside, at any moment.
-            nursery.start(folder)
-            time.sleep(rng.random() * wall_s)
-            children = Path(f"/proc/{nursery.process.pid}/task/{nursery.process.pid}/children").read_text().split()
-            for child in children:
-                os.kill(int(child), signal.SIGKILL)
-            nursery.wait()
+            else:
+                # From outside, at any moment.
+                nursery.start(folder)
+                time.sleep(rng.random() * wall_s)
+                children = Path(f"/proc/{nursery.process.pid}/task/{nursery.process.pid}/children").read_text().split()
+                for child in children:
+                    os.kill(int(child), signal.SIGKILL)
+            killed += nursery.wait()["status"] == -signal.SIGKILL
         assert_same(nursery.run(folder), expected)
+    print(f"{killed} kills in {trials} runs of {points} points, {wall_s:.2f} s each")
+    assert killed > trials // 2
