@@ -71,6 +71,24 @@ def test_a_forward_of_the_instance_comes_back(tmp_path):
     assert denoiser.forward is forward
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_compiled_denoisers_have_a_journal(in_place, tmp_path):
+    class Plain(toy.Denoiser):
+        def forward(self, sample, timestep):
+            return self.last(torch.tanh(self.first(sample) + timestep / 10)), {}
+
+    expected = toy.sample(Plain(), steps=3)
+    denoiser = Plain()
+    if in_place:
+        denoiser.compile(backend="eager", dynamic=True)
+    else:
+        denoiser = torch.compile(denoiser, backend="eager", dynamic=True)
+    for replayed in (0, 3):
+        with journal(denoiser, tmp_path) as opened:
+            assert opened.replayed == replayed
+            assert torch.equal(toy.sample(denoiser, steps=3), expected)
+
+
 class Remembering(nn.Module):
     """Its output depends on how often it was called; that is kept where the model's state is."""
 
