@@ -1,7 +1,7 @@
 """What keeping a run costs: time with a state after each evaluation, over that without.
 
-A shipped model on the twin with errors and rollback, ten images; runs take turns, and ratios are those of neighbours: of
-the wall clock, and of all cores for this process.
+A shipped model on the twin with errors and rollback, ten images; runs take turns, and ratios are those of neighbours,
+of the wall clock and of all cores for this process.
 Run ``python benchmarks/checkpoints.py``; writes ``build/results/checkpoints.json``.
 """
 

@@ -423,6 +423,23 @@ def test_options_without_a_use_are_refused(config):
             twin.coverage  # noqa: B018
 
 
+def test_a_state_is_the_twins_and_the_rtl_starts_anew(make, generator):
+    setup = make(CONFIGS["flip-rows"], Protection(on_mark="suppress"), passes_per_product=2)
+    setup.err()
+    setup.gemm(generator)
+    assert setup.mixed.settings == setup.twin.settings
+    state = setup.twin.state()
+    setup.twin.restart()
+    setup.err(0.3)
+    setup.both(lambda accelerator: accelerator.load_state(state))
+    assert len(setup.simulators) == 2
+    setup.gemm(generator)
+    assert setup.mixed.stats == setup.twin.stats
+    assert setup.mixed.stats["macs"] == 2 * 2 * 19 * 11 * 12
+    coverage = setup.mixed.coverage
+    assert (coverage.products, coverage.replayed, coverage.mismatches) == (2, 4, 0)
+
+
 def test_other_files_are_no_reproducers(tmp_path):
     (tmp_path / "text").write_text("nothing")
     write_tensors(tmp_path / "other", "calibration", {}, {})
