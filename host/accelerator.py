@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +18,7 @@ from brownout.hw.tiling import ideal_cycles
 from .backends.base import Backend
 from .energy import EnergyModel, Meter
 from .errors import AcceleratorClosedError
+from .files import digest_of
 from .mixed.options import Coverage, MixedOptions
 from .operands import (
     Requantisation,
@@ -33,6 +34,7 @@ from .operating_points import DomainPoints, OperatingPoint
 from .protection import LogRecord, Protection, parse_log
 from .reload import Places, marked_places
 from .slots import Slots
+from .state import State, join, split
 from .timing import TRANSITION_S, TimingLaw
 from .twin.state import NOMINAL_LENGTH, CommandOptions, bit_thresholds
 
@@ -136,6 +138,8 @@ class Accelerator:
         self._ideal_cycles = 0
         self._suppressed_unwritten = self._reloaded = 0
         self._baseline: dict[str, int] = {}
+        # What the device had counted before, in another process or before it was lost.
+        self._carried: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -363,6 +367,28 @@ class Accelerator:
         """
         return self._slots.make(shape, dtype, device)
 
+    def load_slot(self, values: torch.Tensor, *, unwritten: bool, device: torch.device | str = "cpu") -> torch.Tensor:
+        """Make a slot as one was in another process.
+
+        Parameters
+        ----------
+        values : torch.Tensor
+            int32 or int8, (M, N) or (B, M, N).
+        unwritten : bool
+            As `is_unwritten` said.
+        device : torch.device
+            That of the operands.
+        """
+        slot = self._slots.make(values.shape, values.dtype, device)
+        slot.copy_(values)
+        if not unwritten:
+            self._slots.take(slot)
+        return slot
+
+    def is_unwritten(self, slot: torch.Tensor) -> bool:
+        """Whether no product has been written to a tensor that `new_slot` made."""
+        return self._slots.is_unwritten(slot)
+
     def _require_errors(self, what: str, *models: str) -> None:
         if self.config.timing_model not in models:
             wanted = " or ".join(f"timing_model={model!r}" for model in models)
@@ -373,7 +399,7 @@ class Accelerator:
     def _move(self, points: Sequence[OperatingPoint], **settings: object) -> None:
         device = self._open()
         # What has been done so far was done at the old points.
-        self._meter.update(device.counters())
+        self._meter.update(self._counters())
         self._points.apply(device, points, **settings)  # type: ignore[arg-type]
         self._meter.voltages_v = [point.voltage_v for point in self._points.wanted]
         self._meter.frequency_hz = self._points.frequency_hz
@@ -528,13 +554,75 @@ class Accelerator:
         In simulated time: ``time_s`` and ``energy_j``, and its parts ``energy_mac_j``, ``energy_check_j``,
         ``energy_sram_j``, ``energy_dram_j``, ``energy_activation_j``, ``energy_leakage_j`` and ``energy_host_j``.
         """
-        counts = self._open().counters()
+        counts = self._counters()
         stats: dict[str, float] = {name: value - self._baseline.get(name, 0) for name, value in counts.items()}
         stats["ideal_cycles"] = self._ideal_cycles
         if self.config.checksum is not None:
             stats["suppressed_unwritten"] = self._suppressed_unwritten
             stats["reloaded"] = self._reloaded
         return {**stats, **self._meter.totals(counts)}
+
+    def _counters(self) -> dict[str, int]:
+        return {name: value + self._carried.get(name, 0) for name, value in self._open().counters().items()}
+
+    def state(self) -> State:
+        """What results and `stats` of later calls depend on, but for resident weights and slots: settings and counts.
+
+        Raises
+        ------
+        AcceleratorClosedError, brownout.cosim.errors.SimulatorError
+            As in `gemm`.
+        """
+        device = self._open()
+        counts = State(
+            {
+                "counters": self._counters(),
+                "baseline": dict(self._baseline),
+                "ideal_cycles": self._ideal_cycles,
+                "suppressed_unwritten": self._suppressed_unwritten,
+                "reloaded": self._reloaded,
+            }
+        )
+        parts = {"device": device.state(), "points": self._points.state(), "meter": self._meter.state()}
+        return join({**parts, "counts": counts})
+
+    def load_state(self, state: State) -> None:
+        """Restart the device with the settings of a state, of this or another accelerator of the same configuration.
+
+        `stats` go on from where they were then.
+
+        Raises
+        ------
+        AcceleratorClosedError, brownout.cosim.errors.SimulatorError
+            As in `restart`.
+        """
+        device, parts = self._open(), split(state)
+        device.load_state(parts["device"])
+        self._points.load_state(parts["points"])
+        self._meter.load_state(parts["meter"])
+        counts = parts["counts"].values
+        self._carried = {name: counts["counters"][name] - value for name, value in device.counters().items()}
+        self._baseline = dict(counts["baseline"])
+        self._ideal_cycles = counts["ideal_cycles"]
+        self._suppressed_unwritten, self._reloaded = counts["suppressed_unwritten"], counts["reloaded"]
+        self._log = b""
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """All settings on which results, times and energies depend, as JSON: configuration, laws, operating points."""
+        device = self._open().state()
+        points = self._points.state().values
+        return {
+            "config": self.config.to_dict(),
+            "rtl_hash": self.config.rtl_hash,
+            "protection": None if self.protection is None else asdict(self.protection),
+            "timing_law": asdict(self._points.law),
+            "energy_model": asdict(self._meter.model),
+            "operating_points": points["wanted"],
+            "error_seed": points["seed"],
+            "bit_thresholds": points["bits"],
+            "carry_lengths": digest_of(device.tensors, None),
+        }
 
     @property
     def coverage(self) -> Coverage:
@@ -558,7 +646,7 @@ class Accelerator:
 
     def reset_stats(self) -> None:
         """Count from zero again."""
-        self._baseline = dict(self._open().counters())
+        self._baseline = self._counters()
         self._meter.reset(self._baseline)
         self._ideal_cycles = self._suppressed_unwritten = self._reloaded = 0
 
@@ -573,7 +661,7 @@ class Accelerator:
             After `close`.
         """
         self._open().restart()
-        self._baseline = {}
+        self._baseline, self._carried = {}, {}
         self._meter.reset({})
         self._ideal_cycles = self._suppressed_unwritten = self._reloaded = 0
 

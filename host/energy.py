@@ -9,6 +9,7 @@ from functools import lru_cache
 from brownout.hw.config import RESIDUE_BITS, AcceleratorConfig, ChecksumConfig
 
 from .operands import GemmShape
+from .state import State
 from .timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V
 from .twin.geometry import geometry
 
@@ -125,6 +126,30 @@ class Meter:
         self._host_bytes += count
         self._energy_j["host"] += count * self.model.dram_byte_j
         self._time_s += count / (self.config.memory.bytes_per_cycle * NOMINAL_FREQUENCY_HZ)
+
+    def state(self) -> State:
+        """Sums so far, and what has not been charged yet."""
+        return State(
+            {
+                "voltages_v": list(self.voltages_v),
+                "frequency_hz": self.frequency_hz,
+                "seen": dict(self._seen),
+                "digit_macs": self._digit_macs,
+                "check_macs": self._check_macs,
+                "energy_j": dict(self._energy_j),
+                "time_s": self._time_s,
+                "host_bytes": self._host_bytes,
+            }
+        )
+
+    def load_state(self, state: State) -> None:
+        """Take up a state; counters go on from where they were then."""
+        values = state.values
+        self.voltages_v, self.frequency_hz = list(values["voltages_v"]), values["frequency_hz"]
+        self._seen = dict(values["seen"])
+        self._digit_macs, self._check_macs = values["digit_macs"], values["check_macs"]
+        self._energy_j, self._time_s = dict(values["energy_j"]), values["time_s"]
+        self._host_bytes = values["host_bytes"]
 
     def add_checks(self, shape: GemmShape) -> None:
         """Note that a product has been checked."""

@@ -17,6 +17,35 @@ class PipelineClosedError(RuntimeError):
     """The pipeline was used after `OffloadedPipeline.close`."""
 
 
+class FileRefusedError(ValueError):
+    """A file of tensors is damaged, foreign, or of another version.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    reason : str
+        What is wrong with it.
+
+    Attributes
+    ----------
+    path, reason
+        As given.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}")
+        self.path, self.reason = path, reason
+
+
+class CheckpointError(RuntimeError):
+    """A run cannot be resumed from the folder that it was given, or the folder is in use; the message says why."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was refused and the one before is used, or a lost simulator was replaced."""
+
+
 class WeightsNotFoundError(FileNotFoundError):
     """The weights of a shipped model are not there."""
 

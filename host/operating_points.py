@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from fractions import Fraction
 
 from brownout.cosim.dram import MemoryTiming
 from brownout.hw.config import AcceleratorConfig
 
 from .backends.base import Backend
+from .state import State
 from .timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TimingLaw
 from .twin.state import UNIFORM_BITS
 
@@ -68,6 +69,26 @@ class DomainPoints:
         self.wanted = [OperatingPoint()] * (config.voltage_domains + 1)
         self._table = [OperatingPoint()] * config.operating_points
         self._assigned = [0] * len(self.wanted)
+
+    def state(self) -> State:
+        """What is asked for, and the numbers of operating points that it was given."""
+        return State(
+            {
+                "seed": self.seed,
+                "bits": list(self.bits),
+                "wanted": [list(astuple(point)) for point in self.wanted],
+                "table": [list(astuple(point)) for point in self._table],
+                "assigned": list(self._assigned),
+            }
+        )
+
+    def load_state(self, state: State) -> None:
+        """Take up a state whose commands the device has carried out already."""
+        values = state.values
+        self.seed, self.bits = values["seed"], tuple(values["bits"])
+        self.wanted = [OperatingPoint(*point) for point in values["wanted"]]
+        self._table = [OperatingPoint(*point) for point in values["table"]]
+        self._assigned = list(values["assigned"])
 
     @property
     def frequency_hz(self) -> float:

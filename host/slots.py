@@ -34,6 +34,10 @@ class Slots:
         self._unwritten[key] = weakref.ref(slot, lambda _: self._unwritten.pop(key, None))
         return slot
 
+    def is_unwritten(self, tensor: torch.Tensor) -> bool:
+        """Whether this is an unwritten slot."""
+        return id(tensor) in self._unwritten
+
     def take(self, tensor: torch.Tensor) -> bool:
         """Whether this is an unwritten slot; from now on it is not."""
         return self._unwritten.pop(id(tensor), None) is not None

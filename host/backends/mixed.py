@@ -24,6 +24,7 @@ from ..mixed.options import Coverage, MixedOptions
 from ..mixed.passes import choose, pass_count, tile_map
 from ..operands import Product, ResidentWeights
 from ..reload import Places
+from ..state import State
 from .base import Backend
 from .rtl import RtlBackend
 
@@ -263,13 +264,26 @@ class MixedBackend(Backend):
             An open replay has found one; nothing has been restarted, and calling again does it.
         """
         with self._lock:
-            self._settle()
-            if isinstance(self._failure, MismatchError):
-                self._tell()
-            self._checker.restart()
-            self._waiting.clear()
-            self._failure, self._told = None, True
+            self._restart_checker()
             self._twin.restart()
+
+    def _restart_checker(self) -> None:
+        self._settle()
+        if isinstance(self._failure, MismatchError):
+            self._tell()
+        self._checker.restart()
+        self._waiting.clear()
+        self._failure, self._told = None, True
+
+    def state(self) -> State:
+        with self._lock:
+            return self._twin.state()
+
+    def load_state(self, state: State) -> None:
+        """Start twin and RTL anew, the twin with a state; raises as `restart`."""
+        with self._lock:
+            self._restart_checker()
+            self._twin.load_state(state)
 
     def close(self) -> None:
         """Wait for the open replays and end the simulator.

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from brownout.hw.commands import CHANNEL_RECORD_BYTES, SetErrorsCommand, SetPointCommand
+from brownout.cosim.cycle_model import Found, Runs
+from brownout.hw.commands import CHANNEL_RECORD_BYTES, GemmCommand, SetErrorsCommand, SetPointCommand
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.tiling import ideal_cycles
 
 from ..operands import Product, ResidentWeights
 from ..reload import Places
+from ..state import State
 from ..twin.protect import COUNTERS, TRUTH
 from .base import Backend
 from .layout import Layout
@@ -36,7 +38,8 @@ class RtlBackend(Backend):
     """Runs each product as one command on a simulator process.
 
     Which of the results are wrong is not the hardware's to know: where sums can err, the twin computes every product
-    too, and its counts of errors are reported beside the hardware's counters.
+    too, and its counts of errors are reported beside the hardware's counters. It also keeps the settings, and follows
+    the commands to know which rows of the memory are open.
 
     Parameters
     ----------
@@ -56,9 +59,6 @@ class RtlBackend(Backend):
         self._simulator = start()
         self._layout = Layout(config, self._simulator.usable_bytes)
         self._twin = TwinBackend(config)
-        self._errors_set = False
-        self._memory_timing: MemoryTiming | None = None
-        self._moves: dict[int, tuple[int, int, NDArray[np.uint8] | None]] = {}
         self._map()
 
     def _map(self) -> None:
@@ -79,13 +79,15 @@ class RtlBackend(Backend):
         return weights
 
     def gemm(self, product: Product) -> bytes:
-        log = self.execute(product)
-        if self.config.timing_model != "none":
-            self._count_truth(product)
+        log, command = self._execute(product)
+        self._twin.follow(command, self._count_truth(product) if self.config.timing_model != "none" else None)
         return log
 
     def execute(self, product: Product) -> bytes:
-        """As `gemm`, but without counting which results are wrong."""
+        """As `gemm`, but without counting which results are wrong, and unseen by `state`."""
+        return self._execute(product)[0]
+
+    def _execute(self, product: Product) -> tuple[bytes, GemmCommand]:
         shape, options = product.shape, product.options
         with self._layout.place_product(product) as command:
             self._store(product.a, command.a_addr)
@@ -104,7 +106,7 @@ class RtlBackend(Backend):
             if product.tally is not None:
                 product.tally.cycles += self._simulator.counters(("cycles",))["cycles"] - began
             product.out.copy_(result)
-            return self._written(self._simulator.memory[log])
+            return self._written(self._simulator.memory[log]), command
 
     def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:
         shape = (source.shape[0], source.shape[1], source.shape[2])
@@ -120,6 +122,7 @@ class RtlBackend(Backend):
             deadline = self.deadline_s + slowest / memory.bytes_per_cycle / SLOWEST_CYCLES_PER_S
             self._simulator.run([command.encode()], deadline_s=deadline)
             target.copy_(result)
+            self._twin.follow(command, Runs(runs))
 
     def _written(self, log: bytes) -> bytes:
         """The records that the hardware wrote: none has all bits of its fourth word set."""
@@ -127,26 +130,24 @@ class RtlBackend(Backend):
         unwritten = (records[:, 12:16] == UNWRITTEN).all(axis=1)
         return records[: int(unwritten.argmax()) if unwritten.any() else len(records)].tobytes()
 
-    def _count_truth(self, product: Product) -> None:
+    def _count_truth(self, product: Product) -> Found | None:
         """Let the twin count which errors there were; into a copy, because it keeps suppressed elements too."""
         w = product.w.values if isinstance(product.w, ResidentWeights) else product.w
-        self._twin.compute(dataclasses.replace(product, w=w, out=product.out.clone()))
+        return self._twin.find(dataclasses.replace(product, w=w, out=product.out.clone()))
 
     def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:
         self._twin.set_errors(seed, rates, bits)
-        self._errors_set = True
         self._send_errors()
 
     def set_point(
         self, domain: int, point: int, *, transition_cycles: int = 0, lengths: NDArray[np.uint8] | None = None
     ) -> None:
-        self._twin.set_point(domain, point, lengths=lengths)
-        self._moves[domain] = (point, transition_cycles, lengths)
+        self._twin.set_point(domain, point, transition_cycles=transition_cycles, lengths=lengths)
         self._send_point(domain)
 
     def set_memory_timing(self, timing: MemoryTiming) -> None:
         self._simulator.set_memory(timing.settings())
-        self._memory_timing = timing
+        self._twin.set_memory_timing(timing)
 
     def _send_errors(self) -> None:
         errors = self._twin.errors
@@ -154,7 +155,7 @@ class RtlBackend(Backend):
         self._simulator.run([command.encode()], deadline_s=self.deadline_s)
 
     def _send_point(self, domain: int) -> None:
-        point, transition_cycles, lengths = self._moves[domain]
+        point, transition_cycles, lengths = self._twin.moves[domain]
         deadline = self.deadline_s + transition_cycles / SLOWEST_CYCLES_PER_S
         if lengths is None:
             command = SetPointCommand(domain=domain, point=point, transition_cycles=transition_cycles)
@@ -175,6 +176,15 @@ class RtlBackend(Backend):
     def check_counts(self) -> Mapping[str, int]:
         return self._simulator.counters(COUNTERS) if self.config.checksum is not None else {}
 
+    def state(self) -> State:
+        return self._twin.state()
+
+    def load_state(self, state: State) -> None:
+        self._twin.load_settings(state)
+        self.restart()
+        self._simulator.resume_at(state.values["ring_index"], state.values["open_rows"])
+        self._twin.load_place(state)
+
     def restart(self) -> None:
         # A mapping with exported buffers cannot be closed, should the simulator want a fresh one.
         del self._bytes, self._words
@@ -183,11 +193,11 @@ class RtlBackend(Backend):
         for weights, address in list(self._layout.resident.items()):
             self._store(weights.values, address)
         self._twin.restart()
-        if self._memory_timing is not None:
-            self._simulator.set_memory(self._memory_timing.settings())
-        if self._errors_set:
+        if self._twin.memory_timing is not None:
+            self._simulator.set_memory(self._twin.memory_timing.settings())
+        if self._twin.errors_set:
             self._send_errors()
-        for domain in self._moves:
+        for domain in self._twin.moves:
             self._send_point(domain)
 
     def close(self) -> None:

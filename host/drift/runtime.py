@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,7 @@ from ..offloading import OffloadedModel, OffloadedProduct, offloaded_model
 from ..offloading.execution import Execution, ProductCall
 from ..offloading.timesteps import timestep_reader
 from ..protection import Protection
+from ..state import State, join, split
 from ..timing import TRANSITION_S
 from .cell import Cell, block_of, kind_of_product
 from .schedule import Schedule
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from .strategies.base import Strategy
 
 UNCHECKED = Protection(check=False)
+
+_COUNTS = ("evaluation", "moves", "clean", "recomputed_rows")
 
 RETRY_SHIFT = 14
 """Bits of an error key's evaluation below the number of the attempt."""
@@ -91,6 +94,35 @@ class DriftExecution(Execution):
         self.moves = self.clean = self.recomputed_rows = 0
         self._present = None
         self.strategy.begin_run(self)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            **super().describe(),
+            "strategy": self.strategy.describe(),
+            "schedule": repr(self.schedule) if is_dataclass(self.schedule) else self.schedule.__qualname__,
+            "safe": asdict(self.safe),
+            "seed": self.seed,
+            "transition_s": self.transition_s,
+        }
+
+    def state(self) -> State:
+        present = None if self._present is None else asdict(self._present)
+        counts = {name: getattr(self, name) for name in _COUNTS}
+        timestep = None if math.isnan(self.timestep) else self.timestep
+        own = State({"present": present, "timestep": timestep, **counts})
+        return join({"run": own, "strategy": self.strategy.state()})
+
+    def load_state(self, state: State) -> None:
+        parts = split(state)
+        values = parts["run"].values
+        present, timestep = values["present"], values["timestep"]
+        if present is not None and present["bit_weights"] is not None:
+            present = {**present, "bit_weights": tuple(present["bit_weights"])}
+        self._present = None if present is None else Setting(**present)
+        self.timestep = math.nan if timestep is None else timestep
+        for name in _COUNTS:
+            setattr(self, name, values[name])
+        self.strategy.load_state(parts["strategy"], self)
 
     def begin_evaluation(self, timestep: float) -> None:
         """The next evaluation of the denoiser begins."""

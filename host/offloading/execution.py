@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..operands import ResidentWeights
+from ..state import State
 from .history import HistoryKey
 
 if TYPE_CHECKING:
@@ -61,6 +62,17 @@ class Execution:
 
     def begin_run(self, model: OffloadedModel) -> None:
         """Another image begins: forget everything about the last."""
+
+    def describe(self) -> dict[str, Any]:
+        """What makes this execution different from others, as JSON: a run goes on with an equal one only."""
+        return {"execution": type(self).__name__}
+
+    def state(self) -> State:
+        """What the next evaluation depends on."""
+        return State()
+
+    def load_state(self, state: State) -> None:
+        """Take up a state of an equal execution."""
 
     def layer(self, call: ProductCall) -> torch.Tensor:
         """Run the product of a Linear or Conv2d layer.

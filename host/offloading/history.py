@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 
 from ..accelerator import Accelerator
+from ..state import State
 
 INT32_LIMIT = (1 << 31) - 1
 
@@ -110,6 +111,24 @@ class History:
     def forget(self, key: HistoryKey) -> None:
         """Forget the values of a key: for example because its product failed half way."""
         self._slots.pop(key, None)
+
+    def state(self) -> State:
+        """All values, and which of their slots no product has been written to."""
+        slots = [
+            [*astuple(key), slot.step, slot.evaluation, str(slot.sums.device), self.accelerator.is_unwritten(slot.sums)]
+            for key, slot in self._slots.items()
+        ]
+        ages = [[age, count] for age, count in self.ages.items()]
+        tensors = {str(place): slot.sums for place, slot in enumerate(self._slots.values())}
+        return State({"slots": slots, "ages": ages}, tensors)
+
+    def load_state(self, state: State) -> None:
+        """Make the slots of a state anew; those that were there are gone."""
+        self._slots.clear()
+        self.ages = dict(state.values["ages"])
+        for place, (product, part, step, evaluation, device, unwritten) in enumerate(state.values["slots"]):
+            sums = self.accelerator.load_slot(state.tensors[str(place)], unwritten=unwritten, device=device)
+            self._slots[HistoryKey(product, part)] = HistorySlot(sums, step, evaluation)
 
     def clear(self) -> None:
         """Forget all values, for example because another image begins."""

@@ -14,6 +14,7 @@ from brownout.hw.tiling import ideal_cycles
 
 from ..accelerator import Accelerator
 from ..operands import ResidentWeights, Tally
+from ..state import State, Stateful, join, split
 from .execution import Execution, ProductCall
 from .history import History
 from .timesteps import TimestepGroups
@@ -23,6 +24,9 @@ ProductObserver = Callable[[str, torch.Tensor], None]
 
 EVALUATION_BITS, PART_BITS, NUMBER_BITS = 16, 4, 12
 """Of an error key, from the lowest bit on: evaluation, part of the batch, number of the product."""
+
+
+_COUNTS = ("calls", "rows", "macs", "ideal_cycles", "k", "n")
 
 
 class OffloadedModel:
@@ -52,6 +56,10 @@ class OffloadedModel:
         In the order of the model.
     run_listeners : list of callable
         Called by `begin_run`.
+    stateful : dict of str to Stateful
+        What else results depend on, by a name of its own without ``/``: what strategies, schedules, controllers and
+        caches remember from one evaluation to the next. Whoever adds something to a model puts it here, before the run
+        begins; it is part of `state`.
     """
 
     def __init__(
@@ -65,6 +73,7 @@ class OffloadedModel:
         self.execution = Execution()
         self.products: list[OffloadedProduct] = []
         self.run_listeners: list[Callable[[], None]] = []
+        self.stateful: dict[str, Stateful] = {}
         # Threads may evaluate the model at the same time.
         self._scratch = threading.local()
 
@@ -77,6 +86,28 @@ class OffloadedModel:
             product.evaluations.clear()
         for listener in self.run_listeners:
             listener()
+
+    def state(self) -> State:
+        """What the next evaluation depends on: accelerator, histories, products, execution, what is in `stateful`."""
+        # First, so that products know their cycles.
+        accelerator = self.accelerator.state()
+        products = State({str(product.number): product.counts() for product in self.products})
+        parts = {"accelerator": accelerator, "history": self.history.state(), "products": products}
+        extra = {name: each.state() for name, each in self.stateful.items()}
+        place = State({"part": self.part, "evaluation": self.evaluation})
+        return join({**parts, "place": place, "execution": self.execution.state(), "stateful": join(extra)})
+
+    def load_state(self, state: State) -> None:
+        """Take up a state, of this or of an equal model; raises as `Accelerator.load_state`."""
+        parts = split(state)
+        self.accelerator.load_state(parts["accelerator"])
+        self.history.load_state(parts["history"])
+        for product in self.products:
+            product.load_counts(parts["products"].values[str(product.number)])
+        self.part, self.evaluation = parts["place"].values["part"], parts["place"].values["evaluation"]
+        self.execution.load_state(parts["execution"])
+        for name, each in split(parts["stateful"]).items():
+            self.stateful[name].load_state(each)
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Memory that is used again and again: fresh memory costs as much as a product."""
@@ -125,6 +156,21 @@ class OffloadedProduct:
         self.evaluations: dict[int, int] = {}
         self.calls = self.rows = self.macs = self.ideal_cycles = self.k = self.n = 0
         self.tally = Tally()
+
+    def counts(self) -> dict[str, Any]:
+        """Evaluations, and all that reports tell, as JSON."""
+        evaluations = [[part, count] for part, count in self.evaluations.items()]
+        return {name: getattr(self, name) for name in _COUNTS} | {
+            "cycles": self.tally.cycles,
+            "evaluations": evaluations,
+        }
+
+    def load_counts(self, counts: dict[str, Any]) -> None:
+        """Go on from what `counts` returned."""
+        for name in _COUNTS:
+            setattr(self, name, counts[name])
+        self.tally.cycles = counts["cycles"]
+        self.evaluations = dict(counts["evaluations"])
 
     def load(self, weights: torch.Tensor, steps: list[float]) -> None:
         """Make int8 (K, N) or (B, K, N) resident, for inputs with these scales (for each timestep group)."""

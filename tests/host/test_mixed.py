@@ -13,6 +13,8 @@ import torch
 from brownout.host import Accelerator, MismatchError, MixedOptions, Protection, Requantisation
 from brownout.host.backends.mixed import MixedBackend
 from brownout.host.backends.rtl import RtlBackend
+from brownout.host.errors import FileRefusedError
+from brownout.host.files import write_tensors
 from brownout.host.mixed.case import load_case
 from brownout.host.mixed.checker import COUNTED_TOGETHER, Checker, ObservedTwin
 from brownout.host.twin.protect import Deltas
@@ -421,14 +423,28 @@ def test_options_without_a_use_are_refused(config):
             twin.coverage  # noqa: B018
 
 
-def test_other_files_are_no_reproducers(tmp_path):
-    from safetensors.numpy import save_file
+def test_a_state_is_the_twins_and_the_rtl_starts_anew(make, generator):
+    setup = make(CONFIGS["flip-rows"], Protection(on_mark="suppress"), passes_per_product=2)
+    setup.err()
+    setup.gemm(generator)
+    assert setup.mixed.settings == setup.twin.settings
+    state = setup.twin.state()
+    setup.twin.restart()
+    setup.err(0.3)
+    setup.both(lambda accelerator: accelerator.load_state(state))
+    assert len(setup.simulators) == 2
+    setup.gemm(generator)
+    assert setup.mixed.stats == setup.twin.stats
+    assert setup.mixed.stats["macs"] == 2 * 2 * 19 * 11 * 12
+    coverage = setup.mixed.coverage
+    assert (coverage.products, coverage.replayed, coverage.mismatches) == (2, 4, 0)
 
+
+def test_other_files_are_no_reproducers(tmp_path):
     (tmp_path / "text").write_text("nothing")
-    save_file({"a": np.zeros(2)}, tmp_path / "plain")
-    save_file({"a": np.zeros(2)}, tmp_path / "future", {"brownout_replay": '{"format": 99}'})
-    for name, reason in (("text", "is not a repr"), ("plain", "its metadata has no"), ("future", "has format 99, ")):
-        with pytest.raises(ValueError, match=reason):
+    write_tensors(tmp_path / "other", "calibration", {}, {})
+    for name, reason in (("text", "is damaged, or no safetensors file"), ("other", "holds 'calibration', not 'reprod")):
+        with pytest.raises(FileRefusedError, match=reason):
             load_case(tmp_path / name)
 
 

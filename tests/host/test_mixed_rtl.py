@@ -170,4 +170,4 @@ def test_what_is_no_reproducer_is_refused(tmp_path: Path):
     (tmp_path / "text").write_text("nothing")
     code, output = run_replay(tmp_path / "text")
     assert code == 2
-    assert "is not a reproducer" in output
+    assert "is damaged, or no safetensors file" in output

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import asdict, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 
 from ...offloading.execution import ProductCall
+from ...state import State
 from ..setting import Setting
 
 if TYPE_CHECKING:
     from ..runtime import DriftExecution
+
+
+def _as_json(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 class Strategy(abc.ABC):
@@ -61,6 +66,18 @@ class Strategy(abc.ABC):
 
     def begin_evaluation(self, run: DriftExecution) -> None:  # noqa: B027
         """The next evaluation of the denoiser begins."""
+
+    def describe(self) -> dict[str, Any]:
+        """Name and parameters, as JSON."""
+        parameters = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return {"name": self.name, **{name: _as_json(value) for name, value in parameters.items()}}
+
+    def state(self) -> State:
+        """What the next evaluation depends on, beside histories."""
+        return State()
+
+    def load_state(self, state: State, run: DriftExecution) -> None:  # noqa: B027
+        """Take up a state of an equal strategy."""
 
     def setting(self, scheduled: Setting) -> Setting:
         """What a product runs at, from what the schedule says."""

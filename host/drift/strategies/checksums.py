@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 
 import torch
 
@@ -11,6 +12,7 @@ from brownout.hw.config import ChecksumConfig
 from ...offloading.execution import ProductCall
 from ...offloading.history import HistoryKey
 from ...protection import Protection
+from ...state import State
 from ..runtime import UNCHECKED, DriftExecution
 from ..setting import Setting
 from .base import Strategy
@@ -78,6 +80,12 @@ class RecomputeAbft(Strategy):
     def begin_run(self, run: DriftExecution) -> None:
         self._theta.clear()
 
+    def state(self) -> State:
+        return State({"theta": [[*astuple(key), theta] for key, theta in self._theta.items()]})
+
+    def load_state(self, state: State, run: DriftExecution) -> None:
+        self._theta = {HistoryKey(product, part): theta for product, part, theta in state.values["theta"]}
+
     def _learn(self, key: HistoryKey, out: torch.Tensor) -> None:
         spread = self.deviations * float(out.double().std()) if out.numel() > 1 else 1.0
         self._theta[key] = max(0, math.floor(math.log2(max(spread, 1.0))))
@@ -136,6 +144,19 @@ class PublishedDrift(Strategy):
 
     def begin_run(self, run: DriftExecution) -> None:
         self._checkpoints.clear()
+
+    def state(self) -> State:
+        keys = [[*astuple(key), str(values.device)] for key, values in self._checkpoints.items()]
+        tensors = {str(place): values for place, values in enumerate(self._checkpoints.values())}
+        return State({"checkpoints": keys}, tensors)
+
+    def load_state(self, state: State, run: DriftExecution) -> None:
+        self._checkpoints = {
+            HistoryKey(product, part): run.accelerator.load_slot(
+                state.tensors[str(place)], unwritten=False, device=device
+            )
+            for place, (product, part, device) in enumerate(state.values["checkpoints"])
+        }
 
     def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
         key = call.history_key

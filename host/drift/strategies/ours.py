@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from ...offloading.execution import ProductCall
 from ...offloading.history import HistoryKey
 from ...protection import Protection
 from ...reload import Places
+from ...state import State
 from ..runtime import DriftExecution
 from ..setting import Setting
 from .base import Strategy
@@ -107,6 +109,23 @@ class PredictedRollback(Rollback):
 
     def begin_run(self, run: DriftExecution) -> None:
         self._held.clear()
+
+    def state(self) -> State:
+        values: list[list[Any]] = []
+        tensors: dict[str, torch.Tensor] = {}
+        for place, (key, held) in enumerate(self._held.items()):
+            state = held.predictor.state()
+            values.append([*astuple(key), held.step, state["nodes"]])
+            tensors |= {f"{place}.{name}": slot for name, slot in state.items() if name != "nodes"}
+        return State({"held": values}, tensors)
+
+    def load_state(self, state: State, run: DriftExecution) -> None:
+        self._held.clear()
+        for place, (product, part, step, nodes) in enumerate(state.values["held"]):
+            predictor = ProductPredictor(run.accelerator, damping=self.damping)
+            slots = {f"slot{index}": state.tensors.get(f"{place}.slot{index}") for index in range(2)}
+            predictor.load_state({"nodes": nodes, **{name: slot for name, slot in slots.items() if slot is not None}})
+            self._held[HistoryKey(product, part)] = _Held(predictor, step)
 
     def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
         held = self._held.get(call.history_key)

@@ -1,0 +1,73 @@
+"""Runs by a strategy that are broken off and resumed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from brownout.host import Accelerator, CheckpointError
+from brownout.host.checkpoints import journal
+from brownout.host.drift.runtime import protect
+from brownout.host.drift.schedule import Phases
+from brownout.host.drift.setting import Setting
+from brownout.host.drift.strategies import Dmr, PredictedRollback, PublishedDrift, RecomputeAbft, Rollback
+
+from .denoiser import CONFIG, RESIDUE, inputs, offloaded
+
+STEPS = 5
+LOW = Setting(error_rate=0.05, check_rate=0.02)
+SAFE = Setting(error_rate=0.0)
+
+
+class BrokenOffError(Exception):
+    pass
+
+
+def run(make, folder, *, stop=None, seed=1, low=LOW):
+    """Outputs and statistics of a run; broken off before an evaluation."""
+    strategy = make()
+    with Accelerator(strategy.hardware(CONFIG), backend="twin") as accelerator:
+        net = offloaded(accelerator, STEPS)
+        schedule = Phases(low=low, safe=SAFE, first=1)
+        with protect(net, strategy, schedule, safe=SAFE, seed=seed) as execution, journal(net, folder):
+            outputs = []
+            for index, x in enumerate(inputs(STEPS)):
+                if index == stop:
+                    raise BrokenOffError
+                outputs.append(net(x, 1000 - index))
+        counts = (execution.evaluation, execution.clean, execution.recomputed_rows)
+        return outputs, dict(accelerator.stats), counts
+
+
+STRATEGIES = {
+    "ours": lambda: Rollback(RESIDUE),
+    "predicted": lambda: PredictedRollback(RESIDUE),
+    "drift": lambda: PublishedDrift(theta=0, interval=2, tile=4),
+    "recompute": lambda: RecomputeAbft(tile=4),
+    "dmr": Dmr,
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("stop", [1, 4])
+def test_a_resumed_run_gives_the_same_bits_and_figures(name, stop, tmp_path):
+    whole = run(STRATEGIES[name], tmp_path / "whole")
+    with pytest.raises(BrokenOffError):
+        run(STRATEGIES[name], tmp_path / "broken", stop=stop)
+    resumed = run(STRATEGIES[name], tmp_path / "broken")
+    assert all(torch.equal(a, b) for a, b in zip(whole[0], resumed[0], strict=True))
+    assert whole[1] == pytest.approx(resumed[1], rel=1e-12)
+    assert whole[2] == resumed[2]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"seed": 2}, {"low": Setting(error_rate=0.06)}, {"make": lambda: Rollback(RESIDUE, theta=3)}],
+    ids=["seed", "schedule", "strategy"],
+)
+def test_a_run_under_other_conditions_is_refused(other, tmp_path):
+    with pytest.raises(BrokenOffError):
+        run(STRATEGIES["ours"], tmp_path, stop=3)
+    arguments = {"make": STRATEGIES["ours"], **other}
+    with pytest.raises(CheckpointError):
+        run(arguments.pop("make"), tmp_path, **arguments)
