@@ -423,7 +423,8 @@ class Accelerator:
         check_rate : float
             Errors per sum of a row check, 0 to 1.
         bit_weights : sequence of 31 float, optional
-            How often each bit 0..30 is hit, relative to the others; by default all alike.
+            How often each bit 0..30 is hit, relative to the others; by default all alike. Not with ``razor``, where
+            sums are dropped whole.
 
         Raises
         ------
@@ -433,6 +434,8 @@ class Accelerator:
             After `close`.
         """
         self._require_errors("set_error_rate", "flip")
+        if self.config.razor and bit_weights is not None:
+            raise ValueError("bit_weights must be None with AcceleratorConfig.razor=True: sums that err become zero")
         for name, value in (("rate", rate), ("check_rate", check_rate)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in 0..1, not {value!r}")

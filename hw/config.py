@@ -202,6 +202,8 @@ class AcceleratorConfig:
         Checksum units; without, there is nothing of them in the Verilog.
     timing_model : {"none", "flip", "carry"}
         Model of timing errors built into the array and the checksum units, for simulation.
+    razor : bool
+        Array elements drop what their own timing errors would make wrong (ThUnderVolt); needs a `timing_model`.
     voltage_domains : int
         Groups of columns with an operating point of their own, 1..8; the checksum units are one domain more.
     operating_points : int
@@ -222,6 +224,7 @@ class AcceleratorConfig:
     write_outstanding: int = 16
     checksum: ChecksumConfig | None = None
     timing_model: str = "none"
+    razor: bool = False
     voltage_domains: int = 1
     operating_points: int = 4
     memory: MemoryConfig = field(default_factory=MemoryConfig)
@@ -242,6 +245,12 @@ class AcceleratorConfig:
         if self.timing_model not in TIMING_MODELS:
             raise ValueError(
                 f"{owner}.timing_model must be one of {', '.join(map(repr, TIMING_MODELS))}, not {self.timing_model!r}"
+            )
+        if not isinstance(self.razor, bool):
+            raise ValueError(f"{owner}.razor must be a bool, not {self.razor!r}")
+        if self.razor and self.timing_model == "none":
+            raise ValueError(
+                f"{owner}.razor=True needs a timing_model whose errors it can see, 'flip' or 'carry', not 'none'"
             )
         _check_int(owner, "voltage_domains", self.voltage_domains, 1, min(8, self.cols))
         _check_int(owner, "operating_points", self.operating_points, 1, 8)

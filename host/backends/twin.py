@@ -22,7 +22,7 @@ from ..twin.flips import draw_flips
 from ..twin.geometry import geometry
 from ..twin.history import History
 from ..twin.matmul import exact_matmul
-from ..twin.protect import COUNTERS, TRUTH, Findings, inject_carries, inject_flips
+from ..twin.protect import COUNTERS, DROPPED, TRUTH, Findings, inject_carries, inject_flips
 from ..twin.requantise import add_bias_, requantise
 from ..twin.state import Call, ErrorState
 from .base import Backend
@@ -66,9 +66,12 @@ class TwinBackend(Backend):
         self._cycle_model = CycleModel(config)
         # The command ring begins where usable memory ends.
         self._layout = Layout(config, self._cycle_model.ring_base)
-        names = [*(COUNTERS if config.checksum is not None else ()), *(TRUTH if config.timing_model != "none" else ())]
         # Known names from the start, so that a counter never appears out of nothing.
-        self._names = tuple(names)
+        self._names = (
+            *(COUNTERS if config.checksum is not None else ()),
+            *((DROPPED,) if config.razor else ()),
+            *(TRUTH if config.timing_model != "none" else ()),
+        )
         # Buffers and counters are shared by calls from several threads.
         self._lock = threading.Lock()
         # Commands whose time nobody has asked for yet: to know it takes longer than the product itself when there are

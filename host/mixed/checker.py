@@ -237,7 +237,7 @@ class Checker:
             return f"errors of the product and of this tile alone: {text}"
         here = places.errors_in(places.locate(of_pass[0]), 0)
         if self.config.timing_model == "flip":
-            text = _unequal(case.errors, here, _same_bits)
+            text = _unequal(case.errors, here, _same_dropped if self.config.razor else _same_bits)
             return f"errors of the product in this tile and of the pass: {text}" if text else None
         self._whole.compute(case.rest())
         rest = places.errors_in(places.locate(self._whole.findings[0]), 0)
@@ -319,6 +319,11 @@ def _same_bits(kind: str, first: NDArray[np.int64], second: NDArray[np.int64]) -
         # Those of digit rows are modulo 2^32: the sign is in the highest bits.
         sizes.append(np.minimum(deltas, (1 << 32) - deltas) if kind == "digits" else np.abs(deltas))
     return (first[:2] == second[:2]).all(axis=0) & (sizes[0] == sizes[1])
+
+
+def _same_dropped(kind: str, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the same sums were dropped, and bits of checks inverted, whatever the sums were."""
+    return _same_bits(kind, first, second) if kind == "checks" else (first[:2] == second[:2]).all(axis=0)
 
 
 def _unequal(whole: TileErrors, part: TileErrors, same: _Same) -> str | None:

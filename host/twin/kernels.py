@@ -58,7 +58,7 @@ class FlipTask(Structure):
         ("w", c_void_p),
         *((name, c_int64) for name in ("w_row", "w_col", "k")),
         ("thresholds", c_void_p),
-        ("segment_cols", c_int32),
+        *((name, c_int32) for name in ("segment_cols", "razor")),
         *((name, c_void_p) for name in ("weights", "widths", "moduli")),
         *((name, c_void_p) for name in ("output_deltas", "check_deltas", "digit_deltas", "digit_groups")),
     )
@@ -107,9 +107,9 @@ class CarryTask(Structure):
         ("row_block_count", c_int64),
         *((name, c_int32) for name in ("group_rows", "digits", "checks", "segment_cols")),
         *((name, c_void_p) for name in ("widths", "moduli", "weights")),
-        ("threads", c_int32),
+        *((name, c_int32) for name in ("threads", "razor")),
         *((name, c_void_p) for name in ("y", "digit_sums", "check_sums")),
-        ("injected", c_int64),
+        *((name, c_int64) for name in ("injected", "dropped")),
     )
 
 

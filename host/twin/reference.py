@@ -63,7 +63,7 @@ class ReferenceResult:
         Records written, 16 bytes each.
     counters : dict of str to int
         ``checks``, ``detected``, ``corrected``, ``suppressed``, ``log_records``, ``log_dropped``, and the host's
-        ``injected``, ``missed``, ``wrong``.
+        ``injected``, ``missed``, ``wrong``; with ``razor``, ``dropped``.
     """
 
     output: NDArray[Any]
@@ -150,8 +150,13 @@ def late_bits(settled: NDArray[np.uint64], p: NDArray[np.uint64], lengths: Ints,
 
 
 def carry_pass(
-    activations: Ints, weights: Ints, lengths: Ints, widths: Ints, residue: NDArray[np.bool_]
-) -> tuple[Ints, int]:
+    activations: Ints,
+    weights: Ints,
+    lengths: Ints,
+    widths: Ints,
+    residue: NDArray[np.bool_],
+    razor: NDArray[np.bool_],
+) -> tuple[Ints, Ints]:
     """One pass through the array with late carries.
 
     Parameters
@@ -162,15 +167,18 @@ def carry_pass(
         Settled carry lengths.
     widths, residue : arrays (columns,)
         Width of each column's sums; whether they are sums modulo 8191.
+    razor : bool array (columns,)
+        Columns whose elements drop their product instead of registering a wrong sum.
 
     Returns
     -------
-    int64 array (rows, columns), int
-        What leaves the array, signed, or 0..8191 for residues; number of sums that are not the settled ones.
+    int64 array (rows, columns), int64 array (columns,)
+        What leaves the array, signed, or 0..8191 for residues; number of sums in each column that are not, or with
+        `razor` would not be, the settled ones.
     """
     mask = (np.uint64(1) << widths.astype(np.uint64)) - np.uint64(1)
     x = np.zeros((activations.shape[0], weights.shape[1]), np.uint64)
-    wrong = 0
+    wrong = np.zeros(weights.shape[1], np.int64)
     for k in range(weights.shape[0]):
         product = activations[:, k, None] * weights[None, k, :]
         y = np.where(residue, product % RESIDUE_MODULUS, product).astype(np.uint64) & mask
@@ -179,7 +187,9 @@ def carry_pass(
         late[0] = 0
         stale = np.concatenate([settled[:1], settled[:-1]])
         out = (settled & ~late) | (stale & late)
-        wrong += int((out != settled).sum())
+        differs = out != settled
+        wrong += differs.sum(axis=0)
+        out = np.where(differs & razor, x, out)
         folded = ((out & np.uint64(RESIDUE_MODULUS)) + (out >> np.uint64(RESIDUE_BITS))) & np.uint64(RESIDUE_MODULUS)
         x = np.where(residue, folded, out)
     half = np.where(residue, 0, np.int64(1) << (widths - 1))
@@ -197,7 +207,7 @@ class _Command:
         self.n = w.shape[2]
         self.checksum = config.checksum if options.check else None
         self.columns_checked = self.checksum is not None and self.checksum.column_checks
-        self.injected = 0
+        self.injected = self.dropped = 0
 
     def global_row(self, b: int, m: int) -> int:
         return (self.options.first_row + b * self.m + m) % WORD
@@ -231,8 +241,13 @@ class _Command:
         self.injected += 1
         return drawn
 
-    def flipped_bit(self, drawn: int) -> int:
-        return sum(threshold <= pick(drawn) for threshold in self.errors.bits)
+    def err(self, value: int, drawn: int) -> int:
+        """A sum of an array column with its error: a bit inverted, or with ``razor`` dropped."""
+        if self.config.razor:
+            self.dropped += 1
+            return 0
+        bit = sum(threshold <= pick(drawn) for threshold in self.errors.bits)
+        return int(wrap(value ^ (1 << bit), 32))
 
 
 @dataclass
@@ -277,13 +292,13 @@ def _flip(cmd: _Command, block: Block, sums: _Sums) -> None:
         domain = config.domain_of_column(n % config.cols)
         drawn = cmd.error_of(domain, row=cmd.global_row(block.batch, m), col=cmd.global_col(n))
         if drawn is not None:
-            sums.data[m, n] = wrap(value ^ (1 << cmd.flipped_bit(drawn)), 32)
+            sums.data[m, n] = cmd.err(value, drawn)
     for (g, i, n), value in sums.digits.items():
         domain = config.domain_of_column(n % config.cols)
         row = cmd.global_row(block.batch, cmd.groups(block)[g].start)
         drawn = cmd.error_of(domain, row=row, col=cmd.global_col(n), digit=1 + i)
         if drawn is not None:
-            sums.digits[g, i, n] = wrap(value ^ (1 << cmd.flipped_bit(drawn)), 32)
+            sums.digits[g, i, n] = cmd.err(value, drawn)
     for (m, tile, s, j), value in sums.checks.items():
         columns = cmd.segment_columns(tile, s)
         if not columns:
@@ -327,6 +342,7 @@ def _carry_sums(cmd: _Command, block: Block) -> _Sums:
     lengths = lengths[:, : config.cols + checks]
     widths = np.full(config.cols + checks, 32)
     residue = np.zeros(config.cols + checks, bool)
+    razor = config.razor & (np.arange(config.cols + checks) < config.cols)
     for column, (_, _, modular, bits) in enumerate(columns_of_checks, config.cols):
         residue[column] = modular
         widths[column] = RESIDUE_BITS + 1 if modular else bits
@@ -341,9 +357,11 @@ def _carry_sums(cmd: _Command, block: Block) -> _Sums:
         total = np.zeros((len(activations), config.cols + checks), np.int64)
         for start in range(0, cmd.k, config.rows):
             k = slice(start, start + config.rows)
-            out, wrong = carry_pass(activations[:, k], weights[k], lengths[: len(weights[k])], widths, residue)
+            elements = lengths[: len(weights[k])]
+            out, wrong = carry_pass(activations[:, k], weights[k], elements, widths, residue, razor)
             total += out
-            cmd.injected += wrong
+            cmd.injected += int(wrong.sum())
+            cmd.dropped += int(wrong[razor].sum())
         for (g, m), values in zip(places, total, strict=True):
             for n, value in zip(columns, values, strict=False):
                 if g < 0:
@@ -583,6 +601,8 @@ def reference_gemm(
     wrong = result.corrected_sums != clean
     result.counters["suppressed"] = int(result.marked.sum())
     result.counters["injected"] = cmd.injected
+    if config.razor:
+        result.counters["dropped"] = cmd.dropped
     result.counters["missed"] = int((wrong & ~result.marked & ~corrected).sum())
     result.counters["wrong"] = int((wrong & corrected).sum())
 

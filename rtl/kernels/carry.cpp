@@ -32,11 +32,12 @@ struct BrownoutCarry {
     int32_t checks, segment_cols;  // checks = 0: no check columns.
     const int32_t *widths, *moduli, *weights;
     int32_t threads;
+    int32_t razor;  // Array elements drop products that would make their sums err.
     // Results.
     int32_t *y;  // (m, n), the clean product before: columns that cannot err are left as they are.
     uint32_t *digit_sums;  // (groups, n), digit rows' sums times 256^digit, added up; of columns that can err only.
     int64_t *check_sums;  // (m, column tiles * segments * checks); of check columns that can err only.
-    int64_t injected;
+    int64_t injected, dropped;
 };
 }
 
@@ -119,7 +120,8 @@ inline Ints one_row_down(Ints above, Ints rows) {
     return __builtin_shuffle(above, rows, Ints{15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30});
 }
 
-/// Late bits of 16 sums; `stale` are those of the row before.
+/// What 16 elements hand on that may have late bits; `stale` are the settled sums of the row before.
+template <bool kRazor>
 inline Ints settle_late(Ints x, Ints y, Ints settled, Ints stale, const Element &element, Words allowed,
                         int64_t &injected) {
     Words late;
@@ -133,10 +135,15 @@ inline Ints settle_late(Ints x, Ints y, Ints settled, Ints stale, const Element 
     late &= allowed;
     const Ints out = (Ints)(((Words)settled & ~late) | ((Words)stale & late));
     injected += __builtin_popcount(lanes_disjoint(out ^ settled, Ints{} - 1) ^ 0xffff);
+    if (kRazor) {
+        const Ints dropped = out != settled;
+        return (x & dropped) | (settled & ~dropped);
+    }
     return out;
 }
 
 /// One column of the array in one pass: adds its sums to `total` (issued rows).
+template <bool kRazor>
 int64_t run_column(const std::vector<Element> &elements, const int32_t *activations, int32_t *settled_lines,
                    int64_t stride, int64_t count, int32_t *total) {
     int64_t injected = 0;
@@ -155,7 +162,8 @@ int64_t run_column(const std::vector<Element> &elements, const int32_t *activati
             store_ints(line, settled);
             const Ints blocked = ~((x ^ y) & ~settled);
             if (__builtin_expect(lanes_disjoint(blocked, Ints{} + static_cast<int32_t>(element.core)) != 0, 0)) {
-                x = settle_late(x, y, settled, one_row_down(load_ints(line - kLanes), settled), element, allowed, injected);
+                const Ints stale = one_row_down(load_ints(line - kLanes), settled);
+                x = settle_late<kRazor>(x, y, settled, stale, element, allowed, injected);
             } else {
                 x = settled;
             }
@@ -169,6 +177,7 @@ int64_t run_column(const std::vector<Element> &elements, const int32_t *activati
 int64_t array_columns(BrownoutCarry &task, int64_t block, int64_t first_group, int64_t first_col, int64_t end_col) {
     const Issue issue(task, block);
     const int64_t stride = round_up(issue.count, kLanes) + kPadding;
+    const auto run = task.razor ? run_column<true> : run_column<false>;
     std::vector<int32_t> activations(task.rows * stride), settled(task.rows * stride);
     std::vector<int64_t> columns;
     for (int64_t n = first_col; n < end_col; ++n) {
@@ -196,7 +205,7 @@ int64_t array_columns(BrownoutCarry &task, int64_t block, int64_t first_group, i
                 const uint32_t core = narrow ? ((1u << (2 * length - 31)) - 1) << (31 - length) : 0;
                 elements.push_back({weight, length, core, r, RunSteps(length)});
             }
-            injected += run_column(elements, activations.data(), settled.data(), stride, issue.count, &totals[i * stride]);
+            injected += run(elements, activations.data(), settled.data(), stride, issue.count, &totals[i * stride]);
         }
     }
     for (size_t g = 0; g < issue.groups.size(); ++g) {
@@ -345,18 +354,21 @@ extern "C" void brownout_carry(BrownoutCarry *task) {
     const int64_t pieces = (task->n + kColumnsPerTask - 1) / kColumnsPerTask;
     const int64_t array_tasks = task->row_block_count * pieces;
     const int64_t tiles = task->checks ? (task->n + task->cols - 1) / task->cols : 0;
-    std::atomic<int64_t> injected{0};
+    std::atomic<int64_t> injected{0}, dropped{0};
     parallel_for(array_tasks + task->row_block_count * tiles, task->threads, [&](int64_t index) {
         if (index < array_tasks) {
             const int64_t block = index / pieces, first = index % pieces * kColumnsPerTask;
             const int64_t end = std::min(first + kColumnsPerTask, task->n);
-            injected += array_columns(*task, block, first_groups[block], first, end);
+            const int64_t wrong = array_columns(*task, block, first_groups[block], first, end);
+            injected += wrong;
+            dropped += task->razor ? wrong : 0;
         } else {
             const int64_t rest = index - array_tasks;
             injected += check_columns(*task, rest / tiles, rest % tiles);
         }
     });
     task->injected = injected;
+    task->dropped = dropped;
 }
 
 /// Where two matrices (rows x cols, rows without gaps) differ, in order of rows, then columns: place, and second minus

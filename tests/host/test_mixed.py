@@ -41,6 +41,8 @@ CONFIGS = {
     "carry": configuration("carry"),
     "carry-rows": configuration("carry", "residue"),
     "carry-columns": configuration("carry", "residue", group=4, voltage_domains=2),
+    "flip-razor": configuration("flip", "residue", group=4, razor=True),
+    "carry-razor": configuration("carry", razor=True),
 }
 
 
@@ -113,7 +115,7 @@ class Setup:
 @pytest.fixture(autouse=True)
 def counters_of_the_stand_in(monkeypatch):
     """It knows no times: what it does not count is not compared."""
-    counted = {*CHECK_COUNTERS, "macs"}
+    counted = {*CHECK_COUNTERS, "dropped", "macs"}
     counters = Checker._counters
 
     def known(checker):
@@ -354,7 +356,7 @@ def test_other_errors_of_the_whole_product_are_found(make, generator, monkeypatc
         setup.mixed.coverage  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["flip-columns", "carry-columns"])
+@pytest.mark.parametrize("name", ["flip-columns", "carry-columns", "flip-razor", "carry-razor"])
 def test_a_pass_that_is_no_part_of_its_product_is_found(make, generator, monkeypatch, name):
     # Both devices get other weights for the pass alone.
     monkeypatch.setattr("brownout.host.mixed.case.Case.product", other_pass())
