@@ -13,6 +13,7 @@ from brownout.host.drift.schedule import Phases
 from brownout.host.drift.setting import Setting
 from brownout.host.drift.strategies import (
     Dmr,
+    Drop,
     PredictedRollback,
     PublishedDrift,
     RecomputeAbft,
@@ -60,6 +61,13 @@ def test_unprotected_errors_stay(clean):
     # One bit each.
     assert all(int(x) & (int(x) - 1) == 0 for each in flipped for x in each)
     assert stats["injected"] > 0
+
+
+def test_dropped_sums_are_zero_and_no_others_wrong(clean):
+    seen, stats, _ = run(Drop(), kinds=["other"])
+    for after, want in zip(seen[LAYERS[0]], clean[LAYERS[0]], strict=True):
+        assert (after[after != want] == 0).all()
+    assert stats["dropped"] == stats["injected"] > 0
 
 
 def test_zeroed_elements_are_zero_and_small_errors_pass(clean):
