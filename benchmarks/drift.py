@@ -1,0 +1,177 @@
+"""DRIFT reproduced, and ours beside it: how low, how fast, at which quality, on RTL too.
+
+Run ``python benchmarks/drift.py`` (hours from nothing, and what has been drawn before is kept; ``--images 100
+--models digits --no-measured`` for a look); writes ``build/results/drift.json`` and ``drift.html``.
+
+1. Costs (benchmarks/drift_costs.py has all of them): ``paper_model_*``, ``drift_saving_avg``, ``guardband_saving``, and
+   with ``--measured`` the ``measured_*`` figures of whole models.
+2. Quality (benchmarks/drift_quality.py): ``quality_rate_SCHEME_MODEL`` is the largest error rate at which our images
+   are no worse than DRIFT's at 3e-3: the one-sided 95 % bound of the mean paired difference of distances is not above 0.
+   Rates are searched upwards with 100 images each, what is found is confirmed with ``--images``.
+3. Both together: ``ours_saving_avg`` is that of the scheme that saves most at the largest rate that it keeps quality at
+   on all models, under the published cost model; ``ours_speedup_avg`` likewise, with checks at the array's voltage.
+   ``quality_rate_ours`` and ``quality_rate_ratio`` are those of the scheme that saves most.
+4. RTL: one undervolted, protected run of each model on simulated RTL and on the twin, bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import drift_costs
+import torch
+import typer
+from drift_quality import BATCH, VARIANTS, Bench, Store, points_of
+
+from brownout.cosim.cache import build_root
+from brownout.host import Accelerator, TimingLaw, load_denoiser, offload, restore, sample
+from brownout.host.drift.costs import OURS, Choice, best_saving, best_speedup
+from brownout.host.drift.published import ERROR_RATE, PUBLISHED
+from brownout.host.drift.runtime import protect
+from brownout.host.drift.schedule import Phases
+from brownout.host.drift.setting import GUARD_BAND_V, Setting
+from brownout.host.drift.strategies import Rollback
+from brownout.host.models.evaluate import calibration_run
+from brownout.host.models.spec import get_spec
+from brownout.host.quality import paired_bound
+from brownout.host.results import write_results
+from brownout.hw.config import AcceleratorConfig
+from pages.drift import write_page
+
+RATES = (5e-3, 1e-2, 1.5e-2, 2e-2, 2.5e-2, 3e-2, 3.5e-2, 4e-2, 4.6e-2)
+"""Of the search; the last one ends the published table."""
+
+RTL_LABELS = {"digits": (2, 7), "mnist": (4,)}
+RTL_VOLTAGE_V = 0.65
+
+
+def scheme_of(variant: str) -> str:
+    """Name in `costs.OURS` of a variant of `drift_quality.VARIANTS`."""
+    segment, voltage = variant.removeprefix("ours_s").split("_v")
+    return f"residue x1 S{segment} V{int(voltage) / 100:g}"
+
+
+OUR_VARIANTS = tuple(name for name in VARIANTS if name.startswith("ours"))
+
+
+@dataclass
+class Search:
+    """Looks for the largest error rates at which images are no worse than DRIFT's."""
+
+    bench: Bench
+    store: Store
+    law: TimingLaw
+
+    def distances(self, variant: str, rate: float, images: int) -> list[float]:
+        """Perceptual distance of each image to the clean one."""
+        points = points_of(self.bench, self.store, variant, self.law.voltage_at_rate(rate), images)
+        return [x for point in points for x in point["distance"]]
+
+    def is_no_worse(self, variant: str, rate: float, images: int) -> bool:
+        """Whether a variant at a rate is no worse than DRIFT at its published rate."""
+        ours, drift = self.distances(variant, rate, images), self.distances("drift", ERROR_RATE, images)
+        return paired_bound(ours, drift).upper <= 0
+
+    def largest_rate(self, variant: str, images: int) -> float:
+        """Largest rate of `RATES` up to which all are no worse; 0 if not even the first is."""
+        explored = 0
+        while explored < len(RATES) and self.is_no_worse(variant, RATES[explored], BATCH):
+            explored += 1
+        while explored and not self.is_no_worse(variant, RATES[explored - 1], images):
+            explored -= 1
+        return RATES[explored - 1] if explored else 0.0
+
+
+def on_rtl(name: str, metrics: dict[str, float]) -> None:
+    """Draw the same images on RTL and on the twin, undervolted with rollback."""
+    spec, model = get_spec(name), load_denoiser(name)
+    calibration = calibration_run(spec)
+    strategy = Rollback()
+    config = strategy.hardware(AcceleratorConfig(timing_model="flip"))
+    check_v = RTL_VOLTAGE_V + (GUARD_BAND_V - RTL_VOLTAGE_V) / 4
+    schedule = Phases(low=Setting(voltage_v=RTL_VOLTAGE_V, check_voltage_v=check_v), first=1)
+    images, stats = [], []
+    for backend in ("twin", "rtl"):
+        with Accelerator(config, backend=backend) as accelerator:
+            offload(model, accelerator, calibration=calibration)
+            try:
+                with protect(model, strategy, schedule, seed=1):
+                    images.append(sample(model, spec, RTL_LABELS[name], seed=0))
+                stats.append(dict(accelerator.stats))
+            finally:
+                restore(model)
+    metrics[f"rtl_identical_{name}"] = torch.equal(*images) and stats[0] == stats[1]
+    for figure in ("cycles", "injected", "corrected", "suppressed", "energy_j"):
+        metrics[f"rtl_{figure}_{name}"] = stats[1][figure]
+
+
+def report_choice(kind: str, choice: Choice, metrics: dict[str, float]) -> None:
+    """Flat figures of the best scheme of one kind."""
+    metrics[f"ours_{kind}_avg"] = choice.average
+    metrics |= {f"ours_{kind}_{key}": value for key, value in choice.by_model.items()}
+    metrics[f"ours_{kind}_rate"] = choice.error_rate
+    metrics[f"ours_{kind}_voltage_v"] = choice.voltage_v
+    metrics[f"ours_{kind}_frequency_hz"] = choice.frequency_hz
+
+
+def main(
+    images: Annotated[int, typer.Option(help="that confirm a rate, in hundreds")] = 500,
+    models: Annotated[str, typer.Option(help="comma-separated")] = "digits,mnist",
+    variants: Annotated[str, typer.Option(help="of ours, comma-separated; by default all")] = ",".join(OUR_VARIANTS),
+    measured: Annotated[bool, typer.Option(help="count whole models too (minutes)")] = True,
+    rtl: Annotated[bool, typer.Option(help="run on RTL")] = True,
+) -> None:
+    """Search, count, compare, and write results and report."""
+    if images < BATCH or images % BATCH:
+        raise typer.BadParameter(f"--images must be a multiple of {BATCH}, not {images}")
+    torch.set_num_threads(1)
+    metrics: dict[str, float] = {**drift_costs.paper(), **drift_costs.baselines(), "images": images}
+    found: dict[str, float] = {}
+    for name in models.split(","):
+        bench = Bench(name, "flip", None)
+        store = Store(build_root() / "results" / "drift_quality" / f"{name}_flip_{bench.steps}.jsonl")
+        search = Search(bench, store, TimingLaw())
+        for variant in variants.split(","):
+            rate = search.largest_rate(variant, images)
+            metrics[f"quality_rate_{variant}_{name}"] = rate
+            found[variant] = min(found.get(variant, 1.0), rate)
+            print(f"{name} {variant}: no worse than DRIFT up to {rate:g}", flush=True)
+    # A scheme of which not even the first rate will do is no choice.
+    rates = {scheme_of(variant): rate for variant, rate in found.items() if rate}
+    if rates:
+        saving = best_saving(rates)
+        report_choice("saving", saving, metrics)
+        metrics["quality_rate_ours"] = saving.error_rate
+        metrics["quality_rate_ratio"] = saving.error_rate / ERROR_RATE
+    at_array = {name: rate for name, rate in rates.items() if not OURS[name].check_voltage}
+    if at_array:
+        speedup = best_speedup(at_array)
+        report_choice("speedup", speedup, metrics)
+        metrics["quality_rate_ratio_overclocked"] = speedup.error_rate / ERROR_RATE
+    if measured:
+        for key, model in PUBLISHED.items():
+            metrics |= drift_costs.measured(key, drift_costs.MODELS[key], model, drift_costs.CHECKPOINT_STEPS[key])
+        metrics |= drift_costs.measured_means(metrics)
+    if rtl:
+        for name in models.split(","):
+            on_rtl(name, metrics)
+            print(f"{name} on RTL: identical {metrics[f'rtl_identical_{name}']}", flush=True)
+    settings = {
+        "models": models.split(","),
+        "search_rates": list(RATES),
+        "rates": rates,
+        "saving_scheme": saving.scheme.name if rates else None,
+        "speedup_scheme": speedup.scheme.name if at_array else None,
+        "array": replace(Bench.BASE, timing_model="flip").to_dict(),
+    }
+    path = write_results("drift", metrics, config=settings)
+    page = write_page(path.parent)
+    for figure in ("paper_model_mean", "drift_saving_avg", "ours_saving_avg", "ours_speedup_avg", "quality_rate_ratio"):
+        if figure in metrics:
+            print(f"{figure} {metrics[figure]:.4g}")
+    print(f"{path}\n{page}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
