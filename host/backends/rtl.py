@@ -187,7 +187,7 @@ class RtlBackend(Backend):
 
     def restart(self) -> None:
         # A mapping with exported buffers cannot be closed, should the simulator want a fresh one.
-        del self._bytes, self._words
+        self._bytes = self._words = torch.empty(0)
         self._simulator.restart()
         self._map()
         for weights, address in list(self._layout.resident.items()):

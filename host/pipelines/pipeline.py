@@ -276,8 +276,10 @@ class OffloadedPipeline:
         with self._watch(model, on_step):
             return self.pipeline(*args, **kwargs)
 
-    def _run_kept(self, journal: Journal, on_step: StepHook | None, args: Any, kwargs: Any) -> Any:
-        """As `_run`, and again with another simulator where one was lost."""
+    def _run_kept(
+        self, journal: Journal, on_step: StepHook | None, args: Any, kwargs: Any
+    ) -> tuple[Any, dict[str, float]]:
+        """As `_run`, and again with another simulator where one was lost; with the accelerator's `stats` in the end."""
         model, options = self._open(), journal.options
         states = [(each, each.get_state()) for each in _generators([args, kwargs])]
         for attempt in range(options.restarts + 1):
@@ -287,7 +289,8 @@ class OffloadedPipeline:
                         generator.set_state(state)
                     model.accelerator.restart()
                     journal.rewind()
-                return self._run(model, on_step, args, kwargs)
+                result = self._run(model, on_step, args, kwargs)
+                return result, dict(model.accelerator.stats)
             except LOST as error:
                 if attempt == options.restarts:
                     raise
@@ -341,12 +344,13 @@ class OffloadedPipeline:
         if checkpoint is None:
             model.begin_run()
             result = self._run(model, on_step, args, kwargs)
+            after = dict(model.accelerator.stats)
         else:
             options = checkpoint if isinstance(checkpoint, RunCheckpoint) else RunCheckpoint(checkpoint)
             with Journal(self.denoiser, model, options, {"stats": before}) as journal:
-                result = self._run_kept(journal, on_step, args, kwargs)
+                result, after = self._run_kept(journal, on_step, args, kwargs)
             before = journal.facts["stats"]
-        self.stats = {name: value - before[name] for name, value in model.accelerator.stats.items()}
+        self.stats = {name: value - before[name] for name, value in after.items()}
         return result
 
     @property

@@ -180,7 +180,7 @@ def test_simulators_killed_at_any_moment_are_replaced(calibration, tmp_path):
                     checkpoint = RunCheckpoint(tmp_path / str(trial), restarts=50)
                     got = run("rtl", calibration, diffusers.DDIMScheduler, **options, checkpoint=checkpoint)
             except SimulatorDied:
-                # Killed before the run began, while it was replaced, or after the run had ended.
+                # Killed before the run began, or when its cycles were reported.
                 continue
         ended.set()
         killer.join()
