@@ -6,8 +6,8 @@ Run ``python benchmarks/drift.py`` (hours from nothing, and what has been drawn 
 1. Costs (benchmarks/drift_costs.py has all of them): ``paper_model_*``, ``drift_saving_avg``, ``guardband_saving``, and
    with ``--measured`` the ``measured_*`` figures of whole models.
 2. Quality (benchmarks/drift_quality.py): ``quality_rate_SCHEME_MODEL`` is the largest error rate at which our images
-   are no worse than DRIFT's at 3e-3: the one-sided 95 % bound of the mean paired difference of distances is not above 0.
-   Rates are searched upwards with 100 images each, what is found is confirmed with ``--images``.
+   are no worse than DRIFT's at 3e-3: the one-sided 95 % bound of the mean paired difference of distances is not above
+   0. Rates are searched upwards with 100 images each, what is found is confirmed with ``--images``.
 3. Both together: ``ours_saving_avg`` is that of the scheme that saves most at the largest rate that it keeps quality at
    on all models, under the published cost model; ``ours_speedup_avg`` likewise, with checks at the array's voltage.
    ``quality_rate_ours`` and ``quality_rate_ratio`` are those of the scheme that saves most.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,7 @@ class DriftExecution(Execution):
         self.evaluation, self.timestep = -1, math.nan
         self.moves = self.clean = self.recomputed_rows = 0
         self._present = None
+        self._sites: Counter[tuple[int, int]] = Counter()
         self.strategy.begin_run(self)
 
     def describe(self) -> dict[str, Any]:
@@ -127,6 +129,7 @@ class DriftExecution(Execution):
     def begin_evaluation(self, timestep: float) -> None:
         """The next evaluation of the denoiser begins."""
         self.evaluation += 1
+        self._sites.clear()
         self.model.evaluation, self.timestep = self.evaluation, timestep
         self.strategy.begin_evaluation(self)
 
@@ -152,6 +155,10 @@ class DriftExecution(Execution):
 
     def layer(self, call: ProductCall) -> torch.Tensor:
         setting = self.strategy.setting(self.schedule(self.cell(call.product)))
+        # A layer may be called several times in an evaluation, with other inputs each time.
+        place = (call.product.number, self.model.part)
+        call = replace(call, site=self._sites[place])
+        self._sites[place] += 1
         return self.strategy.layer(self, call, setting)
 
     def pair(self, call: ProductCall, out: torch.Tensor) -> None:

@@ -22,10 +22,13 @@ class HistoryKey:
         Number of the product in its model.
     part : int
         Part of the batch, as the caller numbers them (`OffloadedModel.part`).
+    site : int
+        Which of its calls in an evaluation it is, if a layer is called several times.
     """
 
     product: int
     part: int
+    site: int = 0
 
 
 @dataclass
@@ -126,9 +129,9 @@ class History:
         """Make the slots of a state anew; those that were there are gone."""
         self._slots.clear()
         self.ages = dict(state.values["ages"])
-        for place, (product, part, step, evaluation, device, unwritten) in enumerate(state.values["slots"]):
+        for place, (*key, step, evaluation, device, unwritten) in enumerate(state.values["slots"]):
             sums = self.accelerator.load_slot(state.tensors[str(place)], unwritten=unwritten, device=device)
-            self._slots[HistoryKey(product, part)] = HistorySlot(sums, step, evaluation)
+            self._slots[HistoryKey(*key)] = HistorySlot(sums, step, evaluation)
 
     def clear(self) -> None:
         """Forget all values, for example because another image begins."""

@@ -84,7 +84,7 @@ class RecomputeAbft(Strategy):
         return State({"theta": [[*astuple(key), theta] for key, theta in self._theta.items()]})
 
     def load_state(self, state: State, run: DriftExecution) -> None:
-        self._theta = {HistoryKey(product, part): theta for product, part, theta in state.values["theta"]}
+        self._theta = {HistoryKey(*key): theta for *key, theta in state.values["theta"]}
 
     def _learn(self, key: HistoryKey, out: torch.Tensor) -> None:
         spread = self.deviations * float(out.double().std()) if out.numel() > 1 else 1.0
@@ -152,10 +152,8 @@ class PublishedDrift(Strategy):
 
     def load_state(self, state: State, run: DriftExecution) -> None:
         self._checkpoints = {
-            HistoryKey(product, part): run.accelerator.load_slot(
-                state.tensors[str(place)], unwritten=False, device=device
-            )
-            for place, (product, part, device) in enumerate(state.values["checkpoints"])
+            HistoryKey(*key): run.accelerator.load_slot(state.tensors[str(place)], unwritten=False, device=device)
+            for place, (*key, device) in enumerate(state.values["checkpoints"])
         }
 
     def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:

@@ -121,11 +121,11 @@ class PredictedRollback(Rollback):
 
     def load_state(self, state: State, run: DriftExecution) -> None:
         self._held.clear()
-        for place, (product, part, step, nodes) in enumerate(state.values["held"]):
+        for place, (*key, step, nodes) in enumerate(state.values["held"]):
             predictor = ProductPredictor(run.accelerator, damping=self.damping)
             slots = {f"slot{index}": state.tensors.get(f"{place}.slot{index}") for index in range(2)}
             predictor.load_state({"nodes": nodes, **{name: slot for name, slot in slots.items() if slot is not None}})
-            self._held[HistoryKey(product, part)] = _Held(predictor, step)
+            self._held[HistoryKey(*key)] = _Held(predictor, step)
 
     def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
         held = self._held.get(call.history_key)
