@@ -49,6 +49,7 @@ def _make_backend(
     check_axi: bool,
     deadline_s: float,
     mixed: MixedOptions | None,
+    layout: str,
 ) -> Backend:
     if name in ("rtl", "mixed"):
         from brownout.cosim.simulator import Simulator
@@ -58,19 +59,22 @@ def _make_backend(
         def start() -> Simulator:
             return Simulator(config, waves=waves, check_axi=check_axi, deadline_s=deadline_s)
 
+        def start_rtl() -> RtlBackend:
+            return RtlBackend(config, start, deadline_s=deadline_s, layout=layout)
+
         if name == "rtl":
-            return RtlBackend(config, start, deadline_s=deadline_s)
+            return start_rtl()
 
         from .backends.mixed import MixedBackend
 
         options = MixedOptions() if mixed is None else mixed
-        return MixedBackend(config, options, lambda: RtlBackend(config, start, deadline_s=deadline_s))
+        return MixedBackend(config, options, start_rtl, layout=layout)
     if name == "twin":
         from .backends.twin import TwinBackend
 
         if waves is not None:
             raise ValueError("waves are recorded from RTL; use backend='rtl', not 'twin'")
-        return TwinBackend(config)
+        return TwinBackend(config, layout=layout)
     raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, not {name!r}")
 
 
@@ -100,6 +104,9 @@ class Accelerator:
         Of the energies in `stats`.
     mixed : MixedOptions, optional
         Which passes are replayed (``"mixed"`` only).
+    layout : {"row-major", "tiled"}
+        How matrices lie in the accelerator's DRAM. In tiles, what is fetched or written at once lies together, which
+        opens fewer rows of DRAM; results are the same.
 
     Raises
     ------
@@ -119,6 +126,7 @@ class Accelerator:
         timing_law: TimingLaw | None = None,
         energy_model: EnergyModel | None = None,
         mixed: MixedOptions | None = None,
+        layout: str = "row-major",
     ) -> None:
         self.config = AcceleratorConfig() if config is None else config
         self._check_protection(protection)
@@ -129,12 +137,21 @@ class Accelerator:
         self._log = b""
         if mixed is not None and backend != "mixed":
             raise ValueError(f"mixed= needs backend='mixed', not {backend!r}")
+        if layout != "row-major" and not isinstance(backend, str):
+            raise ValueError(
+                f"layout={layout!r} needs a backend by name; give the backend's own constructor the layout"
+            )
         if isinstance(backend, str):
             backend = _make_backend(
-                self.config, backend, waves=waves, check_axi=check_axi, deadline_s=deadline_s, mixed=mixed
+                *(self.config, backend),
+                waves=waves,
+                check_axi=check_axi,
+                deadline_s=deadline_s,
+                mixed=mixed,
+                layout=layout,
             )
         self._device: Backend | None = backend
-        self.backend = backend.name
+        self.backend, self.layout = backend.name, layout
         self._ideal_cycles = 0
         self._suppressed_unwritten = self._reloaded = 0
         self._baseline: dict[str, int] = {}
@@ -618,6 +635,7 @@ class Accelerator:
         return {
             "config": self.config.to_dict(),
             "rtl_hash": self.config.rtl_hash,
+            "layout": self.layout,
             "protection": None if self.protection is None else asdict(self.protection),
             "timing_law": asdict(self._points.law),
             "energy_model": asdict(self._meter.model),

@@ -24,7 +24,7 @@ BATCH_BITS = 16
 MAX_SLAB_K_TILES = 16
 """Bounds the control logic of arrays with very few rows."""
 
-RTL_REVISION = 3
+RTL_REVISION = 4
 """Raised when the generated hardware changes for an unchanged configuration."""
 
 

@@ -45,6 +45,8 @@ class MixedBackend(Backend):
     options : MixedOptions
     start : callable
         Starts the RTL.
+    layout : {"row-major", "tiled"}
+        How matrices lie in the memory of twin and RTL.
 
     Raises
     ------
@@ -54,15 +56,22 @@ class MixedBackend(Backend):
 
     name = "mixed"
 
-    def __init__(self, config: AcceleratorConfig, options: MixedOptions, start: Callable[[], RtlBackend]) -> None:
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        options: MixedOptions,
+        start: Callable[[], RtlBackend],
+        *,
+        layout: str = "row-major",
+    ) -> None:
         if options.selection == "faulty" and config.timing_model == "none":
             raise ValueError(
                 "MixedOptions.selection='faulty' needs an AcceleratorConfig with a timing_model, in which passes can "
                 "be faulty; choose selection='random'"
             )
         self.config, self.options = config, options
-        self._twin = ObservedTwin(config)
-        self._checker = Checker(config, start)
+        self._twin = ObservedTwin(config, layout=layout)
+        self._checker = Checker(config, start, layout=layout)
         self._worker = ThreadPoolExecutor(1, "brownout-replay")
         # Products of one pass are not worth threads that the next large product wants. Torch makes the number that is
         # set last that of all threads to come.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from brownout.cosim.cycle_model import Found, Runs
 from brownout.hw.commands import CHANNEL_RECORD_BYTES, GemmCommand, SetErrorsCommand, SetPointCommand
 from brownout.hw.config import AcceleratorConfig
+from brownout.hw.matrix_layout import MatrixLayout, row_major
 from brownout.hw.tiling import ideal_cycles
 
 from ..operands import Product, ResidentWeights
@@ -49,15 +50,24 @@ class RtlBackend(Backend):
         Makes the simulator.
     deadline_s : float
         Wall-clock seconds that a command may take beside its share for simulated cycles.
+    layout : {"row-major", "tiled"}
+        How matrices lie in memory.
     """
 
     name = "rtl"
 
-    def __init__(self, config: AcceleratorConfig, start: Callable[[], Simulator], *, deadline_s: float) -> None:
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        start: Callable[[], Simulator],
+        *,
+        deadline_s: float,
+        layout: str = "row-major",
+    ) -> None:
         self.config = config
         self.deadline_s = deadline_s
         self._simulator = start()
-        self._layout = Layout(config, self._simulator.usable_bytes)
+        self._layout = Layout(config, self._simulator.usable_bytes, layout)
         self._twin = TwinBackend(config)
         self._map()
 
@@ -75,7 +85,7 @@ class RtlBackend(Backend):
         values = w.detach().clone(memory_format=torch.contiguous_format)
         batch = values if values.ndim == 3 else values.unsqueeze(0)
         weights = ResidentWeights(self, batch, tuple(w.shape))
-        self._store(batch, self._layout.place_weights(weights))
+        self._store(batch, self._layout.place_weights(weights), self._layout.weights(*batch.shape[1:]))
         return weights
 
     def gemm(self, product: Product) -> bytes:
@@ -90,14 +100,15 @@ class RtlBackend(Backend):
     def _execute(self, product: Product) -> tuple[bytes, GemmCommand]:
         shape, options = product.shape, product.options
         with self._layout.place_product(product) as command:
-            self._store(product.a, command.a_addr)
+            layout = self._layout
+            self._store(product.a, command.a_addr, layout.activations(shape.m, shape.k))
             if not isinstance(product.w, ResidentWeights):
-                self._store(product.w, command.w_addr)
+                self._store(product.w, command.w_addr, layout.weights(shape.k, shape.n))
             if command.channel_addr:
                 self._store_channels(product, command.channel_addr)
-            result = self._view(command.y_addr, (shape.batch, shape.m, shape.n), command.ldy, product.out.dtype)
+            matrix = layout.output(shape.m, shape.n, product.out.element_size())
             if options.suppress:
-                result.copy_(product.out)
+                self._store(product.out, command.y_addr, matrix)
             log = slice(command.log_addr, command.log_addr + command.log_bytes)
             self._simulator.memory[log] = bytes([UNWRITTEN]) * command.log_bytes
             cycles = ideal_cycles(self.config, shape.m, shape.n, shape.k, shape.batch)
@@ -105,23 +116,21 @@ class RtlBackend(Backend):
             self._simulator.run([command.encode()], deadline_s=self.deadline_s + cycles / SLOWEST_CYCLES_PER_S)
             if product.tally is not None:
                 product.tally.cycles += self._simulator.counters(("cycles",))["cycles"] - began
-            product.out.copy_(result)
+            self._load(product.out, command.y_addr, matrix)
             return self._written(self._simulator.memory[log]), command
 
     def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:
-        shape = (source.shape[0], source.shape[1], source.shape[2])
         with self._layout.place_copy(source, places) as (command, runs):
-            stride = self._layout.row_bytes(shape[2] * source.element_size())
-            result = self._view(command.target_addr, shape, stride, target.dtype)
-            self._view(command.source_addr, shape, stride, source.dtype).copy_(source)
-            result.copy_(target)
+            matrix = self._layout.output(source.shape[1], source.shape[2], source.element_size())
+            self._store(source, command.source_addr, matrix)
+            self._store(target, command.target_addr, matrix)
             table = torch.from_numpy(runs.view(np.int8))
             self._bytes[command.list_addr : command.list_addr + table.numel()] = table.flatten()
             memory = self.config.memory
             slowest = len(runs) * (2 * memory.latency_cycles + 8) + 2 * int(runs[:, 1].sum(dtype=np.uint64))
             deadline = self.deadline_s + slowest / memory.bytes_per_cycle / SLOWEST_CYCLES_PER_S
             self._simulator.run([command.encode()], deadline_s=deadline)
-            target.copy_(result)
+            self._load(target, command.target_addr, matrix)
             self._twin.follow(command, Runs(runs))
 
     def _written(self, log: bytes) -> bytes:
@@ -162,7 +171,9 @@ class RtlBackend(Backend):
             self._simulator.run([command.encode()], deadline_s=deadline)
             return
         with self._layout.place_lengths(domain, point, transition_cycles, *lengths.shape) as command:
-            self._store(torch.from_numpy(lengths.view(np.int8))[None], command.lengths_addr)
+            rows, columns = lengths.shape
+            table = row_major(rows, columns, command.lengths_stride)
+            self._store(torch.from_numpy(lengths.view(np.int8))[None], command.lengths_addr, table)
             self._simulator.run([command.encode()], deadline_s=deadline)
 
     def counters(self) -> Mapping[str, int]:
@@ -191,7 +202,7 @@ class RtlBackend(Backend):
         self._simulator.restart()
         self._map()
         for weights, address in list(self._layout.resident.items()):
-            self._store(weights.values, address)
+            self._store(weights.values, address, self._layout.weights(*weights.values.shape[1:]))
         self._twin.restart()
         if self._twin.memory_timing is not None:
             self._simulator.set_memory(self._twin.memory_timing.settings())
@@ -204,18 +215,30 @@ class RtlBackend(Backend):
         self._bytes = self._words = torch.empty(0)
         self._simulator.close()
 
-    def _view(self, address: int, shape: tuple[int, int, int], row_bytes: int, dtype: torch.dtype) -> torch.Tensor:
-        memory = self._words if dtype == torch.int32 else self._bytes
-        row = row_bytes // dtype.itemsize
-        return memory.as_strided(shape, (shape[1] * row, row, 1), address // dtype.itemsize)
+    def _tiles(
+        self, values: torch.Tensor, address: int, layout: MatrixLayout
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Of matrices (B, rows, columns) in memory, one behind the other: each tile of `values`, and its memory."""
+        size = values.element_size()
+        memory = self._words if values.dtype == torch.int32 else self._bytes
+        for tile in layout.tiles():
+            rows = slice(tile.first_row, tile.first_row + tile.rows)
+            part = values[:, rows, tile.first_col : tile.first_col + tile.cols]
+            strides = (layout.size_bytes // size, tile.row_bytes // size, 1)
+            yield part, memory.as_strided(part.shape, strides, (address + tile.offset) // size)
 
-    def _store(self, values: torch.Tensor, address: int) -> None:
-        batch, rows, columns = values.shape
-        self._view(address, (batch, rows, columns), self._layout.row_bytes(columns), torch.int8).copy_(values)
+    def _store(self, values: torch.Tensor, address: int, layout: MatrixLayout) -> None:
+        for part, memory in self._tiles(values, address, layout):
+            memory.copy_(part)
+
+    def _load(self, values: torch.Tensor, address: int, layout: MatrixLayout) -> None:
+        for part, memory in self._tiles(values, address, layout):
+            part.copy_(memory)
 
     def _store_channels(self, product: Product, address: int) -> None:
         # As 32-bit words, little-endian: bias, mult, shift in the lowest byte, zero.
-        table = self._view(address, (1, product.shape.n, 4), CHANNEL_RECORD_BYTES, torch.int32)[0]
+        words = CHANNEL_RECORD_BYTES // 4
+        table = self._words[address // 4 :][: product.shape.n * words].view(-1, words)
         table.zero_()
         if product.bias is not None:
             table[:, 0] = product.bias

@@ -46,6 +46,8 @@ class TwinBackend(Backend):
     ----------
     config : AcceleratorConfig
         The accelerator whose counters are reproduced.
+    layout : {"row-major", "tiled"}
+        How matrices lie in its memory.
 
     Attributes
     ----------
@@ -61,11 +63,11 @@ class TwinBackend(Backend):
 
     name = "twin"
 
-    def __init__(self, config: AcceleratorConfig) -> None:
+    def __init__(self, config: AcceleratorConfig, *, layout: str = "row-major") -> None:
         self.config = config
         self._cycle_model = CycleModel(config)
         # The command ring begins where usable memory ends.
-        self._layout = Layout(config, self._cycle_model.ring_base)
+        self._layout = Layout(config, self._cycle_model.ring_base, layout)
         # Known names from the start, so that a counter never appears out of nothing.
         self._names = (
             *(COUNTERS if config.checksum is not None else ()),

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from brownout.hw.matrix_layout import row_major
+
 from ..accelerator import Accelerator
 from ..protection import LogRecord
 from ..reload import Places
@@ -116,7 +118,8 @@ def write_predictions(
         predicted = extrapolated.clamp(limits.min, limits.max).to(slot.dtype)
     slot.view(-1)[index] = predicted
     row_bytes = -(-columns * slot.element_size() // bus_bytes) * bus_bytes
-    runs = places.runs(row_bytes, slot.element_size()).astype(np.int64)
+    layout = row_major(slot.shape[-2], columns, row_bytes, slot.element_size())
+    runs = places.runs(layout).astype(np.int64)
     beats = int(((runs[:, 0] + runs[:, 1] - 1) // bus_bytes - runs[:, 0] // bus_bytes + 1).sum()) * bus_bytes
     return Writes(len(places), beats * (1 if earlier is None else 2), beats)
 

@@ -88,10 +88,14 @@ class Checker:
     config : AcceleratorConfig
     start : callable
         Starts the RTL, which is used for nothing else and closed with this.
+    layout : {"row-major", "tiled"}
+        How matrices lie in the memory of the RTL.
     """
 
-    def __init__(self, config: AcceleratorConfig, start: Callable[[], RtlBackend]) -> None:
-        self.config, self._start = config, start
+    def __init__(
+        self, config: AcceleratorConfig, start: Callable[[], RtlBackend], *, layout: str = "row-major"
+    ) -> None:
+        self.config, self._start, self._layout = config, start, layout
         # For sums of more than one pass: counts nothing that is compared.
         self._whole = ObservedTwin(config)
         self._begin()
@@ -99,7 +103,7 @@ class Checker:
     def _begin(self) -> None:
         self._uncounted: list[Case] = []
         # In step with the RTL, whose counters depend on what was done before.
-        self._twin = ObservedTwin(self.config)
+        self._twin = ObservedTwin(self.config, layout=self._layout)
         self._state = ErrorState()
         self._rtl = self._start()
         try:

@@ -145,9 +145,9 @@ class Drain(wiring.Component):
             row_bytes.eq(Mux(params.requant, walker.cols, walker.cols << 2)),
             offset.eq(y_block[: len(offset)]),
             bursts.addr.eq(y_block),
-            bursts.stride.eq(params.ldy),
             bursts.rows.eq(walker.rows),
             bursts.beats.eq(beats_covering(offset, row_bytes, config.bus_bytes)),
+            bursts.stride.eq(Mux(params.y_tiled, bursts.beats << exact_log2(config.bus_bytes), params.ldy)),
             bursts.start.eq(begin),
             packer.offset.eq(offset),
             packer.narrow.eq(params.requant),
@@ -198,6 +198,8 @@ class Drain(wiring.Component):
             with m.State("WRITE"):
                 # The block's geometry must hold until its last beat has left the packer.
                 with m.If(~reader.reading & ~bursts.busy & empty & packer.empty):
+                    # Tiles follow each other.
+                    m.d.sync += y_block.eq(Mux(params.y_tiled, bursts.next_row, y_block + row_bytes))
                     m.next = "NEXT"
                     if log is not None:
                         with m.If(log.held != 0):
@@ -213,7 +215,6 @@ class Drain(wiring.Component):
                     rows_next.eq(y_rows + walker.rows * params.ldy),
                     product_next.eq(y_product + params.y_batch_stride),
                 ]
-                m.d.sync += y_block.eq(y_block + row_bytes)
                 with m.If(walker.last_in_row):
                     m.d.sync += [y_rows.eq(rows_next), y_block.eq(rows_next)]
                 with m.If(walker.last_in_product):

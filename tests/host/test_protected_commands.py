@@ -19,8 +19,10 @@ from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
 pytestmark = [pytest.mark.rtl, pytest.mark.xdist_group("protected")]
 
+ALL_TILED = GemmFlag.A_TILED | GemmFlag.W_TILED | GemmFlag.Y_TILED
 LOG_ROOM = 1 << 14
 GUARD = 0xEE
+TILED = [0, 0, ALL_TILED, ALL_TILED, GemmFlag.A_TILED, GemmFlag.W_TILED, GemmFlag.Y_TILED]
 
 
 def config(rows: int, cols: int, model: str, checksum: ChecksumConfig | None, **fields: Any) -> AcceleratorConfig:
@@ -153,7 +155,13 @@ class Bench:
         a, w = random_int8(rng, *batch, m, k), random_int8(rng, *batch, k, n)
         channels = random_channels(rng, n) if rng.integers(2) else None
         requantise = channels is not None and bool(rng.integers(2))
-        case = GemmCase(config, a, w, channels=channels, requantise=requantise, row_padding=int(rng.integers(2)))
+        case = GemmCase(
+            *(config, a, w),
+            channels=channels,
+            requantise=requantise,
+            row_padding=int(rng.integers(2)),
+            tiled=int(rng.choice(TILED)),
+        )
         case.write(memory)
         before = rng.integers(-128, 128, case.result(memory).shape).astype(np.int8 if requantise else np.int32)
         case.fill_output(memory, before)
@@ -182,8 +190,9 @@ class Bench:
         counted = self.simulator.counters()
         self.simulator.run([*commands, command.encode()])
         after = self.simulator.counters()
-        description = f"m={m} n={n} k={k} batch={batch} {options} {errors}"
+        description = f"m={m} n={n} k={k} batch={batch} {command.flags=} {options} {errors}"
         assert np.array_equal(case.result(memory), expected.output), description
+        case.check_around(memory)
         end = log_addr + len(expected.log)
         assert bytes(memory[log_addr:end]) == expected.log, description
         assert (memory[end : log_addr + LOG_ROOM] == GUARD).all(), description
