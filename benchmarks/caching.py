@@ -277,7 +277,8 @@ def measure_rollback(bench: Bench, scheme: str, rate: float, interval: int) -> d
     The first evaluation is without errors, as published, because there is nothing yet to go back to; and attention is
     not offloaded, because its products are not rolled back.
     """
-    spec, metrics = bench.spec, {}
+    spec = bench.spec
+    metrics: dict[str, float] = {}
     config = AcceleratorConfig(timing_model="flip", checksum=SCHEMES[scheme])
     calibration = calibrate(bench.model, bench._calibrate, filter_fn=is_layer, measure_error=False)
     labels = torch.arange(ROLLBACK_IMAGES) % spec.num_classes
