@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..state import State
 from .step_cache import Forward, StepCache
 
 FEATURES = "features"
@@ -127,12 +128,13 @@ class DeepCache(StepCache):
 
         self._replace(name, skipped.module, make)
 
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "forms": dict(self._forms)}
+    def state(self) -> State:
+        state = super().state()
+        return State({**state.values, "forms": dict(self._forms)}, state.tensors)
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         super().load_state(state)
-        self._forms = dict(state["forms"])
+        self._forms = dict(state.values["forms"])
 
 
 def _layers(block: Any, name: str) -> list[list[tuple[str, nn.Module]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -94,12 +93,7 @@ class Series:
         self.nodes.clear()
         self.values.clear()
 
-    def state(self, name: str) -> dict[str, Any]:
-        """Everything that is needed to go on, under keys that begin with `name`."""
-        tensors = {f"{name}/{index}": value for index, value in enumerate(self.values)}
-        return {f"{name}/nodes": list(self.nodes), **tensors}
-
-    def load_state(self, name: str, state: dict[str, Any]) -> None:
-        """Take up what `state` returned."""
-        self.nodes = [int(node) for node in state[f"{name}/nodes"]]
-        self.values = [state[f"{name}/{index}"].clone() for index in range(len(self.nodes))]
+    def restore(self, nodes: Sequence[int], values: Sequence[torch.Tensor]) -> None:
+        """Take up nodes and values that another series had."""
+        self.nodes = [int(node) for node in nodes]
+        self.values = [value.clone() for value in values]

@@ -15,7 +15,11 @@ from torch.utils.hooks import RemovableHandle
 from ..offloading import OffloadedModel, offloaded_model
 from ..offloading.offload import is_offloaded
 from ..offloading.timesteps import timestep_reader
+from ..state import State
 from .series import Series
+
+STATE_NAME = "step_cache"
+"""In `OffloadedModel.stateful`."""
 
 Forward = Callable[..., Any]
 
@@ -134,6 +138,7 @@ class StepCache(abc.ABC):
         if is_offloaded(denoiser):
             self._model = offloaded_model(denoiser)
             self._model.run_listeners.append(self.begin_run)
+            self._model.stateful[STATE_NAME] = self
         self.begin_run()
         return self
 
@@ -159,6 +164,7 @@ class StepCache(abc.ABC):
             handle.remove()
         if self._model is not None:
             self._model.run_listeners.remove(self.begin_run)
+            del self._model.stateful[STATE_NAME]
         self._patched, self._handles, self._model, self._denoiser = [], [], None, None
 
     def __enter__(self) -> Self:
@@ -219,9 +225,9 @@ class StepCache(abc.ABC):
         """
         return sum(series.bytes_written + series.bytes_read for series in self.series.values())
 
-    def state(self) -> dict[str, Any]:
-        """Everything that is needed to go on: tensors, and values that JSON can hold."""
-        state: dict[str, Any] = {
+    def state(self) -> State:
+        """Everything that is needed to go on; a run checkpoint of an offloaded denoiser has it."""
+        values: dict[str, Any] = {
             "cache": type(self).__name__,
             "settings": self.settings,
             "evaluation": self._evaluation,
@@ -230,11 +236,13 @@ class StepCache(abc.ABC):
             "sample": self._sample,
             "series": sorted(self.series),
         }
+        tensors: dict[str, torch.Tensor] = {}
         for name, series in self.series.items():
-            state |= series.state(name)
-        return state
+            values[f"{name}/nodes"] = list(series.nodes)
+            tensors |= {f"{name}/{index}": value for index, value in enumerate(series.values)}
+        return State(values, tensors)
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Go on where `state` was taken.
 
         Raises
@@ -249,10 +257,11 @@ class StepCache(abc.ABC):
             ("settings", self.settings),
             ("series", sorted(self.series)),
         ):
-            if state.get(name) != wanted:
-                raise ValueError(f"the state has {name} {state.get(name)!r}, but this cache has {wanted!r}")
+            if state.values.get(name) != wanted:
+                raise ValueError(f"the state has {name} {state.values.get(name)!r}, but this cache has {wanted!r}")
         self.begin_run()
-        self._evaluation, self.age = int(state["evaluation"]), int(state["age"])
-        self._timestep, self._sample = state["timestep"], state["sample"]
+        self._evaluation, self.age = int(state.values["evaluation"]), int(state.values["age"])
+        self._timestep, self._sample = state.values["timestep"], state.values["sample"]
         for name, series in self.series.items():
-            series.load_state(name, state)
+            nodes = state.values[f"{name}/nodes"]
+            series.restore(nodes, [state.tensors[f"{name}/{index}"] for index in range(len(nodes))])

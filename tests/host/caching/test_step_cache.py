@@ -10,6 +10,7 @@ import torch
 
 from brownout.host import calibrate, offload, restore
 from brownout.host.caching import DeepCache, TaylorCache
+from brownout.host.state import State
 
 from . import tiny
 
@@ -138,13 +139,14 @@ def test_a_run_goes_on_from_its_state(build, make):
             tiny.run(model)
         handle.remove()
         state = cache.state()
-        tensors = {name: value.clone() for name, value in state.items() if isinstance(value, torch.Tensor)}
-        values = json.loads(json.dumps({name: value for name, value in state.items() if name not in tensors}))
+        kept = State(
+            json.loads(json.dumps(state.values)), {name: value.clone() for name, value in state.tensors.items()}
+        )
         cache.detach()
 
         fresh = build()
         with make(**options).attach(fresh) as other:
-            other.load_state({**tensors, **values})
+            other.load_state(kept)
             rest = continue_run(fresh, expected, cut)
         assert same(rest, expected[cut:]), cut
 

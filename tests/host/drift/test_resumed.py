@@ -5,12 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from brownout.host import Accelerator, CheckpointError
+from brownout.host import Accelerator, CheckpointError, OffloadedPipeline, offloaded_model
+from brownout.host.caching import TaylorCache
 from brownout.host.checkpoints import journal
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Phases
 from brownout.host.drift.setting import Setting
 from brownout.host.drift.strategies import Dmr, PredictedRollback, PublishedDrift, RecomputeAbft, Rollback
+from brownout.host.models.evaluate import calibration_run
+from brownout.host.pipelines.shipped import ShippedPipeline
+from brownout.hw.config import AcceleratorConfig
 
 from .denoiser import CONFIG, RESIDUE, inputs, offloaded
 
@@ -58,6 +62,41 @@ def test_a_resumed_run_gives_the_same_bits_and_figures(name, stop, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(whole[0], resumed[0], strict=True))
     assert whole[1] == pytest.approx(resumed[1], rel=1e-12)
     assert whole[2] == resumed[2]
+
+
+def test_a_cached_run_under_errors_goes_on(tmp_path):
+    pipeline = ShippedPipeline("digits")
+    calibration = calibration_run(pipeline.spec)
+    strategy = Rollback()
+    low = Phases(low=Setting(voltage_v=0.66, check_voltage_v=0.72), first=1)
+
+    def draw(folder, stop=None):
+        steps = []
+
+        def count(step, _timestep, _latents):
+            steps.append(step)
+            if step == stop:
+                raise BrokenOffError
+
+        config = strategy.hardware(AcceleratorConfig(timing_model="flip"))
+        with Accelerator(config, backend="twin") as accelerator:
+            with OffloadedPipeline.from_pipe(ShippedPipeline("digits"), accelerator, calibration=calibration) as pipe:
+                cache = TaylorCache(interval=2, order=1, damping=0.5)
+                with cache.attach(pipe.denoiser), protect(pipe.denoiser, strategy, low, seed=3):
+                    images = pipe([4, 9], seed=1, callback=count, checkpoint=folder)
+                    ages = dict(offloaded_model(pipe.denoiser).history.ages)
+                    return images, pipe.stats, ages
+
+    whole = draw(tmp_path / "whole")
+    # The cache is where it was: the sixth evaluation is predicted from the fifth.
+    with pytest.raises(BrokenOffError):
+        draw(tmp_path / "broken", stop=4)
+    resumed = draw(tmp_path / "broken")
+    assert torch.equal(whole[0], resumed[0])
+    assert whole[1] == pytest.approx(resumed[1], rel=1e-12)
+    # Blocks that a cache skips go back two evaluations.
+    assert whole[2] == resumed[2]
+    assert whole[2][2] > 0
 
 
 @pytest.mark.parametrize(
