@@ -121,7 +121,8 @@ def plot(metrics: dict[str, float]) -> str:
     axes.set_xlabel("errors per output")
     axes.set_ylabel("perceptual distance to the clean run")
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=8.5)
+    if axes.lines:
+        axes.legend(frameon=False, fontsize=8.5)
     figure.tight_layout()
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -23,16 +23,14 @@ BLOCK_LINEAR_KINDS = ("qkv", "out", "mlp_in", "mlp_out")
 
 @lru_cache(maxsize=4096)
 def block_of(name: str) -> str:
-    """Block of a product by its dotted name: up to the first number, or the first part if there is none.
+    """Block of a layer, by its dotted name: the first part, with the number that follows it.
 
-    ``transformer_blocks.3.attn1.to_q`` is in ``transformer_blocks.3``, ``down_blocks.0.resnets.1.conv1`` in
-    ``down_blocks.0``, ``proj_out_1`` in ``proj_out_1``.
+    ``transformer_blocks.3.ff.net.2`` is in ``transformer_blocks.3``, ``down_blocks.0.attentions.1.proj_in`` in
+    ``down_blocks.0``, ``mid_block.resnets.1.conv1`` in ``mid_block``.
     """
-    parts = name.split(".")
-    for index, part in enumerate(parts[:-1]):
-        if part.isdigit():
-            return ".".join(parts[: index + 1])
-    return parts[0]
+    first, _, rest = name.partition(".")
+    number = rest.partition(".")[0]
+    return f"{first}.{number}" if number.isdecimal() else first
 
 
 @lru_cache(maxsize=4096)

@@ -12,6 +12,7 @@ from torch import nn
 from ..offloading.attention import ROWS_AT_ONCE, split_heads
 from ..offloading.selection import FilterFn, call_name, supported_layers, watch_attention
 from ..operands import GemmShape
+from .cell import block_of
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class ModelProduct:
     kind : {"linear", "conv2d", "attention"}
         The layer's.
     block : str
-        See `block_of`.
+        See `brownout.host.drift.cell.block_of`.
     shape : GemmShape
         Extents. Rows of a Linear are tokens of the whole batch, rows of a Conv2d its output pixels; products of
         attention are batched over images and heads, and cut into `ROWS_AT_ONCE` query rows.
@@ -70,17 +71,6 @@ class Workload:
     def blocks(self) -> tuple[str, ...]:
         """Names of the blocks, in the order of execution."""
         return tuple(dict.fromkeys(product.block for product in self.products))
-
-
-def block_of(name: str) -> str:
-    """Block of a layer, by its dotted name: the first part, with the number that follows it.
-
-    ``transformer_blocks.3.ff.net.2`` is in ``transformer_blocks.3``, ``down_blocks.0.attentions.1.proj_in`` in
-    ``down_blocks.0``, ``mid_block.resnets.1.conv1`` in ``mid_block``.
-    """
-    first, _, rest = name.partition(".")
-    number = rest.partition(".")[0]
-    return f"{first}.{number}" if number.isdecimal() else first
 
 
 def _linear(layer: nn.Linear, values: torch.Tensor) -> GemmShape:

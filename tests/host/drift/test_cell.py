@@ -22,7 +22,7 @@ from brownout.host.drift.cell import block_of, kind_of_product
         ("down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_k", "down_blocks.0", "qkv"),
         ("proj_out_1", "proj_out_1", "other"),
         ("pos_embed.proj", "pos_embed", "other"),
-        ("mid_block.attentions.0.proj_in", "mid_block.attentions.0", "other"),
+        ("mid_block.attentions.0.proj_in", "mid_block", "other"),
     ],
 )
 def test_names_of_diffusers_say_block_and_kind(name, block, kind):

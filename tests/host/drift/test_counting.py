@@ -11,8 +11,9 @@ import torch
 
 from brownout.host import Accelerator, EnergyModel, Protection, Requantisation, calibrate, offload, report
 from brownout.host.backends.shapes import ShapeBackend
+from brownout.host.drift.cell import block_of
 from brownout.host.drift.counting import SUPPRESSING, UNCHECKED, CountedWorkload
-from brownout.host.drift.workloads import block_of, trace_workload
+from brownout.host.drift.workloads import trace_workload
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
 from .. import tiny_denoisers
