@@ -75,6 +75,11 @@ def error_rate_of_delay(relative_delay: float) -> float:
     return float(math.exp(y[piece] + slope * (relative_delay - x[piece])))
 
 
+def largest_delay() -> float:
+    """Relative delay at which the published table ends."""
+    return float(_table()[1][-1])
+
+
 @dataclass(frozen=True, kw_only=True)
 class TimingLaw:
     """How delays depend on the operating point, and what a delay does to the elements of an array.
@@ -96,6 +101,9 @@ class TimingLaw:
         stays inside the guard band at the nominal point up to 0.036.
     process_seed : int
         Names the chip: which elements are slow.
+    delay_factor : float
+        What temperature and ageing make of all delays: 1.05 if everything takes 5 % longer than when the chip was new
+        and cool.
     """
 
     delay: str = "table"
@@ -105,6 +113,7 @@ class TimingLaw:
     fixed_share: float = 0.4
     variation: float = 0.03
     process_seed: int = 0
+    delay_factor: float = 1.0
 
     def __post_init__(self) -> None:
         for name, choices in (("delay", DELAY_LAWS), ("carry", CARRY_LAWS)):
@@ -119,9 +128,11 @@ class TimingLaw:
             raise ValueError(f"TimingLaw.fixed_share must be in 0..1 (exclusive), not {self.fixed_share!r}")
         if not self.variation >= 0:
             raise ValueError(f"TimingLaw.variation must not be negative, but is {self.variation!r}")
+        if not 0 < self.delay_factor < math.inf:
+            raise ValueError(f"TimingLaw.delay_factor must be positive, not {self.delay_factor!r}")
 
     def delay_at(self, voltage_v: float) -> float:
-        """Delay over that at 0.9 V.
+        """Delay over that at 0.9 V, whatever `delay_factor` is.
 
         Raises
         ------
@@ -145,8 +156,8 @@ class TimingLaw:
         return float(np.interp(voltage_v, voltages[::-1], delays[::-1]))
 
     def relative_delay(self, voltage_v: float, frequency_hz: float) -> float:
-        """Delay at a voltage in clock periods, over the nominal."""
-        return frequency_hz / NOMINAL_FREQUENCY_HZ * self.delay_at(voltage_v)
+        """Delay at a voltage in clock periods, over the nominal of a chip with a `delay_factor` of 1."""
+        return frequency_hz / NOMINAL_FREQUENCY_HZ * self.delay_at(voltage_v) * self.delay_factor
 
     def error_rate(self, voltage_v: float, frequency_hz: float) -> float:
         """Errors per output (`timing_model="flip"`).
