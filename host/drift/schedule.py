@@ -4,12 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from ..protection import Protection
 from .cell import BLOCK_LINEAR_KINDS, Cell
 from .setting import NOMINAL, Setting
 
+if TYPE_CHECKING:
+    from ..offloading.execution import ProductCall
+    from .runtime import DriftExecution
+
 Schedule = Callable[[Cell], Setting]
 """``schedule(cell)``: the setting of a product. Equal cells must get equal settings."""
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """What a schedule may have beside ``__call__``, to be told how a run goes."""
+
+    def begin_run(self, run: DriftExecution) -> None:
+        """Another image begins."""
+
+    def begin_evaluation(self, run: DriftExecution) -> None:
+        """The next evaluation of the denoiser begins; the last one is over."""
+
+    def product_checked(
+        self,
+        run: DriftExecution,
+        call: ProductCall,
+        setting: Setting,
+        protection: Protection,
+        found: Mapping[str, int],
+    ) -> None:
+        """A product has run with checks, which found so much: ``checks``, ``detected`` and so on of this product."""
 
 
 def constant(setting: Setting) -> Schedule:
