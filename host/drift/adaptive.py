@@ -134,6 +134,10 @@ class AdaptiveSchedule:
         checks = {width: rows * count for width, count in segment_widths(run.accelerator.config, cols).items()}
         self.controller.observe(setting, protection.theta, checks, found["detected"])
 
+    def end_run(self, run: DriftExecution) -> None:
+        """The last evaluation is over."""
+        self.controller.end_evaluation()
+
     def state(self) -> dict[str, Any]:
         """What a run that goes on needs, for JSON; to be taken between evaluations, because it ends the last one."""
         self.controller.end_evaluation()

@@ -250,3 +250,5 @@ def protect(
         handle.remove()
         model.execution = previous
         execution.enter(NOMINAL)
+        if execution.listener is not None:
+            execution.listener.end_run(execution)

@@ -38,6 +38,9 @@ class Listener(Protocol):
     ) -> None:
         """A product has run with checks, which found so much: ``checks``, ``detected`` and so on of this product."""
 
+    def end_run(self, run: DriftExecution) -> None:
+        """No more images follow: `protect` ends."""
+
 
 def constant(setting: Setting) -> Schedule:
     """Every product at one setting."""

@@ -8,25 +8,20 @@ import pytest
 from brownout.host.drift.rules import best_theta, checkpoint_interval, rate_within_budget
 
 
-def damage(theta, rate, staleness, segment_cols, seed=1, segments=100_000):
-    """Mean squared damage of a segment of at most two errors: one is corrected, two that are flagged roll back all."""
-    generator = np.random.default_rng(seed)
-    errs = generator.random((segments, segment_cols)) < rate
-    errs = errs[errs.sum(1) <= 2]
-    sizes = errs * generator.choice([-1.0, 1.0], errs.shape) * 2.0 ** generator.integers(0, 31, errs.shape)
-    total, several = np.abs(sizes.sum(1)), errs.sum(1) > 1
-    # A residue sees what cancels.
-    flagged = (total >= 2.0**theta) | ((total == 0) & several)
-    passed = (sizes**2).sum(1)[~flagged].sum()
-    return (passed + (flagged & several).sum() * segment_cols * staleness**2) / segments
-
-
 @pytest.mark.parametrize(("rate", "staleness"), [(2e-2, 3000.0), (2e-2, 100.0), (3e-3, 2000.0)])
 def test_theta_is_that_of_least_damage(rate, staleness):
-    theta = best_theta(rate, staleness, 16)
-    # The second after the point is a whole bit, so that the minimum is flat on its left.
-    costs = [damage(each, rate, staleness, 16) for each in range(20)]
-    assert abs(int(np.argmin(costs)) - theta) <= 1
+    """Squared damage in segments of at most two errors: one is corrected, two that are flagged roll back all."""
+    generator, cols = np.random.default_rng(1), 16
+    errs = generator.random((100_000, cols)) < rate
+    errs = errs[errs.sum(1) <= 2]
+    sizes = errs * generator.choice([-1.0, 1.0], errs.shape) * 2.0 ** generator.integers(0, 31, errs.shape)
+    total, squares, several = np.abs(sizes.sum(1)), (sizes**2).sum(1), errs.sum(1) > 1
+    costs = []
+    for theta in range(16):
+        # A residue sees what cancels.
+        flagged = (total >= 2.0**theta) | ((total == 0) & several)
+        costs.append(squares[~flagged].sum() + (flagged & several).sum() * cols * staleness**2)
+    assert abs(int(np.argmin(costs)) - best_theta(rate, staleness, cols)) <= 1
 
 
 def test_theta_rises_with_rate_and_staleness_only():

@@ -123,7 +123,6 @@ def run(schedule, accelerator, net, steps=6, shift_at=None, strategy=None):
                 slower(accelerator, 1.08)
             net(x, 1000 - index)
         observe.observer = None
-    schedule.controller.end_evaluation()
     return seen
 
 
@@ -197,7 +196,6 @@ def test_it_goes_on_from_its_state_in_mid_run(accelerator):
                 if saved is not None and index == 3:
                     saved.append(json.loads(json.dumps(schedule.state())))
                 net(x, 0)
-        schedule.controller.end_evaluation()
         return schedule.controller.records
 
     saved, straight = [], adaptive()
