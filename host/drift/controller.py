@@ -117,8 +117,8 @@ class RateController:
     hard_limit : float, optional
         Rate that is an emergency; by default three times the target.
     worst_factor : float
-        Largest delay factor to be expected. Until something is known, it is assumed, and what is safe at it runs
-        without checks.
+        Largest delay factor to be expected. It is assumed until less is known, and exceeded only where the most likely
+        factor is larger. What is safe at it runs without checks.
     margin : float
         Relative delay that is kept in reserve beyond the confidence interval.
     hysteresis : float
@@ -284,7 +284,8 @@ class RateController:
         self._emergency = False
         self._since_step += 1
         if checks and known is not None:
-            self._choose(known.high, detected > 0)
+            # Few checks do not make a chip worse than the worst case.
+            self._choose(min(known.high, max(known.value, self.worst_factor)), detected > 0)
 
     def _choose(self, factor: float, errs: bool) -> None:
         best = self._admissible(factor, 0.0)

@@ -177,6 +177,24 @@ def test_low_products_run_at_the_controllers_setting_and_all_others_as_before(ac
     assert records[1].voltage_v < 0.8
 
 
+def test_candidates_may_be_clocks(accelerator):
+    clocks = [Setting(frequency_hz=clock * 1e6, check_voltage_v=0.9) for clock in range(2400, 4200, 200)]
+    controller = RateController(CONFIG, TimingLaw(), clocks, TARGET, worst_factor=1.1)
+    schedule = AdaptiveSchedule(Phases(low=LOW, first=1), controller)
+    net, seen = offloaded(accelerator), []
+    with protect(net, Rollback(RESIDUE), schedule, seed=2):
+        observe = offloaded_model(net)
+        observe.observer = lambda name, sums: seen.append(accelerator.operating_points[2].frequency_hz)
+        for x in inputs(4):
+            net(x, 0)
+    chosen = [record.frequency_hz for record in controller.records]
+    assert seen[8:] == [clock for clock in chosen[1:] for _ in range(8)]
+    # 1e-2 is at a delay of 1.915, over 1.1 and the margin.
+    assert chosen[0] == 3.4e9
+    assert max(error_rate_of_delay(clock / 2e9) for clock in chosen) <= TARGET
+    assert controller.records[-1].factor_high < 1.2
+
+
 def test_counts_are_those_of_the_checks(accelerator):
     schedule = adaptive()
     run(schedule, accelerator, offloaded(accelerator))
