@@ -347,8 +347,39 @@ class Accelerator:
 
     @property
     def timing_law(self) -> TimingLaw:
-        """What `set_operating_point` makes of voltage and frequency."""
+        """What `set_operating_point` makes of voltage and frequency; `set_timing_law` changes it."""
         return self._points.law
+
+    def set_timing_law(self, law: TimingLaw) -> None:
+        """Let delays follow another law from now on: the chip has warmed up, or aged.
+
+        It is not a command of the program that changes, but the world around it. All domains stay at their voltages and
+        clock, where they err as `law` says; rates given to `set_error_rate` stay, lengths given to `set_carry_lengths`
+        do not. It takes no time and no energy: the hardware is told with SET_ERRORS and SET_POINT without transition,
+        and what fetching these costs is left out of `stats`.
+
+        Parameters
+        ----------
+        law : TimingLaw
+            For example ``replace(accelerator.timing_law, delay_factor=1.05)``.
+
+        Raises
+        ------
+        ValueError
+            No model of timing errors is built in, or a present operating point is beyond what `law` covers; then
+            nothing has changed.
+        AcceleratorClosedError
+            After `close`.
+        """
+        self._require_errors("set_timing_law", "flip", "carry")
+        device, points = self._open(), self._points.with_law(law)
+        before = device.counters()
+        self._meter.update(before)
+        self._points.apply(device, points, law=law)
+        after = device.counters()
+        for name, value in after.items():
+            self._baseline[name] = self._baseline.get(name, 0) + value - before.get(name, 0)
+        self._meter.skip(after)
 
     def add_host_traffic(self, count: int) -> None:
         """Charge bytes of device memory that the host reads or writes because of timing errors.
@@ -503,7 +534,7 @@ class Accelerator:
     def set_carry_lengths(self, lengths: NDArray[np.uint8]) -> None:
         """Let carries that are longer than each element's length come late (`timing_model="carry"`).
 
-        They hold until the operating point changes.
+        They hold until the operating point or the timing law changes.
 
         Parameters
         ----------

@@ -180,6 +180,10 @@ class Meter:
         for name, value in parts.items():
             self._energy_j[name] += value
 
+    def skip(self, counters: Mapping[str, int]) -> None:
+        """What has happened since the last `update` costs nothing."""
+        self._seen = dict(counters)
+
     def totals(self, counters: Mapping[str, int]) -> dict[str, float]:
         """``time_s``, ``energy_j``, ``energy_PART_j`` of `PARTS`, ``host_bytes``; empty without exact cycles."""
         if "cycles" not in counters:

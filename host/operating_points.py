@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from fractions import Fraction
 
 from brownout.cosim.dram import MemoryTiming
@@ -30,11 +30,14 @@ class OperatingPoint:
         Supply and clock.
     error_rate : float
         Errors per sum (`timing_model="flip"`).
+    by_law : bool
+        Whether the rate is what voltage and clock make of it, and changes with the timing law.
     """
 
     voltage_v: float = NOMINAL_VOLTAGE_V
     frequency_hz: float = NOMINAL_FREQUENCY_HZ
     error_rate: float = 0.0
+    by_law: bool = field(default=True, compare=False, repr=False)
 
     @property
     def rate(self) -> int:
@@ -121,7 +124,23 @@ class DomainPoints:
     def with_errors(self, array: float, check: float) -> list[OperatingPoint]:
         """All domains at given error rates, voltage and clock as they are."""
         rates = [array] * self.config.voltage_domains + [check]
-        return [replace(point, error_rate=rate) for point, rate in zip(self.wanted, rates, strict=True)]
+        return [replace(point, error_rate=rate, by_law=False) for point, rate in zip(self.wanted, rates, strict=True)]
+
+    def with_law(self, law: TimingLaw) -> list[OperatingPoint]:
+        """All domains where they are, with the errors that another law gives them.
+
+        Raises
+        ------
+        ValueError
+            One is beyond what `law` covers.
+        """
+        points = []
+        for point in self.wanted:
+            law.delay_at(point.voltage_v)
+            if point.by_law and self.config.timing_model == "flip":
+                point = replace(point, error_rate=law.error_rate(point.voltage_v, point.frequency_hz))
+            points.append(point)
+        return points
 
     def with_voltage(
         self, domain: int | str, voltage_v: float | None, frequency_hz: float | None
@@ -180,8 +199,9 @@ class DomainPoints:
         seed: int | None = None,
         bits: tuple[int, ...] | None = None,
         transition_s: float = 0.0,
+        law: TimingLaw | None = None,
     ) -> None:
-        """Bring the device to these points.
+        """Bring the device to these points, of another law if one is given.
 
         Raises
         ------
@@ -200,12 +220,16 @@ class DomainPoints:
         if clock != self.frequency_hz:
             # Before all commands: the moves themselves take place at the new clock.
             device.set_memory_timing(memory_timing(self.config, clock))
+        shifted = law is not None and law != self.law
+        if law is not None:
+            self.law = law
         carry = self.config.timing_model == "carry"
         if not carry and (table != self._table or new_seed != self.seed or new_bits != self.bits):
             device.set_errors(new_seed, tuple(point.rate for point in table), new_bits)
         for domain, index in enumerate(assigned):
             point = wanted[domain]
-            if point == self.wanted[domain] and index == self._assigned[domain]:
+            at_once = point == self.wanted[domain] and index == self._assigned[domain]
+            if at_once and not (carry and shifted):
                 continue
             lengths = self.law.lengths(self.config, point.voltage_v, point.frequency_hz) if carry else None
             cycles = -(-transition_s * point.frequency_hz // 1)

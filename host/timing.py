@@ -101,6 +101,11 @@ def delay_of_error_rate(rate: float) -> float:
     return float(max(SAFE_DELAY, x[piece] + slope * (math.log(rate) - logs[piece])))
 
 
+def largest_delay() -> float:
+    """Relative delay at which the published table ends."""
+    return float(_table()[1][-1])
+
+
 @dataclass(frozen=True, kw_only=True)
 class TimingLaw:
     """How delays depend on the operating point, and what a delay does to the elements of an array.
@@ -122,6 +127,9 @@ class TimingLaw:
         stays inside the guard band at the nominal point up to 0.036.
     process_seed : int
         Names the chip: which elements are slow.
+    delay_factor : float
+        What temperature and ageing make of all delays: 1.05 if everything takes 5 % longer than when the chip was new
+        and cool.
     """
 
     delay: str = "table"
@@ -131,6 +139,7 @@ class TimingLaw:
     fixed_share: float = 0.4
     variation: float = 0.03
     process_seed: int = 0
+    delay_factor: float = 1.0
 
     def __post_init__(self) -> None:
         for name, choices in (("delay", DELAY_LAWS), ("carry", CARRY_LAWS)):
@@ -145,9 +154,11 @@ class TimingLaw:
             raise ValueError(f"TimingLaw.fixed_share must be in 0..1 (exclusive), not {self.fixed_share!r}")
         if not self.variation >= 0:
             raise ValueError(f"TimingLaw.variation must not be negative, but is {self.variation!r}")
+        if not 0 < self.delay_factor < math.inf:
+            raise ValueError(f"TimingLaw.delay_factor must be positive, not {self.delay_factor!r}")
 
     def delay_at(self, voltage_v: float) -> float:
-        """Delay over that at 0.9 V.
+        """Delay over that at 0.9 V, whatever `delay_factor` is.
 
         Raises
         ------
@@ -171,8 +182,8 @@ class TimingLaw:
         return float(np.interp(voltage_v, voltages[::-1], delays[::-1]))
 
     def relative_delay(self, voltage_v: float, frequency_hz: float) -> float:
-        """Delay at a voltage in clock periods, over the nominal."""
-        return frequency_hz / NOMINAL_FREQUENCY_HZ * self.delay_at(voltage_v)
+        """Delay at a voltage in clock periods, over the nominal of a chip with a `delay_factor` of 1."""
+        return frequency_hz / NOMINAL_FREQUENCY_HZ * self.delay_at(voltage_v) * self.delay_factor
 
     def error_rate(self, voltage_v: float, frequency_hz: float) -> float:
         """Errors per output (`timing_model="flip"`).
@@ -201,7 +212,7 @@ class TimingLaw:
                 f"at {frequency_hz:g} Hz more than {rate:g} of the outputs err even at {NOMINAL_VOLTAGE_V:g} V; "
                 f"lower frequency_hz to at most {self.frequency_at_rate(rate):g}"
             )
-        voltage = self._voltage_of_delay(delay * NOMINAL_FREQUENCY_HZ / frequency_hz)
+        voltage = self._voltage_of_delay(delay / self.delay_factor * NOMINAL_FREQUENCY_HZ / frequency_hz)
         # Rounding must not pass the delay: at the safe one the rate has a jump.
         while self.relative_delay(voltage, frequency_hz) > delay:
             voltage = math.nextafter(voltage, math.inf)
@@ -216,7 +227,7 @@ class TimingLaw:
             Rate or voltage are out of range.
         """
         delay = delay_of_error_rate(rate)
-        frequency = NOMINAL_FREQUENCY_HZ * delay / self.delay_at(voltage_v)
+        frequency = NOMINAL_FREQUENCY_HZ * delay / (self.delay_factor * self.delay_at(voltage_v))
         while self.relative_delay(voltage_v, frequency) > delay:
             frequency = math.nextafter(frequency, 0)
         return frequency

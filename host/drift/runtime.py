@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,9 +18,9 @@ from ..offloading.execution import Execution, ProductCall
 from ..offloading.timesteps import timestep_reader
 from ..protection import Protection
 from ..state import State, join, split
-from ..timing import TRANSITION_S
+from ..timing import TRANSITION_S, TimingLaw
 from .cell import Cell, block_of, kind_of_product
-from .schedule import Schedule
+from .schedule import Listener, Schedule, describe_schedule
 from .setting import NOMINAL, Setting
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ class DriftExecution(Execution):
         Products that ran at the safe setting although the schedule had another, for want of a history.
     recomputed_rows : int
         Rows of products that were computed again.
+    assumed_law : TimingLaw or None
+        What settings are judged by where they must be safe; None for the accelerator's present law, which no program
+        could know after the chip has warmed up. Schedules that allow for that set it.
     """
 
     def __init__(
@@ -79,10 +82,14 @@ class DriftExecution(Execution):
         self.model, self.strategy, self.schedule = model, strategy, schedule
         self.safe, self.seed, self.transition_s = safe, seed, transition_s
         self._present: Setting | None = None
+        self.assumed_law: TimingLaw | None = None
+        self._judged_by: TimingLaw | None = None
         self._safety: dict[Setting, bool] = {}
         strategy.check_hardware(self.accelerator.config)
         if not self.is_safe(safe):
             raise ValueError(f"safe must be a setting without timing errors, not {safe}")
+        # A schedule that is more than a function wants to know what happens.
+        self.listener = schedule if isinstance(schedule, Listener) else None
         self.begin_run(model)
 
     @property
@@ -96,12 +103,14 @@ class DriftExecution(Execution):
         self._present = None
         self._sites: Counter[tuple[int, int]] = Counter()
         self.strategy.begin_run(self)
+        if self.listener is not None:
+            self.listener.begin_run(self)
 
     def describe(self) -> dict[str, Any]:
         return {
             **super().describe(),
             "strategy": self.strategy.describe(),
-            "schedule": repr(self.schedule) if is_dataclass(self.schedule) else self.schedule.__qualname__,
+            "schedule": describe_schedule(self.schedule),
             "safe": asdict(self.safe),
             "seed": self.seed,
             "transition_s": self.transition_s,
@@ -112,7 +121,8 @@ class DriftExecution(Execution):
         counts = {name: getattr(self, name) for name in _COUNTS}
         timestep = None if math.isnan(self.timestep) else self.timestep
         own = State({"present": present, "timestep": timestep, **counts})
-        return join({"run": own, "strategy": self.strategy.state()})
+        schedule = State() if self.listener is None else State({"schedule": dict(self.listener.state())})
+        return join({"run": own, "strategy": self.strategy.state(), "schedule": schedule})
 
     def load_state(self, state: State) -> None:
         parts = split(state)
@@ -125,19 +135,27 @@ class DriftExecution(Execution):
         for name in _COUNTS:
             setattr(self, name, values[name])
         self.strategy.load_state(parts["strategy"], self)
+        if self.listener is not None:
+            self.listener.load_state(parts["schedule"].values["schedule"])
 
     def begin_evaluation(self, timestep: float) -> None:
         """The next evaluation of the denoiser begins."""
         self.evaluation += 1
         self._sites.clear()
         self.model.evaluation, self.timestep = self.evaluation, timestep
+        if self.listener is not None:
+            self.listener.begin_evaluation(self)
         self.strategy.begin_evaluation(self)
 
     def is_safe(self, setting: Setting) -> bool:
-        """Whether nothing errs at a setting."""
+        """Whether nothing errs at a setting, by `assumed_law` or else by the accelerator's present law."""
+        law = self.accelerator.timing_law if self.assumed_law is None else self.assumed_law
+        if law is not self._judged_by:
+            self._safety.clear()
+            self._judged_by = law
         known = self._safety.get(setting)
         if known is None:
-            known = self._safety[setting] = setting.is_safe(self.accelerator)
+            known = self._safety[setting] = setting.is_safe(self.accelerator, law)
         return known
 
     def enter(self, setting: Setting) -> None:
@@ -180,7 +198,9 @@ class DriftExecution(Execution):
     ) -> torch.Tensor:
         """Run a product at a setting into `out`; further attempts (1 to 3) have errors of their own."""
         self.enter(setting)
-        return self.accelerator.gemm(
+        watched = self.listener is not None and protection.check
+        before = self.accelerator.check_counts if watched else {}
+        result = self.accelerator.gemm(
             call.a,
             call.w,
             out=out,
@@ -190,6 +210,12 @@ class DriftExecution(Execution):
             first_row=call.first_row,
             tally=call.product.tally,
         )
+        if watched:
+            assert self.listener is not None
+            after = self.accelerator.check_counts
+            found = {name: after[name] - before[name] for name in after}
+            self.listener.product_checked(self, call, setting, protection, found)
+        return result
 
     def scratch(self, name: str, call: ProductCall) -> torch.Tensor:
         """int32 memory of the shape of a product's sums."""
@@ -266,3 +292,5 @@ def protect(
         handle.remove()
         model.execution = previous
         execution.enter(NOMINAL)
+        if execution.listener is not None:
+            execution.listener.end_run(execution)

@@ -3,13 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from ..protection import Protection
 from .cell import BLOCK_LINEAR_KINDS, Cell
 from .setting import NOMINAL, Setting
 
+if TYPE_CHECKING:
+    from ..offloading.execution import ProductCall
+    from .runtime import DriftExecution
+
 Schedule = Callable[[Cell], Setting]
 """``schedule(cell)``: the setting of a product. Equal cells must get equal settings."""
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """What a schedule may have beside ``__call__``, to be told how a run goes."""
+
+    def begin_run(self, run: DriftExecution) -> None:
+        """Another image begins."""
+
+    def begin_evaluation(self, run: DriftExecution) -> None:
+        """The next evaluation of the denoiser begins; the last one is over."""
+
+    def product_checked(
+        self,
+        run: DriftExecution,
+        call: ProductCall,
+        setting: Setting,
+        protection: Protection,
+        found: Mapping[str, int],
+    ) -> None:
+        """A product has run with checks, which found so much: ``checks``, ``detected`` and so on of this product."""
+
+    def end_run(self, run: DriftExecution) -> None:
+        """No more images follow: `protect` ends."""
+
+    def describe(self) -> dict[str, Any]:
+        """What makes it different from others, as JSON."""
+
+    def state(self) -> Mapping[str, Any]:
+        """What the next evaluation depends on, as JSON."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+
+
+def describe_schedule(schedule: Schedule) -> object:
+    """What makes a schedule different from others, as far as can be told, as JSON."""
+    if isinstance(schedule, Listener):
+        return schedule.describe()
+    return repr(schedule) if is_dataclass(schedule) else getattr(schedule, "__qualname__", type(schedule).__qualname__)
 
 
 def constant(setting: Setting) -> Schedule:

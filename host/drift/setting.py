@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..accelerator import Accelerator
-from ..timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TRANSITION_S
+from ..timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TRANSITION_S, TimingLaw
 from ..twin.state import NOMINAL_LENGTH
 
 GUARD_BAND_V = 0.85
@@ -46,17 +46,26 @@ class Setting:
         if self.error_rate is not None and not (nominal and self.check_voltage_v is None):
             raise ValueError("Setting.error_rate stands alone; leave voltages and frequency out")
 
-    def is_safe(self, accelerator: Accelerator) -> bool:
+    def is_safe(self, accelerator: Accelerator, law: TimingLaw | None = None) -> bool:
         """Whether no product of the array errs at it.
+
+        Parameters
+        ----------
+        accelerator : Accelerator
+            Of which chip.
+        law : TimingLaw, optional
+            What to judge by; by default the accelerator's present law.
 
         Raises
         ------
         ValueError
-            It is beyond what the accelerator's timing law covers.
+            It is beyond what the law covers.
         """
         if self.error_rate is not None:
             return self.error_rate == 0
-        law, config = accelerator.timing_law, accelerator.config
+        config = accelerator.config
+        if law is None:
+            law = accelerator.timing_law
         if config.timing_model == "carry":
             lengths = law.lengths(config, self.voltage_v, self.frequency_hz)[:, : config.cols]
             return bool((lengths == NOMINAL_LENGTH).all())
