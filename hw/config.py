@@ -203,7 +203,8 @@ class AcceleratorConfig:
     timing_model : {"none", "flip", "carry"}
         Model of timing errors built into the array and the checksum units, for simulation.
     razor : bool
-        Array elements drop what their own timing errors would make wrong (ThUnderVolt); needs a `timing_model`.
+        Array elements notice timing errors and drop products (`carry`, TE-Drop as in ThUnderVolt) or sums (`flip`);
+        needs a `timing_model`.
     voltage_domains : int
         Groups of columns with an operating point of their own, 1..8; the checksum units are one domain more.
     operating_points : int

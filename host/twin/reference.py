@@ -156,7 +156,7 @@ def carry_pass(
     widths: Ints,
     residue: NDArray[np.bool_],
     razor: NDArray[np.bool_],
-) -> tuple[Ints, Ints]:
+) -> tuple[Ints, Ints, Ints]:
     """One pass through the array with late carries.
 
     Parameters
@@ -168,17 +168,19 @@ def carry_pass(
     widths, residue : arrays (columns,)
         Width of each column's sums; whether they are sums modulo 8191.
     razor : bool array (columns,)
-        Columns whose elements drop their product instead of registering a wrong sum.
+        Columns whose elements finish a late sum in the cycle of the element below, which drops its product.
 
     Returns
     -------
-    int64 array (rows, columns), int64 array (columns,)
-        What leaves the array, signed, or 0..8191 for residues; number of sums in each column that are not, or with
-        `razor` would not be, the settled ones.
+    int64 array (rows, columns), int64 array (columns,), int64 array (columns,)
+        What leaves the array, signed, or 0..8191 for residues; number of sums in each column that were not settled in
+        time, and wrong then; number of products dropped in each column.
     """
     mask = (np.uint64(1) << widths.astype(np.uint64)) - np.uint64(1)
     x = np.zeros((activations.shape[0], weights.shape[1]), np.uint64)
     wrong = np.zeros(weights.shape[1], np.int64)
+    dropped = np.zeros(weights.shape[1], np.int64)
+    borrowed = np.zeros(x.shape, bool)  # The element above needs this element's cycle.
     for k in range(weights.shape[0]):
         product = activations[:, k, None] * weights[None, k, :]
         y = np.where(residue, product % RESIDUE_MODULUS, product).astype(np.uint64) & mask
@@ -187,13 +189,15 @@ def carry_pass(
         late[0] = 0
         stale = np.concatenate([settled[:1], settled[:-1]])
         out = (settled & ~late) | (stale & late)
-        differs = out != settled
-        wrong += differs.sum(axis=0)
-        out = np.where(differs & razor, x, out)
+        dropped += borrowed.sum(axis=0)
+        late_sums = (out != settled) & ~borrowed
+        wrong += late_sums.sum(axis=0)
+        out = np.where(borrowed, x, np.where(razor, settled, out))
+        borrowed = late_sums & razor
         folded = ((out & np.uint64(RESIDUE_MODULUS)) + (out >> np.uint64(RESIDUE_BITS))) & np.uint64(RESIDUE_MODULUS)
         x = np.where(residue, folded, out)
     half = np.where(residue, 0, np.int64(1) << (widths - 1))
-    return (x.astype(np.int64) + half) % (np.int64(1) << widths) - half, wrong
+    return (x.astype(np.int64) + half) % (np.int64(1) << widths) - half, wrong, dropped
 
 
 class _Command:
@@ -347,21 +351,23 @@ def _carry_sums(cmd: _Command, block: Block) -> _Sums:
         residue[column] = modular
         widths[column] = RESIDUE_BITS + 1 if modular else bits
 
+    # Elements beyond K have no product to drop, but are there, and count.
+    depth = -(-cmd.k // config.rows) * config.rows
+    activations = np.pad(activations, ((0, 0), (0, depth - cmd.k)))
     sums = _Sums({}, {}, {})
     for tile in cmd.tiles(block):
         columns = cmd.tile_columns(tile)
-        weights = np.zeros((cmd.k, config.cols + checks), np.int64)
-        weights[:, : len(columns)] = cmd.w[b][:, columns]
+        weights = np.zeros((depth, config.cols + checks), np.int64)
+        weights[: cmd.k, : len(columns)] = cmd.w[b][:, columns]
         if checksum is not None:
-            weights[:, config.cols :] = check_weights(cmd.w[b], config, tile)
+            weights[: cmd.k, config.cols :] = check_weights(cmd.w[b], config, tile)
         total = np.zeros((len(activations), config.cols + checks), np.int64)
-        for start in range(0, cmd.k, config.rows):
+        for start in range(0, depth, config.rows):
             k = slice(start, start + config.rows)
-            elements = lengths[: len(weights[k])]
-            out, wrong = carry_pass(activations[:, k], weights[k], elements, widths, residue, razor)
+            out, wrong, dropped = carry_pass(activations[:, k], weights[k], lengths, widths, residue, razor)
             total += out
             cmd.injected += int(wrong.sum())
-            cmd.dropped += int(wrong[razor].sum())
+            cmd.dropped += int(dropped.sum())
         for (g, m), values in zip(places, total, strict=True):
             for n, value in zip(columns, values, strict=False):
                 if g < 0:

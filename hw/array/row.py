@@ -37,6 +37,9 @@ class ArrayRow(Elaboratable):
         Activation after the segment's last column, for its check columns; only with checksum units.
     first, lengths : C bits, C * 6 bits
         First row of a pass; settled carry lengths; only with ``timing_model="carry"``.
+    borrow_in, borrow_out : C bits
+        The element above took the cycle of this one to finish its sum, so this one drops its product; the same for the
+        row below. They go with the partial sums; only with ``timing_model="carry"`` and ``razor``.
     valid, dropped : C bits, 0 .. C
         The element has an activation of a row; how many elements that had one dropped its product in the cycle before;
         only with ``timing_model="carry"`` and ``razor``.
@@ -54,6 +57,8 @@ class ArrayRow(Elaboratable):
         self.a_taps = Signal(8 * len(config.segments))
         self.first = Signal(cols)
         self.lengths = Signal(LENGTH_BITS * cols)
+        self.borrow_in = Signal(cols)
+        self.borrow_out = Signal(cols, reset_less=True)
         self.valid = Signal(cols)
         self.dropped = Signal(range(cols + 1), reset_less=True)
         self._domain = ClockDomain("sync", reset_less=True)
@@ -67,7 +72,7 @@ class ArrayRow(Elaboratable):
         if self.config.timing_model == "carry":
             ports += [self.first, self.lengths]
             if self.config.razor:
-                ports += [self.valid, self.dropped]
+                ports += [self.borrow_in, self.borrow_out, self.valid, self.dropped]
         return ports
 
     def elaborate(self, platform: object) -> Module:
@@ -77,7 +82,7 @@ class ArrayRow(Elaboratable):
         moving = self.a_in
         tapped = {segment.stop: index for index, segment in enumerate(self.config.segments)}
         sums = []
-        drops = []
+        borrows = []
         shadows = [Signal(signed(8), name=f"shadow_{c}", reset_less=True) for c in range(cols)]
         actives = [Signal(signed(8), name=f"active_{c}", reset_less=True) for c in range(cols)]
         # Loads and swaps happen for R of many cycles: the outer test lets a simulator skip all columns at once.
@@ -107,8 +112,10 @@ class ArrayRow(Elaboratable):
                     name=str(c),
                 )
                 if self.config.razor:
-                    captured, dropped = sum_or_bypass(m, x=above, settled=settled, captured=captured, name=str(c))
-                    drops.append(dropped & self.valid[c])
+                    captured, borrow = sum_or_bypass(
+                        m, x=above, settled=settled, captured=captured, borrowed=self.borrow_in[c], name=str(c)
+                    )
+                    borrows.append(borrow)
                 m.d.sync += psum.eq(captured)
             else:
                 # The slice truncates on purpose: sums wrap.
@@ -121,6 +128,7 @@ class ArrayRow(Elaboratable):
             if c + 1 in tapped:
                 m.d.comb += self.a_taps.word_select(tapped[c + 1], 8).eq(moving)
         m.d.comb += self.psum_out.eq(Cat(sums))
-        if drops:
-            m.d.sync += self.dropped.eq(total_of(drops))
+        if borrows:
+            dropped = self.borrow_in & self.valid
+            m.d.sync += [self.borrow_out.eq(Cat(borrows)), self.dropped.eq(total_of(list(dropped)))]
         return m

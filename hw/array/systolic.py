@@ -91,6 +91,7 @@ class SystolicArray(Elaboratable):
             m.d.comb += line[1:].eq(history)
         weights = Cat(delay(m, self.w_row[8 * c : 8 * c + 8], c, f"w_skew_{c}") for c in range(cols))
         psum: Signal | None = None
+        borrow: Signal | None = None
         drops: list[Value] = []
         lengths_bits = LENGTH_BITS * (cols + len(self.config.check_columns))
         checks = _CheckColumns(m, self) if self.config.checksum is not None else None
@@ -102,6 +103,9 @@ class SystolicArray(Elaboratable):
             if razor:
                 dropped = Signal(range(cols + 1), name=f"dropped_row_{r}")
                 ports |= {"i_valid": valid_line[r : r + cols], "o_dropped": dropped}
+                ports["i_borrow_in"] = Signal(cols, name="borrow_top") if borrow is None else borrow
+                # What the last row borrows is the accumulators' time: they have slack, and no product to drop.
+                ports["o_borrow_out"] = borrow = Signal(cols, name=f"borrow_row_{r}")
                 drops.append(dropped)
             if checks is not None:
                 taps = Signal(8 * len(self.config.segments), name=f"a_taps_{r}")

@@ -23,17 +23,21 @@ def random_int8(generator, *shape):
 
 
 def late_product(config, a, w, lengths):
-    """What docs/protection.md says about `carry`, one array row at a time: sums, and sums that would be wrong."""
+    """What docs/protection.md says about `carry`, one array row at a time: sums, errors and products dropped."""
     a, w = a.astype(np.int64), w.astype(np.int64)
     column = np.arange(w.shape[1]) % config.cols
-    total, late_sums = np.zeros((len(a), w.shape[1]), np.uint32), 0
+    total, errors, drops = np.zeros((len(a), w.shape[1]), np.uint32), 0, 0
     for first_row, rows in split_extent(len(a), config.block_rows):
         for first_k in range(0, a.shape[1], config.rows):
             x = np.zeros((rows, w.shape[1]), np.uint32)
-            for k in range(first_k, min(first_k + config.rows, a.shape[1])):
-                y = np.outer(a[first_row : first_row + rows, k], w[k]).astype(np.uint32)
+            drop = np.zeros(x.shape, bool)
+            for r in range(config.rows):
+                k = first_k + r
+                y = np.zeros_like(x)
+                if k < a.shape[1]:
+                    y += np.outer(a[first_row : first_row + rows, k], w[k]).astype(np.uint32)
                 settled, p = x + y, x ^ y
-                length = lengths[k - first_k, column]
+                length = lengths[r, column]
                 run = np.full_like(p, 0xFFFFFFFF)
                 for back in range(32):
                     run &= np.where(length > back, p << np.uint32(back), np.uint32(0xFFFFFFFF))
@@ -41,10 +45,14 @@ def late_product(config, a, w, lengths):
                 late[0] = 0
                 stale = np.roll(settled, 1, axis=0)
                 out = (settled & ~late) | (stale & late)
-                late_sums += int((out != settled).sum())
-                x = np.where(out != settled, x, settled) if config.razor else out
+                drops += int(drop.sum())
+                if config.razor:
+                    x, drop = np.where(drop, x, settled), (out != settled) & ~drop
+                    errors += int(drop.sum())
+                else:
+                    x, errors = out, errors + int((out != settled).sum())
             total[first_row : first_row + rows] += x
-    return total.view(np.int32), late_sums
+    return total.view(np.int32), errors, drops
 
 
 def drawn(seed, error_key, rows, cols, rate):
@@ -78,19 +86,19 @@ def length_tables(config, rng):
 
 @pytest.mark.parametrize("razor", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_products_whose_carry_is_late_are_dropped(generator, shape, razor):
+def test_a_late_sum_costs_the_product_of_the_element_below(generator, shape, razor):
     config = small("carry", razor=razor)
     (m, k, n), rng = shape, np.random.default_rng(3)
     a, w = random_int8(generator, m, k), random_int8(generator, k, n)
     clean = a.numpy().astype(np.int32) @ w.numpy().astype(np.int32)
     seen = []
     for lengths in length_tables(config, rng):
-        expected, late = late_product(config, a.numpy(), w.numpy(), lengths)
+        expected, late, drops = late_product(config, a.numpy(), w.numpy(), lengths)
         with Accelerator(config, backend="twin") as twin:
             twin.set_carry_lengths(lengths)
             assert np.array_equal(twin.gemm(a, w).numpy(), expected)
             counts = {"injected": late, "missed": int((expected != clean).sum()), "wrong": 0}
-            counts |= {"dropped": late} if razor else {}
+            counts |= {"dropped": drops} if razor else {}
             assert {name: value for name, value in twin.stats.items() if name in (*counts, "dropped")} == counts
         seen.append(late)
     # Without a row before, nothing is late.
@@ -123,11 +131,54 @@ def test_bits_cannot_be_weighted_where_sums_are_dropped():
         twin.set_error_rate(0.1, bit_weights=[1.0] * 31)
 
 
+def column_with_errors(late_rows, a, w):
+    """Sum and counters of one column of four elements after a row whose sums are 0, with these rows' carries late."""
+    config = small("carry", rows=4, cols=1)
+    lengths = np.full((4, 1), 63, np.uint8)
+    lengths[late_rows] = 0
+    rows = torch.tensor([[0] * len(a), a], dtype=torch.int8)
+    with Accelerator(config, backend="twin") as twin:
+        twin.set_carry_lengths(lengths)
+        out = twin.gemm(rows, torch.tensor(w, dtype=torch.int8)[:, None])
+        return out[1, 0].item(), twin.stats["injected"], twin.stats["dropped"]
+
+
+@pytest.mark.parametrize(
+    ("late_rows", "a", "result"),
+    [
+        ([], [1, 3, 5, 11], (20, 0, 0)),
+        # 1 + 3 has carries; it is finished, and the 5 is lost.
+        ([1], [1, 3, 5, 11], (15, 1, 1)),
+        # The element that has lost its product has no sum that could be late, as 4 + 5 would be.
+        ([1, 2], [1, 3, 5, 11], (15, 1, 1)),
+        # After the element that has lost its product, the next one may be late again: 4 + 12, in the last row.
+        ([1, 2, 3], [1, 3, 5, 12], (16, 2, 1)),
+        # The last row: 9 + 11 is finished while the accumulator waits, and nothing is lost.
+        ([3], [1, 3, 5, 11], (20, 1, 0)),
+        # A product of 0 is lost, too, and one beyond K.
+        ([1], [1, 3, 0, 11], (15, 1, 1)),
+        ([2], [1, 3, 4], (8, 1, 1)),
+        # The borrowing ends with the k-tile: 1 + 15 in the last row costs nothing in the next one.
+        ([3], [1, 0, 0, 15, 2, 1], (19, 1, 0)),
+    ],
+)
+def test_an_error_costs_one_product(late_rows, a, result):
+    assert column_with_errors(late_rows, a, [1] * len(a)) == result
+
+
+def test_a_weight_of_zero_is_a_product_to_lose():
+    """Elements with zero weights add nothing and can be left out, but their cycle can be borrowed."""
+    assert column_with_errors([1, 2], [1, 3, 100, 11], [1, 1, 0, 1]) == (15, 1, 1)
+    assert column_with_errors([1], [1, 3, 100, 12], [1, 1, 0, 1]) == (16, 1, 1)
+
+
 def test_checks_put_back_what_one_slow_element_drops(generator):
     """Check columns are no Razor elements: they see the product that is missing, and correct the sum."""
     checksum = ChecksumConfig(scheme="residue", column_checks=False, segment_cols=6)
     config = small("carry", cols=6, checksum=checksum)
     a, w = random_int8(generator, 400, 5), random_int8(generator, 5, 6)
+    a[:, 4] |= 1  # The element below the slow one always has a product to lose.
+    w[4] |= 1
     lengths = np.full((5, 6 + check_columns(config)), 63, np.uint8)
     lengths[3, 4] = 12
     with Accelerator(config, backend="twin", protection=Protection()) as twin:

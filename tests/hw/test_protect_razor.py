@@ -11,12 +11,12 @@ from .amaranth_bench import simulate
 from .test_protect_carry import model
 
 
-def test_elements_pass_on_what_came_from_above_and_valid_ones_are_counted():
+def test_an_element_whose_cycle_is_borrowed_passes_on_what_came_from_above():
     cols, seed = 3, 11
     print("seed", seed)
     rng = random.Random(seed)
     row = ArrayRow(AcceleratorConfig(rows=2, cols=cols, timing_model="carry", razor=True))
-    seen = [0, 0]  # Drops that count, drops in bubbles.
+    seen = [0, 0, 0, 0]  # Drops in bubbles, drops that count, errors, errors of elements that drop.
 
     async def bench(ctx):
         weights = [rng.randint(-128, 127) for _ in range(cols)]
@@ -33,7 +33,7 @@ def test_elements_pass_on_what_came_from_above_and_valid_ones_are_counted():
             above = [rng.getrandbits(14) - (1 << 13) & 0xFFFFFFFF for _ in range(cols)]
             moving = [rng.randint(-128, 127), *moving[:-1]]
             lengths = [rng.choice([0, 4, 12, 31]) for _ in range(cols)]
-            first, valid = (rng.getrandbits(cols) for _ in range(2))
+            first, valid, borrow_in = (rng.getrandbits(cols) for _ in range(3))
             if cycle < cols:
                 first = 7  # What the registers held before is unknown.
             ctx.set(row.a_in, moving[0] & 0xFF)
@@ -41,20 +41,24 @@ def test_elements_pass_on_what_came_from_above_and_valid_ones_are_counted():
             ctx.set(row.lengths, sum(length << 6 * c for c, length in enumerate(lengths)))
             ctx.set(row.first, first)
             ctx.set(row.valid, valid)
-            sums, dropped = [], 0
+            ctx.set(row.borrow_in, borrow_in)
+            sums, borrow_out = [], 0
             for c in range(cols):
                 y = moving[c] * weights[c] & 0xFFFFFFFF
                 captured, settled = model(above[c], y, stale[c], lengths[c], 32)
                 wrong = captured != settled and not first >> c & 1
-                sums.append(above[c] if wrong else settled)
+                borrowed = borrow_in >> c & 1
+                sums.append(above[c] if borrowed else settled)
+                borrow_out |= (wrong and not borrowed) << c
                 stale[c] = settled
-                dropped += wrong and valid >> c & 1
-                seen[0 if valid >> c & 1 else 1] += wrong
+                seen[valid >> c & 1] += borrowed
+                seen[2 + borrowed] += wrong
             await ctx.tick()
             if cycle >= cols:
                 out = ctx.get(row.psum_out)
                 assert [out >> 32 * c & 0xFFFFFFFF for c in range(cols)] == sums, f"cycle {cycle}"
-                assert ctx.get(row.dropped) == dropped, f"cycle {cycle}"
+                assert ctx.get(row.borrow_out) == borrow_out, f"cycle {cycle}"
+                assert ctx.get(row.dropped) == (borrow_in & valid).bit_count(), f"cycle {cycle}"
 
     simulate(row, bench)
     assert min(seen) > 50

@@ -1,4 +1,4 @@
-"""Strategies that use no checksums: nothing, a guard band, dropping what came late, doing it twice."""
+"""Strategies that use no checksums: nothing, a guard band, dropping products, doing it twice."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class GuardBand(Unprotected):
 
 
 class Drop(Unprotected):
-    """Elements notice that they were late and drop the update (ThUnderVolt, arXiv 1802.03806)."""
+    """ThUnderVolt (arXiv 1802.03806): a late element costs the next one its product; with `flip`, the whole sum."""
 
     name = "drop"
     razor = True
