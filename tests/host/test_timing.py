@@ -77,3 +77,10 @@ def test_rates_below_the_jump_ask_for_no_errors_at_all():
 def test_what_is_out_of_range_is_refused(call, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         call(TimingLaw())
+
+
+@pytest.mark.parametrize("delay", ["table", "alpha-power"])
+def test_inverses_know_that_delays_have_changed(delay):
+    law = TimingLaw(delay=delay, delay_factor=1.04)
+    assert law.error_rate(law.voltage_at_rate(1e-2), 2e9) == pytest.approx(1e-2, rel=1e-6)
+    assert law.error_rate(0.9, law.frequency_at_rate(1e-2)) == pytest.approx(1e-2, rel=1e-6)

@@ -8,6 +8,8 @@ import torch
 from brownout.host import Accelerator, CheckpointError, OffloadedPipeline, offloaded_model
 from brownout.host.caching import TaylorCache
 from brownout.host.checkpoints import journal
+from brownout.host.drift.adaptive import AdaptiveSchedule
+from brownout.host.drift.controller import RateController, voltage_ladder
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Phases
 from brownout.host.drift.setting import Setting
@@ -59,6 +61,30 @@ def test_a_resumed_run_gives_the_same_bits_and_figures(name, stop, tmp_path):
     with pytest.raises(BrokenOffError):
         run(STRATEGIES[name], tmp_path / "broken", stop=stop)
     resumed = run(STRATEGIES[name], tmp_path / "broken")
+    assert all(torch.equal(a, b) for a, b in zip(whole[0], resumed[0], strict=True))
+    assert whole[1] == pytest.approx(resumed[1], rel=1e-12)
+    assert whole[2] == resumed[2]
+
+
+def test_a_controller_knows_what_it_knew(tmp_path):
+    def draw(folder, stop=None):
+        config = Rollback(RESIDUE).hardware(CONFIG)
+        with Accelerator(config, backend="twin") as accelerator:
+            net = offloaded(accelerator, STEPS)
+            controller = RateController(config, accelerator.timing_law, voltage_ladder(0.6, 0.82), 1e-2)
+            schedule = AdaptiveSchedule(Phases(low=Setting(voltage_v=0.7), first=1), controller)
+            with protect(net, Rollback(RESIDUE), schedule, seed=3), journal(net, folder):
+                outputs = []
+                for index, x in enumerate(inputs(STEPS)):
+                    if index == stop:
+                        raise BrokenOffError
+                    outputs.append(net(x, 1000 - index))
+            return outputs, dict(accelerator.stats), controller.candidate
+
+    whole = draw(tmp_path / "whole")
+    with pytest.raises(BrokenOffError):
+        draw(tmp_path / "broken", stop=3)
+    resumed = draw(tmp_path / "broken")
     assert all(torch.equal(a, b) for a, b in zip(whole[0], resumed[0], strict=True))
     assert whole[1] == pytest.approx(resumed[1], rel=1e-12)
     assert whole[2] == resumed[2]
