@@ -240,7 +240,7 @@ def plot(bench: Bench, controller: RateController, static_v: float, worst_v: flo
 def main(
     timing_model: Annotated[str, typer.Option(help="flip or carry")] = "flip",
     batches: Annotated[int, typer.Option(help="batches of a run", min=3)] = 3,
-    images: Annotated[int, typer.Option(help="images of a batch")] = 20,
+    images: Annotated[int, typer.Option(help="images of a batch")] = 24,
     steps: Annotated[int, typer.Option(help="DDIM steps")] = 15,
     budget: Annotated[float, typer.Option(help="perceptual distance to the clean run that is allowed")] = 0.015,
 ) -> None:
