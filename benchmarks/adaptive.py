@@ -95,7 +95,7 @@ class Plan:
 PLANS = {
     "flip": Plan(TimingLaw(), 0.8, 0.62, 0.005, (0.68, 0.665, 0.65, 0.64), 1.08, 1.1),
     # Slow elements use up part of the guard band, and the nominal point must be safe in the worst case.
-    "carry": Plan(TimingLaw(variation=0.01), 0.89, 0.84, 0.0025, (0.865, 0.8575, 0.85, 0.845), 1.04, 1.08),
+    "carry": Plan(TimingLaw(variation=0.01), 0.89, 0.84, 0.0025, (0.86, 0.855, 0.85, 0.845), 1.04, 1.08),
 }
 
 
