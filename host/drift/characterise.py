@@ -229,12 +229,24 @@ def characterise(
         "batch": stopping.batch,
         "metrics": list(metrics),
     }
-    sweep = _Sweep(bench, Store(None if store is None else Path(store), about), slices, settings, stopping, pairs)
+    sweep = Sweep(bench, Store(None if store is None else Path(store), about), slices, settings, stopping, pairs)
     sweep.go(watch)
     return sweep.profile(about)
 
 
-class _Sweep:
+class Sweep:
+    """Measures slices in rounds, until enough is known of each.
+
+    Parameters
+    ----------
+    bench : Bench
+        Which measures.
+    store : Store
+        What has been measured, and will be.
+    slices, settings, stopping, pairs
+        As in `characterise`.
+    """
+
     def __init__(
         self,
         bench: Bench,
@@ -257,6 +269,7 @@ class _Sweep:
         self._seen_clean: set[int] = set()
 
     def profile(self, about: Mapping[str, Any]) -> ResilienceProfile:
+        """What is known by now."""
         return ResilienceProfile(
             self.slices,
             self.settings,
@@ -295,7 +308,8 @@ class _Sweep:
             )
         self._seen_clean.add(batch)
 
-    def go(self, watch: Watcher | None) -> None:
+    def go(self, watch: Watcher | None = None) -> None:
+        """Measure until enough is known."""
         for batch in range(self.stopping.looks):
             profile = self.profile({})
             todo = [
