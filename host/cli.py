@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,9 +12,15 @@ import typer
 
 if TYPE_CHECKING:
     from .drift.profile import ResilienceProfile
-    from .drift.search import Policy
+    from .drift.search import Policy, Trial
     from .drift.strategies import Strategy
     from .drift.subject import Subject
+
+GRIDS: dict[str, dict[str, list[int]]] = {
+    "ours": {"theta": [0, 6, 10], "attempts": [0, 2]},
+    "drift": {"theta": [8, 10, 12], "interval": [1, 2, 5, 10]},
+}
+"""Parameters that `search --tune` tries."""
 
 # What needs torch is imported by the commands, so that --help is quick.
 
@@ -87,6 +94,23 @@ def _print_policy(policy: Policy) -> None:
     console.print(f"saves {policy.saving:.1%} of the {policy.objective} at a damage of at most {policy.budget:g}")
 
 
+def _print_trials(trials: list[Trial]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not trials:
+        return
+    table = Table("parameters", "energy / image", "time / image", "damage", "within budget")
+    for each in trials:
+        found = each.outcome.damage
+        assert found is not None
+        damage = f"{found.mean:.4g} [{found.lower:.4g}, {found.upper:.4g}] ({found.images})"
+        parameters = ", ".join(f"{name} {value}" for name, value in each.parameters.items())
+        costs = f"{each.outcome.energy_j:.4g} J", f"{each.outcome.time_s:.4g} s"
+        table.add_row(parameters, *costs, damage, "yes" if each.within else "not shown")
+    Console().print(table)
+
+
 @app.command()
 def characterise(
     model: Model,
@@ -142,6 +166,8 @@ def search(
     budget: Annotated[float, typer.Option(help="most mean damage of an image")],
     out: Annotated[Path, typer.Option(help="policy to write")] = Path("policy.json"),
     objective: Annotated[str, typer.Option(help="energy (undervolt) or time (overclock)")] = "energy",
+    strategy: Annotated[str, typer.Option(help="what is done about errors: ours, or drift (as published)")] = "ours",
+    tune: Annotated[bool, typer.Option(help="then search theta and attempts, or theta and interval")] = False,
     step_groups: Annotated[int, typer.Option(help="groups of evaluations")] = 3,
     block_groups: Annotated[int, typer.Option(help="groups of blocks")] = 2,
     images: Images = 60,
@@ -154,14 +180,19 @@ def search(
     """Find an operating point for each step and block: least energy, or time, within a budget of damage."""
     from .drift.cell import BLOCK_LINEAR_KINDS
     from .drift.characterise import characterise as sweep
-    from .drift.search import overclock_points, search_policy, undervolt_points
+    from .drift.search import overclock_points, search_parameters, search_policy, undervolt_points
     from .drift.slices import Slice, block_slices, cross, evaluation_slices, layout_of, split
     from .drift.stopping import Stopping
-    from .drift.strategies import Rollback
+    from .drift.strategies import PublishedDrift, Rollback
 
-    strategy = Rollback()
+    builders: dict[str, Callable[..., Strategy]] = {"ours": Rollback, "drift": PublishedDrift}
+    if strategy not in builders:
+        raise typer.BadParameter(f"--strategy must be one of {', '.join(builders)}, not {strategy!r}")
+    if objective not in ("energy", "time"):
+        raise typer.BadParameter(f"--objective must be energy or time, not {objective!r}")
+    chosen = builders[strategy]()
     points = overclock_points() if objective == "time" else undervolt_points()
-    with _subject(model, strategy, call, memory_mib, threads) as subject:
+    with _subject(model, chosen, call, memory_mib, threads) as subject:
         base = Slice(name="", kinds=BLOCK_LINEAR_KINDS)
         layout = layout_of(subject.module, subject.run, kinds=BLOCK_LINEAR_KINDS)
         # The first evaluation has nothing to go back to, and is always clean.
@@ -176,7 +207,7 @@ def search(
             slices,
             points,
             metrics=subject.metrics,
-            strategy=strategy,
+            strategy=chosen,
             stopping=stopping,
             store=store,
         )
@@ -185,14 +216,28 @@ def search(
             subject.run,
             profile,
             budget,
-            strategy=strategy,
+            strategy=chosen,
             metrics=subject.metrics,
             objective=objective,
             stopping=stopping,
         )
+        trials: list[Trial] = []
+        if tune:
+            trials, _ = search_parameters(
+                subject.module,
+                subject.run,
+                builders[strategy],
+                GRIDS[strategy],
+                policy.table,
+                budget,
+                metrics=subject.metrics,
+                objective=objective,
+                stopping=stopping,
+            )
     out.write_text(policy.to_json())
     _print_profile(profile)
     _print_policy(policy)
+    _print_trials(trials)
     print(out)
 
 

@@ -52,7 +52,7 @@ def test_digits_are_characterised(tmp_path):
 
 def test_a_policy_for_digits_is_written(tmp_path):
     out = tmp_path / "policy.json"
-    options = ["--step-groups", 1, "--block-groups", 1, "--images", 4, "--batch", 4, "--objective", "time"]
+    options = ["--step-groups", 1, "--block-groups", 1, "--images", 4, "--batch", 4, "--objective", "time", "--tune"]
     done = brownout("search", "digits", 0.5, "--out", out, *options)
     assert done.exit_code == 0, done.output
     policy = Policy.from_json(out.read_text())
@@ -60,12 +60,20 @@ def test_a_policy_for_digits_is_written(tmp_path):
     assert policy.measured.time_s < policy.nominal.time_s
     assert all(evaluation > 0 for evaluation, _ in policy.table.settings)
     assert "saves" in done.output
+    assert "theta 6, attempts 2" in done.output
 
 
 def test_calls_of_a_pipeline_must_be_json(tmp_path):
     done = brownout("characterise", tmp_path, "--call", "{class_labels")
     assert done.exit_code == 2
     assert "--call must be JSON" in done.output
+
+
+def test_unknown_choices_are_refused():
+    for option, expected in (("--strategy", "must be one of ours, drift"), ("--objective", "must be energy or time")):
+        done = brownout("search", "digits", 1, option, "x")
+        assert done.exit_code == 2
+        assert expected in done.output
 
 
 @pytest.mark.parametrize("command", ["characterise", "search"])

@@ -218,5 +218,5 @@ def test_pairs_are_measured_until_their_order_is_shown():
     stopping = Stopping(images=200, batch=20, relative=0.01)
     profile, _ = fake_sweep({"a": 1.0, "bb": 1.1, "alone": 1.0}, stopping, [("a", "bb")])
     assert profile.worse("a", "bb", 0) == "bb"
-    assert profile.damage("a", 0).images == profile.damage("bb", 0).images == 20
+    assert profile.damage("a", 0).images == profile.damage("bb", 0).images <= 60
     assert profile.damage("alone", 0).images == 200

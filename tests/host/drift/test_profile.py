@@ -40,7 +40,7 @@ def test_ranking_says_which_pairs_are_ordered():
     assert [name for name, _ in each.ranking(3)] == ["late", "early", "other"]
     assert each.ordered_pairs(3) == [("late", "early"), ("late", "other"), ("early", "other")]
     assert each.ordered_pairs(2) in ([("late", "other"), ("early", "other")], [("early", "other"), ("late", "other")])
-    difference = each.difference("early", "late", RATES[0])
+    difference = each.difference("early", "late", RATES[0], confidence=0.999)
     assert difference.lower < 0.1 < difference.upper
     assert difference.samples == 40
 

@@ -115,38 +115,36 @@ def test_searches_that_make_no_sense_are_refused(net, profile):
         search(net, bits, 1, strategy=Unprotected())
 
 
-def test_parameters_are_the_cheapest_within_the_budget(net):
-    """Repetitions of attention cost energy; here they are what keeps the damage small."""
-    trials, best = search_parameters(
-        net,
-        draw(net),
-        lambda **chosen: Rollback(RESIDUE, **chosen),
-        {"theta": [0, 12], "attempts": [0, 2]},
-        constant(POINTS[1]),
-        1.0,
-        metrics=image_metrics(),
-        stopping=STOPPING,
-    )
-    assert len(trials) == 4
-    costs = [trial.outcome.energy_j for trial in trials]
-    assert costs == sorted(costs)
-    assert best is trials[0]
-    assert best.parameters["attempts"] == 0
-    assert all(trial.within for trial in trials if trial.outcome.damage.upper <= 1.0)
-    strict, none = search_parameters(
-        net,
-        draw(net),
-        lambda **chosen: Rollback(RESIDUE, **chosen),
-        {"attempts": [0]},
-        constant(POINTS[1]),
-        1e-12,
-        metrics=image_metrics(),
-        stopping=STOPPING,
-    )
-    assert none is None
-    assert not strict[0].within
-    with pytest.raises(ValueError, match="grid must have at least one value of each parameter"):
-        search_parameters(net, draw(net), Rollback, {}, constant(NOMINAL), 1.0, metrics=image_metrics())
+def test_parameters_are_the_cheapest_within_the_budget():
+    def build(**chosen):
+        return PublishedDrift(tile=4, **chosen)
+
+    def find(budget, **grid):
+        run, options = draw(net), {"metrics": image_metrics(), "stopping": Stopping(images=16, batch=8)}
+        return search_parameters(net, run, build, grid, constant(POINTS[1]), budget, **options)
+
+    with Accelerator(build().hardware(CONFIG), backend="twin") as accelerator:
+        net = offloaded(accelerator)
+        trials, best = find(1.0, interval=[1, 2], theta=[0, 40])
+        # Fewer checkpoints, and nothing that goes back to them.
+        assert best is trials[0]
+        assert best.parameters == {"interval": 2, "theta": 40}
+        costs = [trial.outcome.energy_j for trial in trials]
+        assert costs == sorted(costs)
+        damage = {trial.parameters["theta"]: trial.outcome.damage.mean for trial in trials}
+        assert damage[40] > 2 * damage[0] > 0
+
+        # What lets errors pass is cheaper, and too bad.
+        trials, best = find(0.8 * damage[40], interval=[2], theta=[0, 40])
+        assert [trial.parameters["theta"] for trial in trials] == [40, 0]
+        assert [trial.within for trial in trials] == [False, True]
+        assert best is trials[1]
+
+        trials, best = find(1e-12, interval=[2])
+        assert best is None
+        assert not trials[0].within
+        with pytest.raises(ValueError, match="grid must have at least one value of each parameter"):
+            find(1.0)
 
 
 @pytest.mark.parametrize(
