@@ -40,7 +40,7 @@ from brownout.host.drift.subject import Subject, shipped
 BITS = (8, 10, 12, 14, 16, 20, 30)
 BIT_RATES = (1e-6, 1e-4, 3e-2)
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-THIRDS = {"steps": ("early", "middle", "late"), "blocks": ("first", "middle", "last")}
+PARTS = {"steps": ("early", "middle", "late"), "blocks": ("first", "middle", "last")}
 LINEAR = Slice(name="linear", kinds=BLOCK_LINEAR_KINDS)
 
 
@@ -57,11 +57,11 @@ class Sweeps:
         self.kinds = layout_of(subject.module, subject.run).kinds
         self.steps = [
             Slice(name=f"steps_{name}", evaluations=tuple(part), kinds=BLOCK_LINEAR_KINDS)
-            for name, part in zip(THIRDS["steps"], split(range(layout.evaluations), 3), strict=True)
+            for name, part in zip(PARTS["steps"], split(range(layout.evaluations), len(PARTS["steps"])), strict=True)
         ]
         self.blocks = [
             Slice(name=f"blocks_{name}", blocks=tuple(part), kinds=BLOCK_LINEAR_KINDS)
-            for name, part in zip(THIRDS["blocks"], split(layout.blocks, 3), strict=True)
+            for name, part in zip(PARTS["blocks"], split(layout.blocks, len(PARTS["blocks"])), strict=True)
         ]
 
     def profile(
@@ -122,7 +122,7 @@ def order(profile: ResilienceProfile, first: str, last: str, what: str) -> dict[
 
 def main(
     model: Annotated[str, typer.Option(help="digits or mnist")] = "mnist",
-    images: Annotated[int, typer.Option(help="most images of each measurement")] = 80,
+    images: Annotated[int, typer.Option(help="most images of each measurement")] = 100,
     batch: Annotated[int, typer.Option(help="images between looks at the result")] = 20,
     map_rate: Annotated[float, typer.Option(help="error rate of the map and of the kinds")] = 1e-4,
     threads: Annotated[int, typer.Option(help="torch threads; 0: torch's own choice")] = 0,

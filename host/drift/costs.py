@@ -59,6 +59,8 @@ class _Ledger:
     cells: list[Cell] = field(default_factory=list)
     costs: list[dict[str, float]] = field(default_factory=list)
     clean: list[bool] = field(default_factory=list)
+    _before: dict[str, float] = field(default_factory=dict)
+    _clean: int = 0
 
     def _read(self) -> tuple[dict[str, float], int]:
         stats = self.execution.accelerator.stats
@@ -140,12 +142,12 @@ def measure_stages(
             deciding.setdefault(key, present)
         if present is stages[-1] and (not present.governed or present.governed[-1] != governed):
             present.governed.append(governed)
-        for point, ledger in enumerate(ledgers):
+        for number, ledger in enumerate(ledgers):
             source = ledger if governed else ledgers[0]
             for name in OBJECTIVES:
-                present.costs[name][point] += source.costs[index][name] / count
+                present.costs[name][number] += source.costs[index][name] / count
             if governed and ledger.clean[index]:
-                present.allowed[point] = False
+                present.allowed[number] = False
     for stage in stages:
         stage.allowed[0] = True
         if not any(stage.governed):

@@ -30,10 +30,14 @@ def _curve(
     mean = np.array([each.mean for each in found])
     errors = [[each.mean - each.lower for each in found], [each.upper - each.mean for each in found]]
     axes.errorbar(x, mean, errors, marker="o", markersize=4, capsize=3, label=name)
+    return bool((mean > 0).all())
 
 
-def _finish(axes: Axes, profile: ResilienceProfile) -> None:
+def _finish(axes: Axes, profile: ResilienceProfile, positive: bool) -> None:
     metric = profile.metrics[0]
+    # Damages range over orders of magnitude.
+    if positive:
+        axes.set_yscale("log")
     axes.axhline(profile.unrelated[metric], color="grey", linestyle=":", label="unrelated images")
     axes.set_ylabel(f"{metric} damage")
     axes.legend(fontsize="small")
@@ -59,11 +63,13 @@ def damage_over_bit(profile: ResilienceProfile, slices: Sequence[Slice]) -> Figu
     figure, axes = _figure()
     chosen.sort(key=lambda each: each.bits or ())
     bits = [each.bits[0] for each in chosen if each.bits]
-    for index, setting in enumerate(profile.settings):
+    positive = [
         _curve(axes, profile, bits, [(each.name, index) for each in chosen], setting.label)
+        for index, setting in enumerate(profile.settings)
+    ]
     axes.set_xlabel("bit")
     axes.set_xticks(bits)
-    _finish(axes, profile)
+    _finish(axes, profile, all(positive))
     return figure
 
 
@@ -72,14 +78,14 @@ def damage_over_setting(profile: ResilienceProfile, names: Sequence[str] | None 
     figure, axes = _figure()
     rates = [each.error_rate for each in profile.settings]
     x = [float(index) if rate is None else rate for index, rate in enumerate(rates)]
-    for name in [each.name for each in profile.slices] if names is None else names:
-        _curve(axes, profile, x, [(name, index) for index in range(len(x))], name)
+    chosen = [each.name for each in profile.slices] if names is None else names
+    positive = [_curve(axes, profile, x, [(name, index) for index in range(len(x))], name) for name in chosen]
     if all(rates):
         axes.set_xscale("log")
         axes.set_xlabel("errors per output")
     else:
         axes.set_xticks(x, [each.label for each in profile.settings])
-    _finish(axes, profile)
+    _finish(axes, profile, all(positive))
     return figure
 
 

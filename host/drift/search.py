@@ -216,8 +216,8 @@ class Meter:
         before = dict(accelerator.stats)
         images = bench.images(schedule, batch, strategy)
         after = accelerator.stats
-        cost = {name: (after[name] - before[name]) / bench.batch for name in OBJECTIVES.values()}
-        return bench.compare(images, clean)[self.metric], Outcome(**cost)
+        energy_j, time_s = ((after[name] - before[name]) / bench.batch for name in ("energy_j", "time_s"))
+        return bench.compare(images, clean)[self.metric], Outcome(energy_j, time_s)
 
     def measure(
         self, schedule: Schedule, strategy: Strategy | None = None, known: tuple[list[float], Outcome] | None = None
@@ -306,7 +306,7 @@ def search_policy(
 
     def predict(found: Assignment) -> Outcome:
         totals = {objective: found.cost, "time" if objective == "energy" else "energy": other.total_cost(found.choice)}
-        return Outcome(**{OBJECTIVES[name]: value for name, value in totals.items()}, predicted_damage=found.damage)
+        return Outcome(totals["energy"], totals["time"], predicted_damage=found.damage)
 
     def make_policy(found: Assignment, measured: Outcome) -> Policy:
         settings = {

@@ -53,7 +53,7 @@ def test_digits_are_characterised(tmp_path):
 def test_a_policy_for_digits_is_written(tmp_path):
     out = tmp_path / "policy.json"
     options = ["--step-groups", 1, "--block-groups", 1, "--images", 4, "--batch", 4, "--objective", "time", "--tune"]
-    done = brownout("search", "digits", 0.5, "--out", out, *options)
+    done = brownout("search", "digits", "--budget", 0.5, "--out", out, *options)
     assert done.exit_code == 0, done.output
     policy = Policy.from_json(out.read_text())
     assert policy.measured.damage.upper <= policy.budget == 0.5
@@ -71,7 +71,7 @@ def test_calls_of_a_pipeline_must_be_json(tmp_path):
 
 def test_unknown_choices_are_refused():
     for option, expected in (("--strategy", "must be one of ours, drift"), ("--objective", "must be energy or time")):
-        done = brownout("search", "digits", 1, option, "x")
+        done = brownout("search", "digits", "--budget", 1, option, "x")
         assert done.exit_code == 2
         assert expected in done.output
 
