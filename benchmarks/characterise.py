@@ -85,7 +85,7 @@ class Sweeps:
 
 def damages(profile: ResilienceProfile) -> dict[str, float]:
     """All damages over that of unrelated images."""
-    scale, metrics = profile.unrelated[profile.metrics[0]], {}
+    scale, metrics = profile.unrelated[profile.metrics[0]], dict[str, float]()
     for each in profile.slices:
         for index, setting in enumerate(profile.settings):
             name = each.name if len(profile.settings) == 1 else f"{each.name}_{setting.label}"

@@ -167,6 +167,10 @@ def search(
     out: Annotated[Path, typer.Option(help="policy to write")] = Path("policy.json"),
     objective: Annotated[str, typer.Option(help="energy (undervolt) or time (overclock)")] = "energy",
     strategy: Annotated[str, typer.Option(help="what is done about errors: ours, or drift (as published)")] = "ours",
+    point: Annotated[
+        list[float] | None,
+        typer.Option(help="points to choose from: volts (energy) or GHz (time)"),
+    ] = None,
     tune: Annotated[bool, typer.Option(help="then search theta and attempts, or theta and interval")] = False,
     step_groups: Annotated[int, typer.Option(help="groups of evaluations")] = 3,
     block_groups: Annotated[int, typer.Option(help="groups of blocks")] = 2,
@@ -180,7 +184,14 @@ def search(
     """Find an operating point for each step and block: least energy, or time, within a budget of damage."""
     from .drift.cell import BLOCK_LINEAR_KINDS
     from .drift.characterise import characterise as sweep
-    from .drift.search import overclock_points, search_parameters, search_policy, undervolt_points
+    from .drift.search import (
+        FREQUENCIES_HZ,
+        VOLTAGES_V,
+        overclock_points,
+        search_parameters,
+        search_policy,
+        undervolt_points,
+    )
     from .drift.slices import Slice, block_slices, cross, evaluation_slices, layout_of, split
     from .drift.stopping import Stopping
     from .drift.strategies import PublishedDrift, Rollback
@@ -191,7 +202,10 @@ def search(
     if objective not in ("energy", "time"):
         raise typer.BadParameter(f"--objective must be energy or time, not {objective!r}")
     chosen = builders[strategy]()
-    points = overclock_points() if objective == "time" else undervolt_points()
+    if objective == "time":
+        points = overclock_points([1e9 * each for each in point] if point else FREQUENCIES_HZ)
+    else:
+        points = undervolt_points(point or VOLTAGES_V)
     with _subject(model, chosen, call, memory_mib, threads) as subject:
         base = Slice(name="", kinds=BLOCK_LINEAR_KINDS)
         layout = layout_of(subject.module, subject.run, kinds=BLOCK_LINEAR_KINDS)

@@ -25,7 +25,8 @@ def _figure(width: float = 6.4, height: float = 4.0) -> tuple[Figure, Axes]:
 
 def _curve(
     axes: Axes, profile: ResilienceProfile, x: Sequence[float], at: Sequence[tuple[str, int]], name: str
-) -> None:
+) -> bool:
+    """Draw a curve; whether all of it is above zero."""
     found = [profile.damage(*each) for each in at]
     mean = np.array([each.mean for each in found])
     errors = [[each.mean - each.lower for each in found], [each.upper - each.mean for each in found]]

@@ -69,14 +69,14 @@ class Slice:
         ValueError
             Nothing can be in both.
         """
-        both: dict[str, Any] = {"name": f"{self.name}/{other.name}"}
+        both = {}
         for each in fields(self)[1:]:
             mine, theirs = getattr(self, each.name), getattr(other, each.name)
             if mine is not None and theirs is not None:
                 both[each.name] = tuple(value for value in mine if value in theirs)
             else:
                 both[each.name] = theirs if mine is None else mine
-        return Slice(**both)
+        return Slice(name=f"{self.name}/{other.name}", **both)
 
     def low(self, setting: Setting) -> Setting:
         """What its cells run at.

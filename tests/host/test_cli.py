@@ -52,13 +52,15 @@ def test_digits_are_characterised(tmp_path):
 
 def test_a_policy_for_digits_is_written(tmp_path):
     out = tmp_path / "policy.json"
-    options = ["--step-groups", 1, "--block-groups", 1, "--images", 4, "--batch", 4, "--objective", "time", "--tune"]
+    options = ["--step-groups", 1, "--block-groups", 1, "--images", 4, "--batch", 4, "--tune"]
+    options += ["--objective", "time", "--point", 2.3, "--point", 3]
     done = brownout("search", "digits", "--budget", 0.5, "--out", out, *options)
     assert done.exit_code == 0, done.output
     policy = Policy.from_json(out.read_text())
     assert policy.measured.damage.upper <= policy.budget == 0.5
     assert policy.measured.time_s < policy.nominal.time_s
     assert all(evaluation > 0 for evaluation, _ in policy.table.settings)
+    assert {point.frequency_hz for point in policy.table.settings.values()} <= {2.3e9, 3e9}
     assert "saves" in done.output
     assert "theta 6, attempts 2" in done.output
 
