@@ -69,7 +69,7 @@ class Slice:
         ValueError
             Nothing can be in both.
         """
-        both = {}
+        both: dict[str, Any] = {}
         for each in fields(self)[1:]:
             mine, theirs = getattr(self, each.name), getattr(other, each.name)
             if mine is not None and theirs is not None:
@@ -99,7 +99,10 @@ class Slice:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Slice:
         """Undo `to_dict`."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+        }
+        return cls(**given)
 
 
 def bit_slices(bits: Iterable[int], within: Slice | None = None) -> list[Slice]:

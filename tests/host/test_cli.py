@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from brownout.host.cli import app
+from brownout.host import cli
 from brownout.host.drift.profile import ResilienceProfile
 from brownout.host.drift.search import Policy
 
@@ -18,7 +18,9 @@ from .pipelines import tiny
 
 
 def brownout(*arguments):
-    return CliRunner().invoke(app, [str(each) for each in arguments], env={"COLUMNS": "200"}, catch_exceptions=False)
+    return CliRunner().invoke(
+        cli.app, [str(each) for each in arguments], env={"COLUMNS": "200"}, catch_exceptions=False
+    )
 
 
 def test_help_needs_no_torch():
@@ -50,7 +52,8 @@ def test_digits_are_characterised(tmp_path):
     assert "steps0-4" in done.output
 
 
-def test_a_policy_for_digits_is_written(tmp_path):
+def test_a_policy_for_digits_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(cli.GRIDS, "ours", {"theta": [6], "attempts": [2]})
     out = tmp_path / "policy.json"
     options = ["--step-groups", 1, "--block-groups", 1, "--images", 4, "--batch", 4, "--tune"]
     options += ["--objective", "time", "--point", 2.3, "--point", 3]
