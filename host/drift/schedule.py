@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -132,3 +133,32 @@ class Table:
         if self.kinds is not None and cell.kind not in self.kinds:
             return self.default
         return self.settings.get((cell.evaluation, cell.block), self.default)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            "default": self.default.to_dict(),
+            "kinds": None if self.kinds is None else list(self.kinds),
+            "settings": [
+                {"evaluation": evaluation, "block": block, "setting": setting.to_dict()}
+                for (evaluation, block), setting in self.settings.items()
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Table:
+        """Undo `to_dict`."""
+        return cls(
+            {(each["evaluation"], each["block"]): Setting.from_dict(each["setting"]) for each in data["settings"]},
+            default=Setting.from_dict(data["default"]),
+            kinds=None if data["kinds"] is None else tuple(data["kinds"]),
+        )
+
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Table:
+        """Undo `to_json`."""
+        return cls.from_dict(json.loads(text))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 from ..accelerator import Accelerator
 from ..timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TRANSITION_S, TimingLaw
@@ -93,6 +94,34 @@ class Setting:
         if accelerator.config.checksum is not None:
             voltage = self.voltage_v if self.check_voltage_v is None else self.check_voltage_v
             accelerator.set_operating_point(voltage_v=voltage, domain="check", transition_s=transition_s)
+
+    @property
+    def label(self) -> str:
+        """Short name for tables and plots: ``1e-04``, ``0.68 V``, ``0.9 V 3.57 GHz``, ``nominal``."""
+        if self.error_rate is not None:
+            return f"{self.error_rate:.3g}"
+        parts = []
+        if self != Setting():
+            parts.append(f"{self.voltage_v:.4g} V")
+        if self.frequency_hz != NOMINAL_FREQUENCY_HZ:
+            parts.append(f"{self.frequency_hz / 1e9:.4g} GHz")
+        return " ".join(parts) or "nominal"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What differs from the nominal point, for JSON."""
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Undo `to_dict`.
+
+        Raises
+        ------
+        TypeError
+            There is an unknown entry.
+        """
+        weights = data.get("bit_weights")
+        return cls(**{**data, "bit_weights": None if weights is None else tuple(weights)})
 
 
 NOMINAL = Setting()
