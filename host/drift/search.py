@@ -16,11 +16,11 @@ from torch import nn
 from ..offloading import offloaded_model
 from .assignment import Assignment, Problem, assign
 from .characterise import Bench, Metric
-from .stage_costs import OBJECTIVES, Stage, measure_moves, measure_stages
 from .profile import ResilienceProfile
 from .schedule import Schedule, Table, constant
 from .setting import NOMINAL, Setting
 from .slices import Run, Slice
+from .stage_costs import OBJECTIVES, Stage, measure_moves, measure_stages
 from .stopping import Estimate, Stopping
 from .strategies import Strategy, Unprotected
 

@@ -7,7 +7,6 @@ import pytest
 from brownout.host import Accelerator, offloaded_model
 from brownout.host.drift.cell import BLOCK_LINEAR_KINDS, Cell
 from brownout.host.drift.characterise import characterise, image_metrics
-from brownout.host.drift.stage_costs import measure_moves, measure_stages
 from brownout.host.drift.presets import PRESETS, get_preset
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Table, constant
@@ -21,6 +20,7 @@ from brownout.host.drift.search import (
 )
 from brownout.host.drift.setting import NOMINAL, Setting, only_bits
 from brownout.host.drift.slices import Slice, bit_slices, block_slices, cross, evaluation_slices
+from brownout.host.drift.stage_costs import measure_moves, measure_stages
 from brownout.host.drift.stopping import Stopping
 from brownout.host.drift.strategies import PublishedDrift, Rollback, Unprotected
 
