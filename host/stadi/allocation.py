@@ -57,13 +57,10 @@ def proportional_rows(weights: Sequence[float], rows: int) -> list[int]:
     """Whole rows by weight, largest remainders first, at least one for each."""
     exact = np.array(weights) / sum(weights) * rows
     counts = np.maximum(1, np.floor(exact)).astype(int)
-    order = np.argsort(-(exact - np.floor(exact)), kind="stable")
-    index = 0
     while counts.sum() < rows:
-        counts[order[index % len(order)]] += 1
-        index += 1
+        counts[np.argmax(exact - counts)] += 1
     while counts.sum() > rows:
-        counts[int(np.argmax(counts - exact * (counts > 1) - (counts == 1) * rows))] -= 1
+        counts[np.argmax(np.where(counts > 1, counts - exact, -np.inf))] -= 1
     return [int(count) for count in counts]
 
 

@@ -90,12 +90,16 @@ class Plan:
                 start, stop = getattr(share, what)
                 if (not self.divides_batch and start != next_row) or not start < stop <= self.rows:
                     raise PlanError(
-                        f"{what} of {share.device} are {start}..{stop}, but must begin at {next_row}, hold at least one "
-                        f"row and end within {self.rows}"
+                        f"{what} of {share.device} are {start}..{stop}, but must begin at {next_row}, hold at "
+                        f"least one row and end within {self.rows}"
                     )
                 next_row = stop
             if next_row != self.rows:
                 raise PlanError(f"{what} end at {next_row}, but the image has {self.rows}")
+        if self.divides_batch and self.warmup:
+            raise PlanError(
+                "devices that share the batch exchange nothing that warm-up would synchronise; use warmup=0"
+            )
         if (self.steps - self.async_start) % self.interval:
             raise PlanError(
                 f"{self.steps - self.async_start} steps after warm-up cannot be divided into intervals of "

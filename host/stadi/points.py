@@ -123,12 +123,9 @@ class _ClockSearch:
             voltage = lowest_voltage_v(device, clock, self.error_rate)
             devices.append(at_point(device, clock, voltage, checked=self.error_rate > 0))
         fleet = replace(self.planner.fleet, devices=tuple(devices))
-        planner = self.planner.on(fleet)
-        explained = planner.plan(self.method)
-        if explained.prediction.latency_s > self.latency_s:
-            return None
-        energy = Predictor(fleet, planner.costs, planner.availability()).energy_j(explained.plan)
-        return PointedPlan(fleet, explained, energy)
+        found = _planned(self.planner, fleet, self.method)
+        # Prediction of the same plan at the same points must not fail on rounding.
+        return found if found.explained.prediction.latency_s <= self.latency_s * (1 + 1e-9) else None
 
     def exhaustive(self) -> PointedPlan | None:
         combinations = itertools.product(range(len(self.levels)), repeat=len(self.planner.fleet.devices))
@@ -153,8 +150,12 @@ class _ClockSearch:
                 yield [*chosen[:index], level + 1, *chosen[index + 1 :]]
 
 
-def overclock_straggler(planner: Planner, error_rate: float, method: str = "stadi") -> PointedPlan:
-    """Overclock the slowest device to an error rate, corrected and rolled back, and plan for it.
+def least_latency(
+    planner: Planner, error_rate: float, *, among: Sequence[str] | None = None, method: str = "stadi"
+) -> PointedPlan:
+    """Choose which devices are overclocked to an error rate, corrected and rolled back, for least latency.
+
+    It is not always the slowest: a device that becomes faster than its threshold loses its stride.
 
     Parameters
     ----------
@@ -162,23 +163,39 @@ def overclock_straggler(planner: Planner, error_rate: float, method: str = "stad
         Of the fleet as it is.
     error_rate : float
         Highest one at which protected images keep their quality (docs/drift.md).
+    among : sequence of str, optional
+        Devices that may be overclocked; by default all.
     method : str
-        Of the plan.
+        Of the plans.
+
+    Returns
+    -------
+    PointedPlan
+        Of all sets of these devices the best, perhaps the empty one.
 
     Raises
     ------
     ValueError
-        The rate is beyond what the law covers.
+        The rate is beyond what the law covers, or there is no such device.
     """
-    speeds = planner.speeds()
-    straggler = min(speeds, key=lambda name: speeds[name])
-    devices = tuple(
-        at_point(device, device.law.frequency_at_rate(error_rate), NOMINAL_VOLTAGE_V, checked=True)
-        if device.name == straggler
-        else device
-        for device in planner.fleet.devices
-    )
-    faster = planner.on(replace(planner.fleet, devices=devices))
-    explained = faster.plan(method)
-    energy = Predictor(faster.fleet, faster.costs, faster.availability()).energy_j(explained.plan)
-    return PointedPlan(faster.fleet, explained, energy)
+    names = [device.name for device in planner.fleet.devices]
+    allowed = names if among is None else list(among)
+    if unknown := sorted(set(allowed) - set(names)):
+        raise ValueError(f"among names {unknown[0]!r}, which is no device; there are {', '.join(names)}")
+    found = []
+    for chosen in itertools.product((False, True), repeat=len(allowed)):
+        faster = {name for name, each in zip(allowed, chosen, strict=True) if each}
+        devices = tuple(
+            at_point(device, device.law.frequency_at_rate(error_rate), NOMINAL_VOLTAGE_V, checked=True)
+            if device.name in faster
+            else device
+            for device in planner.fleet.devices
+        )
+        found.append(_planned(planner, replace(planner.fleet, devices=devices), method))
+    return min(found, key=lambda each: each.explained.prediction.latency_s)
+
+
+def _planned(planner: Planner, fleet: FleetSpec, method: str) -> PointedPlan:
+    moved = planner.on(fleet)
+    explained = moved.plan(method)
+    return PointedPlan(fleet, explained, Predictor(fleet, moved.costs, moved.availability()).energy_j(explained.plan))

@@ -95,35 +95,35 @@ class Predictor:
         ]
         return max(times, default=0.0)
 
-    def warmup_step_s(self, shares: Sequence[Share]) -> tuple[float, float]:
-        """Time of a synchronous step, and how much of it is exposed communication."""
+    def warmup_s(self, plan: Plan) -> tuple[float, float]:
+        """Time of the synchronous steps without the meeting, and how much of it is exposed communication.
+
+        The second step is taken to repeat: devices that wait for each other settle into a rhythm within one.
+        """
+        shares = plan.shares
         stages = [
             self.device_costs(share.device).stage_seconds(share.warmup_count, share.images)
             / self.availability[share.device]
             for share in shares
         ]
-        if len(shares) == 1 or shares[0].images is not None:
-            return float(max(stage.sum() for stage in stages)), 0.0
-        sizes = np.array(self.costs.model.exchange_bytes_per_row)
-        total, computing = np.zeros(len(sizes)), np.zeros(len(sizes))
-        for share, stage in zip(shares, stages, strict=True):
-            computing = np.maximum(computing, stage[:-1])
-            for other in shares:
-                if other is not share:
-                    link = self.fleet.links.between(share.device, other.device)
-                    sent = share.warmup_count * sizes / link.bytes_per_s + link.latency_s
-                    total = np.maximum(total, stage[:-1] + sent)
-        last = max(stage[-1] for stage in stages)
-        return float(total.sum() + last), float((total - computing).sum())
+        sizes = self.costs.model.exchange_bytes_per_row
+        links = {
+            (sender, receiver): self.fleet.links.between(shares[sender].device, shares[receiver].device)
+            for sender in range(len(shares))
+            for receiver in range(len(shares))
+            if sender != receiver
+        }
+        free = {pair: [0.0] * len(sizes) for pair in links}
+        real = {
+            pair: [link.seconds(shares[pair[0]].warmup_count * size) for size in sizes] for pair, link in links.items()
+        }
+        total, computing = (_synchronous_s(stages, sent, plan.warmup) for sent in (real, free))
+        return total, total - computing
 
     def predict(self, plan: Plan) -> Prediction:
         """Latency of a plan, in closed form."""
         shares, gather = plan.shares, self.gather_s(plan.shares)
-        step_s, step_exposed = self.warmup_step_s(shares) if plan.warmup else (0.0, 0.0)
-        # Halves of guidance meet after every step.
-        meetings = plan.warmup if plan.divides_batch else min(plan.warmup, 1)
-        warmup = plan.warmup * step_s + meetings * gather
-        exposed = plan.warmup * step_exposed + meetings * gather
+        warmup, exposed = (each + gather for each in self.warmup_s(plan)) if plan.warmup else (0.0, 0.0)
         intervals = (plan.steps - plan.async_start) // plan.interval
         times = tuple(
             plan.interval // share.stride * self.evaluation_s(share.device, share.count, share.images)
@@ -140,9 +140,15 @@ class Predictor:
             if not plan.divides_batch
             else max(times)
         )
-        exposed += intervals * (slowest - max(times) + gather)
-        interval = slowest + gather
-        return Prediction(warmup + intervals * interval, warmup, interval, times, exposed)
+        # Keys and values go on while devices meet.
+        computing = max(times) + gather
+        interval = max(slowest, computing)
+        if not intervals:
+            return Prediction(warmup, warmup, interval, times, exposed)
+        # What is sent in the last interval nobody uses: links are waited for once less.
+        latency = warmup + (intervals - 1) * interval + computing
+        exposed += (intervals - 1) * (interval - computing) + intervals * gather
+        return Prediction(latency, warmup, interval, times, exposed)
 
     def energy_j(self, plan: Plan) -> float:
         """Energy of a plan, in closed form: evaluations, links, and leakage of its devices in their free time."""
@@ -163,6 +169,21 @@ class Predictor:
                     rows += later // max(share.stride, other.stride) * share.count
                     total += rows * row_bytes * self.fleet.links.between(share.device, other.device).byte_j
         return total
+
+
+def _synchronous_s(stages: Sequence[Array], sent_s: Mapping[tuple[int, int], Sequence[float]], steps: int) -> float:
+    """Time of some steps in which every stage but the last is followed by an exchange of all with all."""
+    ends, marks = [0.0] * len(stages), [0.0]
+    for _ in range(min(steps, 2)):
+        for exchange in range(len(stages[0]) - 1):
+            ends = [end + float(stage[exchange]) for end, stage in zip(ends, stages, strict=True)]
+            ends = [
+                max([end, *(ends[sender] + sent[exchange] for (sender, to), sent in sent_s.items() if to == receiver)])
+                for receiver, end in enumerate(ends)
+            ]
+        ends = [end + float(stage[-1]) for end, stage in zip(ends, stages, strict=True)]
+        marks.append(max(ends))
+    return marks[-1] + max(0, steps - 2) * (marks[-1] - marks[-2])
 
 
 def lower_envelope(table: Array) -> Array:

@@ -267,7 +267,7 @@ class _Interval:
     def compute(self) -> None:
         """All evaluations, and the meeting."""
         for step in range(self.start_step, self.end_step):
-            if self.synchronous and not self.plan.divides_batch:
+            if self.synchronous:
                 self._synchronous_step(step)
                 continue
             for share in self.plan.shares:
@@ -332,8 +332,7 @@ class _Interval:
 
     def _evaluate(self, share: Share, step: int) -> None:
         """An evaluation after warm-up."""
-        rows = share.warmup_count if self.synchronous else share.count
-        stages = self._charge(share, rows)
+        stages = self._charge(share, share.count)
         if self.plan.divides_batch:
             for seconds in stages:
                 self._work(share, float(seconds), step)
