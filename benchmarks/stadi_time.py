@@ -11,7 +11,8 @@ tokens, guidance), 50 steps of which at least 4 are synchronous; all times are s
   and re-planning. ``planner_error_max``: of all methods in all static settings.
 - ``joint_energy_saving``: clocks, voltages and plan chosen together, at most the latency of elastic patches, without
   errors, against the same plan with every device at 0.85 V and its own clock; ``_equal_latency``: at most the latency
-  of STADI; ``_published``, ``_array``: of the energy that DRIFT counts, and of the array alone; ``_protected``: points
+  of STADI; ``_published``, ``_array``: of the energy that DRIFT counts, and of the array alone;
+  ``_published_model``: with the published ratio of compute to memory; ``_protected``: points
   with errors that are corrected; ``_clock``: the slow device has half the clock.
 - ``straggler_reduction``, ``straggler_elastic_reduction``: latency saved, from STADI and from elastic patches, where
   the slow device may be overclocked to that error rate; ``overclocked_reduction``: where both may.
@@ -26,6 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from brownout.host import write_results
+from brownout.host.drift.published import PUBLISHED
 from brownout.host.energy import EnergyModel
 from brownout.host.errors import PlanError
 from brownout.host.stadi.allocation import largest_ratio
@@ -36,10 +38,11 @@ from brownout.host.stadi.load import LoadTrace
 from brownout.host.stadi.patches import PatchedWorkload
 from brownout.host.stadi.plan import Plan
 from brownout.host.stadi.planner import METHODS, Planner
-from brownout.host.stadi.points import PointedPlan, at_guard_band, least_energy, least_latency
+from brownout.host.stadi.points import GUARD_BAND_V, PointedPlan, at_guard_band, least_energy, least_latency
 from brownout.host.stadi.prediction import bound_s
 from brownout.host.stadi.replanning import Replanner
 from brownout.host.stadi.timeline import Failure, Replan, Simulation, Timeline
+from brownout.host.timing import NOMINAL_VOLTAGE_V
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.configurations import SERVER
 from denoisers.published import DENOISERS, GUIDED
@@ -240,6 +243,9 @@ class Study:
                 for fleet in (found.fleet, at_guard_band(planner.fleet))
             ]
             self.metrics[f"joint_energy_saving_{name}"] = 1 - energies[0] / energies[1]
+        compute = PUBLISHED["dit"].compute * (GUARD_BAND_V / NOMINAL_VOLTAGE_V) ** 2
+        share = compute / (1 + compute)
+        self.metrics["joint_energy_saving_published_model"] = share * self.metrics["joint_energy_saving_array"]
         self.metrics["joint_energy_saving_equal_latency"], _ = self._saving(planner, own, CLOCKS)
         halved = replace(planner.fleet.devices[0], name="slow0", frequency_hz=1e9)
         clocked = planner.on(FleetSpec((planner.fleet.devices[0], halved)))

@@ -24,7 +24,7 @@ class Replanner:
     method : str
         Of the new plans, as `Planner.plan`.
     gain : float
-        Share of the remaining time that a new plan must be predicted to save.
+        Share of the remaining time that a new plan must be predicted to save; or may cost, if it evaluates more often.
     """
 
     def __init__(self, planner: Planner, method: str = "stadi", gain: float = 0.01) -> None:
@@ -59,7 +59,9 @@ class Replanner:
         if not must:
             predictor = Predictor(self.planner.fleet, self.planner.costs, self._known)
             present = predictor.predict(seen.plan).interval_s * (seen.plan.steps - seen.step) / seen.plan.interval
-            if found.prediction.latency_s > (1 - self.gain) * present:
+            # Strides that a faster device no longer needs are given up where that costs little.
+            worth = 1 + self.gain if found.plan.fresh_share > seen.plan.fresh_share else 1 - self.gain
+            if found.prediction.latency_s > worth * present:
                 return seen.plan
         self._planned = dict(self._known)
         return found.plan

@@ -69,7 +69,7 @@ class Observation(NamedTuple):
     plan : Plan
         The present one.
     availability : mapping of str to float
-        Measured: free time over time, in the last interval, of the devices that are left.
+        Measured: free time over time, in the last stage of each device that is left.
     lost : frozenset of str
         Devices that are gone.
     """
@@ -259,6 +259,7 @@ class _Interval:
         self.synchronous = start_step < plan.async_start
         self.ends = {share.device: self.start_s for share in plan.shares}
         self.busy = dict.fromkeys(self.ends, 0.0)
+        self.rates = dict.fromkeys(self.ends, 1.0)
         self.exposed = dict.fromkeys(self.ends, 0.0)
         self.segments: dict[str, list[Segment]] = {name: [] for name in self.ends}
         self.energy_j, self.bytes = 0.0, 0.0
@@ -290,6 +291,8 @@ class _Interval:
         self._add(share.device, "compute", start, end, step)
         self.ends[share.device] = end
         self.busy[share.device] += work_s
+        if work_s:
+            self.rates[share.device] = work_s / (end - start)
 
     def _wait(self, name: str, sent_s: float, arrival_s: float, step: int) -> None:
         """Wait for a message that was sent, after queueing for the link, at one time and is there at another."""
@@ -408,12 +411,8 @@ class _Interval:
         self.met_s = met
 
     def availability(self) -> dict[str, float]:
-        """Free share of each device in this interval, as its own clock shows: work over the time that it computed."""
-        found = {}
-        for name, segments in self.segments.items():
-            computing = sum(each.end_s - each.start_s for each in segments if each.kind == "compute")
-            found[name] = self.busy[name] / computing
-        return found
+        """Free share of each device as its own clock shows: work over time of the last stage that it computed."""
+        return dict(self.rates)
 
     def commit(self, timeline: Timeline) -> None:
         """The interval is done."""

@@ -165,3 +165,14 @@ def test_a_loss_in_warmup_begins_anew():
     timeline = Simulation(devices, costs).run(planner.plan().plan, Replanner(planner), [Failure("c", 1.0, 0.0)])
     assert [(plan.first_step, plan.warmup, len(plan.shares)) for plan in timeline.plans] == [(0, 4, 3), (0, 4, 2)]
     assert timeline.latency_s == pytest.approx(16 + 8 * 6)
+
+
+def test_a_stride_that_is_no_longer_needed_is_given_up():
+    costs = LinearCosts({"a": 2, "b": 1}, rows=12)
+    # From the end of warm-up on, a is as slow as b: six rows each take 6 s a step, as they do with stride 2.
+    loaded = fleet("ab", a={"load": LoadTrace((0.0, 8.0), (0.0, 0.5))})
+    planner = Planner(loaded, costs, steps=10, warmup=2)
+    plan = planner.plan().plan
+    timeline = Simulation(loaded, costs).run(plan, Replanner(planner))
+    assert [[share.stride for share in each.shares] for each in timeline.plans] == [[1, 2], [1, 1]]
+    assert timeline.latency_s == pytest.approx(Simulation(loaded, costs).run(plan).latency_s)
