@@ -50,6 +50,10 @@ class WeightsNotFoundError(FileNotFoundError):
     """The weights of a shipped model are not there."""
 
 
+class PlanError(ValueError):
+    """An image cannot be divided over a fleet as asked, or can no longer be finished on it; the message says why."""
+
+
 class MismatchError(RuntimeError):
     """A pass that was replayed on the RTL differs from the twin, or from the product that it is a part of.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 
@@ -15,7 +16,7 @@ from ..energy import EnergyModel
 from ..operands import Requantisation, ResidentWeights
 from ..protection import Protection
 from ..timing import TimingLaw
-from .workloads import Workload
+from .workloads import ModelProduct, Workload
 
 UNCHECKED = Protection(check=False)
 
@@ -66,13 +67,17 @@ class CountedWorkload:
         for name, (batch, k, n) in workload.weights.items():
             self._weights[name] = self.accelerator.upload(operand(batch, k, n))
 
-    def evaluate(self, protection: Protection = UNCHECKED) -> dict[str, float]:
+    def evaluate(
+        self, protection: Protection = UNCHECKED, products: Iterable[ModelProduct] | None = None
+    ) -> dict[str, float]:
         """Count one evaluation at the present operating point; moves before it are counted in.
 
         Parameters
         ----------
         protection : Protection
             Of all products. As in an offloaded model, products of attention keep what others suppress.
+        products : iterable of ModelProduct, optional
+            What to count instead of all products of the workload: other extents, the same weights.
 
         Returns
         -------
@@ -80,7 +85,7 @@ class CountedWorkload:
             `Accelerator.stats` of this evaluation.
         """
         kept = replace(protection, on_mark="keep") if protection.on_mark == "suppress" else protection
-        for product in self.workload.products:
+        for product in self.workload.products if products is None else products:
             shape = product.shape
             w = self._weights.get(product.name)
             narrow = self.requantise and w is not None

@@ -1,0 +1,1 @@
+"""STADI: one image over several unequal accelerators, in simulated time."""
