@@ -27,8 +27,8 @@ from drift_quality import BATCH, VARIANTS, Bench, Store, points_of
 
 from brownout.cosim.cache import build_root
 from brownout.host import Accelerator, TimingLaw, load_denoiser, offload, restore, sample
-from brownout.host.drift.costs import OURS, Choice, best_saving, best_speedup
-from brownout.host.drift.published import ERROR_RATE, PUBLISHED
+from brownout.host.drift.costs import OURS, Choice, saving_at_rate, speedup_at_rate
+from brownout.host.drift.published import ERROR_RATE, PUBLISHED, PublishedModel
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Phases
 from brownout.host.drift.setting import GUARD_BAND_V, Setting
@@ -49,8 +49,16 @@ RTL_VOLTAGE_V = 0.65
 
 def scheme_of(variant: str) -> str:
     """Name in `costs.OURS` of a variant of `drift_quality.VARIANTS`."""
-    segment, voltage = variant.removeprefix("ours_s").split("_v")
+    segment, voltage = variant.removeprefix("ours_s").removesuffix("_e0").split("_v")
     return f"residue x1 S{segment} V{int(voltage) / 100:g}"
+
+
+def models_of(variant: str) -> dict[str, PublishedModel]:
+    """The published architectures with the nominal steps of a variant."""
+    steps = VARIANTS[variant].nominal
+    return {
+        name: model if steps == (0, 1) else replace(model, nominal_steps=steps) for name, model in PUBLISHED.items()
+    }
 
 
 OUR_VARIANTS = tuple(name for name in VARIANTS if name.startswith("ours"))
@@ -144,17 +152,22 @@ def main(
             found[variant] = min(found.get(variant, 1.0), rate)
             print(f"{name} {variant}: no worse than DRIFT up to {rate:g}", flush=True)
     # A scheme of which not even the first rate will do is no choice.
-    rates = {scheme_of(variant): rate for variant, rate in found.items() if rate}
-    if rates:
-        saving = best_saving(rates)
-        report_choice("saving", saving, metrics)
-        metrics["quality_rate_ours"] = saving.error_rate
-        metrics["quality_rate_ratio"] = saving.error_rate / ERROR_RATE
-    at_array = {name: rate for name, rate in rates.items() if not OURS[name].check_voltage}
-    if at_array:
-        speedup = best_speedup(at_array)
-        report_choice("speedup", speedup, metrics)
-        metrics["quality_rate_ratio_overclocked"] = speedup.error_rate / ERROR_RATE
+    rates = {variant: rate for variant, rate in found.items() if rate}
+    best: dict[str, tuple[str, Choice]] = {}
+    for variant, rate in rates.items():
+        scheme, priced = OURS[scheme_of(variant)], models_of(variant)
+        chosen = {"saving": saving_at_rate(scheme, rate, models=priced)}
+        if not scheme.check_voltage:
+            chosen["speedup"] = speedup_at_rate(scheme, rate, models=priced)
+        for kind, choice in chosen.items():
+            metrics[f"{kind}_avg_{variant}"] = choice.average
+            if kind not in best or choice.average > best[kind][1].average:
+                best[kind] = variant, choice
+    for kind, (_, choice) in best.items():
+        report_choice(kind, choice, metrics)
+    if "saving" in best:
+        metrics["quality_rate_ours"] = best["saving"][1].error_rate
+        metrics["quality_rate_ratio"] = best["saving"][1].error_rate / ERROR_RATE
     if measured:
         for key, model in PUBLISHED.items():
             metrics |= drift_costs.measured(key, drift_costs.MODELS[key], model, drift_costs.CHECKPOINT_STEPS[key])
@@ -167,8 +180,7 @@ def main(
         "models": models.split(","),
         "search_rates": list(RATES),
         "rates": rates,
-        "saving_scheme": saving.scheme.name if rates else None,
-        "speedup_scheme": speedup.scheme.name if at_array else None,
+        **{f"{kind}_scheme": variant for kind, (variant, _) in best.items()},
         "array": replace(Bench.BASE, timing_model="flip").to_dict(),
     }
     path = write_results("drift", metrics, config=settings)

@@ -77,10 +77,11 @@ FRECHET_IMAGES = 320
 
 @dataclass(frozen=True)
 class Variant:
-    """A strategy, and where the voltage of its checks lies: 0 the array's, 1 the guard band's."""
+    """A strategy, where the voltage of its checks lies (0 the array's, 1 the guard band's), and what is nominal."""
 
     make: Callable[[], Strategy]
     check_voltage: float = 0.0
+    nominal: tuple[int, ...] = (0, 1)
 
 
 def _residue(segment: int) -> ChecksumConfig:
@@ -100,8 +101,11 @@ VARIANTS = {
         for segment in (32, 16, 8)
         for voltage in (0.0, 0.25, 0.5)
     },
+    "ours_s16_v25_e0": Variant(partial(Rollback, _residue(16)), 0.25, (0,)),
+    "ours_s8_v0_e0": Variant(partial(Rollback, _residue(8)), 0.0, (0,)),
 }
-"""Names of ours: columns of a segment, and per cent of the way from the array's voltage to the guard band's."""
+"""Names of ours: columns of a segment, and per cent of the way from the array's voltage to the guard band's; with
+``_e0`` only evaluation 0 is nominal, which has nothing to go back to, and not evaluation 1 as DRIFT has it."""
 
 
 class Store:
@@ -162,11 +166,13 @@ class Bench:
             self._clean[batch] = self._draw(Unprotected(), NOMINAL, batch)[0]
         return self._clean[batch]
 
-    def _draw(self, strategy: Strategy, low: Setting, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def _draw(
+        self, strategy: Strategy, low: Setting, batch: int, nominal: tuple[int, ...] = (0, 1)
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         with Accelerator(strategy.hardware(self.base), backend="twin") as accelerator:
             offload(self.model, accelerator, calibration=self.calibration)
             try:
-                with protect(self.model, strategy, published(low), seed=batch + 1) as run:
+                with protect(self.model, strategy, published(low, evaluations=nominal), seed=batch + 1) as run:
                     # Keys of errors begin anew in every batch, so every batch has a seed.
                     images, _ = draw(
                         self.model, self.spec, BATCH, seed=SEED + 7 * batch, num_inference_steps=self.steps
@@ -197,7 +203,8 @@ class Bench:
     def point(self, variant: Variant, voltage_v: float, batch: int) -> dict[str, Any]:
         """Quality and cost of a batch."""
         check_v = voltage_v + variant.check_voltage * max(0.0, GUARD_BAND_V - voltage_v)
-        images, stats = self._draw(variant.make(), Setting(voltage_v=voltage_v, check_voltage_v=check_v), batch)
+        low = Setting(voltage_v=voltage_v, check_voltage_v=check_v)
+        images, stats = self._draw(variant.make(), low, batch, variant.nominal)
         clean = self.clean(batch)
         labels = torch.arange(BATCH) % self.spec.num_classes
         return {
