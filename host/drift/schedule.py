@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ..protection import Protection
@@ -52,16 +52,42 @@ class Listener(Protocol):
         """Go on from what `state` gave."""
 
 
+def _canonical(value: object) -> object:
+    """JSON that is the same in every process: the order of a set is not."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _canonical(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, value))
+    if isinstance(value, Mapping):
+        return sorted([repr(key), _canonical(each)] for key, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return [_canonical(each) for each in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
+
+
 def describe_schedule(schedule: Schedule) -> object:
-    """What makes a schedule different from others, as far as can be told, as JSON."""
+    """What makes a schedule different from others, as JSON; of a function that is its name only."""
     if isinstance(schedule, Listener):
         return schedule.describe()
-    return repr(schedule) if is_dataclass(schedule) else getattr(schedule, "__qualname__", type(schedule).__qualname__)
+    if is_dataclass(schedule):
+        return {"kind": type(schedule).__qualname__, "parameters": _canonical(schedule)}
+    return getattr(schedule, "__qualname__", type(schedule).__qualname__)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Every product at one setting."""
+
+    setting: Setting
+
+    def __call__(self, cell: Cell) -> Setting:
+        """The setting."""
+        return self.setting
 
 
 def constant(setting: Setting) -> Schedule:
     """Every product at one setting."""
-    return lambda cell: setting
+    return Constant(setting)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -11,8 +13,8 @@ from brownout.host.checkpoints import journal
 from brownout.host.drift.adaptive import AdaptiveSchedule
 from brownout.host.drift.controller import RateController, voltage_ladder
 from brownout.host.drift.runtime import protect
-from brownout.host.drift.schedule import Phases
-from brownout.host.drift.setting import Setting
+from brownout.host.drift.schedule import Phases, Table, constant, describe_schedule
+from brownout.host.drift.setting import Setting, only_bits
 from brownout.host.drift.strategies import Dmr, PredictedRollback, PublishedDrift, RecomputeAbft, Rollback
 from brownout.host.models.evaluate import calibration_run
 from brownout.host.pipelines.shipped import ShippedPipeline
@@ -123,6 +125,20 @@ def test_a_cached_run_under_errors_goes_on(tmp_path):
     # Blocks that a cache skips go back two evaluations.
     assert whole[2] == resumed[2]
     assert whole[2][2] > 0
+
+
+def test_schedules_are_told_apart_whatever_the_order_of_their_sets():
+    low, other = Setting(voltage_v=0.7), Setting(voltage_v=0.71)
+    assert describe_schedule(constant(low)) != describe_schedule(constant(other))
+    names = [f"transformer_blocks.{index}" for index in range(40)]
+    one, two = (Phases(low=low, blocks=set(each)) for each in (names, names[::-1]))
+    # Of sets that are equal but were filled in another order.
+    assert describe_schedule(one) == describe_schedule(two) != describe_schedule(Phases(low=low, blocks=names[:3]))
+    table, more = Table({(3, "b"): low}), Table({(3, "b"): other})
+    assert describe_schedule(table) != describe_schedule(more)
+    assert json.loads(json.dumps(describe_schedule(one))) == describe_schedule(one)
+    weighted = Phases(low=Setting(error_rate=0.1, bit_weights=only_bits([3])))
+    assert json.loads(json.dumps(describe_schedule(weighted))) == describe_schedule(weighted)
 
 
 @pytest.mark.parametrize(
