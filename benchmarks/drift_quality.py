@@ -40,6 +40,7 @@ from brownout.host.drift.strategies import (
     Unprotected,
     ZeroingAbft,
 )
+from brownout.host.files import digest_of
 from brownout.host.models.data import load_dataset
 from brownout.host.models.evaluate import calibration_run, draw
 from brownout.host.models.spec import get_spec
@@ -65,9 +66,6 @@ CARRY_VOLTAGES = (0.84, 0.83, 0.82, 0.81, 0.80, 0.79, 0.78, 0.77, 0.76)
 
 REFERENCE_RATE = 3e-3
 """Of DRIFT as published."""
-
-FORMAT = 1
-"""Of stored points: raised when they would come out differently."""
 
 BATCH = 100
 SEED = 0
@@ -160,6 +158,20 @@ class Bench:
         self.base = replace(self.BASE, timing_model=timing)
         self._clean: dict[int, torch.Tensor] = {}
 
+    def identity(self, name: str) -> str:
+        """Digest of what a point depends on beside its key: hardware, weights, scales, strategy, noise."""
+        variant = VARIANTS[name]
+        strategy = variant.make()
+        facts = {
+            "hardware": strategy.hardware(self.base).to_dict(),
+            "strategy": strategy.describe(),
+            "variant": [variant.check_voltage, list(variant.nominal)],
+            "noise": [SEED, BATCH],
+            "guidance": self.spec.guidance_scale,
+            "scales": {layer: each.scales.tolist() for layer, each in self.calibration.layers.items()},
+        }
+        return digest_of(self.model.state_dict(), facts)[:12]
+
     def clean(self, batch: int) -> torch.Tensor:
         """Images of the clean int8 run."""
         if batch not in self._clean:
@@ -221,7 +233,7 @@ class Bench:
 def points_of(bench: Bench, store: Store, name: str, voltage_v: float, images: int) -> Iterator[dict[str, Any]]:
     """Points of all batches of a variant at a voltage, from the store or computed."""
     for batch in range(images // BATCH):
-        key = f"{FORMAT} {bench.spec.name} {bench.timing} {bench.steps} {name} {voltage_v:.6f} {batch}"
+        key = f"{bench.identity(name)} {bench.spec.name} {bench.timing} {bench.steps} {name} {voltage_v:.6f} {batch}"
         if key not in store.points:
             store.add(key, bench.point(VARIANTS[name], voltage_v, batch))
             distances = store.points[key]["distance"]
