@@ -15,21 +15,21 @@ from brownout.host.checkpoints.values import decode, describe, encode
 from . import toy
 
 
-class Stop(Exception):  # noqa: N818
+class StopError(Exception):
     """Ends a run early."""
 
 
 def stop_after(denoiser, evaluations):
     def count(*_):
         if denoiser.computed == evaluations:
-            raise Stop
+            raise StopError
 
     return denoiser.register_forward_hook(count)
 
 
 def interrupt(denoiser, folder, evaluations, **options):
     handle = stop_after(denoiser, evaluations)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         with journal(denoiser, RunCheckpoint(folder, **options)):
             toy.sample(denoiser)
     handle.remove()

@@ -27,7 +27,7 @@ from brownout.host import (
 )
 
 from ..pipelines.tiny import make, noise
-from .undervolting import CONFIG, MARKING, Interrupted, Undervolting
+from .undervolting import CONFIG, MARKING, InterruptedRunError, Undervolting
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +62,13 @@ def test_solvers_with_a_memory_come_to_the_same_point(scheduler, calibration, tm
     expected = run("twin", calibration, scheduler, **options)
     assert expected[1]["suppressed"] > expected[1]["suppressed_unwritten"] > 0
     for interrupt in (0, 1, 3, 4):
-        with pytest.raises(Interrupted):
+        with pytest.raises(InterruptedRunError):
             run("twin", calibration, scheduler, interrupt=interrupt, **options, checkpoint=tmp_path)
     assert_same(run("twin", calibration, scheduler, **options, checkpoint=tmp_path), expected)
 
 
 def test_the_same_pipeline_with_another_solver_is_another_run(calibration, tmp_path):
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         run("twin", calibration, diffusers.DDIMScheduler, interrupt=3, num_inference_steps=5, checkpoint=tmp_path)
     with pytest.raises(
         CheckpointError, match=r"another run: in evaluation 0, 'timestep' was int64 \(2,\) \[800, 800\] and is .*\[999"

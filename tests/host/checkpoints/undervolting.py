@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from brownout.host import Protection
-from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
+from brownout.hw.config import MemoryConfig
 
-CONFIG = AcceleratorConfig(
-    rows=4,
-    cols=4,
-    block_rows=8,
-    block_col_tiles=2,
-    slab_bytes=8,
-    voltage_domains=2,
-    operating_points=3,
-    timing_model="flip",
-    checksum=ChecksumConfig(scheme="residue", group_rows=4, segment_cols=4),
-    memory=MemoryConfig(size_bytes=1 << 23, row_bytes=512, banks=8),
-)
+from ..small import CONFIG as SMALL
 
+CONFIG = replace(SMALL, memory=MemoryConfig(size_bytes=1 << 23, row_bytes=512, banks=8))
 
 # What is located is marked, so that much is rolled back.
 MARKING = Protection(on_mark="suppress", correct=False)
 
 
-class Interrupted(Exception):  # noqa: N818
+class InterruptedRunError(Exception):
     """Ends a run early."""
 
 
@@ -37,6 +29,6 @@ class Undervolting:
     def __call__(self, evaluation, timestep):
         self.seen.append((evaluation, timestep))
         if evaluation == self.interrupt:
-            raise Interrupted
+            raise InterruptedRunError
         self.accelerator.set_operating_point(voltage_v=0.64 - 0.01 * (evaluation % 3), frequency_hz=1.9e9)
         self.accelerator.set_operating_point(domain=1, voltage_v=0.66)

@@ -7,22 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from brownout.host import calibrate, offload
-from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
-# As in test_stats, so that both share a simulator.
-RESIDUE = ChecksumConfig(scheme="residue", group_rows=4, segment_cols=4)
-CONFIG = AcceleratorConfig(
-    rows=4,
-    cols=4,
-    block_rows=8,
-    block_col_tiles=2,
-    slab_bytes=8,
-    voltage_domains=2,
-    operating_points=3,
-    timing_model="flip",
-    checksum=RESIDUE,
-    memory=MemoryConfig(size_bytes=1 << 21, row_bytes=512, banks=8, latency_cycles=20),
-)
+from ..small import CONFIG, RESIDUE
+
+__all__ = ["CONFIG", "RESIDUE"]
 
 
 class Block(nn.Module):
