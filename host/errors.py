@@ -54,6 +54,31 @@ class PlanError(ValueError):
     """An image cannot be divided over a fleet as asked, or can no longer be finished on it; the message says why."""
 
 
+class ExchangeError(RuntimeError):
+    """A device of a fleet got nothing, or only damaged messages, from another one.
+
+    Parameters
+    ----------
+    message : str
+        What happened.
+    sender : str
+        The other device.
+
+    Attributes
+    ----------
+    sender
+        As given.
+    """
+
+    def __init__(self, message: str, sender: str) -> None:
+        super().__init__(message)
+        self.sender = sender
+
+
+class FleetError(RuntimeError):
+    """Devices of a fleet were lost, or failed, and the image cannot be finished; the message says why."""
+
+
 class MismatchError(RuntimeError):
     """A pass that was replayed on the RTL differs from the twin, or from the product that it is a part of.
 

@@ -49,6 +49,8 @@ class ProductCounter:
         Its weights are resident.
     energy_model : EnergyModel
         Of the energies.
+    requantise : bool
+        As in `CostModel`.
 
     Raises
     ------
@@ -56,7 +58,9 @@ class ProductCounter:
         Weights, with the keys and values of all rows, do not fit the device's memory.
     """
 
-    def __init__(self, device: DeviceSpec, model: PatchedWorkload, energy_model: EnergyModel) -> None:
+    def __init__(
+        self, device: DeviceSpec, model: PatchedWorkload, energy_model: EnergyModel, *, requantise: bool
+    ) -> None:
         config = device.config
         errs = device.error_rate > 0
         # Without errors the voltage changes no time: one count serves all voltages at a clock.
@@ -71,7 +75,7 @@ class ProductCounter:
                 f"keys and values of all rows ({model.kv_bytes}) need {needed}"
             )
         try:
-            self._counted = CountedWorkload(config, model.workload, energy_model, device.law, requantise=True)
+            self._counted = CountedWorkload(config, model.workload, energy_model, device.law, requantise=requantise)
         except DeviceMemoryError as error:
             raise PlanError(f"device {device.name}: {error}") from error
         accelerator = self._counted.accelerator
@@ -92,8 +96,6 @@ class ProductCounter:
 
 class DeviceCosts:
     """What evaluations cost on a device that is free of background load.
-
-    Outputs of layers are int8, as plans exchange and keep them.
 
     Parameters
     ----------
@@ -165,10 +167,14 @@ class CostModel:
         What is evaluated.
     energy_model : EnergyModel, optional
         Of the energies.
+    requantise : bool
+        Whether layers write int8 instead of the int32 sums that `offload` takes to the host.
     """
 
-    def __init__(self, model: PatchedWorkload, energy_model: EnergyModel | None = None) -> None:
-        self.model = model
+    def __init__(
+        self, model: PatchedWorkload, energy_model: EnergyModel | None = None, *, requantise: bool = True
+    ) -> None:
+        self.model, self.requantise = model, requantise
         self.energy_model = EnergyModel() if energy_model is None else energy_model
         self._counters: dict[object, ProductCounter] = {}
         self._costs: dict[object, DeviceCosts] = {}
@@ -184,7 +190,9 @@ class CostModel:
         errs = device.error_rate > 0
         key = (device.config, device.config.memory, device.law, device.frequency_hz, device.voltage_v if errs else None)
         if key not in self._counters:
-            self._counters[key] = ProductCounter(device, self.model, self.energy_model)
+            self._counters[key] = ProductCounter(
+                device, self.model, self.energy_model, requantise=self.requantise
+            )
         point = (*key, device.voltage_v)
         if point not in self._costs:
             self._costs[point] = DeviceCosts(device, self.model, self._counters[key], self.energy_model)

@@ -1,0 +1,74 @@
+"""A device's side of the exchange in an evaluation: what it sends to whom, and whose values it uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+
+from ..plan import Plan, Share
+from .post import Key, Post, Tensors
+
+
+class Exchange:
+    """Exchange of a device under a plan.
+
+    Parameters
+    ----------
+    post : Post
+        Of the device.
+    plan : Plan
+        Says who uses what.
+    epoch : int
+        Number of the plan.
+    reached : callable
+        Called when an evaluation reaches an exchange: a stage is over.
+
+    Attributes
+    ----------
+    me : Share
+        The device's part.
+    step : int
+        Of the present evaluation.
+    synchronous : bool
+        Whether all use what all others send in the same step.
+    """
+
+    def __init__(self, post: Post, plan: Plan, epoch: int, reached: Callable[[], None]) -> None:
+        self.post, self.plan, self.epoch, self.reached = post, plan, epoch, reached
+        self.me = next(share for share in plan.shares if share.device == post.name)
+        self.others = tuple(share for share in plan.shares if share is not self.me)
+        self.step, self.synchronous = plan.first_step, plan.warmup > 0
+        self._used = cache(lambda receiver: frozenset(plan.sends(self.me, plan.shares[receiver])))
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else evaluates other rows of the same images."""
+        return not self.others or self.plan.divides_batch
+
+    def begin(self, step: int, *, synchronous: bool) -> None:
+        """An evaluation begins."""
+        self.post.check()
+        self.step, self.synchronous = step, synchronous
+
+    def rows(self, share: Share) -> tuple[int, int]:
+        """Token rows of a share in the present evaluation."""
+        return share.warmup_rows if self.synchronous else share.rows
+
+    def send(self, site: str, tensors: Tensors, receivers: tuple[Share, ...] | None = None) -> None:
+        """Send what belongs to a place of the model to those who will use it, by default all that do."""
+        wanted = [
+            share.device
+            for share in (self.others if receivers is None else receivers)
+            if self.synchronous or self.step in self._used(self.plan.shares.index(share))
+        ]
+        self.post.send(wanted, Key(self.epoch, self.me.device, self.step, site), tensors)
+
+    def held(self, sender: Share) -> int | None:
+        """Step of a sender's evaluation that is used in the present one; None: what was held when the plan began."""
+        return self.step if self.synchronous else self.plan.held(sender, self.step)
+
+    def receive(self, site: str, sender: Share, step: int) -> dict[str, torch.Tensor]:
+        """Wait for what a sender sent; it can be received once. Raises as `Post.take`."""
+        return self.post.take(Key(self.epoch, sender.device, step, site))
