@@ -27,8 +27,8 @@ Multiply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], None]
 
 
 Gather = Callable[[torch.Tensor, torch.Tensor, tuple[float, float]], tuple[torch.Tensor, torch.Tensor]]
-"""``gather(key, value, steps)``: int8 (B, H, S, E) and (B, H, S, V) of some tokens, in memory that is used again, and the
-value of one step of each, to those of all tokens."""
+"""``gather(key, value, steps)``: int8 (B, H, S, E) and (B, H, S, V) of some tokens, in memory that is used again, and
+the value of one step of each, to those of all tokens."""
 
 
 class Scratch(Protocol):

@@ -190,9 +190,7 @@ class CostModel:
         errs = device.error_rate > 0
         key = (device.config, device.config.memory, device.law, device.frequency_hz, device.voltage_v if errs else None)
         if key not in self._counters:
-            self._counters[key] = ProductCounter(
-                device, self.model, self.energy_model, requantise=self.requantise
-            )
+            self._counters[key] = ProductCounter(device, self.model, self.energy_model, requantise=self.requantise)
         point = (*key, device.voltage_v)
         if point not in self._costs:
             self._costs[point] = DeviceCosts(device, self.model, self._counters[key], self.energy_model)

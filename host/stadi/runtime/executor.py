@@ -137,5 +137,3 @@ class Executor(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """End all workers, and all that they started."""
-
-

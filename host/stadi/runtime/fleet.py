@@ -32,6 +32,7 @@ from .executor import Adopt, Answer, Begin, Command, Done, Executor, Failed, Hel
 from .inline import InlineExecutor
 from .measured import MeasuredCosts
 from .patching import patched
+from .process import ProcessExecutor
 from .worker import Evaluation, Job, Recipe, Report, Task
 
 MODES = ("displaced", "full_sync")
@@ -140,7 +141,7 @@ class Fleet:
         return PlacedDenoiser(self, denoiser, calibration)
 
 
-EXECUTORS: dict[str, Callable[[], Executor]] = {"inline": InlineExecutor}
+EXECUTORS: dict[str, Callable[[], Executor]] = {"process": ProcessExecutor, "inline": InlineExecutor}
 
 
 class PlacedDenoiser:
@@ -194,8 +195,13 @@ class PlacedDenoiser:
 
     def costs(self, inputs: torch.Tensor, conditions: Mapping[str, Any]) -> CostModel:
         """Costs of evaluating some rows of the denoiser, for inputs (B, C, H, W) of this shape."""
-        shapes: list[Any] = [tuple(inputs.shape)]
-        map_tensors(lambda tensor: (shapes.append(tuple(tensor.shape)), tensor)[1], conditions)
+        shapes = [tuple(inputs.shape)]
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            shapes.append(tuple(tensor.shape))
+            return tensor
+
+        map_tensors(note, conditions)
         key = tuple(shapes)
         if key not in self._costs:
             size = (inputs.shape[-2], inputs.shape[-1])
@@ -282,10 +288,8 @@ class PlacedDenoiser:
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, not {mode!r}")
         if (unconditional is None) != (guidance_scale == 1):
-            raise ValueError(
-                f"guidance_scale={guidance_scale} {'needs unconditional=' if unconditional is None else 'makes no use of'}"
-                f"{'' if unconditional is None else ' unconditional=; leave it out'}"
-            )
+            remedy = "needs unconditional=" if unconditional is None else "makes no use of unconditional=; leave it out"
+            raise ValueError(f"guidance_scale={guidance_scale:g} {remedy}")
         guided = unconditional is not None
         both = _both(conditions, unconditional) if unconditional is not None else dict(conditions)
         inputs = torch.cat([latents, latents]) if guided else latents
@@ -342,7 +346,9 @@ class PlacedDenoiser:
                     self._executor.interrupt(other)
         return found
 
-    def ask(self, commands: Mapping[str, Command], on_progress: Callable[[str, int], None] | None = None) -> dict[str, Answer]:
+    def ask(
+        self, commands: Mapping[str, Command], on_progress: Callable[[str, int], None] | None = None
+    ) -> dict[str, Answer]:
         """Send commands and wait for the answers of all devices."""
         for device, command in commands.items():
             self._executor.tell(device, command)

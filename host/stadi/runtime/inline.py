@@ -30,7 +30,9 @@ class InlineExecutor(Executor):
             self._commands[name] = queue.Queue()
         for recipe in recipes:
             name = recipe.device.name
-            self._threads[name] = threading.Thread(target=self._work, args=(recipe,), name=f"worker {name}", daemon=True)
+            self._threads[name] = threading.Thread(
+                target=self._work, args=(recipe,), name=f"worker {name}", daemon=True
+            )
             self._threads[name].start()
 
     def _carry(self, receiver: str, letter: Letter) -> None:

@@ -212,7 +212,9 @@ class PatchedTransformer(PatchedDenoiser):
             ordered = sorted(pieces.values(), key=lambda piece: piece.rows)
             whole = join(ordered)
             if whole.rows != (0, self.rows):
-                raise PlanError(f"keys and values of rows {whole.rows[0]}..{whole.rows[1]} of {self.rows} are held only")
+                raise PlanError(
+                    f"keys and values of rows {whole.rows[0]}..{whole.rows[1]} of {self.rows} are held only"
+                )
             self._held[site] = {device: replace(whole, step=-1).cut(rows) for device, rows in after.items()}
 
     def held(self) -> dict[str, dict[str, Piece]]:

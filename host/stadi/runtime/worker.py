@@ -316,4 +316,3 @@ class Worker:
     def close(self) -> None:
         """Stop the accelerator."""
         self.accelerator.close()
-
