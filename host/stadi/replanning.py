@@ -25,12 +25,16 @@ class Replanner:
         Of the new plans, as `Planner.plan`.
     gain : float
         Share of the remaining time that a new plan must be predicted to save; or may cost, if it evaluates more often.
+    resynchronise : bool
+        Whether new plans begin with a synchronous step, because rows of the model change hands only there.
     """
 
-    def __init__(self, planner: Planner, method: str = "stadi", gain: float = 0.01) -> None:
+    def __init__(
+        self, planner: Planner, method: str = "stadi", gain: float = 0.01, *, resynchronise: bool = False
+    ) -> None:
         if not 0 <= gain < 1:
             raise ValueError(f"gain must be in 0..1 (exclusive), not {gain!r}")
-        self.planner, self.method, self.gain = planner, method, gain
+        self.planner, self.method, self.gain, self.resynchronise = planner, method, gain, resynchronise
         self._known = planner.availability()
         self._planned = dict(self._known)
 
@@ -55,8 +59,8 @@ class Replanner:
             return seen.plan
         # After a loss in warm-up nothing has been exchanged yet that strides could build on.
         warmup = seen.plan.async_start - seen.step if seen.step < seen.plan.async_start else 0
-        if len(seen.plan.shares) == 1:
-            # Nobody holds keys and values for others.
+        if len(seen.plan.shares) == 1 or self.resynchronise:
+            # Nobody holds for others what they would use.
             warmup = max(1, warmup)
         found = self.planner.plan(self.method, availability=self._known, first_step=seen.step, warmup=warmup)
         if not must:

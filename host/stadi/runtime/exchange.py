@@ -47,6 +47,11 @@ class Exchange:
         """Whether nobody else evaluates other rows of the same images."""
         return not self.others or self.plan.divides_batch
 
+    @property
+    def ends_warmup(self) -> bool:
+        """Whether the present evaluation is the last synchronous one, and others follow it."""
+        return self.synchronous and self.step + 1 == self.plan.async_start < self.plan.steps
+
     def begin(self, step: int, *, synchronous: bool) -> None:
         """An evaluation begins."""
         self.post.check()

@@ -298,7 +298,14 @@ class PlacedDenoiser:
         solver = solver_for(scheduler, num_inference_steps, use_clipped_model_output=use_clipped_model_output)
         job = Job(both, guidance_scale, solver, (latents.shape[-2], latents.shape[-1]))
         method = plan if isinstance(plan, str) else "stadi"
-        run = _Run(self, planner, method if method in METHODS else "stadi", replan and mode == "displaced", failures)
+        run = _Run(
+            self,
+            planner,
+            method if method in METHODS else "stadi",
+            replan and mode == "displaced",
+            failures,
+            patched(self._denoiser, job.size).resynchronise,
+        )
         with tqdm(total=num_inference_steps, desc="generating", unit="step", disable=not progress) as bar:
             return run.generate(chosen, job, solver.begin(latents), callback, bar)
 
@@ -370,7 +377,9 @@ class _Run:
         method: str,
         replan: bool,
         failures: Sequence[Failure],
+        resynchronise: bool,
     ) -> None:
+        self.resynchronise = resynchronise
         self.placed, self.planner, self.method, self.replan = placed, planner, method, replan
         self.failures = list(failures)
         self.measured = MeasuredCosts(planner.costs)
@@ -385,7 +394,7 @@ class _Run:
         simulation = Simulation(self.planner.fleet, self.planner.costs)
         if not self.replan:
             return simulation.run(plan, None, self.failures)
-        replanner = Replanner(self.planner, self.method)
+        replanner = Replanner(self.planner, self.method, resynchronise=self.resynchronise)
         self._replanned.clear()
 
         def note(seen: Observation) -> Plan:
