@@ -55,7 +55,7 @@ class Replanner:
             return seen.plan
         # After a loss in warm-up nothing has been exchanged yet that strides could build on.
         warmup = seen.plan.async_start - seen.step if seen.step < seen.plan.async_start else 0
-        if len(seen.plan.shares) == 1:
+        if len(seen.plan.shares) == 1 or seen.plan.divides_batch:
             # Nobody holds keys and values for others.
             warmup = max(1, warmup)
         found = self.planner.plan(self.method, availability=self._known, first_step=seen.step, warmup=warmup)
