@@ -70,6 +70,11 @@ class Exchange:
         ]
         self.post.send(wanted, Key(self.epoch, self.me.device, self.step, site), tensors)
 
+    def swap(self, site: str, tensors: Tensors, other: Share) -> dict[str, torch.Tensor]:
+        """Exchange with one other device, both at the same step; raises as `Post.take`."""
+        self.post.send([other.device], Key(self.epoch, self.me.device, self.step, site), tensors)
+        return self.receive(site, other, self.step)
+
     def held(self, sender: Share) -> int | None:
         """Step of a sender's evaluation that is used in the present one; None: what was held when the plan began."""
         return self.step if self.synchronous else self.plan.held(sender, self.step)

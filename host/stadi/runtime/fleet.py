@@ -23,7 +23,7 @@ from ..costs import CostModel
 from ..device import DeviceSpec, FleetSpec
 from ..link import Links
 from ..plan import Plan
-from ..planner import METHODS, Planner
+from ..planner import Planner
 from ..replanning import Replanner
 from ..solvers import SolverState, solver_for
 from ..timeline import Failure, Observation, Simulation, Timeline
@@ -256,7 +256,7 @@ class PlacedDenoiser:
         num_inference_steps : int
             Evaluations of a device with stride 1.
         plan : str or Plan
-            One of `METHODS`, or a plan of one's own for this fleet.
+            One of `brownout.host.stadi.planner.METHODS`, or a plan of one's own for this fleet.
         mode : {"displaced", "full_sync"}
             ``"full_sync"`` makes all steps synchronous: the image is that of a single device, bit for bit.
         warmup_steps : int
@@ -293,19 +293,16 @@ class PlacedDenoiser:
         guided = unconditional is not None
         both = _both(conditions, unconditional) if unconditional is not None else dict(conditions)
         inputs = torch.cat([latents, latents]) if guided else latents
-        planner = self.planner(inputs, both, steps=num_inference_steps, warmup=warmup_steps, max_stride=max_stride)
+        # A plan of one's own has its warm-up.
+        warmup = warmup_steps if isinstance(plan, str) else 0
+        planner = self.planner(inputs, both, steps=num_inference_steps, warmup=warmup, max_stride=max_stride)
         chosen = self._chosen(planner, plan, mode)
         solver = solver_for(scheduler, num_inference_steps, use_clipped_model_output=use_clipped_model_output)
         job = Job(both, guidance_scale, solver, (latents.shape[-2], latents.shape[-1]))
-        method = plan if isinstance(plan, str) else "stadi"
-        run = _Run(
-            self,
-            planner,
-            method if method in METHODS else "stadi",
-            replan and mode == "displaced",
-            failures,
-            patched(self._denoiser, job.size).resynchronise,
-        )
+        # Halves of guidance are for exactly two devices.
+        method = plan if isinstance(plan, str) and plan != "guidance" else "stadi"
+        resynchronise = patched(self._denoiser, job.size).resynchronise
+        run = _Run(self, planner, method, replan and mode == "displaced", failures, resynchronise)
         with tqdm(total=num_inference_steps, desc="generating", unit="step", disable=not progress) as bar:
             return run.generate(chosen, job, solver.begin(latents), callback, bar)
 

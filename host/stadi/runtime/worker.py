@@ -305,8 +305,7 @@ class Worker:
         predicted = predicted[:, : latents.shape[1]]
         if half:
             other = exchange.others[0]
-            exchange.send(GUIDANCE, {"predicted": predicted.contiguous()}, (other,))
-            theirs = exchange.receive(GUIDANCE, other, step)["predicted"]
+            theirs = exchange.swap(GUIDANCE, {"predicted": predicted}, other)["predicted"]
             predicted = torch.cat([predicted, theirs] if place == 0 else [theirs, predicted])
         if job.guided:
             conditional, unconditional = predicted.chunk(2)
