@@ -9,6 +9,7 @@ tokens, guidance), 50 steps of which at least 4 are synchronous; all times are s
 - ``latency_METHOD_1toR_N``: N devices, N // 2 of them R times as slow.
 - ``bound_ratio_min``, ``utilisation_min``: over all static settings with STADI; ``_varying``: with loads that change
   and re-planning. ``planner_error_max``: of all methods in all static settings.
+- ``link_drop_FACTOR_1toR_N``: all links drop to a part of their bandwidth at 0.3 s, with re-planning.
 - ``joint_energy_saving``: clocks, voltages and plan chosen together, at most the latency of elastic patches, without
   errors, against the same plan with every device at 0.85 V and its own clock; ``_equal_latency``: at most the latency
   of STADI; ``_published``, ``_array``: of the energy that DRIFT counts, and of the array alone;
@@ -33,7 +34,7 @@ from brownout.host.errors import PlanError
 from brownout.host.stadi.allocation import largest_ratio
 from brownout.host.stadi.costs import CostModel
 from brownout.host.stadi.device import DeviceSpec, FleetSpec
-from brownout.host.stadi.link import Link, Links
+from brownout.host.stadi.link import BandwidthTrace, Link, Links
 from brownout.host.stadi.load import LoadTrace
 from brownout.host.stadi.patches import PatchedWorkload
 from brownout.host.stadi.plan import Plan
@@ -55,6 +56,7 @@ PROTECTED_CLOCKS = (1.0, 0.9, 0.8, 0.7)
 ERROR_RATE = 1e-3
 
 LINKS_BYTES_PER_S = (100e9, 25e9, 5e9, 2.5e9)
+LINK_DROPS = (0.1, 0.03, 0.01)
 
 
 def part_of_server(ratio: int) -> AcceleratorConfig:
@@ -209,6 +211,21 @@ class Study:
             self.metrics[f"varying_{name}_reduction_vs_elastic"] = 1 - timeline.latency_s / elastic.latency_s
         self.metrics["bound_ratio_min_varying"] = min(ratios)
 
+    def changing_links(self) -> None:
+        """Links of 1:1 and 1:2 that drop while the image is made: with and without re-planning."""
+        for count, ratio in ((2, 1), (2, 2), (4, 2)):
+            for factor in LINK_DROPS:
+                link = Link(trace=BandwidthTrace((0.0, 0.3), (1.0, factor)))
+                fleet = replace(fleet_of(count, ratio), links=Links(link))
+                planner = Planner(fleet, self.costs)
+                plan = planner.plan().plan
+                fixed = self.run(fleet, plan)
+                timeline = self.run(fleet, plan, Replanner(planner))
+                name = f"link_drop_{factor:g}_1to{ratio}_{count}"
+                self.note(name, fleet, timeline)
+                self.metrics[f"{name}_latency"] = timeline.latency_s
+                self.metrics[f"{name}_reduction_vs_fixed"] = 1 - timeline.latency_s / fixed.latency_s
+
     def loss(self) -> None:
         """The slow device of 1:2 stops at half of the latency."""
         fleet = fleet_of(2, 2)
@@ -287,6 +304,7 @@ def main() -> None:
     study.one_to_two()
     study.links()
     study.varying()
+    study.changing_links()
     study.loss()
     study.points()
     table = study.costs.of(fleet_of(2, 2).devices[0]).table

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..errors import PlanError
 from .costs import Array, CostModel, DeviceCosts
 from .device import FleetSpec
+from .link import BandwidthTrace, Link, Pair
 from .load import LoadTrace
 from .plan import Plan, Share
 
@@ -50,11 +52,36 @@ class Predictor:
         Of the model.
     availability : mapping of str to float
         Share of each device that is taken to be free, all the time.
+    bandwidths : mapping of Pair to float, optional
+        Bytes per second that each link is taken to carry, all the time; by default what it carries at the beginning.
     """
 
-    def __init__(self, fleet: FleetSpec, costs: CostModel, availability: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        fleet: FleetSpec,
+        costs: CostModel,
+        availability: Mapping[str, float],
+        bandwidths: Mapping[Pair, float] | None = None,
+    ) -> None:
         self.fleet, self.costs, self.availability = fleet, costs, availability
         self.devices = {device.name: device for device in fleet.devices}
+        self.bandwidths = fleet.bandwidths(0.0) if bandwidths is None else bandwidths
+
+    def link(self, sender: str, receiver: str) -> Link:
+        """Link between two devices, with the bandwidth that is assumed.
+
+        Raises
+        ------
+        PlanError
+            It carries nothing.
+        """
+        link = self.fleet.links.between(sender, receiver)
+        bandwidth = self.bandwidths[sender, receiver]
+        if not bandwidth:
+            raise PlanError(
+                f"the link from {sender} to {receiver} carries nothing; leave one of the two out, or use one device"
+            )
+        return replace(link, bytes_per_s=bandwidth, trace=BandwidthTrace())
 
     def device_costs(self, name: str) -> DeviceCosts:
         """Costs on a device, by its name."""
@@ -78,17 +105,14 @@ class Predictor:
         """
         compute = interval // stride * self.evaluation_s(name, rows)
         size = rows * sum(self.costs.model.exchange_bytes_per_row)
-        links = [
-            interval // max(stride, other) * size / self.fleet.links.between(name, peer).bytes_per_s
-            for peer, other in peers
-        ]
+        links = [interval // max(stride, other) * size / self.link(name, peer).bytes_per_s for peer, other in peers]
         return max([compute, *links])
 
     def gather_s(self, shares: Sequence[Share]) -> float:
         """Time of a meeting: every device gets the latents of all others."""
         row_bytes = self.costs.model.latent_bytes_per_row
         times = [
-            self.fleet.links.between(sender.device, receiver.device).seconds(sender.count * row_bytes)
+            self.link(sender.device, receiver.device).seconds(sender.count * row_bytes)
             for sender in shares
             for receiver in shares
             if sender is not receiver
@@ -108,16 +132,17 @@ class Predictor:
         ]
         sizes = self.costs.model.exchange_bytes_per_row
         links = {
-            (sender, receiver): self.fleet.links.between(shares[sender].device, shares[receiver].device)
+            (sender, receiver): self.link(shares[sender].device, shares[receiver].device)
             for sender in range(len(shares))
             for receiver in range(len(shares))
             if sender != receiver
         }
-        free = {pair: [0.0] * len(sizes) for pair in links}
         real = {
-            pair: [link.seconds(shares[pair[0]].warmup_count * size) for size in sizes] for pair, link in links.items()
+            pair: [(shares[pair[0]].warmup_count * size / link.bytes_per_s, link.latency_s) for size in sizes]
+            for pair, link in links.items()
         }
-        total, computing = (_synchronous_s(stages, sent, plan.warmup) for sent in (real, free))
+        free = {pair: [(0.0, 0.0)] * len(sizes) for pair in links}
+        total, computing = (_synchronous_s(stages, messages, plan.warmup) for messages in (real, free))
         return total, total - computing
 
     def predict(self, plan: Plan) -> Prediction:
@@ -167,20 +192,27 @@ class Predictor:
                 if other is not share:
                     rows = plan.warmup * share.warmup_count
                     rows += later // max(share.stride, other.stride) * share.count
-                    total += rows * row_bytes * self.fleet.links.between(share.device, other.device).byte_j
+                    total += rows * row_bytes * self.link(share.device, other.device).byte_j
         return total
 
 
-def _synchronous_s(stages: Sequence[Array], sent_s: Mapping[tuple[int, int], Sequence[float]], steps: int) -> float:
-    """Time of some steps in which every stage but the last is followed by an exchange of all with all."""
-    ends, marks = [0.0] * len(stages), [0.0]
+def _synchronous_s(
+    stages: Sequence[Array], messages: Mapping[tuple[int, int], Sequence[tuple[float, float]]], steps: int
+) -> float:
+    """Time of some steps in which every stage but the last is followed by an exchange of all with all.
+
+    Messages by sender and receiver, for each exchange: time on the link, where they queue, and latency.
+    """
+    ends, marks, idle = [0.0] * len(stages), [0.0], dict.fromkeys(messages, 0.0)
     for _ in range(min(steps, 2)):
         for exchange in range(len(stages[0]) - 1):
             ends = [end + float(stage[exchange]) for end, stage in zip(ends, stages, strict=True)]
-            ends = [
-                max([end, *(ends[sender] + sent[exchange] for (sender, to), sent in sent_s.items() if to == receiver)])
-                for receiver, end in enumerate(ends)
-            ]
+            arrived = list(ends)
+            for (sender, receiver), each in messages.items():
+                on_link, latency = each[exchange]
+                idle[sender, receiver] = max(idle[sender, receiver], ends[sender]) + on_link
+                arrived[receiver] = max(arrived[receiver], idle[sender, receiver] + latency)
+            ends = arrived
         ends = [end + float(stage[-1]) for end, stage in zip(ends, stages, strict=True)]
         marks.append(max(ends))
     return marks[-1] + max(0, steps - 2) * (marks[-1] - marks[-2])
