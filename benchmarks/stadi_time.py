@@ -9,6 +9,8 @@ tokens, guidance), 50 steps of which at least 4 are synchronous; all times are s
 - ``latency_METHOD_1toR_N``: N devices, N // 2 of them R times as slow.
 - ``bound_ratio_min``, ``utilisation_min``: over all static settings with STADI; ``_varying``: with loads that change
   and re-planning. ``planner_error_max``: of all methods in all static settings.
+- ``coded_CODING_SPEED``: 1:2 over slow links, keys and values whole or as residuals of few bits in blocks of 72 (the
+  width of a head).
 - ``link_drop_FACTOR_1toR_N``: all links drop to a part of their bandwidth at 0.3 s, with re-planning.
 - ``joint_energy_saving``: clocks, voltages and plan chosen together, at most the latency of elastic patches, without
   errors, against the same plan with every device at 0.85 V and its own clock; ``_equal_latency``: at most the latency
@@ -32,6 +34,7 @@ from brownout.host.drift.published import PUBLISHED
 from brownout.host.energy import EnergyModel
 from brownout.host.errors import PlanError
 from brownout.host.stadi.allocation import largest_ratio
+from brownout.host.stadi.coding import ExchangeCoding
 from brownout.host.stadi.costs import CostModel
 from brownout.host.stadi.device import DeviceSpec, FleetSpec
 from brownout.host.stadi.link import BandwidthTrace, Link, Links
@@ -56,6 +59,13 @@ PROTECTED_CLOCKS = (1.0, 0.9, 0.8, 0.7)
 ERROR_RATE = 1e-3
 
 LINKS_BYTES_PER_S = (100e9, 25e9, 5e9, 2.5e9)
+CODED_LINKS_BYTES_PER_S = (2.5e9, 1e9, 0.5e9, 0.25e9)
+CODINGS = {
+    "whole": None,
+    "4_bits": ExchangeCoding(4, 72),
+    "2_bits": ExchangeCoding(2, 72),
+    "2_bits_keyframes": ExchangeCoding(2, 72, 8),
+}
 LINK_DROPS = (0.1, 0.03, 0.01)
 
 
@@ -103,7 +113,8 @@ class Study:
 
     def __init__(self) -> None:
         workload = DENOISERS["dit_xl_2_512"].workload()
-        self.costs = CostModel(PatchedWorkload(workload, ROWS, TOKENS_PER_ROW, GUIDED))
+        self.model = PatchedWorkload(workload, ROWS, TOKENS_PER_ROW, GUIDED)
+        self.costs = CostModel(self.model)
         self.metrics: dict[str, float] = {}
         self.settings: dict[str, Any] = {}
 
@@ -211,6 +222,20 @@ class Study:
             self.metrics[f"varying_{name}_reduction_vs_elastic"] = 1 - timeline.latency_s / elastic.latency_s
         self.metrics["bound_ratio_min_varying"] = min(ratios)
 
+    def coded_links(self) -> None:
+        """1:2 over slow links, with keys and values whole and in few bits."""
+        for speed in CODED_LINKS_BYTES_PER_S:
+            fleet = replace(fleet_of(2, 2), links=Links(Link(bytes_per_s=speed)))
+            for name, coding in CODINGS.items():
+                costs = self.costs.on(replace(self.model, coding=coding))
+                explained = Planner(fleet, costs).plan()
+                timeline = Simulation(fleet, costs).run(explained.plan)
+                key = f"coded_{name}_{speed / 1e9:g}gb_per_s"
+                self.note(key, fleet, timeline)
+                self.metrics[f"{key}_latency"] = timeline.latency_s
+                self.metrics[f"{key}_gigabytes"] = timeline.link_bytes / 1e9
+                self.metrics[f"{key}_planner_error"] = abs(explained.prediction.latency_s / timeline.latency_s - 1)
+
     def changing_links(self) -> None:
         """Links of 1:1 and 1:2 that drop while the image is made: with and without re-planning."""
         for count, ratio in ((2, 1), (2, 2), (4, 2)):
@@ -304,6 +329,7 @@ def main() -> None:
     study.one_to_two()
     study.links()
     study.varying()
+    study.coded_links()
     study.changing_links()
     study.loss()
     study.points()

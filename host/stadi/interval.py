@@ -171,7 +171,8 @@ class Interval:
     def _synchronous_step(self, step: int) -> None:
         shares = self.plan.shares
         stages = {share.device: self._charge(share, share.warmup_count) for share in shares}
-        for exchange, row_bytes in enumerate(self.simulation.sizes):
+        sizes = {share.device: self.simulation.sizes.of(share.warmup_count) for share in shares}
+        for exchange in range(len(self.simulation.sizes.exchanges)):
             for share in shares:
                 self._work(share, float(stages[share.device][exchange]), step)
             sent = dict(self.ends)
@@ -179,7 +180,8 @@ class Interval:
                 for sender in shares:
                     if sender is not receiver:
                         pair = sender.device, receiver.device
-                        arrival = self._carry(pair, sent[sender.device], sender.warmup_count * float(row_bytes))
+                        size = float(sizes[sender.device][exchange])
+                        arrival = self._carry(pair, sent[sender.device], size)
                         self._wait(pair, sent[sender.device], arrival, step)
         for share in shares:
             self._work(share, float(stages[share.device][-1]), step)
@@ -220,14 +222,18 @@ class Interval:
 
     def _send(self, share: Share, step: int, sent: Array) -> None:
         clock = self.clock
-        sizes = share.count * self.simulation.sizes
         clock.arrivals.setdefault((share.device, ""), {})[step] = sent
         for other in self.plan.shares:
             if other is share or not self._uses(other, share, step):
                 continue
             pair = (share.device, other.device)
+            sizes = self.simulation.sizes.of(share.count, whole=self._is_whole(share, other, step))
             done = [self._carry(pair, float(ready), float(size)) for ready, size in zip(sent, sizes, strict=True)]
             clock.arrivals.setdefault(pair, {})[step] = np.array(done)
+
+    def _is_whole(self, sender: Share, receiver: Share, step: int) -> bool:
+        coding = self.simulation.costs.model.coding
+        return coding is None or coding.is_keyframe(self.plan.message_number(sender, receiver, step))
 
     def _uses(self, receiver: Share, sender: Share, step: int) -> bool:
         """Whether a receiver ever looks at what a sender computes at a step."""

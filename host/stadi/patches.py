@@ -7,13 +7,8 @@ from functools import cached_property
 
 from ..drift.workloads import ModelProduct, Workload
 from ..offloading.attention import ROWS_AT_ONCE
-
-LATENT_BYTES = 4
-"""Latents are float32."""
-
-
-Stage = tuple[ModelProduct, ...]
-"""Part of an evaluation between two exchanges: its products, in the order of execution."""
+from .coding import ExchangeCoding
+from .divided import LATENT_BYTES, Exchange, Stage
 
 
 @dataclass(frozen=True)
@@ -34,6 +29,8 @@ class PatchedWorkload:
         Batch of the evaluation: 2 with guidance.
     value_bytes : int
         Of each element of exchanged keys and values: 1 for int8, as attention quantises them anyway.
+    coding : ExchangeCoding, optional
+        Of keys and values after the synchronous steps; by default they are always sent whole.
 
     Raises
     ------
@@ -46,6 +43,7 @@ class PatchedWorkload:
     tokens_per_row: int
     images: int = 1
     value_bytes: int = 1
+    coding: ExchangeCoding | None = None
     _groups: tuple[tuple[ModelProduct, ...], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -94,14 +92,21 @@ class PatchedWorkload:
         return group[0].kind == "attention" and group[0].shape.n == self.tokens == queries
 
     @cached_property
-    def exchange_bytes_per_row(self) -> tuple[int, ...]:
-        """Bytes of keys and values of a token row in each self-attention, in order."""
-        sizes = []
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """Keys and values of each self-attention, in order."""
+        found = []
         for group in self._groups:
             if self._is_self_attention(group):
                 qk, pv = group[0].shape, group[1].shape
-                sizes.append(self.tokens_per_row * qk.batch * (qk.k + pv.n) * self.value_bytes)
-        return tuple(sizes)
+                count = self.tokens_per_row * qk.batch * (qk.k + pv.n)
+                coded = None if self.coding is None else self.coding.bytes(count)
+                found.append(Exchange(count * self.value_bytes, coded))
+        return tuple(found)
+
+    @property
+    def exchange_bytes_per_row(self) -> tuple[int, ...]:
+        """Bytes of whole keys and values of a token row in each self-attention, in order."""
+        return tuple(each.row_bytes for each in self.exchanges)
 
     @cached_property
     def latent_bytes_per_row(self) -> int:

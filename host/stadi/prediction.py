@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import PlanError
 from .costs import Array, CostModel, DeviceCosts
 from .device import FleetSpec
+from .divided import MessageSizes
 from .link import BandwidthTrace, Link, Pair
 from .load import LoadTrace
 from .plan import Plan, Share
@@ -65,6 +66,7 @@ class Predictor:
     ) -> None:
         self.fleet, self.costs, self.availability = fleet, costs, availability
         self.devices = {device.name: device for device in fleet.devices}
+        self.sizes = MessageSizes(costs.model)
         self.bandwidths = fleet.bandwidths(0.0) if bandwidths is None else bandwidths
 
     def link(self, sender: str, receiver: str) -> Link:
@@ -104,9 +106,24 @@ class Predictor:
             Other devices and their strides.
         """
         compute = interval // stride * self.evaluation_s(name, rows)
-        size = rows * sum(self.costs.model.exchange_bytes_per_row)
-        links = [interval // max(stride, other) * size / self.link(name, peer).bytes_per_s for peer, other in peers]
+        links = []
+        for peer, other in peers:
+            count = interval // max(stride, other)
+            bandwidth = self.link(name, peer).bytes_per_s
+            # A message has until the next one to arrive; a keyframe that takes longer is not made up for by others.
+            whole, coded = (
+                max(compute / count, float(self.sizes.of(rows, whole=each).sum()) / bandwidth) for each in (True, False)
+            )
+            share = self._whole_share()
+            links.append(count * (share * whole + (1 - share) * coded))
         return max([compute, *links])
+
+    def _whole_share(self) -> float:
+        """Of the messages after synchronous steps."""
+        coding = self.costs.model.coding
+        if coding is None:
+            return 1.0
+        return 0.0 if coding.keyframe_interval is None else 1 / coding.keyframe_interval
 
     def gather_s(self, shares: Sequence[Share]) -> float:
         """Time of a meeting: every device gets the latents of all others."""
@@ -130,7 +147,6 @@ class Predictor:
             / self.availability[share.device]
             for share in shares
         ]
-        sizes = self.costs.model.exchange_bytes_per_row
         links = {
             (sender, receiver): self.link(shares[sender].device, shares[receiver].device)
             for sender in range(len(shares))
@@ -138,10 +154,13 @@ class Predictor:
             if sender != receiver
         }
         real = {
-            pair: [(shares[pair[0]].warmup_count * size / link.bytes_per_s, link.latency_s) for size in sizes]
+            pair: [
+                (size / link.bytes_per_s, link.latency_s)
+                for size in self.sizes.of(shares[pair[0]].warmup_count).tolist()
+            ]
             for pair, link in links.items()
         }
-        free = {pair: [(0.0, 0.0)] * len(sizes) for pair in links}
+        free = {pair: [(0.0, 0.0)] * len(self.sizes.exchanges) for pair in links}
         total, computing = (_synchronous_s(stages, messages, plan.warmup) for messages in (real, free))
         return total, total - computing
 
@@ -186,14 +205,21 @@ class Predictor:
             total += latency * self.availability[share.device] * costs.leakage_w
         if plan.divides_batch:
             return total
-        row_bytes = sum(self.costs.model.exchange_bytes_per_row)
         for share in shares:
             for other in shares:
                 if other is not share:
-                    rows = plan.warmup * share.warmup_count
-                    rows += later // max(share.stride, other.stride) * share.count
-                    total += rows * row_bytes * self.link(share.device, other.device).byte_j
+                    total += self._sent(plan, share, other) * self.link(share.device, other.device).byte_j
         return total
+
+    def _sent(self, plan: Plan, sender: Share, receiver: Share) -> float:
+        """Bytes that a device sends to another one, without latents."""
+        coding = self.costs.model.coding
+        whole = [
+            coding is None or coding.is_keyframe(number)
+            for number, _ in enumerate(plan.sends(sender, receiver), int(plan.warmup > 0))
+        ]
+        count = float(sum(self.sizes.of(sender.count, whole=each).sum() for each in whole))
+        return count + plan.warmup * float(self.sizes.of(sender.warmup_count).sum())
 
 
 def _synchronous_s(

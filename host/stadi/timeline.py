@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import PlanError
 from .costs import CostModel
 from .device import FleetSpec
+from .divided import MessageSizes
 from .interval import Clock, Failure, Interval, Segment
 from .link import Link, Pair
 from .plan import Plan
@@ -103,7 +104,7 @@ class Simulation:
     def __init__(self, fleet: FleetSpec, costs: CostModel) -> None:
         self.fleet, self.costs = fleet, costs
         self.devices = {device.name: device for device in fleet.devices}
-        self.sizes = np.array(costs.model.exchange_bytes_per_row, dtype=np.float64)
+        self.sizes = MessageSizes(costs.model)
 
     def run(self, plan: Plan, replan: Replan | None = None, failures: Iterable[Failure] = ()) -> Timeline:
         """Simulate a plan.
@@ -183,7 +184,7 @@ class Simulation:
         for share in plan.shares:
             if share.device not in self.devices:
                 raise PlanError(f"the plan uses {share.device!r}, but the fleet has {', '.join(self.devices)}")
-            clock.inherited.setdefault(share.device, np.zeros(len(self.sizes)))
+            clock.inherited.setdefault(share.device, np.zeros(len(self.sizes.exchanges)))
 
     def _inherit(self, clock: Clock, old: Plan, new: Plan, *, failed: bool) -> None:
         """Keys and values on their way when the plan changes are waited for, whosever rows they are."""
