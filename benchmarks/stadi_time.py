@@ -12,6 +12,8 @@ tokens, guidance), 50 steps of which at least 4 are synchronous; all times are s
 - ``coded_CODING_SPEED``: 1:2 over slow links, keys and values whole or as residuals of few bits in blocks of 72 (the
   width of a head).
 - ``link_drop_FACTOR_1toR_N``: all links drop to a part of their bandwidth at 0.3 s, with re-planning.
+- ``queue_burst_POLICY_1toR_N``: 32 images at once; ``_steady``: at 0.8 of the rate that one image at a time allows;
+  ``_equal_strides``: all devices evaluate every step, as a device alone does.
 - ``joint_energy_saving``: clocks, voltages and plan chosen together, at most the latency of elastic patches, without
   errors, against the same plan with every device at 0.85 V and its own clock; ``_equal_latency``: at most the latency
   of STADI; ``_published``, ``_array``: of the energy that DRIFT counts, and of the array alone;
@@ -44,6 +46,7 @@ from brownout.host.stadi.plan import Plan
 from brownout.host.stadi.planner import METHODS, Planner
 from brownout.host.stadi.points import GUARD_BAND_V, PointedPlan, at_guard_band, least_energy, least_latency
 from brownout.host.stadi.prediction import bound_s
+from brownout.host.stadi.queue import POLICIES, ImageQueue, QueueServer
 from brownout.host.stadi.replanning import Replanner
 from brownout.host.stadi.timeline import Failure, Replan, Simulation, Timeline
 from brownout.host.timing import NOMINAL_VOLTAGE_V
@@ -66,6 +69,7 @@ CODINGS = {
     "2_bits": ExchangeCoding(2, 72),
     "2_bits_keyframes": ExchangeCoding(2, 72, 8),
 }
+QUEUED, QUEUE_LOAD = 32, 0.8
 LINK_DROPS = (0.1, 0.03, 0.01)
 
 
@@ -251,6 +255,25 @@ class Study:
                 self.metrics[f"{name}_latency"] = timeline.latency_s
                 self.metrics[f"{name}_reduction_vs_fixed"] = 1 - timeline.latency_s / fixed.latency_s
 
+    def queues(self) -> None:
+        """Many images on 1:1 and 1:2: all at once, and at a rate that only some policies keep up with."""
+        for count, ratio, max_stride in ((2, 2, 4), (4, 1, 4), (4, 2, 4), (8, 2, 4), (4, 2, 1), (8, 2, 1)):
+            fleet = fleet_of(count, ratio)
+            server = QueueServer(Planner(fleet, self.costs, max_stride=max_stride))
+            suffix = f"1to{ratio}_{count}" + ("" if max_stride > 1 else "_equal_strides")
+            burst = ImageQueue.all_at_once(QUEUED)
+            single = server.serve(ImageQueue.all_at_once(1), "one_by_one")
+            steady = ImageQueue.at_rate(QUEUED, QUEUE_LOAD * single.images_per_s)
+            for name, queue in (("burst", burst), ("steady", steady)):
+                for policy in POLICIES:
+                    found = server.serve(queue, policy)
+                    key = f"queue_{name}_{policy}_{suffix}"
+                    self.metrics[f"{key}_images_per_s"] = found.images_per_s
+                    self.metrics[f"{key}_mean_latency"] = found.mean_latency_s
+                    self.metrics[f"{key}_p95_latency"] = found.p95_latency_s
+                    self.metrics[f"{key}_image_j"] = found.image_j
+                    self.settings[key] = {"groups": found.groups}
+
     def loss(self) -> None:
         """The slow device of 1:2 stops at half of the latency."""
         fleet = fleet_of(2, 2)
@@ -331,6 +354,7 @@ def main() -> None:
     study.varying()
     study.coded_links()
     study.changing_links()
+    study.queues()
     study.loss()
     study.points()
     table = study.costs.of(fleet_of(2, 2).devices[0]).table

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+from .link import Pair
 from .plan import Plan
 from .planner import Planner
 from .prediction import Predictor
@@ -32,13 +33,26 @@ class Replanner:
         Of the new plans, as `Planner.plan`.
     gain : float
         Share of the remaining time that a new plan must be predicted to save; or may cost, if it evaluates more often.
+    availability : mapping of str to float, optional
+        Free share of the devices that may be used, as the first plan was made for; by default the planner's.
+    bandwidths : mapping of Pair to float, optional
+        Bytes per second of each link, as the first plan was made for; by default at time 0.
     """
 
-    def __init__(self, planner: Planner, method: str = "stadi", gain: float = 0.01) -> None:
+    def __init__(
+        self,
+        planner: Planner,
+        method: str = "stadi",
+        gain: float = 0.01,
+        *,
+        availability: Mapping[str, float] | None = None,
+        bandwidths: Mapping[Pair, float] | None = None,
+    ) -> None:
         if not 0 <= gain < 1:
             raise ValueError(f"gain must be in 0..1 (exclusive), not {gain!r}")
         self.planner, self.method, self.gain = planner, method, gain
-        self._known, self._links = planner.availability(), planner.fleet.bandwidths(0.0)
+        self._known = planner.availability() if availability is None else dict(availability)
+        self._links = planner.fleet.bandwidths(0.0) if bandwidths is None else dict(bandwidths)
         self._planned, self._planned_links = dict(self._known), dict(self._links)
 
     def __call__(self, seen: Observation) -> Plan:

@@ -56,7 +56,7 @@ class Timeline:
     Attributes
     ----------
     latency_s : float
-        Until the image is whole on every device.
+        Until the image is whole on every device, from its begin.
     segments : list of Segment
         In order, per device.
     busy_s, free_s : dict of str to float
@@ -106,7 +106,9 @@ class Simulation:
         self.devices = {device.name: device for device in fleet.devices}
         self.sizes = MessageSizes(costs.model)
 
-    def run(self, plan: Plan, replan: Replan | None = None, failures: Iterable[Failure] = ()) -> Timeline:
+    def run(
+        self, plan: Plan, replan: Replan | None = None, failures: Iterable[Failure] = (), *, start_s: float = 0.0
+    ) -> Timeline:
         """Simulate a plan.
 
         Parameters
@@ -117,6 +119,8 @@ class Simulation:
             Asked at every meeting but the last, and when a device or a link is lost; by default the plan stays.
         failures : iterable of Failure
             Devices that stop.
+        start_s : float
+            When the image begins.
 
         Raises
         ------
@@ -126,7 +130,7 @@ class Simulation:
         """
         timeline = Timeline(plans=[plan])
         pending = {failure.device: failure for failure in failures}
-        clock = Clock()
+        clock = Clock(now_s=start_s)
         self._adopt(plan, clock)
         lost: frozenset[str] = frozenset()
         step = plan.first_step
@@ -167,8 +171,8 @@ class Simulation:
             self._inherit(clock, plan, new, failed=in_vain)
             plan = new
             timeline.plans.append(plan)
-        timeline.latency_s = clock.now_s
-        self._charge_leakage(timeline)
+        timeline.latency_s = clock.now_s - start_s
+        self._charge_leakage(timeline, start_s)
         return timeline
 
     @staticmethod
@@ -199,10 +203,10 @@ class Simulation:
         clock.arrivals.clear()
         self._adopt(new, clock)
 
-    def _charge_leakage(self, timeline: Timeline) -> None:
+    def _charge_leakage(self, timeline: Timeline, start_s: float) -> None:
         for name in timeline.busy_s:
             device = self.devices[name]
-            timeline.free_s[name] = device.load.work(0.0, timeline.latency_s)
+            timeline.free_s[name] = device.load.work(start_s, start_s + timeline.latency_s)
             timeline.energy_j += self.costs.of(device).leakage_w * timeline.free_s[name]
 
     def link(self, sender: str, receiver: str) -> Link:
