@@ -14,6 +14,7 @@ tokens, guidance), 50 steps of which at least 4 are synchronous; all times are s
 - ``link_drop_FACTOR_1toR_N``: all links drop to a part of their bandwidth at 0.3 s, with re-planning.
 - ``queue_burst_POLICY_1toR_N``: 32 images at once; ``_steady``: at 0.8 of the rate that one image at a time allows;
   ``_equal_strides``: all devices evaluate every step, as a device alone does.
+- ``unet_METHOD_1toR_N``: Stable Diffusion 1.5; ``unet_whole_patch_error``: cost of all rows against the whole model.
 - ``joint_energy_saving``: clocks, voltages and plan chosen together, at most the latency of elastic patches, without
   errors, against the same plan with every device at 0.85 V and its own clock; ``_equal_latency``: at most the latency
   of STADI; ``_published``, ``_array``: of the energy that DRIFT counts, and of the array alone;
@@ -32,6 +33,7 @@ import numpy as np
 from tqdm import tqdm
 
 from brownout.host import write_results
+from brownout.host.drift.counting import CountedWorkload
 from brownout.host.drift.published import PUBLISHED
 from brownout.host.energy import EnergyModel
 from brownout.host.errors import PlanError
@@ -49,10 +51,11 @@ from brownout.host.stadi.prediction import bound_s
 from brownout.host.stadi.queue import POLICIES, ImageQueue, QueueServer
 from brownout.host.stadi.replanning import Replanner
 from brownout.host.stadi.timeline import Failure, Replan, Simulation, Timeline
+from brownout.host.stadi.unet import PatchedUnet
 from brownout.host.timing import NOMINAL_VOLTAGE_V
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.configurations import SERVER
-from denoisers.published import DENOISERS, GUIDED
+from denoisers.published import DENOISERS, GUIDED, on_meta
 
 ROWS = TOKENS_PER_ROW = 32
 COUNTS, RATIOS = (2, 3, 4, 8), (1, 2, 3, 4)
@@ -274,6 +277,39 @@ class Study:
                     self.metrics[f"{key}_image_j"] = found.image_j
                     self.settings[key] = {"groups": found.groups}
 
+    def unet(self) -> None:
+        """SD 1.5, whose 64 rows of latents are 8 rows of the deepest level."""
+        denoiser = DENOISERS["sd_1_5"]
+        arguments = on_meta(denoiser.inputs())
+        divided = PatchedUnet.trace(denoiser.build("meta"), lambda model: model(**arguments), images=GUIDED)
+        costs = CostModel(divided)
+        whole = CountedWorkload(SERVER, divided.workload, requantise=True).evaluate()["time_s"]
+        fast = fleet_of(2, 2).devices[0]
+        self.metrics["unet_whole_patch_error"] = abs(costs.of(fast).seconds(divided.rows) / whole - 1)
+        for count, ratio in ((2, 1), (2, 2), (4, 2)):
+            fleet = fleet_of(count, ratio)
+            planner = Planner(fleet, costs)
+            for method in METHODS:
+                if method == "guidance" and count != 2:
+                    continue
+                explained = planner.plan(method)
+                timeline = Simulation(fleet, costs).run(explained.plan)
+                key = f"unet_{method}_1to{ratio}_{count}"
+                self.metrics[f"{key}_latency"] = timeline.latency_s
+                self.metrics[f"{key}_planner_error"] = abs(explained.prediction.latency_s / timeline.latency_s - 1)
+                bound = 0.0 if timeline.plans[0].divides_batch else bound_s(timeline.plans, fleet, costs)
+                shares = [
+                    [share.device, share.stride, share.count, share.warmup_count] for share in explained.plan.shares
+                ]
+                self.settings[key] = {
+                    "latency_s": timeline.latency_s,
+                    "bound_ratio": bound / timeline.latency_s,
+                    "utilisation": timeline.utilisation,
+                    "exposed_s": timeline.exposed_s,
+                    "link_bytes": timeline.link_bytes,
+                    "shares": shares,
+                }
+
     def loss(self) -> None:
         """The slow device of 1:2 stops at half of the latency."""
         fleet = fleet_of(2, 2)
@@ -355,6 +391,7 @@ def main() -> None:
     study.coded_links()
     study.changing_links()
     study.queues()
+    study.unet()
     study.loss()
     study.points()
     table = study.costs.of(fleet_of(2, 2).devices[0]).table

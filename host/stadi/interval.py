@@ -171,18 +171,19 @@ class Interval:
     def _synchronous_step(self, step: int) -> None:
         shares = self.plan.shares
         stages = {share.device: self._charge(share, share.warmup_count) for share in shares}
-        sizes = {share.device: self.simulation.sizes.of(share.warmup_count) for share in shares}
+        sizes = {
+            (sender.device, receiver.device): self.simulation.sizes.of(sender.warmup_count, there - here)
+            for here, sender in enumerate(shares)
+            for there, receiver in enumerate(shares)
+            if here != there
+        }
         for exchange in range(len(self.simulation.sizes.exchanges)):
             for share in shares:
                 self._work(share, float(stages[share.device][exchange]), step)
             sent = dict(self.ends)
-            for receiver in shares:
-                for sender in shares:
-                    if sender is not receiver:
-                        pair = sender.device, receiver.device
-                        size = float(sizes[sender.device][exchange])
-                        arrival = self._carry(pair, sent[sender.device], size)
-                        self._wait(pair, sent[sender.device], arrival, step)
+            for pair, each in sizes.items():
+                if size := float(each[exchange]):
+                    self._wait(pair, sent[pair[0]], self._carry(pair, sent[pair[0]], size), step)
         for share in shares:
             self._work(share, float(stages[share.device][-1]), step)
 
@@ -227,8 +228,12 @@ class Interval:
             if other is share or not self._uses(other, share, step):
                 continue
             pair = (share.device, other.device)
-            sizes = self.simulation.sizes.of(share.count, whole=self._is_whole(share, other, step))
-            done = [self._carry(pair, float(ready), float(size)) for ready, size in zip(sent, sizes, strict=True)]
+            distance = self.plan.shares.index(other) - self.plan.shares.index(share)
+            sizes = self.simulation.sizes.of(share.count, distance, whole=self._is_whole(share, other, step))
+            done = [
+                self._carry(pair, float(ready), float(size)) if size else 0.0
+                for ready, size in zip(sent, sizes, strict=True)
+            ]
             clock.arrivals.setdefault(pair, {})[step] = np.array(done)
 
     def _is_whole(self, sender: Share, receiver: Share, step: int) -> bool:

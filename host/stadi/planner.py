@@ -290,8 +290,9 @@ class _Search:
         """Rows of least interval, computing and links together."""
         interval = max(strides)
         times = []
-        for name, stride in zip(names, strides, strict=True):
-            peers = [(peer, other) for peer, other in zip(names, strides, strict=True) if peer != name]
+        for here, (name, stride) in enumerate(zip(names, strides, strict=True)):
+            others = enumerate(zip(names, strides, strict=True))
+            peers = [(peer, other, there - here) for there, (peer, other) in others if there != here]
             counts = range(1, self.rows + 1)
             by_rows = [self.predictor.interval_s(name, rows, stride, interval, peers) for rows in counts]
             times.append(np.array([0.0, *by_rows]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -93,7 +94,9 @@ class Predictor:
         """Time of an evaluation under the load that is assumed."""
         return self.device_costs(name).seconds(rows, images) / self.availability[name]
 
-    def interval_s(self, name: str, rows: int, stride: int, interval: int, peers: Sequence[tuple[str, int]]) -> float:
+    def interval_s(
+        self, name: str, rows: int, stride: int, interval: int, peers: Sequence[tuple[str, int, int]]
+    ) -> float:
         """Least time of a device between two meetings: it computes, and its links carry keys and values meanwhile.
 
         Parameters
@@ -102,17 +105,18 @@ class Predictor:
             The device.
         rows, stride, interval : int
             Its token rows and stride; steps between meetings.
-        peers : sequence of (str, int)
-            Other devices and their strides.
+        peers : sequence of (str, int, int)
+            Other devices, their strides and their places minus this one's, in the order of rows.
         """
         compute = interval // stride * self.evaluation_s(name, rows)
         links = []
-        for peer, other in peers:
+        for peer, other, distance in peers:
             count = interval // max(stride, other)
             bandwidth = self.link(name, peer).bytes_per_s
             # A message has until the next one to arrive; a keyframe that takes longer is not made up for by others.
             whole, coded = (
-                max(compute / count, float(self.sizes.of(rows, whole=each).sum()) / bandwidth) for each in (True, False)
+                max(compute / count, float(self.sizes.of(rows, distance, whole=each).sum()) / bandwidth)
+                for each in (True, False)
             )
             share = self._whole_share()
             links.append(count * (share * whole + (1 - share) * coded))
@@ -155,8 +159,8 @@ class Predictor:
         }
         real = {
             pair: [
-                (size / link.bytes_per_s, link.latency_s)
-                for size in self.sizes.of(shares[pair[0]].warmup_count).tolist()
+                (size / link.bytes_per_s, link.latency_s) if size else (0.0, -math.inf)
+                for size in self.sizes.of(shares[pair[0]].warmup_count, pair[1] - pair[0]).tolist()
             ]
             for pair, link in links.items()
         }
@@ -174,10 +178,12 @@ class Predictor:
             for share in shares
         )
         peers = {
-            share.device: [(other.device, other.stride) for other in shares if other is not share]
+            share.device: [
+                (other.device, other.stride, there - here) for there, other in enumerate(shares) if there != here
+            ]
             if not plan.divides_batch
             else []
-            for share in shares
+            for here, share in enumerate(shares)
         }
         slowest = (
             max(self.interval_s(s.device, s.count, s.stride, plan.interval, peers[s.device]) for s in shares)
@@ -213,13 +219,13 @@ class Predictor:
 
     def _sent(self, plan: Plan, sender: Share, receiver: Share) -> float:
         """Bytes that a device sends to another one, without latents."""
-        coding = self.costs.model.coding
+        coding, distance = self.costs.model.coding, plan.shares.index(receiver) - plan.shares.index(sender)
         whole = [
             coding is None or coding.is_keyframe(number)
             for number, _ in enumerate(plan.sends(sender, receiver), int(plan.warmup > 0))
         ]
-        count = float(sum(self.sizes.of(sender.count, whole=each).sum() for each in whole))
-        return count + plan.warmup * float(self.sizes.of(sender.warmup_count).sum())
+        count = float(sum(self.sizes.of(sender.count, distance, whole=each).sum() for each in whole))
+        return count + plan.warmup * float(self.sizes.of(sender.warmup_count, distance).sum())
 
 
 def _synchronous_s(
@@ -227,7 +233,8 @@ def _synchronous_s(
 ) -> float:
     """Time of some steps in which every stage but the last is followed by an exchange of all with all.
 
-    Messages by sender and receiver, for each exchange: time on the link, where they queue, and latency.
+    Messages by sender and receiver, for each exchange: time on the link, where they queue, and latency; minus infinity
+    where there is none.
     """
     ends, marks, idle = [0.0] * len(stages), [0.0], dict.fromkeys(messages, 0.0)
     for _ in range(min(steps, 2)):
