@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..patches import PatchedWorkload
+from ..divided import DividedModel
 from ..plan import Plan
 from .exchange import Exchange
 from .kept import AnyKept, Ranges
@@ -22,6 +22,17 @@ def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], values: Any) -
     if isinstance(values, Mapping):
         return {name: map_tensors(function, value) for name, value in values.items()}
     return values
+
+
+def traceable(
+    module: nn.Module, inputs: torch.Tensor, conditions: Mapping[str, Any]
+) -> tuple[nn.Module, Callable[[nn.Module], Any]]:
+    """A denoiser like `module` on the meta device, float, and how to evaluate it with inputs of these shapes."""
+    with torch.device("meta"):
+        empty = type(module).from_config(module.config).eval()  # type: ignore[attr-defined]
+    sample, arguments = inputs.to("meta"), map_tensors(lambda tensor: tensor.to("meta"), dict(conditions))
+    timestep = torch.zeros(len(inputs), dtype=torch.int64, device="meta")
+    return empty, lambda each: each(sample, timestep=timestep, **arguments)
 
 
 class PatchedDenoiser(abc.ABC):
@@ -54,7 +65,7 @@ class PatchedDenoiser(abc.ABC):
         """Connect the offloaded module to the exchange; raises PlanError if it cannot be."""
 
     @abc.abstractmethod
-    def workload(self, inputs: torch.Tensor, conditions: Mapping[str, Any]) -> PatchedWorkload:
+    def workload(self, inputs: torch.Tensor, conditions: Mapping[str, Any]) -> DividedModel:
         """Products of an evaluation of the whole image with such inputs, for planners."""
 
     @abc.abstractmethod

@@ -11,7 +11,7 @@ from torch import nn
 from ...drift.workloads import trace_workload
 from ...errors import PlanError
 from ..patches import PatchedWorkload
-from .denoiser import PatchedDenoiser, map_tensors
+from .denoiser import PatchedDenoiser, traceable
 from .exchange import Exchange
 from .keys_values import KeysValues, self_attention
 
@@ -82,12 +82,7 @@ class PatchedTransformer(PatchedDenoiser):
         return self._exchange
 
     def workload(self, inputs: torch.Tensor, conditions: Mapping[str, Any]) -> PatchedWorkload:
-        model = type(self.module)
-        with torch.device("meta"):
-            empty = model.from_config(self.module.config).eval()  # type: ignore[attr-defined]
-        sample, arguments = inputs.to("meta"), map_tensors(lambda tensor: tensor.to("meta"), dict(conditions))
-        timestep = torch.zeros(len(inputs), dtype=torch.int64, device="meta")
-        traced = trace_workload(empty, lambda module: module(sample, timestep=timestep, **arguments))
+        traced = trace_workload(*traceable(self.module, inputs, conditions))
         return PatchedWorkload(traced, self.rows, self.tokens_per_row, len(inputs))
 
     def evaluate(

@@ -12,8 +12,8 @@ from torch import nn
 from ...errors import PlanError
 from ...offloading.attention import AttentionCall
 from ...offloading.conv import OffloadedConv2d
-from ..patches import PatchedWorkload
-from .denoiser import PatchedDenoiser
+from ..unet import PatchedUnet
+from .denoiser import PatchedDenoiser, traceable
 from .exchange import Exchange
 from .group_norms import GroupNorms
 from .halos import Halos
@@ -128,8 +128,9 @@ class PatchedUNet2D(PatchedDenoiser):
                 layer.halo = None
             self._exchange = None
 
-    def workload(self, inputs: torch.Tensor, conditions: Mapping[str, Any]) -> PatchedWorkload:
-        raise PlanError("the costs of a U-Net divided into rows are not known; give a plan of your own")
+    def workload(self, inputs: torch.Tensor, conditions: Mapping[str, Any]) -> PatchedUnet:
+        evaluated, run = traceable(self.module, inputs, conditions)
+        return PatchedUnet.trace(evaluated, run, images=len(inputs))
 
     def evaluate(
         self, latents: torch.Tensor, timestep: torch.Tensor, conditions: Mapping[str, Any], exchange: Exchange

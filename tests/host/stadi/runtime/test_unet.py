@@ -197,5 +197,3 @@ def test_displaced_images_equal_a_computation_in_one_place(cases, levels, rows, 
     print(error.max(), (error > 1e-4).float().mean(), shift.max(), shift.mean())
     assert shift.max() > 1e-2
     assert error.max() < 1e-3
-
-
