@@ -9,6 +9,12 @@ tokens, guidance), 50 steps of which at least 4 are synchronous; all times are s
 - ``latency_METHOD_1toR_N``: N devices, N // 2 of them R times as slow.
 - ``bound_ratio_min``, ``utilisation_min``: over all static settings with STADI; ``_varying``: with loads that change
   and re-planning. ``planner_error_max``: of all methods in all static settings.
+- ``coded_CODING_SPEED``: 1:2 over slow links, keys and values whole or as residuals of few bits in blocks of 72 (the
+  width of a head).
+- ``link_drop_FACTOR_1toR_N``: all links drop to a part of their bandwidth at 0.3 s, with re-planning.
+- ``queue_burst_POLICY_1toR_N``: 32 images at once; ``_steady``: at 0.8 of the rate that one image at a time allows;
+  ``_equal_strides``: all devices evaluate every step, as a device alone does.
+- ``unet_METHOD_1toR_N``: Stable Diffusion 1.5; ``unet_whole_patch_error``: cost of all rows against the whole model.
 - ``joint_energy_saving``: clocks, voltages and plan chosen together, at most the latency of elastic patches, without
   errors, against the same plan with every device at 0.85 V and its own clock; ``_equal_latency``: at most the latency
   of STADI; ``_published``, ``_array``: of the energy that DRIFT counts, and of the array alone;
@@ -27,25 +33,29 @@ import numpy as np
 from tqdm import tqdm
 
 from brownout.host import write_results
+from brownout.host.drift.counting import CountedWorkload
 from brownout.host.drift.published import PUBLISHED
 from brownout.host.energy import EnergyModel
 from brownout.host.errors import PlanError
 from brownout.host.stadi.allocation import largest_ratio
+from brownout.host.stadi.coding import ExchangeCoding
 from brownout.host.stadi.costs import CostModel
 from brownout.host.stadi.device import DeviceSpec, FleetSpec
-from brownout.host.stadi.link import Link, Links
+from brownout.host.stadi.link import BandwidthTrace, Link, Links
 from brownout.host.stadi.load import LoadTrace
 from brownout.host.stadi.patches import PatchedWorkload
 from brownout.host.stadi.plan import Plan
 from brownout.host.stadi.planner import METHODS, Planner
 from brownout.host.stadi.points import GUARD_BAND_V, PointedPlan, at_guard_band, least_energy, least_latency
 from brownout.host.stadi.prediction import bound_s
+from brownout.host.stadi.queue import POLICIES, ImageQueue, QueueServer
 from brownout.host.stadi.replanning import Replanner
 from brownout.host.stadi.timeline import Failure, Replan, Simulation, Timeline
+from brownout.host.stadi.unet import PatchedUnet
 from brownout.host.timing import NOMINAL_VOLTAGE_V
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.configurations import SERVER
-from denoisers.published import DENOISERS, GUIDED
+from denoisers.published import DENOISERS, GUIDED, on_meta
 
 ROWS = TOKENS_PER_ROW = 32
 COUNTS, RATIOS = (2, 3, 4, 8), (1, 2, 3, 4)
@@ -55,6 +65,15 @@ PROTECTED_CLOCKS = (1.0, 0.9, 0.8, 0.7)
 ERROR_RATE = 1e-3
 
 LINKS_BYTES_PER_S = (100e9, 25e9, 5e9, 2.5e9)
+CODED_LINKS_BYTES_PER_S = (2.5e9, 1e9, 0.5e9, 0.25e9)
+CODINGS = {
+    "whole": None,
+    "4_bits": ExchangeCoding(4, 72),
+    "2_bits": ExchangeCoding(2, 72),
+    "2_bits_keyframes": ExchangeCoding(2, 72, 8),
+}
+QUEUED, QUEUE_LOAD = 32, 0.8
+LINK_DROPS = (0.1, 0.03, 0.01)
 
 
 def part_of_server(ratio: int) -> AcceleratorConfig:
@@ -101,7 +120,8 @@ class Study:
 
     def __init__(self) -> None:
         workload = DENOISERS["dit_xl_2_512"].workload()
-        self.costs = CostModel(PatchedWorkload(workload, ROWS, TOKENS_PER_ROW, GUIDED))
+        self.model = PatchedWorkload(workload, ROWS, TOKENS_PER_ROW, GUIDED)
+        self.costs = CostModel(self.model)
         self.metrics: dict[str, float] = {}
         self.settings: dict[str, Any] = {}
 
@@ -209,6 +229,87 @@ class Study:
             self.metrics[f"varying_{name}_reduction_vs_elastic"] = 1 - timeline.latency_s / elastic.latency_s
         self.metrics["bound_ratio_min_varying"] = min(ratios)
 
+    def coded_links(self) -> None:
+        """1:2 over slow links, with keys and values whole and in few bits."""
+        for speed in CODED_LINKS_BYTES_PER_S:
+            fleet = replace(fleet_of(2, 2), links=Links(Link(bytes_per_s=speed)))
+            for name, coding in CODINGS.items():
+                costs = self.costs.on(replace(self.model, coding=coding))
+                explained = Planner(fleet, costs).plan()
+                timeline = Simulation(fleet, costs).run(explained.plan)
+                key = f"coded_{name}_{speed / 1e9:g}gb_per_s"
+                self.note(key, fleet, timeline)
+                self.metrics[f"{key}_latency"] = timeline.latency_s
+                self.metrics[f"{key}_gigabytes"] = timeline.link_bytes / 1e9
+                self.metrics[f"{key}_planner_error"] = abs(explained.prediction.latency_s / timeline.latency_s - 1)
+
+    def changing_links(self) -> None:
+        """Links of 1:1 and 1:2 that drop while the image is made: with and without re-planning."""
+        for count, ratio in ((2, 1), (2, 2), (4, 2)):
+            for factor in LINK_DROPS:
+                link = Link(trace=BandwidthTrace((0.0, 0.3), (1.0, factor)))
+                fleet = replace(fleet_of(count, ratio), links=Links(link))
+                planner = Planner(fleet, self.costs)
+                plan = planner.plan().plan
+                fixed = self.run(fleet, plan)
+                timeline = self.run(fleet, plan, Replanner(planner))
+                name = f"link_drop_{factor:g}_1to{ratio}_{count}"
+                self.note(name, fleet, timeline)
+                self.metrics[f"{name}_latency"] = timeline.latency_s
+                self.metrics[f"{name}_reduction_vs_fixed"] = 1 - timeline.latency_s / fixed.latency_s
+
+    def queues(self) -> None:
+        """Many images on 1:1 and 1:2: all at once, and at a rate that only some policies keep up with."""
+        for count, ratio, max_stride in ((2, 2, 4), (4, 1, 4), (4, 2, 4), (8, 2, 4), (4, 2, 1), (8, 2, 1)):
+            fleet = fleet_of(count, ratio)
+            server = QueueServer(Planner(fleet, self.costs, max_stride=max_stride))
+            suffix = f"1to{ratio}_{count}" + ("" if max_stride > 1 else "_equal_strides")
+            burst = ImageQueue.all_at_once(QUEUED)
+            single = server.serve(ImageQueue.all_at_once(1), "one_by_one")
+            steady = ImageQueue.at_rate(QUEUED, QUEUE_LOAD * single.images_per_s)
+            for name, queue in (("burst", burst), ("steady", steady)):
+                for policy in POLICIES:
+                    found = server.serve(queue, policy)
+                    key = f"queue_{name}_{policy}_{suffix}"
+                    self.metrics[f"{key}_images_per_s"] = found.images_per_s
+                    self.metrics[f"{key}_mean_latency"] = found.mean_latency_s
+                    self.metrics[f"{key}_p95_latency"] = found.p95_latency_s
+                    self.metrics[f"{key}_image_j"] = found.image_j
+                    self.settings[key] = {"groups": found.groups}
+
+    def unet(self) -> None:
+        """SD 1.5, whose 64 rows of latents are 8 rows of the deepest level."""
+        denoiser = DENOISERS["sd_1_5"]
+        arguments = on_meta(denoiser.inputs())
+        divided = PatchedUnet.trace(denoiser.build("meta"), lambda model: model(**arguments), images=GUIDED)
+        costs = CostModel(divided)
+        whole = CountedWorkload(SERVER, divided.workload, requantise=True).evaluate()["time_s"]
+        fast = fleet_of(2, 2).devices[0]
+        self.metrics["unet_whole_patch_error"] = abs(costs.of(fast).seconds(divided.rows) / whole - 1)
+        for count, ratio in ((2, 1), (2, 2), (4, 2)):
+            fleet = fleet_of(count, ratio)
+            planner = Planner(fleet, costs)
+            for method in METHODS:
+                if method == "guidance" and count != 2:
+                    continue
+                explained = planner.plan(method)
+                timeline = Simulation(fleet, costs).run(explained.plan)
+                key = f"unet_{method}_1to{ratio}_{count}"
+                self.metrics[f"{key}_latency"] = timeline.latency_s
+                self.metrics[f"{key}_planner_error"] = abs(explained.prediction.latency_s / timeline.latency_s - 1)
+                bound = 0.0 if timeline.plans[0].divides_batch else bound_s(timeline.plans, fleet, costs)
+                shares = [
+                    [share.device, share.stride, share.count, share.warmup_count] for share in explained.plan.shares
+                ]
+                self.settings[key] = {
+                    "latency_s": timeline.latency_s,
+                    "bound_ratio": bound / timeline.latency_s,
+                    "utilisation": timeline.utilisation,
+                    "exposed_s": timeline.exposed_s,
+                    "link_bytes": timeline.link_bytes,
+                    "shares": shares,
+                }
+
     def loss(self) -> None:
         """The slow device of 1:2 stops at half of the latency."""
         fleet = fleet_of(2, 2)
@@ -287,6 +388,10 @@ def main() -> None:
     study.one_to_two()
     study.links()
     study.varying()
+    study.coded_links()
+    study.changing_links()
+    study.queues()
+    study.unet()
     study.loss()
     study.points()
     table = study.costs.of(fleet_of(2, 2).devices[0]).table

@@ -1,18 +1,23 @@
-"""Rows for devices, and strides: the two allocations of STADI."""
+"""Rows for devices, strides, and which devices to use: the allocations of STADI."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from .costs import Array
+from .link import Pair
 
 THRESHOLDS: Mapping[int, float] = {2: 0.52, 4: 0.26}
 """Relative speed up to which a device may have a stride: v_i / v_max. The published values are not public. Ours are the
 largest, in hundredths, at which a strided device that is balanced with one fast device by the full cost model of
 DiT-XL/2 holds at most one row more than it (`largest_ratio`, docs/stadi.md): a region of coarse steps is never the
 larger one."""
+
+SAME_SPEED = 1.01
+"""Ratio of bandwidths, as they are measured, up to which links are alike."""
 
 
 def balanced_rows(times: Sequence[Array], rows: int) -> list[int]:
@@ -92,6 +97,53 @@ def stride_choices(limits: Sequence[int], relative: Sequence[float]) -> Iterator
         for index, stride in zip(order, chosen, strict=True):
             strides[index] = stride
         yield tuple(strides)
+
+
+def candidate_sets(ranked: Sequence[str], bandwidths: Mapping[Pair, float]) -> list[frozenset[str]]:
+    """Sets of devices that are worth planning for.
+
+    Of those that reach each other, the fastest ones, for every number of them; and the same without the ends of the
+    slowest link, again and again, as long as some links are slower than others.
+
+    Parameters
+    ----------
+    ranked : sequence of str
+        Devices, the fastest first.
+    bandwidths : mapping of Pair to float
+        Bytes per second from each device to each other; 0 where there is no way.
+    """
+    found: dict[frozenset[str], None] = {}
+    for group in _reachable(tuple(ranked), bandwidths, {}):
+        left = list(group)
+        while left:
+            found.update(dict.fromkeys(frozenset(left[:count]) for count in range(1, len(left) + 1)))
+            links = {
+                name: sorted(min(bandwidths[name, peer], bandwidths[peer, name]) for peer in left if peer != name)
+                for name in left
+            }
+            speeds = [speed for each in links.values() for speed in each]
+            if not speeds or max(speeds) <= SAME_SPEED * min(speeds):
+                break
+            # Of both ends of the slowest link the one whose other links are slower, too; then the slower device.
+            left.remove(min(reversed(left), key=lambda name: links[name]))
+    return list(found)
+
+
+def _reachable(
+    names: tuple[str, ...], bandwidths: Mapping[Pair, float], known: dict[tuple[str, ...], list[tuple[str, ...]]]
+) -> list[tuple[str, ...]]:
+    """Groups of devices that all reach each other, among them all that cannot be enlarged."""
+    if names not in known:
+        cut = (pair for pair in itertools.combinations(names, 2) if not _connected(pair, bandwidths))
+        if (pair := next(cut, None)) is None:
+            return [names]
+        without = (tuple(name for name in names if name != end) for end in reversed(pair))
+        known[names] = list(dict.fromkeys(group for rest in without for group in _reachable(rest, bandwidths, known)))
+    return known[names]
+
+
+def _connected(pair: Pair, bandwidths: Mapping[Pair, float]) -> bool:
+    return bool(bandwidths[pair] and bandwidths[pair[1], pair[0]])
 
 
 def largest_ratio(table: Array, stride: int, resolution: int = 1000) -> float:

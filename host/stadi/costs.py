@@ -16,7 +16,7 @@ from ..errors import DeviceMemoryError, PlanError
 from ..operands import GemmShape
 from ..timing import NOMINAL_VOLTAGE_V
 from .device import DeviceSpec
-from .patches import PatchedWorkload
+from .divided import DividedModel
 
 Array = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ class ProductCounter:
     ----------
     device : DeviceSpec
         Whose hardware and operating point they run on.
-    model : PatchedWorkload
+    model : DividedModel
         Its weights are resident.
     energy_model : EnergyModel
         Of the energies.
@@ -58,15 +58,14 @@ class ProductCounter:
         Weights, with the keys and values of all rows, do not fit the device's memory.
     """
 
-    def __init__(
-        self, device: DeviceSpec, model: PatchedWorkload, energy_model: EnergyModel, *, requantise: bool
-    ) -> None:
+    def __init__(self, device: DeviceSpec, model: DividedModel, energy_model: EnergyModel, *, requantise: bool) -> None:
         config = device.config
         errs = device.error_rate > 0
         # Without errors the voltage changes no time: one count serves all voltages at a clock.
         self._protection = SUPPRESSING if errs else UNCHECKED
-        if not errs:
-            config = replace(config, timing_model="flip", checksum=None)
+        if config.timing_model == "none":
+            # Only hardware that may err can be moved to another point, even if it does not err there.
+            config = replace(config, timing_model="flip")
         weights = sum(batch * k * n for batch, k, n in model.workload.weights.values())
         needed = weights + model.kv_bytes
         if needed > config.memory.size_bytes:
@@ -101,7 +100,7 @@ class DeviceCosts:
     ----------
     device : DeviceSpec
         The device.
-    model : PatchedWorkload
+    model : DividedModel
         What it evaluates.
     counter : ProductCounter
         Of the device's configuration and clock; may be shared by voltages without errors.
@@ -110,7 +109,7 @@ class DeviceCosts:
     """
 
     def __init__(
-        self, device: DeviceSpec, model: PatchedWorkload, counter: ProductCounter, energy_model: EnergyModel
+        self, device: DeviceSpec, model: DividedModel, counter: ProductCounter, energy_model: EnergyModel
     ) -> None:
         self.device, self.model, self._counter = device, model, counter
         self.leakage_w = energy_model.leakage_w * device.config.rows * device.config.cols
@@ -118,7 +117,7 @@ class DeviceCosts:
         self._energy: dict[tuple[int, int], float] = {}
 
     def stage_seconds(self, rows: int, images: int | None = None) -> Array:
-        """Time of each stage of an evaluation (`PatchedWorkload.stages`), seconds."""
+        """Time of each stage of an evaluation (`DividedModel.stages`), seconds."""
         self._count(rows, images)
         return self._stages[rows, self.model.images if images is None else images]
 
@@ -163,7 +162,7 @@ class CostModel:
 
     Parameters
     ----------
-    model : PatchedWorkload
+    model : DividedModel
         What is evaluated.
     energy_model : EnergyModel, optional
         Of the energies.
@@ -172,12 +171,26 @@ class CostModel:
     """
 
     def __init__(
-        self, model: PatchedWorkload, energy_model: EnergyModel | None = None, *, requantise: bool = True
+        self, model: DividedModel, energy_model: EnergyModel | None = None, *, requantise: bool = True
     ) -> None:
         self.model, self.requantise = model, requantise
         self.energy_model = EnergyModel() if energy_model is None else energy_model
         self._counters: dict[object, ProductCounter] = {}
         self._costs: dict[object, DeviceCosts] = {}
+
+    def on(self, model: DividedModel) -> CostModel:
+        """Costs of the same workload divided or coded in another way; shapes that are known are not counted again.
+
+        Raises
+        ------
+        ValueError
+            It is another workload.
+        """
+        if model.workload != self.model.workload:
+            raise ValueError("the model has another workload; make a CostModel of its own for it")
+        other = CostModel(model, self.energy_model, requantise=self.requantise)
+        other._counters = self._counters
+        return other
 
     def of(self, device: DeviceSpec) -> DeviceCosts:
         """Costs on a device.

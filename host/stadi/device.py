@@ -8,7 +8,7 @@ from functools import cached_property
 from brownout.hw.config import AcceleratorConfig
 
 from ..timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TimingLaw
-from .link import Links
+from .link import Links, Pair
 from .load import LoadTrace
 
 
@@ -92,3 +92,11 @@ class FleetSpec:
             for name in pair:
                 if name not in names:
                     raise ValueError(f"FleetSpec.links name {name!r}, which is no device; there are {', '.join(names)}")
+
+    def bandwidths(self, time_s: float) -> dict[Pair, float]:
+        """Bytes per second of each link at a time; 0 where it is down."""
+        names = [device.name for device in self.devices]
+        pairs = ((sender, receiver) for sender in names for receiver in names if sender != receiver)
+        special, default = self.links.special, self.links.default
+        links = ((pair, special.get(pair, default)) for pair in pairs)
+        return {pair: 0.0 if link is None else link.bandwidth(time_s) for pair, link in links}

@@ -6,14 +6,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..drift.workloads import ModelProduct, Workload
-from ..offloading.attention import ROWS_AT_ONCE
-
-LATENT_BYTES = 4
-"""Latents are float32."""
-
-
-Stage = tuple[ModelProduct, ...]
-"""Part of an evaluation between two exchanges: its products, in the order of execution."""
+from .coding import ExchangeCoding
+from .divided import LATENT_BYTES, Exchange, Stage, check_part, cut_attention, merge_blocks, queries
 
 
 @dataclass(frozen=True)
@@ -34,6 +28,8 @@ class PatchedWorkload:
         Batch of the evaluation: 2 with guidance.
     value_bytes : int
         Of each element of exchanged keys and values: 1 for int8, as attention quantises them anyway.
+    coding : ExchangeCoding, optional
+        Of keys and values after the synchronous steps; by default they are always sent whole.
 
     Raises
     ------
@@ -46,6 +42,7 @@ class PatchedWorkload:
     tokens_per_row: int
     images: int = 1
     value_bytes: int = 1
+    coding: ExchangeCoding | None = None
     _groups: tuple[tuple[ModelProduct, ...], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -58,7 +55,7 @@ class PatchedWorkload:
                     f"{product.name} is a convolution with {product.shape.m} output pixels, not the patch embedding of "
                     f"{self.images} x {self.tokens} tokens; only transformers can be divided into token rows"
                 )
-        object.__setattr__(self, "_groups", self._merge_blocks())
+        object.__setattr__(self, "_groups", merge_blocks(self.workload.products))
         if not self.exchange_bytes_per_row:
             raise ValueError(
                 f"the workload has no self-attention over {self.tokens} tokens ({self.rows} rows of "
@@ -70,38 +67,25 @@ class PatchedWorkload:
         """Of one image."""
         return self.rows * self.tokens_per_row
 
-    def _merge_blocks(self) -> tuple[tuple[ModelProduct, ...], ...]:
-        """Products in order; the blocks of query rows of an attention call are one group, qk then pv."""
-        groups: list[tuple[ModelProduct, ...]] = []
-        expected = 0
-        for product in self.workload.products:
-            continues = product.kind == "attention" and product.first_row == expected > 0
-            if product.kind != "attention":
-                groups.append((product,))
-                expected = 0
-            elif product.name.endswith(".qk"):
-                if continues:
-                    groups[-1] = (*groups[-1], product)
-                else:
-                    groups.append((product,))
-            else:
-                groups[-1] = (*groups[-1], product)
-                expected = product.first_row + product.shape.m * product.shape.batch
-        return tuple(groups)
-
     def _is_self_attention(self, group: tuple[ModelProduct, ...]) -> bool:
-        queries = sum(product.shape.m for product in group if product.name.endswith(".qk"))
-        return group[0].kind == "attention" and group[0].shape.n == self.tokens == queries
+        return group[0].kind == "attention" and group[0].shape.n == self.tokens == queries(group)
 
     @cached_property
-    def exchange_bytes_per_row(self) -> tuple[int, ...]:
-        """Bytes of keys and values of a token row in each self-attention, in order."""
-        sizes = []
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """Keys and values of each self-attention, in order."""
+        found = []
         for group in self._groups:
             if self._is_self_attention(group):
                 qk, pv = group[0].shape, group[1].shape
-                sizes.append(self.tokens_per_row * qk.batch * (qk.k + pv.n) * self.value_bytes)
-        return tuple(sizes)
+                count = self.tokens_per_row * qk.batch * (qk.k + pv.n)
+                coded = None if self.coding is None else self.coding.bytes(count)
+                found.append(Exchange(count * self.value_bytes, coded))
+        return tuple(found)
+
+    @property
+    def exchange_bytes_per_row(self) -> tuple[int, ...]:
+        """Bytes of whole keys and values of a token row in each self-attention, in order."""
+        return tuple(each.row_bytes for each in self.exchanges)
 
     @cached_property
     def latent_bytes_per_row(self) -> int:
@@ -134,11 +118,7 @@ class PatchedWorkload:
         ValueError
             There are no such patches.
         """
-        count = self.images if images is None else images
-        if not 1 <= rows <= self.rows:
-            raise ValueError(f"rows must be in 1..{self.rows}, not {rows!r}")
-        if not 1 <= count <= self.images:
-            raise ValueError(f"images must be in 1..{self.images}, not {images!r}")
+        count = check_part(rows, images, self)
         stages: list[list[ModelProduct]] = [[]]
         for group in self._groups:
             if self._is_self_attention(group):
@@ -158,12 +138,5 @@ class PatchedWorkload:
         return [replace(product, shape=replace(product.shape, m=m))]
 
     def _attention(self, group: tuple[ModelProduct, ...], rows: int, images: int) -> list[ModelProduct]:
-        queries = sum(product.shape.m for product in group if product.name.endswith(".qk"))
-        count = rows * self.tokens_per_row if queries == self.tokens else queries
-        products = []
-        for start in range(0, count, ROWS_AT_ONCE):
-            for product in group[:2]:
-                batch = product.shape.batch // self.images * images
-                shape = replace(product.shape, batch=batch, m=min(ROWS_AT_ONCE, count - start))
-                products.append(replace(product, shape=shape, first_row=start * batch))
-        return products
+        count = rows * self.tokens_per_row if queries(group) == self.tokens else queries(group)
+        return cut_attention(group, count, group[0].shape.batch // self.images * images)

@@ -155,6 +155,13 @@ class Plan:
         held = (self.held(source, step) for step in self.evaluations(receiver))
         return iter(dict.fromkeys(step for step in held if step is not None))
 
+    def message_number(self, source: Share, receiver: Share, step: int) -> int:
+        """Which of the messages from `source` to `receiver` an evaluation's is, counted from the last synchronous step.
+
+        The first one after synchronous steps has number 1, the first one of a plan without them 0.
+        """
+        return list(self.sends(source, receiver)).index(step) + (self.warmup > 0)
+
     def table(self) -> str:
         """The plan in words and columns."""
         lines = [

@@ -11,12 +11,14 @@ from ..errors import PlanError
 from .allocation import (
     THRESHOLDS,
     balanced_rows,
+    candidate_sets,
     largest_strides,
     proportional_rows,
     stride_choices,
 )
 from .costs import Array, CostModel
 from .device import FleetSpec
+from .link import Pair
 from .plan import Plan, Share
 from .prediction import Prediction, Predictor
 
@@ -140,6 +142,7 @@ class Planner:
         method: str = "stadi",
         *,
         availability: Mapping[str, float] | None = None,
+        bandwidths: Mapping[Pair, float] | None = None,
         first_step: int = 0,
         warmup: int | None = None,
     ) -> Explained:
@@ -151,6 +154,8 @@ class Planner:
             One of `METHODS`.
         availability : mapping of str to float, optional
             Free share of the devices that may be used; by default all, as at the beginning.
+        bandwidths : mapping of Pair to float, optional
+            Bytes per second of each link; by default as at the beginning.
         first_step : int
             Where the plan takes up.
         warmup : int, optional
@@ -169,9 +174,9 @@ class Planner:
             raise PlanError("no device is free: all are lost or wholly taken by background load")
         if not first_step < self.steps:
             raise PlanError(f"first_step must be below {self.steps}, not {first_step}")
-        search = _Search(self, method, {name: free[name] for name in usable}, first_step, warmup)
+        predictor = Predictor(self.fleet, self.costs, {name: free[name] for name in usable}, bandwidths)
+        search = _Search(self, method, predictor, first_step, warmup)
         plans = search.plans()
-        predictor = search.predictor
         best, prediction = min(
             ((plan, predictor.predict(plan)) for plan in plans),
             key=lambda pair: (pair[1].latency_s, -pair[0].fresh_share),
@@ -189,13 +194,13 @@ class _Search:
     """Plans of a method."""
 
     def __init__(
-        self, planner: Planner, method: str, free: Mapping[str, float], first_step: int, warmup: int | None
+        self, planner: Planner, method: str, predictor: Predictor, first_step: int, warmup: int | None
     ) -> None:
-        self.planner, self.method, self.free, self.first_step = planner, method, free, first_step
+        self.planner, self.method, self.predictor, self.first_step = planner, method, predictor, first_step
+        self.free = predictor.availability
         self.rows = planner.costs.model.rows
         self.warmup = planner.warmup if warmup is None else warmup
-        self.predictor = Predictor(planner.fleet, planner.costs, free)
-        speeds = planner.speeds(free)
+        speeds = planner.speeds(self.free)
         fastest = max(speeds.values())
         self.relative = {name: speed / fastest for name, speed in speeds.items()}
 
@@ -210,12 +215,11 @@ class _Search:
             self._check(names)
             return [self._fixed(names)]
         self._check(names)
-        # Perhaps the slowest are better left out.
         ranked = sorted(names, key=lambda name: -self.relative[name])
         found: list[Plan] = [self._single(ranked[0])]
-        for count in range(2, len(names) + 1):
-            used = [name for name in names if name in ranked[:count]]
-            found.extend(self._joint(used))
+        for used in candidate_sets(ranked, self.predictor.bandwidths):
+            if len(used) > 1:
+                found.extend(self._joint([name for name in names if name in used]))
         return found
 
     def _check(self, names: Sequence[str]) -> None:
@@ -286,8 +290,9 @@ class _Search:
         """Rows of least interval, computing and links together."""
         interval = max(strides)
         times = []
-        for name, stride in zip(names, strides, strict=True):
-            peers = [(peer, other) for peer, other in zip(names, strides, strict=True) if peer != name]
+        for here, (name, stride) in enumerate(zip(names, strides, strict=True)):
+            others = enumerate(zip(names, strides, strict=True))
+            peers = [(peer, other, there - here) for there, (peer, other) in others if there != here]
             counts = range(1, self.rows + 1)
             by_rows = [self.predictor.interval_s(name, rows, stride, interval, peers) for rows in counts]
             times.append(np.array([0.0, *by_rows]))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..errors import PlanError
 from .costs import Array, CostModel, DeviceCosts
 from .device import FleetSpec
+from .divided import MessageSizes
+from .link import BandwidthTrace, Link, Pair
 from .load import LoadTrace
 from .plan import Plan, Share
 
@@ -50,11 +54,37 @@ class Predictor:
         Of the model.
     availability : mapping of str to float
         Share of each device that is taken to be free, all the time.
+    bandwidths : mapping of Pair to float, optional
+        Bytes per second that each link is taken to carry, all the time; by default what it carries at the beginning.
     """
 
-    def __init__(self, fleet: FleetSpec, costs: CostModel, availability: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        fleet: FleetSpec,
+        costs: CostModel,
+        availability: Mapping[str, float],
+        bandwidths: Mapping[Pair, float] | None = None,
+    ) -> None:
         self.fleet, self.costs, self.availability = fleet, costs, availability
         self.devices = {device.name: device for device in fleet.devices}
+        self.sizes = MessageSizes(costs.model)
+        self.bandwidths = fleet.bandwidths(0.0) if bandwidths is None else bandwidths
+
+    def link(self, sender: str, receiver: str) -> Link:
+        """Link between two devices, with the bandwidth that is assumed.
+
+        Raises
+        ------
+        PlanError
+            It carries nothing.
+        """
+        link = self.fleet.links.between(sender, receiver)
+        bandwidth = self.bandwidths[sender, receiver]
+        if not bandwidth:
+            raise PlanError(
+                f"the link from {sender} to {receiver} carries nothing; leave one of the two out, or use one device"
+            )
+        return replace(link, bytes_per_s=bandwidth, trace=BandwidthTrace())
 
     def device_costs(self, name: str) -> DeviceCosts:
         """Costs on a device, by its name."""
@@ -64,7 +94,9 @@ class Predictor:
         """Time of an evaluation under the load that is assumed."""
         return self.device_costs(name).seconds(rows, images) / self.availability[name]
 
-    def interval_s(self, name: str, rows: int, stride: int, interval: int, peers: Sequence[tuple[str, int]]) -> float:
+    def interval_s(
+        self, name: str, rows: int, stride: int, interval: int, peers: Sequence[tuple[str, int, int]]
+    ) -> float:
         """Least time of a device between two meetings: it computes, and its links carry keys and values meanwhile.
 
         Parameters
@@ -73,22 +105,35 @@ class Predictor:
             The device.
         rows, stride, interval : int
             Its token rows and stride; steps between meetings.
-        peers : sequence of (str, int)
-            Other devices and their strides.
+        peers : sequence of (str, int, int)
+            Other devices, their strides and their places minus this one's, in the order of rows.
         """
         compute = interval // stride * self.evaluation_s(name, rows)
-        size = rows * sum(self.costs.model.exchange_bytes_per_row)
-        links = [
-            interval // max(stride, other) * size / self.fleet.links.between(name, peer).bytes_per_s
-            for peer, other in peers
-        ]
+        links = []
+        for peer, other, distance in peers:
+            count = interval // max(stride, other)
+            bandwidth = self.link(name, peer).bytes_per_s
+            # A message has until the next one to arrive; a keyframe that takes longer is not made up for by others.
+            whole, coded = (
+                max(compute / count, float(self.sizes.of(rows, distance, whole=each).sum()) / bandwidth)
+                for each in (True, False)
+            )
+            share = self._whole_share()
+            links.append(count * (share * whole + (1 - share) * coded))
         return max([compute, *links])
+
+    def _whole_share(self) -> float:
+        """Of the messages after synchronous steps."""
+        coding = self.costs.model.coding
+        if coding is None:
+            return 1.0
+        return 0.0 if coding.keyframe_interval is None else 1 / coding.keyframe_interval
 
     def gather_s(self, shares: Sequence[Share]) -> float:
         """Time of a meeting: every device gets the latents of all others."""
         row_bytes = self.costs.model.latent_bytes_per_row
         times = [
-            self.fleet.links.between(sender.device, receiver.device).seconds(sender.count * row_bytes)
+            self.link(sender.device, receiver.device).seconds(sender.count * row_bytes)
             for sender in shares
             for receiver in shares
             if sender is not receiver
@@ -106,18 +151,21 @@ class Predictor:
             / self.availability[share.device]
             for share in shares
         ]
-        sizes = self.costs.model.exchange_bytes_per_row
         links = {
-            (sender, receiver): self.fleet.links.between(shares[sender].device, shares[receiver].device)
+            (sender, receiver): self.link(shares[sender].device, shares[receiver].device)
             for sender in range(len(shares))
             for receiver in range(len(shares))
             if sender != receiver
         }
-        free = {pair: [0.0] * len(sizes) for pair in links}
         real = {
-            pair: [link.seconds(shares[pair[0]].warmup_count * size) for size in sizes] for pair, link in links.items()
+            pair: [
+                (size / link.bytes_per_s, link.latency_s) if size else (0.0, -math.inf)
+                for size in self.sizes.of(shares[pair[0]].warmup_count, pair[1] - pair[0]).tolist()
+            ]
+            for pair, link in links.items()
         }
-        total, computing = (_synchronous_s(stages, sent, plan.warmup) for sent in (real, free))
+        free = {pair: [(0.0, 0.0)] * len(self.sizes.exchanges) for pair in links}
+        total, computing = (_synchronous_s(stages, messages, plan.warmup) for messages in (real, free))
         return total, total - computing
 
     def predict(self, plan: Plan) -> Prediction:
@@ -130,10 +178,12 @@ class Predictor:
             for share in shares
         )
         peers = {
-            share.device: [(other.device, other.stride) for other in shares if other is not share]
+            share.device: [
+                (other.device, other.stride, there - here) for there, other in enumerate(shares) if there != here
+            ]
             if not plan.divides_batch
             else []
-            for share in shares
+            for here, share in enumerate(shares)
         }
         slowest = (
             max(self.interval_s(s.device, s.count, s.stride, plan.interval, peers[s.device]) for s in shares)
@@ -161,26 +211,41 @@ class Predictor:
             total += latency * self.availability[share.device] * costs.leakage_w
         if plan.divides_batch:
             return total
-        row_bytes = sum(self.costs.model.exchange_bytes_per_row)
         for share in shares:
             for other in shares:
                 if other is not share:
-                    rows = plan.warmup * share.warmup_count
-                    rows += later // max(share.stride, other.stride) * share.count
-                    total += rows * row_bytes * self.fleet.links.between(share.device, other.device).byte_j
+                    total += self._sent(plan, share, other) * self.link(share.device, other.device).byte_j
         return total
 
+    def _sent(self, plan: Plan, sender: Share, receiver: Share) -> float:
+        """Bytes that a device sends to another one, without latents."""
+        coding, distance = self.costs.model.coding, plan.shares.index(receiver) - plan.shares.index(sender)
+        whole = [
+            coding is None or coding.is_keyframe(number)
+            for number, _ in enumerate(plan.sends(sender, receiver), int(plan.warmup > 0))
+        ]
+        count = float(sum(self.sizes.of(sender.count, distance, whole=each).sum() for each in whole))
+        return count + plan.warmup * float(self.sizes.of(sender.warmup_count, distance).sum())
 
-def _synchronous_s(stages: Sequence[Array], sent_s: Mapping[tuple[int, int], Sequence[float]], steps: int) -> float:
-    """Time of some steps in which every stage but the last is followed by an exchange of all with all."""
-    ends, marks = [0.0] * len(stages), [0.0]
+
+def _synchronous_s(
+    stages: Sequence[Array], messages: Mapping[tuple[int, int], Sequence[tuple[float, float]]], steps: int
+) -> float:
+    """Time of some steps in which every stage but the last is followed by an exchange of all with all.
+
+    Messages by sender and receiver, for each exchange: time on the link, where they queue, and latency; minus infinity
+    where there is none.
+    """
+    ends, marks, idle = [0.0] * len(stages), [0.0], dict.fromkeys(messages, 0.0)
     for _ in range(min(steps, 2)):
         for exchange in range(len(stages[0]) - 1):
             ends = [end + float(stage[exchange]) for end, stage in zip(ends, stages, strict=True)]
-            ends = [
-                max([end, *(ends[sender] + sent[exchange] for (sender, to), sent in sent_s.items() if to == receiver)])
-                for receiver, end in enumerate(ends)
-            ]
+            arrived = list(ends)
+            for (sender, receiver), each in messages.items():
+                on_link, latency = each[exchange]
+                idle[sender, receiver] = max(idle[sender, receiver], ends[sender]) + on_link
+                arrived[receiver] = max(arrived[receiver], idle[sender, receiver] + latency)
+            ends = arrived
         ends = [end + float(stage[-1]) for end, stage in zip(ends, stages, strict=True)]
         marks.append(max(ends))
     return marks[-1] + max(0, steps - 2) * (marks[-1] - marks[-2])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..patches import PatchedWorkload
+from ..divided import DividedModel
 from ..plan import Plan
 from .exchange import Exchange
 
@@ -50,7 +50,7 @@ class PatchedDenoiser(abc.ABC):
         """Connect the offloaded module to the exchange; raises PlanError if it cannot be."""
 
     @abc.abstractmethod
-    def workload(self, inputs: torch.Tensor, conditions: Mapping[str, Any]) -> PatchedWorkload:
+    def workload(self, inputs: torch.Tensor, conditions: Mapping[str, Any]) -> DividedModel:
         """Products of an evaluation of the whole image with such inputs, for planners."""
 
     @abc.abstractmethod

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from brownout.host.stadi.device import DeviceSpec, FleetSpec
+from brownout.host.stadi.divided import Exchange
 from brownout.host.stadi.link import Link, Links
 from brownout.hw.config import AcceleratorConfig
 
@@ -20,12 +21,26 @@ class LinearCosts:
     Speeds are by name; clocks other than 2 GHz change them in proportion.
     """
 
-    def __init__(self, speeds, *, rows, fixed=0.0, exchanges=1, row_bytes=0, latent_bytes=0, images=2, leakage_w=0.0):
+    def __init__(
+        self,
+        speeds,
+        *,
+        rows,
+        fixed=0.0,
+        exchanges=1,
+        row_bytes=0,
+        coded_row_bytes=None,
+        coding=None,
+        latent_bytes=0,
+        images=2,
+        leakage_w=0.0,
+    ):
         self.speeds, self.fixed, self.leakage_w = speeds, fixed, leakage_w
         self.model = SimpleNamespace(
             rows=rows,
             images=images,
-            exchange_bytes_per_row=(row_bytes,) * exchanges,
+            exchanges=(Exchange(row_bytes, coded_row_bytes),) * exchanges,
+            coding=coding,
             latent_bytes_per_row=latent_bytes,
         )
 
@@ -43,7 +58,7 @@ class _Linear:
         return (self.costs.fixed + rows * part) / self.speed
 
     def stage_seconds(self, rows, images=None):
-        stages = len(self.costs.model.exchange_bytes_per_row) + 1
+        stages = len(self.costs.model.exchanges) + 1
         return np.full(stages, self.seconds(rows, images) / stages)
 
     def energy_j(self, rows, images=None):

@@ -12,6 +12,7 @@ from brownout.host.drift.counting import CountedWorkload
 from brownout.host.drift.workloads import trace_workload
 from brownout.host.errors import PlanError
 from brownout.host.models.spec import DIGITS, build_denoiser
+from brownout.host.stadi.coding import ExchangeCoding
 from brownout.host.stadi.costs import CostModel
 from brownout.host.stadi.device import DeviceSpec
 from brownout.host.stadi.patches import PatchedWorkload
@@ -87,6 +88,20 @@ def test_exchange_is_keys_and_values_of_both_halves(digits):
     assert set(PatchedWorkload(digits, 4, 4, 2, 4).exchange_bytes_per_row) == {4 * 2 * 2 * 4 * width}
     # Four tokens of 2 x 2 pixels, float32.
     assert PatchedWorkload(digits, 4, 4, 2).latent_bytes_per_row == 4 * 4 * 4
+
+
+def test_coded_exchange_has_fewer_bytes_and_the_same_products(digits):
+    whole = PatchedWorkload(digits, 4, 4, 2)
+    coded = replace(whole, coding=ExchangeCoding(4, 32))
+    elements = 2 * 2 * 4 * DIGITS.num_heads * DIGITS.head_dim
+    assert elements % 32 == 0
+    assert {each.coded_row_bytes for each in coded.exchanges} == {elements // 2 + elements // 32 * 4}
+    assert coded.exchange_bytes_per_row == whole.exchange_bytes_per_row
+    assert coded.stages(3) == whole.stages(3)
+    costs = CostModel(whole)
+    assert costs.on(coded).of(DEVICE).seconds(2) == costs.of(DEVICE).seconds(2)
+    with pytest.raises(ValueError, match=r"^the model has another workload; make a CostModel of its own for it$"):
+        costs.on(PatchedWorkload(replace(digits, products=digits.products[:-1]), 4, 4, 2))
 
 
 def test_halves_of_guidance_are_half_of_the_products(digits):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from brownout.host.errors import PlanError
-from brownout.host.stadi.link import Link, Links
+from brownout.host.stadi.link import BandwidthTrace, Link, Links
 from brownout.host.stadi.load import LoadTrace
 from brownout.host.stadi.plan import Plan, Share
 from brownout.host.stadi.planner import METHODS, Planner
@@ -117,6 +117,23 @@ def test_a_device_that_costs_more_than_it_helps_is_left_out():
     assert "faster without b" in explained.table()
 
 
+def test_of_devices_that_do_not_reach_each_other_the_fastest_group_is_used():
+    costs = LinearCosts({"a": 4, "b": 3, "c": 3}, rows=60)
+    devices = fleet("abc", Links(FREE_LINKS.default, {("a", "b"): None}))
+    found = Planner(devices, costs).plan()
+    assert [share.device for share in found.plan.shares] == ["a", "c"]
+    assert found.left_out == ("b",)
+    alone = fleet("abc", Links(FREE_LINKS.default, {("a", "b"): None, ("c", "a"): None}))
+    assert [share.device for share in Planner(alone, costs).plan().plan.shares] == ["b", "c"]
+
+
+def test_a_device_behind_slow_links_is_left_out_though_it_is_fast():
+    costs = LinearCosts({"a": 1, "b": 1, "c": 1}, rows=12, row_bytes=10)
+    slow = {pair: Link(bytes_per_s=1, latency_s=0) for pair in (("a", "b"), ("b", "a"), ("a", "c"), ("c", "a"))}
+    found = Planner(fleet("abc", Links(FREE_LINKS.default, slow)), costs, warmup=0).plan()
+    assert [share.device for share in found.plan.shares] == ["b", "c"]
+
+
 def test_warmup_grows_until_the_rest_can_be_divided():
     costs, devices = LinearCosts({"a": 4, "b": 1}, rows=16), fleet("ab")
     plan = Planner(devices, costs, steps=50, warmup=4).plan("thresholds").plan
@@ -144,7 +161,10 @@ def test_impossible_plans_are_refused_with_the_reason():
         Planner(devices, costs, steps=5, warmup=9)
     down = fleet("ab", Links(FREE_LINKS.default, {("b", "a"): None}))
     with refused("the link from b to a is down; leave one of the two out, or use one device"):
-        Planner(down, LinearCosts({"a": 2, "b": 1}, rows=2)).plan()
+        Planner(down, LinearCosts({"a": 2, "b": 1}, rows=2)).plan("elastic")
+    silent = fleet("ab", Links(FREE_LINKS.default, {("b", "a"): Link(trace=BandwidthTrace((0.0,), (0.0,)))}))
+    with refused("the link from b to a carries nothing; leave one of the two out, or use one device"):
+        Planner(silent, LinearCosts({"a": 2, "b": 1}, rows=2)).plan("elastic")
 
 
 def test_plans_that_miss_rows_or_steps_are_refused():
