@@ -56,6 +56,12 @@ def main(
             f"{sum(energy.values()) / len(demo.labels) * 1e6:.1f} µJ in all"
         )
     console.print(
+        f"One image over {' and '.join(device.name for device in demo.shared.devices)}: "
+        f"{figures['fleet_latency_stadi_s'] * 1e3:.2f} ms, in equal halves "
+        f"{figures['fleet_latency_uniform_s'] * 1e3:.2f} ms, on the large one alone "
+        f"{figures['fleet_latency_single_s'] * 1e3:.2f} ms"
+    )
+    console.print(
         f"{figures['layer_calls']:.0f} layer calls and {figures['sim_cycles']:,.0f} cycles a run, "
         f"{figures['sim_cycles_per_s'] / 1e3:,.0f} k cycles/s, {figures['wall_s']:.1f} s in all"
     )

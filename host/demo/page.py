@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from PIL import Image
-
 from ..drift.setting import Setting
 from ..offloading import LayerReport
+from ..stadi.gantt import STYLE as GANTT_STYLE
 from ..timing import TimingLaw
+from .fleet_page import fleet_section
+from .markup import folded, img, section
 from .run import Demo, Outcome
 from .style import STYLE
 
@@ -25,29 +23,6 @@ PARTS = {"mac": "array", "check": "checksums", "memory": "memory", "leakage": "l
 """Parts of the energy in `Run.energy_j`, as the page calls them."""
 
 ARRAY_PARTS = ("mac", "check")
-
-
-def _data_uri(image: torch.Tensor) -> str:
-    """PNG of a float (1, H, W) picture in [0, 1]; the browser enlarges it."""
-    pixels = (image[0] * 255).round().to(torch.uint8).numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _img(image: torch.Tensor, text: str) -> str:
-    return f'<img src="{_data_uri(image)}" alt="{html.escape(text)}">'
-
-
-def _section(title: str, text: str, content: str) -> str:
-    return f'<section><h2>{html.escape(title)}</h2>\n<p class="soft">{text}</p>\n{content}</section>'
-
-
-def _folded(title: str, hint: str, text: str, content: str) -> str:
-    return (
-        f"<details><summary>{html.escape(title)} <span>{html.escape(hint)}</span></summary>"
-        f'<p class="soft">{text}</p>\n{content}</details>'
-    )
 
 
 def _change(value: float, reference: float) -> str:
@@ -72,7 +47,7 @@ def _picture(outcome: Outcome, index: int, label: int) -> str:
     mark = '<b class="good">✓</b>' if good else '<b class="bad">✗</b>'
     distance = "" if math.isinf(psnr) else f" {psnr:.0f} dB"
     text = f"{label}, {outcome.scenario.title}"
-    return f"<figure>{_img(outcome.rtl.images[index], text)}<figcaption>{mark}{distance}</figcaption></figure>"
+    return f"<figure>{img(outcome.rtl.images[index], text)}<figcaption>{mark}{distance}</figcaption></figure>"
 
 
 def _fact(value: str, caption: str) -> str:
@@ -123,7 +98,7 @@ def _pictures(demo: Demo) -> str:
         "where nothing is kept to go back to, errors that cannot be corrected stay. ✓: recognised as what was asked "
         "for; dB: PSNR to the nominal run."
     )
-    return _section("Pictures", text, "".join(_run(demo, outcome) for outcome in demo.outcomes))
+    return section("Pictures", text, "".join(_run(demo, outcome) for outcome in demo.outcomes))
 
 
 def _bar(demo: Demo, energy: dict[str, float], parts: Sequence[str]) -> str:
@@ -163,7 +138,7 @@ def _energy(demo: Demo) -> str:
         f'<th class="bar">array, checksums</th><th class="bar">in all</th></tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
-    return _section("Energy", text, table)
+    return section("Energy", text, table)
 
 
 def _strip(demo: Demo) -> str:
@@ -172,10 +147,14 @@ def _strip(demo: Demo) -> str:
         lines.append(f"<span>{html.escape(outcome.scenario.name)}</span>")
         for step, latents in enumerate(outcome.rtl.trace.latents, start=1):
             picture = (latents[index] / 2 + 0.5).clamp(0, 1)
-            lines.append(_img(picture, f"{outcome.scenario.name}, after step {step}"))
+            lines.append(img(picture, f"{outcome.scenario.name}, after step {step}"))
     steps = len(demo.nominal.rtl.trace.latents)
     content = f'<div class="scroll"><div class="strip" style="--steps:{steps}">{"".join(lines)}</div></div>'
-    return _section(f"From noise to a {STRIP_LABEL}", "Latents on RTL after each DDIM step.", content)
+    return section(f"From noise to a {STRIP_LABEL}", "Latents on RTL after each DDIM step.", content)
+
+
+def _fleet(demo: Demo) -> str:
+    return fleet_section(demo.shared)
 
 
 def _layer_row(name: str, shape: str, calls: int, macs: int, cycles: int, utilisation: float) -> str:
@@ -218,17 +197,17 @@ def _layers(demo: Demo) -> str:
         "The nominal run. Utilisation is ideal cycles (M · ⌈K/rows⌉ · ⌈N/cols⌉) over all cycles of the layer's "
         "commands, from the fetch of the command to the last write."
     )
-    return _folded("Layers", hint, text, table)
+    return folded("Layers", hint, text, table)
 
 
 def _float32(demo: Demo) -> str:
     pictures = "".join(
-        f"<figure>{_img(image, f'{label}, float32')}</figure>"
+        f"<figure>{img(image, f'{label}, float32')}</figure>"
         for label, image in zip(demo.labels, demo.float32, strict=True)
     )
     hint = f"int8 to float32: {demo.metrics['psnr_to_float32_db']:.1f} dB PSNR"
     content = f'<div class="scroll"><div class="pictures">{pictures}</div></div>'
-    return _folded("Without quantisation", hint, "The float32 model in PyTorch, from the same noise.", content)
+    return folded("Without quantisation", hint, "The float32 model in PyTorch, from the same noise.", content)
 
 
 def _settings(demo: Demo) -> str:
@@ -245,7 +224,7 @@ def _settings(demo: Demo) -> str:
         f"of wall-clock time; {demo.metrics['wall_s']:.0f} s in all."
     )
     hint = f"{demo.config.rows} x {demo.config.cols} array"
-    return _folded("Configuration", hint, text, f"<dl>{content}</dl>")
+    return folded("Configuration", hint, text, f"<dl>{content}</dl>")
 
 
 def _verdict(demo: Demo) -> str:
@@ -275,10 +254,10 @@ def write_page(demo: Demo, path: Path) -> Path:
         `path`.
     """
     array = f"{demo.config.rows}&times;{demo.config.cols}"
-    sections = (_pictures, _energy, _strip, _layers, _float32, _settings)
+    sections = (_pictures, _energy, _strip, _fleet, _layers, _float32, _settings)
     document = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Brownout: {html.escape(demo.spec.name)} on RTL</title><style>{STYLE}</style></head><body><main>
+<title>Brownout: {html.escape(demo.spec.name)} on RTL</title><style>{STYLE}{GANTT_STYLE}</style></head><body><main>
 <h1>Ten digits, drawn below the safe voltage</h1>
 <p class="soft">A class-conditional diffusion transformer ({html.escape(demo.spec.name)},
 {demo.spec.num_layers} layers) starts from noise and denoises it in {len(demo.nominal.rtl.trace.latents)} steps, every
@@ -286,7 +265,7 @@ layer of every step in int8 on a simulated {array} accelerator: at its nominal v
 {demo.metrics["voltage_v"]:g} V where its sums err, and there once more with checksums that correct errors and roll back
 what they cannot correct.</p>
 {_verdict(demo)}
-{"".join(section(demo) for section in sections)}
+{"".join(part(demo) for part in sections)}
 </main></body></html>
 """
     path.write_text(document, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Draw the same digits at three operating points, each on the twin and on RTL, and compare."""
+"""Draw the same digits at three operating points, each on the twin and on RTL, compare, and share an image."""
 
 from __future__ import annotations
 
@@ -23,11 +23,9 @@ from ..offloading import Calibration, LayerReport, offload, report, restore
 from ..quality import class_agreement, perceptual_distance, psnr, psnr_per_image, recognised
 from ..sampling import sample
 from . import DEFAULT_VOLTAGE_V
+from .fleet import LARGEST_PSNR_DB, SharedImage, share_image
 from .scenario import Scenario, hardware, scenarios
 from .trace import Trace
-
-LARGEST_PSNR_DB = 120.0
-"""What is reported where nothing differs: results are JSON, which has no infinity."""
 
 SIMULATORS = 2
 """RTL runs at a time: each keeps a core busy."""
@@ -108,6 +106,8 @@ class Demo:
         Pictures of the unquantised model, (N, 1, H, W) in [0, 1].
     outcomes : tuple of Outcome
         Nominal, unprotected, with rollback.
+    shared : SharedImage
+        One image over two accelerators.
     metrics : dict
         Flat figures for the result file: of all images; without a scenario's name in theirs, of the nominal run.
     """
@@ -118,6 +118,7 @@ class Demo:
     seed: int
     float32: torch.Tensor
     outcomes: tuple[Outcome, ...]
+    shared: SharedImage
     metrics: dict[str, float]
 
     @property
@@ -129,7 +130,7 @@ class Demo:
     def mismatch(self) -> str | None:
         """Where RTL and twin first differ in any run; None if they are bit-identical."""
         found = (f"{each.scenario.title}: {each.mismatch}" for each in self.outcomes if each.mismatch is not None)
-        return next(found, None)
+        return next(found, self.shared.mismatch)
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,7 @@ def run_demo(
     voltage_v: float = DEFAULT_VOLTAGE_V,
     show_progress: bool = False,
 ) -> Demo:
-    """Draw one digit per class in every scenario.
+    """Draw one digit per class in every scenario, and one image over two accelerators.
 
     Parameters
     ----------
@@ -280,6 +281,7 @@ def run_demo(
     rtl_began = time.monotonic()
     rtls = _run_on_rtl(job, wanted, twins, show_progress=show_progress)
     rtl_wall_s = time.monotonic() - rtl_began
+    shared = share_image(job.config, seed=seed)
     clean = rtls[0].images
     outcomes = tuple(
         Outcome(
@@ -294,7 +296,7 @@ def run_demo(
     )
     nominal = rtls[0]
     metrics = {
-        "bit_exact": all(outcome.mismatch is None for outcome in outcomes),
+        "bit_exact": all(outcome.mismatch is None for outcome in outcomes) and shared.mismatch is None,
         "class_agreement": outcomes[0].recognised.double().mean().item(),
         "class_agreement_float32": class_agreement(float32, target, classifier),
         "psnr_to_float32_db": min(psnr(clean, float32), LARGEST_PSNR_DB),
@@ -322,6 +324,7 @@ def run_demo(
         "start_s": nominal.start_s,
         "rtl_wall_s": rtl_wall_s,
         "twin_wall_s": sum(run.wall_s for run in twins),
+        **shared.metrics(),
         "wall_s": time.monotonic() - began,
     }
-    return Demo(job.spec, job.config, job.labels, seed, float32, outcomes, metrics)
+    return Demo(job.spec, job.config, job.labels, seed, float32, outcomes, shared, metrics)

@@ -48,6 +48,10 @@ i.memory { background: var(--memory); } i.leakage { background: var(--leakage); 
 .energy small { color: var(--soft); font-size: 12.5px; }
 .strip { display: grid; grid-template-columns: 92px repeat(var(--steps), minmax(44px, 76px)); gap: 8px;
   align-items: center; margin: 12px 0 0; font-size: 13.5px; }
+.shared { display: grid; grid-template-columns: 112px 1fr; gap: 20px; align-items: center; }
+.legend { font-size: 13.5px; max-width: none; color: var(--soft); margin: 0 0 12px; }
+.legend svg { vertical-align: -1px; }
+@media (max-width: 700px) { .shared { grid-template-columns: 1fr; } .shared figure { max-width: 112px; } }
 details { margin-top: 40px; border-top: 1px solid var(--rule); padding-top: 14px; }
 details + details { margin-top: 14px; } details > p { margin-top: 12px; }
 summary { cursor: pointer; font-weight: 640; } summary span { color: var(--soft); font-weight: 400; }

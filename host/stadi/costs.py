@@ -63,8 +63,9 @@ class ProductCounter:
         errs = device.error_rate > 0
         # Without errors the voltage changes no time: one count serves all voltages at a clock.
         self._protection = SUPPRESSING if errs else UNCHECKED
-        if not errs:
-            config = replace(config, timing_model="flip", checksum=None)
+        if config.timing_model == "none":
+            # Only hardware that may err can be moved to another point, even if it does not err there.
+            config = replace(config, timing_model="flip")
         weights = sum(batch * k * n for batch, k, n in model.workload.weights.values())
         needed = weights + model.kv_bytes
         if needed > config.memory.size_bytes:

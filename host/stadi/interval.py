@@ -91,6 +91,8 @@ class Interval:
         self.segments: dict[str, list[Segment]] = {name: [] for name in self.ends}
         self.energy_j, self.bytes = 0.0, 0.0
         self.met_s = self.start_s
+        # When it is done or given up, and which of both.
+        self.closed_s, self.lost = math.inf, False
         # Since when somebody waits for a message that never arrives, by link and by device.
         self.stalls: dict[Pair, float] = {}
         self.stalled: dict[str, float] = {}
@@ -275,19 +277,23 @@ class Interval:
 
     def bandwidths(self) -> dict[Pair, float]:
         """Bytes per second that each link that was used has carried while it was busy in the interval."""
-        until = min(self.met_s, self.cut_s)
-        found = {}
+        until, found = self.closed_s, {}
         for pair, transfers in self.clock.transfers.items():
             link = self.simulation.link(*pair)
             seen = [(max(begin, self.start_s), min(end, until)) for begin, end in transfers if begin < until]
             if seen:
                 busy = sum(end - begin for begin, end in seen)
                 found[pair] = sum(link.carried(*each) for each in seen) / busy
-            self.clock.transfers[pair] = [each for each in transfers if each[1] > until]
-        return found | {pair: 0.0 for pair, since in self.stalls.items() if since <= until}
+            self.clock.transfers[pair] = [each for each in transfers if not self.lost and each[1] > until]
+        return found | dict.fromkeys(self.failed_links(), 0.0)
+
+    def failed_links(self) -> list[Pair]:
+        """Links that somebody was waiting for in vain when the interval ended."""
+        return sorted(pair for pair, since in self.stalls.items() if since <= self.closed_s)
 
     def commit(self, timeline: Timeline) -> None:
         """The interval is done."""
+        self.closed_s = self.met_s
         for name, segments in self.segments.items():
             timeline.segments.extend(segments)
             timeline.busy_s[name] = timeline.busy_s.get(name, 0.0) + self.busy[name]
@@ -299,7 +305,9 @@ class Interval:
         """The interval was in vain, because of devices or else of links: returns when the others know."""
         times = {failure.device: failure.time_s for failure in failed}
         others = [min(end, self.cut_s) for name, end in self.ends.items() if name not in times]
-        noticed = max((max([*others, each.time_s]) + each.patience_s for each in failed), default=self.cut_s)
+        noticed = max(
+            (max([self.start_s, *others, each.time_s]) + each.patience_s for each in failed), default=self.cut_s
+        )
         for name, segments in self.segments.items():
             stopped = times.get(name, noticed)
             for each in segments:
@@ -313,6 +321,7 @@ class Interval:
         # Energy of the whole interval: what a device had not computed when it stopped is charged too.
         timeline.energy_j += self.energy_j
         timeline.link_bytes += self.bytes
+        self.closed_s, self.lost = noticed, True
         # Messages in vain are given up with it.
         self.clock.idle_s = {pair: min(idle, noticed) for pair, idle in self.clock.idle_s.items()}
         return noticed

@@ -160,7 +160,7 @@ class Simulation:
             names = {share.device for share in new.shares}
             if gone := sorted(names & lost):
                 raise PlanError(f"the new plan uses {gone[0]}, which is lost")
-            if cut := sorted(pair for pair in interval.stalls if names.issuperset(pair)):
+            if cut := [pair for pair in interval.failed_links() if names.issuperset(pair)]:
                 raise PlanError(f"the new plan needs the link from {cut[0][0]} to {cut[0][1]}, which has failed")
             if new is plan:
                 continue
@@ -180,7 +180,7 @@ class Simulation:
         if failed:
             what = f"{' and '.join(sorted(failure.device for failure in failed))} stopped"
         else:
-            sender, receiver = min(interval.stalls, key=lambda pair: (interval.stalls[pair], pair))
+            sender, receiver = interval.failed_links()[0]
             what = f"the link from {sender} to {receiver} failed"
         return f"{what} before the meeting at step {interval.end_step}, and there is no re-planning"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 
@@ -11,9 +12,10 @@ import typer
 
 from brownout.host import Accelerator
 from brownout.host.demo import __main__ as command_line
-from brownout.host.demo import page, picture, run
+from brownout.host.demo import fleet, page, picture, run
 from brownout.host.demo.trace import Trace
 from brownout.host.models.spec import DIGITS
+from brownout.host.stadi.runtime.fleet import Fleet
 from brownout.hw.config import AcceleratorConfig
 
 SPOILED_CALL = 12
@@ -51,6 +53,8 @@ def short_demo(stand_in):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "Accelerator", accelerator)
         patch.setattr(run, "get_spec", lambda name: dataclasses.replace(DIGITS, num_inference_steps=2))
+        patch.setattr(fleet, "Fleet", lambda devices, **_: Fleet(devices, executor="inline"))
+        patch.setattr(fleet, "STEPS", 4)
         return run.run_demo("digits", seed=0, config=AcceleratorConfig(), voltage_v=VOLTAGE_V)
 
 
@@ -68,12 +72,34 @@ def test_equal_runs_are_bit_exact_and_shown_on_one_page(demo, tmp_path):
     assert sum(layer.cycles for layer in demo.nominal.rtl.layers) == demo.metrics["sim_cycles"]
     text = page.write_page(demo, tmp_path / "demo.html").read_text()
     assert "Bit-identical on RTL and twin: 3 runs" in text
-    # Pictures and steps of each run, and the float32 model's pictures.
-    assert text.count("<img") == 3 * (10 + 2) + 10
+    # Pictures and steps of each run, the float32 model's pictures, and one picture made four ways by two devices.
+    assert text.count("<img") == 3 * (10 + 2) + 10 + 4
+    assert text.count('<svg class="gantt"') == 4
     for layer in demo.nominal.rtl.layers:
         assert layer.name in text
     # Self-contained: nothing is fetched.
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)|url\(|@import""", text)
+
+
+def test_the_image_of_two_devices_is_compared_and_timed(demo):
+    shared, metrics = demo.shared, demo.metrics
+    assert shared.mismatch is None
+    assert metrics["fleet_latency_stadi_s"] < metrics["fleet_latency_uniform_s"]
+    assert shared.psnr_db["single"] == float("inf")
+    assert metrics["fleet_predicted_stadi_s"] == pytest.approx(metrics["fleet_latency_stadi_s"], rel=1e-9)
+    latents = shared.rtl.latents.clone()
+    latents[0, 0, 3, 4] += 1
+    other = dataclasses.replace(shared.rtl, latents=latents)
+    found = fleet.describe_mismatch(shared.twin["stadi"], other)
+    assert found == "1 of 784 pixels of the image of two devices differ"
+    slower = copy.deepcopy(shared.rtl.evaluations)
+    (device, made), *_ = slower.items()
+    made[1] = dataclasses.replace(made[1], energy_j=made[1].energy_j * 1.01)
+    assert f"device {device} took" in fleet.describe_mismatch(
+        shared.twin["stadi"], dataclasses.replace(shared.rtl, evaluations=slower)
+    )
+    spoiled = dataclasses.replace(demo, shared=dataclasses.replace(shared, mismatch=found))
+    assert spoiled.mismatch == found
 
 
 def test_only_protection_keeps_the_undervolted_picture(demo):

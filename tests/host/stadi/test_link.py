@@ -164,6 +164,22 @@ def test_a_link_that_fails_is_noticed_by_who_waits_for_it():
     assert timeline.latency_s == pytest.approx(10.01 + 6 * 6)
 
 
+def test_a_failed_link_is_known_from_when_somebody_waits_for_it():
+    costs = LinearCosts({"a": 1, "b": 1, "c": 0.5}, rows=12, row_bytes=1)
+    devices = fleet("abc", failing(("b", "a"), ("c", "b"), time_s=1.0))
+    seen, plans = [], iter([equal("bc", 12, 1, warmup=1), equal("c", 12, 1)])
+
+    def replan(observation):
+        seen.append({pair for pair, speed in observation.bandwidths.items() if not speed})
+        return next(plans)
+
+    timeline = Simulation(devices, costs).run(equal("abc", 12, 1, warmup=1), replan)
+    # a waits for b from 2 s on, b for c from 4 s on only: that comes out when b and c go on together from 2.01, where c
+    # takes 6 s for its stage. Then c is alone.
+    assert seen == [{("b", "a")}, {("c", "b")}]
+    assert timeline.latency_s == pytest.approx(2.01 + 6.01 + 24)
+
+
 def test_one_device_finishes_when_all_links_fail():
     costs = LinearCosts({"a": 2, "b": 1}, rows=12, row_bytes=1, latent_bytes=1)
     devices = fleet("ab", failing(("a", "b"), ("b", "a"), time_s=9.0))

@@ -159,6 +159,22 @@ def test_a_loss_that_cannot_be_repaired_says_why():
         Simulation(fleet("a"), costs).run(plan)
 
 
+def test_a_device_that_stopped_while_it_was_not_used_is_given_up_when_it_is_asked():
+    costs, devices = LinearCosts({"a": 1, "b": 1}, rows=12), fleet("ab")
+    whole = (0, 12)
+
+    def alone(name, first_step):
+        share = Share(device=name, stride=1, rows=whole, warmup_rows=whole)
+        return Plan(method="by hand", shares=(share,), rows=12, steps=4, warmup=0, first_step=first_step)
+
+    def replan(seen):
+        return alone("a" if seen.lost else "b", seen.step) if seen.step == 1 else seen.plan
+
+    timeline = Simulation(devices, costs).run(alone("a", 0), replan, [Failure("b", 5.0, patience_s=1.0)])
+    # b is asked at 12 s, and given up at 13.
+    assert timeline.latency_s == pytest.approx(13 + 3 * 12)
+
+
 def test_a_loss_in_warmup_begins_anew():
     costs, devices = LinearCosts({"a": 1, "b": 1, "c": 1}, rows=12), fleet("abc")
     planner = Planner(devices, costs, steps=8, warmup=4)
