@@ -163,7 +163,7 @@ class PlacedDenoiser:
         recipes = [
             Recipe(
                 device=device,
-                denoiser=copy.deepcopy(denoiser),
+                denoiser=_sharing_copy(denoiser),
                 calibration=calibration,
                 backend=fleet.backend,
                 threads=fleet.threads,
@@ -504,6 +504,12 @@ class _Run:
             return self._simulate(first)
         except PlanError as error:
             raise FleetError(f"the image cannot be finished from step {step} on: {error} ({reasons})") from error
+
+
+def _sharing_copy(model: nn.Module) -> nn.Module:
+    """A model with modules of its own, which offloading replaces, and the weights of another."""
+    tensors = (*model.parameters(), *model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def _last_seen(timeline: Timeline, device: str, start: int, done: int | None) -> float:
