@@ -75,10 +75,10 @@ def study(name: str, denoiser: Denoiser) -> dict[str, float]:
     began = time.monotonic()
     model = denoiser.build()
     fill(model)
-    inputs = denoiser.inputs()
+    inputs: dict[str, Any] = dict(denoiser.inputs())
     with torch.no_grad():
         calibration = calibrate(model, lambda module: module(**inputs))
-    latents = next(value for key, value in inputs.items() if key in ("hidden_states", "sample"))[:1].clone()  # type: ignore[index]
+    latents = next(value for key, value in inputs.items() if key in ("hidden_states", "sample"))[:1].clone()
     conditions, unconditional = conditions_of(inputs)
     devices = [DeviceSpec(name="fast", config=SERVER), DeviceSpec(name="slow", config=part_of_server(2))]
     with Fleet(devices, executor="inline", patience_s=3600).place(model, calibration) as placed:
