@@ -55,8 +55,9 @@ class Replanner:
             return seen.plan
         # After a loss in warm-up nothing has been exchanged yet that strides could build on.
         warmup = seen.plan.async_start - seen.step if seen.step < seen.plan.async_start else 0
-        if len(seen.plan.shares) == 1 or seen.plan.divides_batch:
-            # Nobody holds keys and values for others.
+        used = {share.device for share in seen.plan.shares}
+        if len(used) == 1 or seen.plan.divides_batch or used <= seen.lost:
+            # Nobody is left who holds keys and values for others.
             warmup = max(1, warmup)
         found = self.planner.plan(self.method, availability=self._known, first_step=seen.step, warmup=warmup)
         if not must:
