@@ -23,26 +23,32 @@ class Begin:
 
 @dataclass(frozen=True)
 class Held:
-    """Tell what is held; answered by `Done`."""
+    """Tell what is held at the meeting at a step; answered by `Done`."""
+
+    step: int
 
 
 @dataclass(frozen=True)
 class Adopt:
-    """Hold what another device held."""
+    """Hold what another device holds at a meeting."""
 
     held: Any
+    step: int
 
 
 @dataclass(frozen=True)
 class Keep:
-    """Tell all that the next interval depends on; answered by `Done` with `Kept`.
+    """Tell all that the interval after a meeting depends on; answered by `Done` with `Kept`.
 
     Attributes
     ----------
+    step : int
+        Of the meeting, which must be the last one.
     with_held : bool
         Whether also what is held of others.
     """
 
+    step: int
     with_held: bool
 
 
@@ -51,6 +57,7 @@ class Restore:
     """Take up what `Keep` told, here or elsewhere; the next task has this epoch."""
 
     kept: Kept
+    step: int
     epoch: int
 
 
@@ -119,13 +126,13 @@ def serve(worker: Worker, command: Command, reply: Callable[[Answer], None]) -> 
         if isinstance(command, Begin):
             worker.begin(command.job)
         elif isinstance(command, Held):
-            value = worker.held()
+            value = worker.held(command.step)
         elif isinstance(command, Adopt):
-            worker.adopt(command.held)
+            worker.adopt(command.held, command.step)
         elif isinstance(command, Keep):
-            value = worker.keep(command.with_held)
+            value = worker.keep(command.step, command.with_held)
         elif isinstance(command, Restore):
-            worker.restore(command.kept, command.epoch)
+            worker.restore(command.kept, command.step, command.epoch)
         else:
             value = worker.run(command, lambda step: reply(Progress(step)))
     except Interrupted:

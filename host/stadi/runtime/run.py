@@ -236,10 +236,10 @@ class Run:
             return {}
         answers: dict[str, Answer] = {}
         for device in old:
-            answers |= self._ask({device: Held()})
+            answers |= self._ask({device: Held(after.first_step)})
             answer = answers[device]
             if isinstance(answer, Done):
-                return answers | self._ask({name: Adopt(answer.value) for name in new})
+                return answers | self._ask({name: Adopt(answer.value, after.first_step) for name in new})
         reasons = "; ".join(f"{device}: {reason_of(answer)}" for device, answer in answers.items())
         raise FleetError(f"nobody is left at step {after.first_step} who holds keys and values for others: {reasons}")
 
@@ -290,7 +290,7 @@ class Run:
         # Nothing of workers is needed once the image is done.
         names = [share.device for share in plan.shares] if step < plan.steps else []
         # All hold the same at a meeting.
-        answers = self._ask({name: Keep(with_held=name == names[0]) for name in names})
+        answers = self._ask({name: Keep(step, with_held=name == names[0]) for name in names})
         kept = {device: answer.value for device, answer in answers.items() if isinstance(answer, Done)}
         # If somebody is lost the checkpoint before stays.
         if len(kept) == len(names):
@@ -318,7 +318,7 @@ class Run:
         held = next((kept.held for kept in resumed.kept.values() if kept.held is not None), None)
         return self._ask(
             {
-                device: Restore(replace(kept, held=held), self._crew.epoch)
+                device: Restore(replace(kept, held=held), resumed.step, self._crew.epoch)
                 for device, kept in resumed.kept.items()
                 if device in self._crew.alive
             }

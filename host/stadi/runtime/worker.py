@@ -234,37 +234,40 @@ class Worker:
         self._clock = _Clock(self.accelerator)
         self._denoiser: PatchedDenoiser | None = None
         self._job: Job | None = None
-        # What is held at the last meeting, and the epoch that led there and whether it was in step.
-        self._meeting: Any = None
+        # What is held at meetings, by step: one may have to go back to the last but one, because others failed to come.
+        self._meetings: dict[int, Any] = {}
+        # Epoch of the last interval, and whether it was synchronous.
         self._at: tuple[int, bool] | None = None
         self._told = (0, 0)
 
     def begin(self, job: Job) -> None:
         """Another image begins."""
-        self._job, self._meeting, self._at = job, None, None
+        self._job, self._at = job, None
+        self._meetings.clear()
         self._denoiser = patched(self.recipe.denoiser, job.size)
         self._denoiser.prepare()
         self.model.begin_run()
 
-    def held(self) -> Any:
-        """What is held of others at the last meeting, for a device that joins."""
-        return self._meeting
+    def held(self, step: int) -> Any:
+        """What is held of others at the meeting at a step, for a device that joins."""
+        return self._meetings[step]
 
-    def adopt(self, held: Any) -> None:
-        """Hold what another device held."""
-        self._meeting = held
+    def adopt(self, held: Any, step: int) -> None:
+        """Hold at a meeting what another device holds."""
+        self._meetings[step] = held
 
-    def keep(self, with_held: bool) -> Kept:
-        """What the next interval depends on; only at a meeting."""
+    def keep(self, step: int, with_held: bool) -> Kept:
+        """What the interval after the last meeting, at a step, depends on."""
         assert self._at is not None
         state = self.model.state()
         tensors = {name: tensor.clone() for name, tensor in state.tensors.items()}
-        return Kept(self._meeting if with_held else None, State(copy.deepcopy(state.values), tensors), self._at[1])
+        held = self._meetings[step] if with_held else None
+        return Kept(held, State(copy.deepcopy(state.values), tensors), self._at[1])
 
-    def restore(self, kept: Kept, epoch: int) -> None:
-        """Take up what `keep` returned, under the same plan; raises as `Accelerator.load_state`."""
+    def restore(self, kept: Kept, step: int, epoch: int) -> None:
+        """Take up at a meeting what `keep` returned, under the same plan; raises as `Accelerator.load_state`."""
         self.model.load_state(kept.model)
-        self._meeting, self._at = kept.held, (epoch, kept.synchronous)
+        self._meetings[step], self._at = kept.held, (epoch, kept.synchronous)
 
     @torch.no_grad()
     def run(self, task: Task, progress: Callable[[int], None]) -> Report:
@@ -292,8 +295,8 @@ class Worker:
         synchronous = task.start < plan.async_start
         # Synchronous steps use nothing of what was before.
         denoiser.forget()
-        if self._meeting is not None and not synchronous:
-            denoiser.restore(self._meeting)
+        if task.start in self._meetings and not synchronous:
+            denoiser.restore(self._meetings[task.start])
         if self._at != (task.epoch, synchronous):
             # Whoever held rows before: histories belong to others.
             self.model.history.clear()
@@ -310,7 +313,8 @@ class Worker:
             exchange.begin(task.end, synchronous=False)
             denoiser.meet(exchange)
         self.post.check()
-        self._meeting, self._at = denoiser.held(), (task.epoch, synchronous)
+        before = {task.start: self._meetings[task.start]} if task.start in self._meetings else {}
+        self._meetings, self._at = {**before, task.end: denoiser.held()}, (task.epoch, synchronous)
         told, self._told = self._told, (self.post.damaged, self.post.sent_bytes)
         return Report(state, tuple(evaluations), self._told[0] - told[0], self._told[1] - told[1])
 
