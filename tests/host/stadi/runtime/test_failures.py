@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
-import signal
-import subprocess
-import sys
-import threading
 import time
 
 import pytest
@@ -20,10 +15,9 @@ from brownout.host.stadi.runtime.crew import at_fault
 from brownout.host.stadi.runtime.executor import Done, Failed, Lost, Stopped
 from brownout.host.stadi.runtime.worker import Worker
 from brownout.host.stadi.timeline import Failure
-from brownout.hw.config import AcceleratorConfig
 
 from .tiny import dit_conditions, plan, scheduler
-from .trouble import STEPS, Case, Flipper, Relays, Trouble, Unreliable, at_evaluation, children, descriptors
+from .trouble import STEPS, Case, Flipper, Trouble, Unreliable, at_evaluation, descriptors, threads
 
 FOUR = plan([2, 1, 2, 1], strides=[1, 2, 1, 2], steps=STEPS)
 """Warm-up of one step, then meetings every two."""
@@ -33,7 +27,7 @@ FOUR = plan([2, 1, 2, 1], strides=[1, 2, 1, 2], steps=STEPS)
 def case():
     made = Case()
     yield made
-    made.quiet.close()
+    made.close()
 
 
 @pytest.fixture
@@ -44,11 +38,17 @@ def trouble(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("device", "step", "start"),
-    [("d0", 0, 0), ("d3", 0, 0), ("d1", 1, 1), ("d2", 2, 1), ("d0", 5, 5), ("d3", 7, 7), ("d2", 8, 7)],
+    ("how", "device", "step", "start"),
+    [
+        ("fail", "d0", 0, 0),
+        ("fail_at_exchange", "d3", 0, 0),
+        ("fail_at_exchange", "d1", 1, 1),
+        ("fail", "d0", 5, 5),
+        ("fail_at_exchange", "d3", 7, 7),
+        ("fail", "d2", 8, 7),
+    ],
 )
-@pytest.mark.parametrize("how", ["fail", "fail_at_exchange"])
-def test_an_image_is_finished_by_the_others_from_the_last_meeting(case, trouble, device, step, start, how):
+def test_an_image_is_finished_by_the_others_from_the_last_meeting(case, trouble, how, device, step, start):
     with case.place() as placed:
         getattr(trouble, how)(device, step)
         got = case.generate(placed, FOUR)
@@ -96,7 +96,11 @@ def test_without_replanning_the_error_says_where_it_stopped(case, trouble):
         with pytest.raises(FleetError, match=r"^devices were lost at step 3, and replan=False: d1: RuntimeError: .*;"):
             case.generate(placed, FOUR, replan=False)
         # The next image is made by the others.
-        assert {share.device for share in case.generate(placed, "elastic").timeline.plans[0].shares} == {"d0", "d2", "d3"}
+        assert {share.device for share in case.generate(placed, "elastic").timeline.plans[0].shares} == {
+            "d0",
+            "d2",
+            "d3",
+        }
 
 
 def test_a_synchronous_image_stays_that_of_one_device(case, trouble):
@@ -184,9 +188,8 @@ def test_a_slow_device_is_waited_for(case, monkeypatch):
     assert got.lost == {}
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_damaged_messages_are_sent_again_and_change_nothing(case, monkeypatch, seed):
-    flipper = Flipper(share=0.2, seed=seed)
+def test_damaged_messages_are_sent_again_and_change_nothing(case, monkeypatch):
+    flipper = Flipper(share=0.2, seed=1)
     monkeypatch.setattr(Unreliable, "spoil", staticmethod(flipper))
     monkeypatch.setitem(fleet_module.EXECUTORS, "inline", Unreliable)
     with case.place() as placed:
@@ -223,8 +226,6 @@ def test_wrong_arguments_cost_no_device(case):
         assert torch.equal(case.generate(placed, FOUR).latents, case.generate(case.quiet, FOUR).latents)
 
 
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_an_image_that_is_interrupted_does_not_disturb_the_next_one(case, error):
     with case.place() as placed:
@@ -241,12 +242,11 @@ def test_an_image_that_is_interrupted_does_not_disturb_the_next_one(case, error)
 
 
 def test_threads_and_descriptors_are_given_back(case, trouble):
-    threads, open_files = set(threading.enumerate()), descriptors()
+    before = threads(), descriptors()
     with case.place() as placed:
         trouble.fail("d1", 3)
         case.generate(placed, FOUR)
-    assert set(threading.enumerate()) == threads
-    assert descriptors() == open_files
+    assert (threads(), descriptors()) == before
 
 
 def test_only_who_is_waited_for_last_is_blamed():
@@ -293,7 +293,7 @@ def check_by_plans(case, got, first=FOUR):
     assert torch.equal(got.latents, expected.latents)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_failures_at_random_places(case, trouble, seed):
     random_trouble(case, trouble, random.Random(seed))
 

@@ -97,15 +97,16 @@ def test_a_message_that_always_comes_damaged_is_an_error_that_names_the_sender()
     office = Office("a", "b")
     office.spoil = flipped
     office.posts["a"].send(["b"], Key(0, "a", 3, "x"), tensors(5))
-    with pytest.raises(ExchangeError, match=r"^b got x of a at step 3 damaged 4 times; check the link from a$") as error:
+    with pytest.raises(
+        ExchangeError, match=r"^b got x of a at step 3 damaged 4 times; check the link from a$"
+    ) as error:
         office.posts["b"].take(Key(0, "a", 3, "x"))
     assert error.value.sender == "a"
 
 
 def test_what_nobody_will_ask_for_is_forgotten():
     office = Office("a", "b")
-    office.spoil = flipped
-    a, b = office.posts.values()
+    a = office.posts["a"]
     for step in range(3):
         a.send(["b"], Key(0, "a", step, "x"), tensors(step))
     a.forget(before=2)

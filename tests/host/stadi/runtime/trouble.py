@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from brownout.host.stadi.runtime import process
-from brownout.host.stadi.runtime.executor import Lost
 from brownout.host.stadi.runtime.fleet import Fleet
 from brownout.host.stadi.runtime.inline import InlineExecutor
 from brownout.host.stadi.runtime.post import Again, Message
@@ -33,11 +32,18 @@ class Case:
     def __init__(self):
         self.model, self.conditions, self.noise = dit(), dit_conditions(1), latents(1)
         self.calibration = calibrated(self.model, torch.cat([self.noise] * 2), both(self.conditions))
-        self._undisturbed = {}
+        self._expected = {}
         self.quiet = self.place()
+        self._quiet = {("d0", "d1", "d2", "d3"): self.quiet}
 
-    def place(self, count=4, **options):
-        fleet = Fleet(devices(*[CONFIG, HALF, CONFIG, HALF, CONFIG, CONFIG][:count]), **{"executor": "inline", **options})
+    def close(self):
+        for placed in self._quiet.values():
+            placed.close()
+
+    def place(self, count=4, names=None, **options):
+        chosen = devices(CONFIG, HALF, CONFIG, HALF)[:count]
+        chosen = [device for device in chosen if names is None or device.name in names]
+        fleet = Fleet(chosen, **{"executor": "inline", **options})
         return fleet.place(self.model, self.calibration)
 
     def generate(self, placed, plan, **options):
@@ -54,13 +60,20 @@ class Case:
 
     def expected(self, first, losses, **options):
         """The image when devices stop in simulated time, in intervals that begin at these steps, one after another."""
-        failures = []
-        for step, names in losses:
-            before = self.generate(self.quiet, first, failures=failures, **options).timeline
-            for name in names:
-                own = [s for s in before.segments if s.device == name and s.kind == "compute" and s.step >= step]
-                failures.append(Failure(name, (own[0].start_s + own[0].end_s) / 2))
-        return self.generate(self.quiet, first, failures=failures, **options)
+        key = repr((first, losses, options))
+        if key not in self._expected:
+            failures = []
+            for count, (step, names) in enumerate(losses):
+                # With the failures before, at the same times.
+                before = self.expected(first, losses[:count], **options).timeline
+                for name in names:
+                    own = [s for s in before.segments if s.device == name and s.kind == "compute" and s.step >= step]
+                    failures.append(Failure(name, (own[0].start_s + own[0].end_s) / 2))
+            names = tuple(share.device for share in first.shares)
+            if names not in self._quiet:
+                self._quiet[names] = self.place(names=names)
+            self._expected[key] = self.generate(self._quiet[names], first, failures=failures, **options)
+        return self._expected[key]
 
     def assert_as_expected(self, got, first, losses, **options):
         expected = self.expected(first, losses, **options)
@@ -108,9 +121,9 @@ class Trouble:
 
         monkeypatch.setattr(Worker, "_step", step)
 
-    def fail(self, device, step, error=RuntimeError("the simulator ended with status -11")):
+    def fail(self, device, step, error=None):
         def act(_worker, _exchange):
-            raise error
+            raise RuntimeError("the simulator ended with status -11") if error is None else error
 
         self.planned[device, step] = act
 
@@ -162,15 +175,20 @@ class Relays:
 
     def __init__(self, monkeypatch, every):
         self.every, self.messages, self.damaged, self.tear = every, 0, 0, threading.Event()
-        self.lock, self.threads = threading.Lock(), []
+        self.lock, self.threads, self.ends = threading.Lock(), [], []
         monkeypatch.setattr(process, "socketpair", self.pair)
 
     def pair(self):
         (a, inner_a), (inner_b, b) = socket.socketpair(), socket.socketpair()
+        self.ends += [inner_a, inner_b]
         for source, target in ((inner_a, inner_b), (inner_b, inner_a)):
             self.threads.append(threading.Thread(target=self.relay, args=(source, target), daemon=True))
             self.threads[-1].start()
         return a, b
+
+    def close(self):
+        for end in self.ends:
+            end.close()
 
     def relay(self, source, target):
         with contextlib.suppress(OSError):
@@ -203,13 +221,13 @@ def children():
     return found
 
 
+def threads():
+    """Without tqdm's own."""
+    return {thread for thread in threading.enumerate() if type(thread).__name__ != "TMonitor"}
+
+
 def descriptors():
     return set(os.listdir("/proc/self/fd"))
-
-
-def lose(placed, device, reason):
-    """Say that a worker is gone, as executors do."""
-    placed._crew._executor.answers.put((device, None, Lost(reason)))
 
 
 def at_evaluation(placed, device, step, action):
