@@ -33,8 +33,17 @@ class Case:
         self.model, self.conditions, self.noise = dit(), dit_conditions(1), latents(1)
         self.calibration = calibrated(self.model, torch.cat([self.noise] * 2), both(self.conditions))
         self._expected = {}
-        self.quiet = self.place()
-        self._quiet = {("d0", "d1", "d2", "d3"): self.quiet}
+        self._quiet = {}
+
+    @property
+    def quiet(self):
+        """A fleet to which nothing happens."""
+        return self.quiet_fleet(("d0", "d1", "d2", "d3"))
+
+    def quiet_fleet(self, names):
+        if names not in self._quiet:
+            self._quiet[names] = self.place(names=names)
+        return self._quiet[names]
 
     def close(self):
         for placed in self._quiet.values():
@@ -70,9 +79,7 @@ class Case:
                     own = [s for s in before.segments if s.device == name and s.kind == "compute" and s.step >= step]
                     failures.append(Failure(name, (own[0].start_s + own[0].end_s) / 2))
             names = tuple(share.device for share in first.shares)
-            if names not in self._quiet:
-                self._quiet[names] = self.place(names=names)
-            self._expected[key] = self.generate(self._quiet[names], first, failures=failures, **options)
+            self._expected[key] = self.generate(self.quiet_fleet(names), first, failures=failures, **options)
         return self._expected[key]
 
     def assert_as_expected(self, got, first, losses, **options):
