@@ -111,7 +111,20 @@ class Fleet:
         return PlacedDenoiser(self, denoiser, calibration)
 
 
-EXECUTORS: dict[str, Callable[[], Executor]] = {"process": ProcessExecutor, "inline": InlineExecutor}
+def _ray_executor() -> Executor:
+    # Ray is an extra.
+    try:
+        from .ray import RayExecutor
+    except ModuleNotFoundError as error:
+        raise FleetError(f"executor='ray' needs Ray ({error}); install brownout[ray]") from error
+    return RayExecutor()
+
+
+EXECUTORS: dict[str, Callable[[], Executor]] = {
+    "process": ProcessExecutor,
+    "inline": InlineExecutor,
+    "ray": _ray_executor,
+}
 
 
 class PlacedDenoiser:
