@@ -21,6 +21,7 @@ import torch
 from brownout.hw.config import AcceleratorConfig
 
 from ...errors import FleetError
+from .crew import START_S
 from .executor import Answer, Command, Done, Executor, Failed, Lost, serve
 from .post import Letter, Post
 from .worker import Recipe, Worker
@@ -35,7 +36,7 @@ def resource_of(config: AcceleratorConfig) -> str:
 
 
 class RayWorker:
-    """What an actor runs: a worker in a thread of its own, so that letters and interruptions come while it evaluates."""
+    """What an actor runs: a worker in a thread of its own, so that letters and interruptions come meanwhile."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._peers: dict[str, Any] = {}
@@ -120,7 +121,10 @@ class RayExecutor(Executor):
             )(_grouped())
             self._actors[recipe.device.name] = actor.remote(recipe)
         pids = {name: actor.meet.remote(self._others(name)) for name, actor in self._actors.items()}
-        self._pids = {name: ray.get(pid) for name, pid in pids.items()}
+        try:
+            self._pids = {name: ray.get(pid, timeout=START_S) for name, pid in pids.items()}
+        except ray.exceptions.GetTimeoutError as error:
+            raise FleetError(f"Ray started no actor within {START_S:g} s; its nodes may be in use by others") from error
         for name, actor in self._actors.items():
             self._readers.append(threading.Thread(target=self._read, args=(name, actor), daemon=True))
             self._readers[-1].start()

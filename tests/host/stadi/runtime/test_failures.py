@@ -277,20 +277,7 @@ def random_trouble(case, trouble, rng):
         print(planned)
         got = case.generate(placed, FOUR)
         trouble.planned.clear()
-        check_by_plans(case, got)
-
-
-def check_by_plans(case, got, first=FOUR):
-    """The image is that of its plans: each replaced another one when devices were lost, or a load seemed to change."""
-    losses = []
-    for before, after in zip(got.timeline.plans, got.timeline.plans[1:], strict=False):
-        names = {share.device for share in before.shares} - {share.device for share in after.shares}
-        gone = sorted(names & got.lost.keys())
-        losses.append((after.first_step, gone))
-    # Several losses in one interval: one after the other, or at once.
-    expected = case.expected(first, [loss for loss in losses if loss[1]])
-    assert got.timeline.plans[-1] == expected.timeline.plans[-1]
-    assert torch.equal(got.latents, expected.latents)
+        case.assert_by_plans(got, FOUR)
 
 
 @pytest.mark.parametrize("seed", range(2))

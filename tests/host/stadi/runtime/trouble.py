@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import socket
@@ -82,6 +83,12 @@ class Case:
             self._expected[key] = self.generate(self.quiet_fleet(names), first, failures=failures, **options)
         return self._expected[key]
 
+    def assert_by_plans(self, got, first):
+        """The image is that of its plans, whatever intervals the losses fell into."""
+        expected = self.expected(first, losses_of(got))
+        assert got.timeline.plans == expected.timeline.plans
+        assert torch.equal(got.latents, expected.latents)
+
     def assert_as_expected(self, got, first, losses, **options):
         expected = self.expected(first, losses, **options)
         assert got.timeline.plans == expected.timeline.plans
@@ -99,6 +106,22 @@ class Case:
         assert bool(spent) == bool(losses)
         if losses:
             assert got.timeline.latency_s > self.expected(first, [], **options).timeline.latency_s
+
+
+def losses_of(got):
+    """Which devices were lost in which intervals."""
+    plans = got.timeline.plans
+    used = {share.device for plan in plans for share in plan.shares}
+    order, found = [name for name in got.lost if name in used], []
+    for before, after in itertools.pairwise(plans):
+        gone = {share.device for share in before.shares} - {share.device for share in after.shares}
+        names = []
+        # Others that have no part any more may be lost later, after they had one again.
+        while order and order[0] in gone:
+            names.append(order.pop(0))
+        found.append((after.first_step, names))
+    assert not order
+    return found
 
 
 class Unreliable(InlineExecutor):
