@@ -80,7 +80,7 @@ class Replanner:
             return seen.plan
         # After a loss in warm-up nothing has been exchanged yet that strides could build on.
         warmup = seen.plan.async_start - seen.step if seen.step < seen.plan.async_start else 0
-        if len(seen.plan.shares) == 1 or seen.plan.divides_batch or self.resynchronise:
+        if self.resynchronise or len(used) == 1 or seen.plan.divides_batch or seen.lost.issuperset(used):
             # Nobody holds for others what they would use.
             warmup = max(1, warmup)
         found = self.planner.plan(

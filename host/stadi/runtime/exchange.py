@@ -56,6 +56,9 @@ class Exchange:
         """An evaluation begins."""
         self.post.check()
         self.step, self.synchronous = step, synchronous
+        if synchronous:
+            # Everybody has begun the step before this one, and so has received all of the one before that.
+            self.post.forget(before=step - 1)
 
     def rows(self, share: Share) -> tuple[int, int]:
         """Token rows of a share in the present evaluation."""
