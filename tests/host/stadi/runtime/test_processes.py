@@ -137,7 +137,8 @@ case.generate(placed, plan([3, 3], steps=9), callback=kill)
 """
 
 
-@pytest.mark.parametrize("kill", ["SIGKILL", pytest.param("SIGINT", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("kill", ["SIGKILL", "SIGINT"])
 def test_processes_end_with_their_coordinator(kill):
     code = SCRIPT.format(tests=str(Path(__file__).parents[3]), kill=kill)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

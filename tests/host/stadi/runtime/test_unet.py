@@ -326,6 +326,7 @@ def test_after_a_loss_the_rest_begins_with_a_synchronous_step(cases):
 
 def exchange(me, wanted, step, *, synchronous):
     post = Post(me, lambda _receiver, _letter: None, 1.0)
+    post.begin(0)
     made = Exchange(post, wanted, 0, lambda: None)
     made.begin(step, synchronous=synchronous)
     return made
