@@ -19,6 +19,7 @@ from brownout.hw.config import AcceleratorConfig
 
 from ...errors import FleetError, PlanError
 from ...offloading import Calibration, calibrate
+from ..coding import AUTO, AUTO_GAIN, ExchangeCoding
 from ..costs import CostModel
 from ..device import DeviceSpec, FleetSpec
 from ..link import Links
@@ -58,6 +59,11 @@ class Generated:
         Devices that were lost on the way, and why.
     damaged : int
         Messages that came damaged and were sent again.
+    coding : ExchangeCoding or None
+        In which keys and values were sent after synchronous steps.
+    sent_bytes : int
+        Of the tensors that devices really sent each other, without intervals that were in vain: as
+        ``timeline.link_bytes`` without the latents of meetings, and 16 bytes more for each message of a self-attention.
     """
 
     latents: torch.Tensor
@@ -66,6 +72,8 @@ class Generated:
     evaluations: dict[str, list[Evaluation]]
     lost: dict[str, str] = field(default_factory=dict)
     damaged: int = 0
+    coding: ExchangeCoding | None = None
+    sent_bytes: int = 0
 
 
 class Fleet:
@@ -233,6 +241,7 @@ class PlacedDenoiser:
         mode: str = "displaced",
         warmup_steps: int = 4,
         max_stride: int = 4,
+        coding: ExchangeCoding | str | None = None,
         replan: bool = True,
         failures: Sequence[Failure] = (),
         use_clipped_model_output: bool = False,
@@ -263,6 +272,9 @@ class PlacedDenoiser:
             Synchronous steps of plans that are made here.
         max_stride : int
             Largest stride of them.
+        coding : ExchangeCoding or "auto", optional
+            In which keys and values are sent after synchronous steps; by default whole. ``"auto"`` takes
+            `brownout.host.stadi.coding.AUTO` if it is predicted to save at least `AUTO_GAIN` of the latency.
         replan : bool
             Whether plans are changed when devices slow down, and when they are lost.
         failures : sequence of Failure
@@ -290,15 +302,25 @@ class PlacedDenoiser:
         if (unconditional is None) != (guidance_scale == 1):
             remedy = "needs unconditional=" if unconditional is None else "makes no use of unconditional=; leave it out"
             raise ValueError(f"guidance_scale={guidance_scale:g} {remedy}")
+        if isinstance(coding, str) and coding != "auto":
+            raise ValueError(f"coding must be an ExchangeCoding, 'auto' or None, not {coding!r}")
         guided = unconditional is not None
         both = _both(conditions, unconditional) if unconditional is not None else dict(conditions)
         inputs = torch.cat([latents, latents]) if guided else latents
         # A plan of one's own has its warm-up.
         warmup = warmup_steps if isinstance(plan, str) else 0
         planner = self.planner(inputs, both, steps=num_inference_steps, warmup=warmup, max_stride=max_stride)
-        chosen = self._chosen(planner, plan, mode)
+        # Latency that another coding than that of the planner must not exceed.
+        chosen, limit_s = self._chosen(planner, plan, mode), math.inf
+        if coding == "auto":
+            coding, limit_s = AUTO, (1 - AUTO_GAIN) * planner.latency_s(chosen)
+        if isinstance(coding, ExchangeCoding):
+            coded = planner.coded(coding)
+            candidate = self._chosen(coded, plan, mode)
+            if coded.latency_s(candidate) <= limit_s:
+                planner, chosen = coded, candidate
         solver = solver_for(scheduler, num_inference_steps, use_clipped_model_output=use_clipped_model_output)
-        job = Job(both, guidance_scale, solver, (latents.shape[-2], latents.shape[-1]))
+        job = Job(both, guidance_scale, solver, (latents.shape[-2], latents.shape[-1]), planner.costs.model.coding)
         # Halves of guidance are for exactly two devices.
         method = plan if isinstance(plan, str) and plan != "guidance" else "stadi"
         run = _Run(self, planner, method, replan and mode == "displaced", failures)
@@ -379,7 +401,7 @@ class _Run:
         self.measured = MeasuredCosts(planner.costs)
         self.evaluations: dict[str, list[Evaluation]] = {}
         self.lost: dict[str, str] = {}
-        self.damaged = 0
+        self.damaged = self.sent_bytes = 0
         self.progress: dict[str, int] = {}
         self._replanned: dict[tuple[int, frozenset[str]], Plan] = {}
 
@@ -432,7 +454,16 @@ class _Run:
             if callback is not None:
                 callback(step, state.latents)
         measured = self._measure(first)
-        return Generated(state.latents, measured, predicted_s, self.evaluations, self.lost, self.damaged)
+        return Generated(
+            state.latents,
+            measured,
+            predicted_s,
+            self.evaluations,
+            self.lost,
+            self.damaged,
+            job.coding,
+            self.sent_bytes,
+        )
 
     def _require(self, answers: Mapping[str, Answer]) -> None:
         for device, answer in answers.items():
@@ -479,6 +510,7 @@ class _Run:
             self.measured.add(devices[device], report.evaluations)
             self.evaluations.setdefault(device, []).extend(report.evaluations)
             self.damaged += report.damaged
+            self.sent_bytes += report.sent_bytes
         if plan.divides_batch:
             return reports[plan.shares[0].device].state
         return SolverState.join([reports[share.device].state for share in plan.shares])

@@ -15,6 +15,7 @@ from ...offloading.attention import SUBMODULE, AttentionCall, Gather, OffloadedA
 from ..patches import PatchedWorkload
 from .denoiser import PatchedDenoiser, Ranges, map_tensors
 from .exchange import Exchange
+from .residuals import Known, Residuals
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class PatchedTransformer(PatchedDenoiser):
         self.rows, self.tokens_per_row = size[0] // patch, size[1] // patch
         self._places = self._all_places(embedding)
         self._held: dict[str, dict[str, Piece]] = {}
+        self._residuals = Residuals()
         self._exchange: Exchange | None = None
 
     def _all_places(self, embedding: nn.Module) -> torch.Tensor:
@@ -145,9 +147,8 @@ class PatchedTransformer(PatchedDenoiser):
             if exchange.alone:
                 return key, value
             own = Piece(exchange.step, exchange.rows(exchange.me), key.clone(), value.clone(), steps)
-            scales = torch.tensor(steps, dtype=torch.float64)
-            exchange.send(site, {"key": own.key, "value": own.value, "steps": scales})
             held = self._held.setdefault(site, {})
+            self._residuals.send(site, exchange, own, held.get(exchange.me.device))
             held[exchange.me.device] = own
             self._refresh(site, exchange)
             # In the order of rows, which is that of the plan.
@@ -163,7 +164,7 @@ class PatchedTransformer(PatchedDenoiser):
             step = exchange.held(share)
             if step is None or (share.device in held and held[share.device].step == step):
                 continue
-            got = exchange.receive(site, share, step)
+            got = self._residuals.receive(site, exchange, share, step, held.get(share.device))
             scales = got["steps"].tolist()
             held[share.device] = Piece(step, exchange.rows(share), got["key"], got["value"], (scales[0], scales[1]))
 
@@ -208,6 +209,7 @@ class PatchedTransformer(PatchedDenoiser):
             self._refresh(site, exchange)
 
     def redistribute(self, after: Ranges) -> None:
+        self._residuals.redistribute()
         for site, pieces in self._held.items():
             ordered = sorted(pieces.values(), key=lambda piece: piece.rows)
             whole = join(ordered)
@@ -217,14 +219,17 @@ class PatchedTransformer(PatchedDenoiser):
                 )
             self._held[site] = {device: replace(whole, step=-1).cut(rows) for device, rows in after.items()}
 
-    def held(self) -> dict[str, dict[str, Piece]]:
-        return {site: dict(pieces) for site, pieces in self._held.items()}
+    def held(self) -> tuple[dict[str, dict[str, Piece]], Known]:
+        return {site: dict(pieces) for site, pieces in self._held.items()}, self._residuals.state()
 
     def restore(self, held: Any) -> None:
-        self._held = {site: dict(pieces) for site, pieces in held.items()}
+        pieces_of, known = held
+        self._held = {site: dict(pieces) for site, pieces in pieces_of.items()}
+        self._residuals.restore(known)
 
     def forget(self) -> None:
         self._held.clear()
+        self._residuals.forget()
 
 
 def _keep_tokens(outputs: list[torch.Tensor]) -> Any:
