@@ -201,13 +201,13 @@ class Residuals:
                 continue
             base = None if exchange.coding.is_keyframe(number) else known.get(share.device)
             if id(base) not in made:
-                made[id(base)] = self._message(own, base, exchange.coding)
+                made[id(base)] = self.message(own, base, exchange.coding)
             tensors, known[share.device] = made[id(base)]
             exchange.send(_letterbox(site, share), tensors, (share,))
 
     @staticmethod
-    def _message(own: Piece, base: Piece | None, coding: ExchangeCoding) -> tuple[dict[str, torch.Tensor], Piece]:
-        """What to send, and what is then held."""
+    def message(own: Piece, base: Piece | None, coding: ExchangeCoding) -> tuple[dict[str, torch.Tensor], Piece]:
+        """What to send to a receiver that holds `base`, and what it then holds."""
         if base is None:
             return _whole(own), own
         base = replace(base.scaled(own.steps), step=own.step)
