@@ -44,7 +44,7 @@ lint: $(READY) ## ruff and mypy
 test: lint ## All quick tests
 	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not soak"
 
-soak: $(READY) ## Long random sweeps of the RTL
+soak: $(READY) ## Long random sweeps of the RTL, and random kills of processes
 	$(PY) -m pytest -n $(JOBS) -m soak
 
 sim: $(READY) ## cocotb testbenches; TEST=name WAVES=1 ROWS=4 COLS=4

@@ -154,7 +154,7 @@ class Bench:
         self.timing, self.steps = timing, self.spec.num_inference_steps if steps is None else steps
         self.model, self.classifier = load_denoiser(name), load_classifier(name)
         self.calibration = calibration_run(self.spec)
-        self.held_out = extract_features(load_dataset(name).test_images, self.classifier)
+        self.held_out = extract_features(load_dataset(self.spec.dataset).test_images, self.classifier)
         self.base = replace(self.BASE, timing_model=timing)
         self._clean: dict[int, torch.Tensor] = {}
 

@@ -124,6 +124,7 @@ class Study:
         self.costs = CostModel(self.model)
         self.metrics: dict[str, float] = {}
         self.settings: dict[str, Any] = {}
+        self.timelines: dict[str, Timeline] = {}
 
     def run(self, fleet: FleetSpec, plan: Plan, replan: Replan | None = None) -> Timeline:
         return Simulation(fleet, self.costs).run(plan, replan)
@@ -162,6 +163,7 @@ class Study:
             error = abs(explained.prediction.latency_s / timeline.latency_s - 1)
             self.note(f"{method}_{name}", fleet, timeline, planner_error=error)
             self.metrics[f"latency_{method}_{name}"] = timeline.latency_s
+            self.timelines[f"{method}_{name}"] = timeline
         return found
 
     def static(self) -> None:
@@ -382,7 +384,8 @@ class Study:
         return {"points": points, "shares": shares, "energy_j": found.energy_j}
 
 
-def main() -> None:
+def run_study() -> Study:
+    """All of it."""
     study = Study()
     study.static()
     study.one_to_two()
@@ -397,6 +400,11 @@ def main() -> None:
     table = study.costs.of(fleet_of(2, 2).devices[0]).table
     for stride in (2, 4):
         study.metrics[f"threshold_stride_{stride}"] = largest_ratio(table, stride)
+    return study
+
+
+def main() -> None:
+    study = run_study()
     path = write_results("stadi_time", study.metrics, config=study.settings)
     print(path)
     for name, value in study.metrics.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class ModelSpec:
     Attributes
     ----------
     name : str
-        Name of the model and of its data set.
+        Name of the model.
     image_size : int
         Height and width in pixels; images have one channel.
     patch_size, num_layers, num_heads, head_dim : int
@@ -32,6 +32,9 @@ class ModelSpec:
         Classifier-free guidance weight; 1 switches guidance off (and halves the work).
     shift_augmentation : int
         Largest random translation of a training image, in pixels.
+    teacher : str or None
+        Shipped model with other patches whose blocks training starts from and whose predictions it learns, on the same
+        data; that model's classifier is the judge of both.
     """
 
     name: str
@@ -44,6 +47,12 @@ class ModelSpec:
     num_inference_steps: int
     guidance_scale: float
     shift_augmentation: int = 0
+    teacher: str | None = None
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set, and of the classifier that was trained on it."""
+        return self.teacher or self.name
 
     @property
     def null_label(self) -> int:
@@ -81,7 +90,10 @@ MNIST = ModelSpec(
 )
 """28x28 MNIST digits."""
 
-SPECS = {spec.name: spec for spec in (DIGITS, MNIST)}
+MNIST_PATCH2 = replace(MNIST, name="mnist-patch2", patch_size=2, teacher="mnist")
+"""`MNIST` with four times as many tokens, in 14 rows: to be divided over several devices."""
+
+SPECS = {spec.name: spec for spec in (DIGITS, MNIST, MNIST_PATCH2)}
 
 
 def get_spec(name: str) -> ModelSpec:

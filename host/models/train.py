@@ -13,6 +13,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
@@ -21,7 +22,11 @@ from torch.nn import functional as F
 
 from .classifier import Classifier
 from .data import load_dataset
+from .load import load_denoiser
 from .spec import TRAIN_TIMESTEPS, ModelSpec, build_denoiser, build_scheduler, get_spec
+
+if TYPE_CHECKING:
+    from diffusers import DiTTransformer2DModel
 
 WEIGHTS = Path(__file__).parent / "weights"
 LABEL_DROPOUT = 0.1
@@ -39,6 +44,24 @@ def initialise_adaln_zero(model: nn.Module) -> None:
     gates = [name for name, _ in model.named_parameters() if name.endswith("norm1.linear.weight")]
     for name in (*gates, "proj_out_1.weight", "proj_out_2.weight"):
         nn.init.zeros_(model.get_parameter(name))
+
+
+def adopt_blocks(model: DiTTransformer2DModel, teacher: DiTTransformer2DModel) -> None:
+    """Start a model with smaller patches from one with larger ones.
+
+    Blocks are taken as they are. A small patch is embedded as a large one is that shows twice as little contrast
+    at half the resolution, and predicts the mean of the pixels at its place in a large one.
+    """
+    state = {name: value.clone() for name, value in teacher.state_dict().items()}
+    small, large = model.config.patch_size, teacher.config.patch_size
+    if large % small:
+        raise ValueError(f"patches of {large} pixels cannot be divided into patches of {small}")
+    ratio, channels = large // small, model.config.out_channels or model.config.in_channels
+    state["pos_embed.proj.weight"] = F.avg_pool2d(state["pos_embed.proj.weight"], ratio) * ratio**2 / 2
+    for name in ("proj_out_2.weight", "proj_out_2.bias"):
+        pixels = state[name].view(small, ratio, small, ratio, channels, *state[name].shape[1:])
+        state[name] = pixels.mean((1, 3)).reshape(-1, *state[name].shape[1:])
+    model.load_state_dict(state)
 
 
 def augment(images: torch.Tensor, largest_shift: int, generator: torch.Generator) -> torch.Tensor:
@@ -83,13 +106,16 @@ def _write_atomically(path: Path, payload: dict) -> None:
 
 def train_denoiser(spec: ModelSpec, *, iterations: int, batch_size: int, peak_lr: float, work: Path) -> None:
     """Train the denoiser of `spec` and write its averaged weights beside this file."""
-    data = load_dataset(spec.name)
+    data = load_dataset(spec.dataset)
     work.mkdir(parents=True, exist_ok=True)
     state_file = work / f"{spec.name}-denoiser.pt"
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     model = build_denoiser(spec)
     initialise_adaln_zero(model)
+    teacher = load_denoiser(spec.teacher) if spec.teacher else None
+    if teacher is not None:
+        adopt_blocks(model, teacher)
     average = copy.deepcopy(model).requires_grad_(False)
     optimiser = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     start, seconds = 0, 0.0
@@ -116,8 +142,14 @@ def train_denoiser(spec: ModelSpec, *, iterations: int, batch_size: int, peak_lr
         label = torch.where(dropped, spec.null_label, labels[pick])
         signal = alphas[timestep].sqrt().view(-1, 1, 1, 1)
         sigma = (1 - alphas[timestep]).sqrt().view(-1, 1, 1, 1)
-        predicted = model(signal * clean + sigma * noise, timestep, label).sample
-        loss = F.mse_loss(predicted, signal * noise - sigma * clean)
+        noisy = signal * clean + sigma * noise
+        if teacher is None:
+            target = signal * noise - sigma * clean
+        else:
+            # Without the noise of the data, so that far fewer images teach as much.
+            with torch.no_grad():
+                target = teacher(noisy, timestep, label).sample
+        loss = F.mse_loss(model(noisy, timestep, label).sample, target)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
@@ -141,6 +173,7 @@ def train_denoiser(spec: ModelSpec, *, iterations: int, batch_size: int, peak_lr
     WEIGHTS.mkdir(exist_ok=True)
     recipe = {
         "prediction": "v",
+        "teacher": spec.teacher,
         "iterations": iterations,
         "batch_size": batch_size,
         "peak_learning_rate": peak_lr,
@@ -155,6 +188,8 @@ def train_denoiser(spec: ModelSpec, *, iterations: int, batch_size: int, peak_lr
 
 def train_classifier(spec: ModelSpec, *, epochs: int, batch_size: int, peak_lr: float) -> float:
     """Train the judge of `spec`, write its weights and return its accuracy on held-out real images."""
+    if spec.dataset != spec.name:
+        raise ValueError(f"the judge of {spec.name} is the classifier of {spec.dataset}; train that one")
     data = load_dataset(spec.name)
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
@@ -185,7 +220,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["denoiser", "classifier"])
-    parser.add_argument("model", help="digits or mnist")
+    parser.add_argument("model", help="one of the shipped models")
     parser.add_argument("--iterations", type=int, help="denoiser: optimiser steps in all")
     parser.add_argument("--epochs", type=int, default=30, help="classifier: passes over the data")
     parser.add_argument("--batch-size", type=int)
@@ -198,8 +233,8 @@ def main() -> None:
     if arguments.what == "denoiser":
         train_denoiser(
             spec,
-            iterations=arguments.iterations or {"digits": 8000, "mnist": 14000}[spec.name],
-            batch_size=arguments.batch_size or {"digits": 128, "mnist": 64}[spec.name],
+            iterations=arguments.iterations or {"digits": 8000, "mnist": 14000, "mnist-patch2": 9000}[spec.name],
+            batch_size=arguments.batch_size or {"digits": 128, "mnist": 64, "mnist-patch2": 16}[spec.name],
             peak_lr=arguments.lr,
             work=arguments.work,
         )

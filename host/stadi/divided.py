@@ -31,7 +31,9 @@ class Exchange:
     coded_row_bytes : int or None
         The same if it is coded (`ExchangeCoding`); None where nothing is.
     fixed_bytes : int
-        However many rows it has, to all: sums of a group norm.
+        However many rows it has, to all: moments of a group norm.
+    synchronous_row_bytes : int or None
+        In place of both in synchronous steps, for each of its rows, to all: the values of a group norm.
     before_bytes, after_bytes : int
         To the device with the rows before its own, and after them: borders of a convolution.
     """
@@ -39,10 +41,11 @@ class Exchange:
     row_bytes: int = 0
     coded_row_bytes: int | None = None
     fixed_bytes: int = 0
+    synchronous_row_bytes: int | None = None
     before_bytes: int = 0
     after_bytes: int = 0
 
-    def bytes(self, rows: int, distance: int, *, whole: bool) -> int:
+    def bytes(self, rows: int, distance: int, *, whole: bool, synchronous: bool = False) -> int:
         """Of a message.
 
         Parameters
@@ -53,7 +56,11 @@ class Exchange:
             Place of the receiver minus that of the sender, in the order of their rows.
         whole : bool
             Not coded.
+        synchronous : bool
+            In a synchronous step.
         """
+        if synchronous and self.synchronous_row_bytes is not None:
+            return rows * self.synchronous_row_bytes
         row = self.row_bytes if whole or self.coded_row_bytes is None else self.coded_row_bytes
         border = {-1: self.before_bytes, 1: self.after_bytes}.get(distance, 0)
         return rows * row + self.fixed_bytes + border
@@ -110,9 +117,9 @@ class MessageSizes:
 
     def __init__(self, model: DividedModel) -> None:
         self.exchanges: Sequence[Exchange] = model.exchanges
-        self._known: dict[tuple[int, int, bool], NDArray[np.float64]] = {}
+        self._known: dict[tuple[int, int, bool, bool], NDArray[np.float64]] = {}
 
-    def of(self, rows: int, distance: int, *, whole: bool = True) -> NDArray[np.float64]:
+    def of(self, rows: int, distance: int, *, whole: bool = True, synchronous: bool = False) -> NDArray[np.float64]:
         """Bytes that a device sends to another one in an evaluation; see `Exchange.bytes`.
 
         Returns
@@ -120,9 +127,9 @@ class MessageSizes:
         float64 array (exchanges,)
             In their order.
         """
-        key = (rows, distance if abs(distance) == 1 else 0, whole)
+        key = (rows, distance if abs(distance) == 1 else 0, whole, synchronous)
         if key not in self._known:
-            sizes = [each.bytes(rows, distance, whole=whole) for each in self.exchanges]
+            sizes = [each.bytes(rows, distance, whole=whole, synchronous=synchronous) for each in self.exchanges]
             self._known[key] = np.array(sizes, dtype=np.float64)
         return self._known[key]
 

@@ -174,7 +174,9 @@ class Interval:
         shares = self.plan.shares
         stages = {share.device: self._charge(share, share.warmup_count) for share in shares}
         sizes = {
-            (sender.device, receiver.device): self.simulation.sizes.of(sender.warmup_count, there - here)
+            (sender.device, receiver.device): self.simulation.sizes.of(
+                sender.warmup_count, there - here, synchronous=True
+            )
             for here, sender in enumerate(shares)
             for there, receiver in enumerate(shares)
             if here != there

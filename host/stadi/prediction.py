@@ -160,7 +160,7 @@ class Predictor:
         real = {
             pair: [
                 (size / link.bytes_per_s, link.latency_s) if size else (0.0, -math.inf)
-                for size in self.sizes.of(shares[pair[0]].warmup_count, pair[1] - pair[0]).tolist()
+                for size in self.sizes.of(shares[pair[0]].warmup_count, pair[1] - pair[0], synchronous=True).tolist()
             ]
             for pair, link in links.items()
         }
@@ -225,7 +225,7 @@ class Predictor:
             for number, _ in enumerate(plan.sends(sender, receiver), int(plan.warmup > 0))
         ]
         count = float(sum(self.sizes.of(sender.count, distance, whole=each).sum() for each in whole))
-        return count + plan.warmup * float(self.sizes.of(sender.warmup_count, distance).sum())
+        return count + plan.warmup * float(self.sizes.of(sender.warmup_count, distance, synchronous=True).sum())
 
 
 def _synchronous_s(

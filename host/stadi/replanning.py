@@ -37,6 +37,8 @@ class Replanner:
         Free share of the devices that may be used, as the first plan was made for; by default the planner's.
     bandwidths : mapping of Pair to float, optional
         Bytes per second of each link, as the first plan was made for; by default at time 0.
+    resynchronise : bool
+        Whether new plans begin with a synchronous step, because rows of the model change hands only there.
     """
 
     def __init__(
@@ -47,10 +49,11 @@ class Replanner:
         *,
         availability: Mapping[str, float] | None = None,
         bandwidths: Mapping[Pair, float] | None = None,
+        resynchronise: bool = False,
     ) -> None:
         if not 0 <= gain < 1:
             raise ValueError(f"gain must be in 0..1 (exclusive), not {gain!r}")
-        self.planner, self.method, self.gain = planner, method, gain
+        self.planner, self.method, self.gain, self.resynchronise = planner, method, gain, resynchronise
         self._known = planner.availability() if availability is None else dict(availability)
         self._links = planner.fleet.bandwidths(0.0) if bandwidths is None else dict(bandwidths)
         self._planned, self._planned_links = dict(self._known), dict(self._links)
@@ -77,8 +80,8 @@ class Replanner:
             return seen.plan
         # After a loss in warm-up nothing has been exchanged yet that strides could build on.
         warmup = seen.plan.async_start - seen.step if seen.step < seen.plan.async_start else 0
-        if len(seen.plan.shares) == 1 or seen.plan.divides_batch:
-            # Nobody holds keys and values for others.
+        if self.resynchronise or len(used) == 1 or seen.plan.divides_batch or seen.lost.issuperset(used):
+            # Nobody holds for others what they would use.
             warmup = max(1, warmup)
         found = self.planner.plan(
             self.method, availability=self._known, bandwidths=self._links, first_step=seen.step, warmup=warmup

@@ -1,4 +1,4 @@
-"""A U-Net's evaluation divided into rows: products, borders, sums and keys of a patch, from shapes alone."""
+"""A U-Net's evaluation divided into rows: products, borders, moments and keys of a patch, from shapes alone."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ..offloading.selection import supported_layers
 from .coding import ExchangeCoding
 from .divided import LATENT_BYTES, Exchange, Stage, check_part, cut_attention, merge_blocks, queries
 
-SUM_BYTES = 4
-"""Sums of group norms are float32: of the values and of their squares, for each group."""
+MOMENT_BYTES = VALUE_BYTES = 4
+"""Moments of a group norm (mean and variance of each group) are float32, and so are its values."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,22 @@ class ConvLayout:
 
 
 @dataclass(frozen=True)
+class NormLayout:
+    """What a group norm normalises.
+
+    Attributes
+    ----------
+    groups : int
+        Of channels.
+    values : int
+        Of an image.
+    """
+
+    groups: int
+    values: int
+
+
+@dataclass(frozen=True)
 class UnetLayout:
     """What the products of a U-Net do not tell.
 
@@ -49,14 +65,14 @@ class UnetLayout:
     ----------
     convolutions : mapping of str to ConvLayout
         By name.
-    norms : mapping of str to tuple of int
-        By the name of the Linear or Conv2d that is evaluated next: groups of the norms before it.
+    norms : mapping of str to tuple of NormLayout
+        By the name of the Linear or Conv2d that is evaluated next: the norms before it.
     from_context : frozenset of str
         Layers that are given a prompt, and modules whose attention looks at it.
     """
 
     convolutions: Mapping[str, ConvLayout]
-    norms: Mapping[str, tuple[int, ...]]
+    norms: Mapping[str, tuple[NormLayout, ...]]
     from_context: frozenset[str]
 
 
@@ -66,9 +82,9 @@ class PatchedUnet:
 
     A row is what one row of pixels of the deepest level becomes at every other one: 8 rows of latents where there are
     four levels. A device computes the output pixels of its own rows. A convolution whose kernel is larger than a pixel
-    needs the borders of the neighbours' inputs, a group norm the sums of all devices, and self-attention the keys and
-    values of all rows; so each of these begins a new stage. What is computed once per image (embedding of the timestep,
-    keys of a prompt) every device computes itself.
+    needs the borders of the neighbours' inputs, a group norm the moments of all devices (in synchronous steps their
+    values), and self-attention the keys and values of all rows; so each of these begins a new stage. What is computed
+    once per image (embedding of the timestep, keys of a prompt) every device computes itself.
 
     Attributes
     ----------
@@ -147,12 +163,12 @@ class PatchedUnet:
 
     @cached_property
     def exchanges(self) -> tuple[Exchange, ...]:
-        """Borders, sums, keys and values, in order."""
+        """Borders, moments, keys and values, in order."""
         return tuple(exchange for exchange, _ in self._parts if exchange is not None)
 
     @property
     def exchange_bytes_per_row(self) -> tuple[int, ...]:
-        """Bytes of whole keys and values of a row in each exchange, 0 where it is of borders or sums."""
+        """Bytes of whole keys and values of a row in each exchange, 0 where it is of borders or moments."""
         return tuple(each.row_bytes for each in self.exchanges)
 
     @cached_property
@@ -179,7 +195,7 @@ class PatchedUnet:
         Returns
         -------
         tuple of Stage
-            One more than there are exchanges. Some are empty: the borders of a convolution follow the sums of its norm.
+            One more than there are exchanges. Some are empty: borders of a convolution follow the moments of its norm.
 
         Raises
         ------
@@ -220,8 +236,11 @@ class PatchedUnet:
 
     def _before(self, group: tuple[ModelProduct, ...]) -> Iterator[Exchange]:
         name = group[0].name
-        for groups in self.layout.norms.get(name, ()):
-            yield Exchange(fixed_bytes=self.images * groups * 2 * SUM_BYTES)
+        for norm in self.layout.norms.get(name, ()):
+            yield Exchange(
+                fixed_bytes=self.images * norm.groups * 2 * MOMENT_BYTES,
+                synchronous_row_bytes=self.images * norm.values // self.rows * VALUE_BYTES,
+            )
         conv = self.layout.convolutions.get(name)
         if conv is not None and (conv.before or conv.after):
             row = self.images * conv.channels * conv.width * self.value_bytes
@@ -240,9 +259,9 @@ class _Recorder:
     def __init__(self, model: nn.Module) -> None:
         self.model, self.layers = model, supported_layers(model)
         self.convolutions: dict[str, ConvLayout] = {}
-        self.norms: dict[str, tuple[int, ...]] = {}
+        self.norms: dict[str, tuple[NormLayout, ...]] = {}
         self.from_context: set[str] = set()
-        self._pending: tuple[int, ...] = ()
+        self._pending: tuple[NormLayout, ...] = ()
         self._handles: list[Any] = []
 
     def __enter__(self) -> None:
@@ -261,8 +280,8 @@ class _Recorder:
     def layout(self) -> UnetLayout:
         return UnetLayout(self.convolutions, self.norms, frozenset(self.from_context))
 
-    def _norm(self, norm: nn.GroupNorm, _: Any) -> None:
-        self._pending = (*self._pending, norm.num_groups)
+    def _norm(self, norm: nn.GroupNorm, arguments: tuple[Any, ...]) -> None:
+        self._pending = (*self._pending, NormLayout(norm.num_groups, arguments[0][0].numel()))
 
     def _layer(self, layer: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> None:
         name = self.layers[layer]

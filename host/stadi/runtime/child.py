@@ -7,105 +7,76 @@ coordinator is gone, so is this process.
 from __future__ import annotations
 
 import os
-import pickle
 import queue
+import socket
 import sys
 import threading
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
-from typing import Any
 
 import torch
 
 from .executor import Answer, Command, Done, Failed, serve
 from .post import Letter, Post
+from .wire import Wire
 from .worker import Recipe, Worker
 
-INTERRUPT, STOP = "interrupt", "stop"
-"""What the coordinator sends beside commands."""
 
-
-class Wire:
-    """A connection that is written to by a thread: whoever sends does not wait for the receiver."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self._letters: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._write, daemon=True)
-        self._thread.start()
-
-    def _write(self) -> None:
+def _read_letters(sender: str, wire: Wire, post: Post) -> None:
+    try:
         while True:
-            letter = self._letters.get()
-            try:
-                self.connection.send_bytes(pickle.dumps(letter))
-            except OSError:
-                # The other end is gone; whoever waits for it has a deadline.
-                return
-
-    def send(self, letter: Any) -> None:
-        """Hand over."""
-        self._letters.put(letter)
+            post.deliver(wire.receive())
+    except ConnectionError as error:
+        post.cut(sender, str(error))
 
 
-def _read_letters(connection: Connection, post: Post) -> None:
+def _read_commands(home: Wire, post: Post, commands: queue.SimpleQueue[tuple[int, Command]]) -> None:
     while True:
         try:
-            letter: Letter = pickle.loads(connection.recv_bytes())
-        except (EOFError, OSError):
-            return
-        post.deliver(letter)
-
-
-def _read_commands(connection: Connection, post: Post, commands: queue.SimpleQueue[Command]) -> None:
-    while True:
-        try:
-            command = pickle.loads(connection.recv_bytes())
-        except (EOFError, OSError):
-            command = STOP
-        if command == STOP:
+            number, command = home.receive()
+        except ConnectionError:
             # At once, whatever is being evaluated; simulators end when their host does.
             os._exit(0)
-        if command == INTERRUPT:
-            post.interrupt()
+        if command is None:
+            post.interrupt(number)
         else:
-            commands.put(command)
+            commands.put((number, command))
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run a worker until the coordinator is gone."""
-    home = Connection(int(arguments[0]))
-    peers = {}
+    home = Wire(socket.socket(fileno=int(arguments[0])), "coordinator")
+    try:
+        recipe: Recipe = home.receive()
+    except ConnectionError:
+        return
+    wires = {}
     for argument in arguments[1:]:
         name, _, descriptor = argument.rpartition("=")
-        peers[name] = Connection(int(descriptor))
-    recipe: Recipe = pickle.loads(home.recv_bytes())
+        wires[name] = Wire(socket.socket(fileno=int(descriptor)), name)
     torch.set_num_threads(recipe.threads)
-    wires = {name: Wire(connection) for name, connection in peers.items()}
-    answers = Wire(home)
 
     def carry(receiver: str, letter: Letter) -> None:
-        if receiver in wires:
-            wires[receiver].send(letter)
-
-    def reply(answer: Answer) -> None:
-        answers.send(answer)
+        wires[receiver].send(letter)
 
     post = Post(recipe.device.name, carry, recipe.patience_s)
-    commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-    for connection in peers.values():
-        threading.Thread(target=_read_letters, args=(connection, post), daemon=True).start()
+    commands: queue.SimpleQueue[tuple[int, Command]] = queue.SimpleQueue()
+    for name, wire in wires.items():
+        threading.Thread(target=_read_letters, args=(name, wire, post), daemon=True).start()
     threading.Thread(target=_read_commands, args=(home, post, commands), daemon=True).start()
     try:
         worker = Worker(recipe, post)
     except Exception as error:
-        reply(Failed(f"{type(error).__name__}: {error}"))
-    else:
-        reply(Done(None))
-        while True:
-            serve(worker, commands.get(), reply)
-    # Until the coordinator has read why, and leaves.
-    threading.Event().wait()
+        home.send((0, Failed(f"{type(error).__name__}: {error}")))
+        # Until the coordinator has read why, and leaves.
+        threading.Event().wait()
+    home.send((0, Done(None)))
+    while True:
+        number, command = commands.get()
+
+        def reply(answer: Answer, number: int = number) -> None:
+            home.send((number, answer))
+
+        serve(worker, command, reply)
 
 
 if __name__ == "__main__":

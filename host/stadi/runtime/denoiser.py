@@ -12,9 +12,7 @@ from torch import nn
 from ..divided import DividedModel
 from ..plan import Plan
 from .exchange import Exchange
-
-Ranges = Mapping[str, tuple[int, int]]
-"""Rows of each device."""
+from .kept import AnyKept, Ranges
 
 
 def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], values: Any) -> Any:
@@ -24,6 +22,17 @@ def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], values: Any) -
     if isinstance(values, Mapping):
         return {name: map_tensors(function, value) for name, value in values.items()}
     return values
+
+
+def traceable(
+    module: nn.Module, inputs: torch.Tensor, conditions: Mapping[str, Any]
+) -> tuple[nn.Module, Callable[[nn.Module], Any]]:
+    """A denoiser like `module` on the meta device, float, and how to evaluate it with inputs of these shapes."""
+    with torch.device("meta"):
+        empty = type(module).from_config(module.config).eval()  # type: ignore[attr-defined]
+    sample, arguments = inputs.to("meta"), map_tensors(lambda tensor: tensor.to("meta"), dict(conditions))
+    timestep = torch.zeros(len(inputs), dtype=torch.int64, device="meta")
+    return empty, lambda each: each(sample, timestep=timestep, **arguments)
 
 
 class PatchedDenoiser(abc.ABC):
@@ -39,11 +48,17 @@ class PatchedDenoiser(abc.ABC):
         Into which an image can be divided.
     latent_rows : int
         Rows of latents of each of them.
+    kept : tuple of Kept
+        What is remembered.
+    resynchronise : bool
+        Whether rows can be given to other devices only in a synchronous step.
     """
 
     module: nn.Module
     rows: int
     latent_rows: int
+    kept: tuple[AnyKept, ...]
+    resynchronise: bool = False
 
     @abc.abstractmethod
     def prepare(self) -> None:
@@ -76,25 +91,29 @@ class PatchedDenoiser(abc.ABC):
             float32 (B, C', h, W).
         """
 
-    @abc.abstractmethod
     def meet(self, exchange: Exchange) -> None:
-        """Receive all that the next evaluation would use of others: everybody then holds the same."""
+        """Receive all that the next evaluation would use of others."""
+        for each in self.kept:
+            each.meet(exchange)
 
-    @abc.abstractmethod
     def redistribute(self, after: Ranges) -> None:
-        """Rows belong to other devices from now on; what is held is divided anew."""
+        """Rows belong to other devices from now on: divide anew what is held; raises PlanError if it cannot be."""
+        for each in self.kept:
+            each.redistribute(after)
 
-    @abc.abstractmethod
     def held(self) -> Any:
         """What is held, to go back to (`restore`) or for a device that has nothing yet; it is not changed later."""
+        return tuple(each.held() for each in self.kept)
 
-    @abc.abstractmethod
     def restore(self, held: Any) -> None:
         """Hold what `held` returned, here or on another device."""
+        for each, items in zip(self.kept, held, strict=True):
+            each.restore(items)
 
-    @abc.abstractmethod
     def forget(self) -> None:
         """Another image begins."""
+        for each in self.kept:
+            each.forget()
 
 
 def ranges_of(plan: Plan, *, synchronous: bool) -> Ranges:

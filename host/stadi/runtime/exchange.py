@@ -56,10 +56,18 @@ class Exchange:
         """Whether nobody else evaluates other rows of the same images."""
         return not self.others or self.plan.divides_batch
 
+    @property
+    def ends_warmup(self) -> bool:
+        """Whether the present evaluation is the last synchronous one, and others follow it."""
+        return self.synchronous and self.step + 1 == self.plan.async_start < self.plan.steps
+
     def begin(self, step: int, *, synchronous: bool) -> None:
         """An evaluation begins."""
         self.post.check()
         self.step, self.synchronous = step, synchronous
+        if synchronous:
+            # Everybody has begun the step before this one, and so has received all of the one before that.
+            self.post.forget(before=step - 1)
 
     def rows(self, share: Share) -> tuple[int, int]:
         """Token rows of a share in the present evaluation."""

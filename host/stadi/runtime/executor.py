@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import ExchangeError
 from .post import Interrupted
-from .worker import Job, Recipe, Report, Task, Worker
+from .worker import Job, Recipe, Task, Worker, WorkerState
 
 
 @dataclass(frozen=True)
@@ -23,24 +23,52 @@ class Begin:
 
 @dataclass(frozen=True)
 class Held:
-    """Tell what is held; answered by `Done`."""
+    """Tell what is held at the meeting at a step; answered by `Done`."""
+
+    step: int
 
 
 @dataclass(frozen=True)
 class Adopt:
-    """Hold what another device held."""
+    """Hold what another device holds at a meeting."""
 
     held: Any
+    step: int
 
 
-Command = Begin | Held | Adopt | Task
+@dataclass(frozen=True)
+class Keep:
+    """Tell all that the interval after a meeting depends on; answered by `Done` with `WorkerState`.
+
+    Attributes
+    ----------
+    step : int
+        Of the meeting, which must be the last one.
+    with_held : bool
+        Whether also what is held of others.
+    """
+
+    step: int
+    with_held: bool
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Take up what `Keep` told, here or elsewhere; the next task has this epoch."""
+
+    kept: WorkerState
+    step: int
+    epoch: int
+
+
+Command = Begin | Held | Adopt | Keep | Restore | Task
 
 
 @dataclass(frozen=True)
 class Done:
     """A command was carried out."""
 
-    value: Report | Any
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -65,12 +93,15 @@ class Failed:
         What happened.
     culprit : str or None
         Another device that did not send, or sent what was damaged.
+    asked_wrongly : bool
+        The fault is that of the arguments: other devices would fail too.
     detail : str
         Traceback.
     """
 
     reason: str
     culprit: str | None = None
+    asked_wrongly: bool = False
     detail: str = ""
 
 
@@ -84,6 +115,10 @@ class Lost:
 Answer = Done | Progress | Stopped | Failed | Lost
 
 
+Said = tuple[str, int | None, Answer]
+"""Who says what, and on which command; None if it is about no command: the worker is gone."""
+
+
 def serve(worker: Worker, command: Command, reply: Callable[[Answer], None]) -> None:
     """Carry out a command and answer."""
     try:
@@ -91,17 +126,22 @@ def serve(worker: Worker, command: Command, reply: Callable[[Answer], None]) -> 
         if isinstance(command, Begin):
             worker.begin(command.job)
         elif isinstance(command, Held):
-            value = worker.held()
+            value = worker.held(command.step)
         elif isinstance(command, Adopt):
-            worker.adopt(command.held)
+            worker.adopt(command.held, command.step)
+        elif isinstance(command, Keep):
+            value = worker.keep(command.step, command.with_held)
+        elif isinstance(command, Restore):
+            worker.restore(command.kept, command.step, command.epoch)
         else:
             value = worker.run(command, lambda step: reply(Progress(step)))
     except Interrupted:
         reply(Stopped())
     except ExchangeError as error:
-        reply(Failed(str(error), error.sender, traceback.format_exc()))
+        reply(Failed(str(error), culprit=error.sender, detail=traceback.format_exc()))
     except Exception as error:
-        reply(Failed(f"{type(error).__name__}: {error}", None, traceback.format_exc()))
+        asked_wrongly = isinstance(error, TypeError | ValueError | LookupError)
+        reply(Failed(f"{type(error).__name__}: {error}", asked_wrongly=asked_wrongly, detail=traceback.format_exc()))
     else:
         reply(Done(value))
 
@@ -111,24 +151,27 @@ class Executor(abc.ABC):
 
     Attributes
     ----------
-    answers : queue.Queue of (str, Answer)
-        What each worker says, by its device's name.
+    answers : queue.Queue of (str, int or None, Answer)
+        What each worker says, by its device's name, with the number of the command; 0 is that of its start.
     """
 
     def __init__(self) -> None:
-        self.answers: queue.Queue[tuple[str, Answer]] = queue.Queue()
+        self.answers: queue.Queue[Said] = queue.Queue()
 
     @abc.abstractmethod
     def start(self, recipes: Sequence[Recipe]) -> None:
         """Make the workers; each answers `Done` when it is ready."""
 
     @abc.abstractmethod
-    def tell(self, device: str, command: Command) -> None:
-        """Send a command; a worker that is gone answers `Lost`."""
+    def tell(self, device: str, number: int, command: Command) -> None:
+        """Send a command and do not wait; a worker that is gone answers `Lost`."""
 
     @abc.abstractmethod
-    def interrupt(self, device: str) -> None:
-        """Let a worker give up its interval; it answers `Stopped`, or `Done` if it was faster."""
+    def interrupt(self, device: str, epoch: int) -> None:
+        """Let a worker give up intervals of this epoch and of all before.
+
+        It answers `Stopped`, or `Done` if it was faster.
+        """
 
     @abc.abstractmethod
     def kill(self, device: str) -> None:
@@ -136,4 +179,4 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """End all workers, and all that they started."""
+        """End all workers, and all that they started, in bounded time."""

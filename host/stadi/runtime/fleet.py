@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import math
-import queue
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import fields, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +16,7 @@ from tqdm.auto import tqdm
 
 from brownout.hw.config import AcceleratorConfig
 
+from ...checkpoints import RunCheckpoint
 from ...errors import FleetError, PlanError
 from ...offloading import Calibration, calibrate
 from ..coding import AUTO, AUTO_GAIN, ExchangeCoding
@@ -25,55 +25,19 @@ from ..device import DeviceSpec, FleetSpec
 from ..link import Links
 from ..plan import Plan
 from ..planner import Planner
-from ..replanning import Replanner
-from ..solvers import SolverState, solver_for
-from ..timeline import Failure, Observation, Simulation, Timeline
+from ..solvers import solver_for
+from ..timeline import Failure
+from .checkpoint import RunLog, run_identity
+from .crew import Crew
 from .denoiser import map_tensors
-from .executor import Adopt, Answer, Begin, Command, Done, Executor, Failed, Held, Lost, Progress
+from .executor import Executor
 from .inline import InlineExecutor
-from .measured import MeasuredCosts
 from .patching import patched
 from .process import ProcessExecutor
-from .worker import Evaluation, Job, Recipe, Report, Task
+from .run import Generated, MeetingCallback, Run
+from .worker import Job, Recipe
 
 MODES = ("displaced", "full_sync")
-MeetingCallback = Callable[[int, torch.Tensor], None]
-"""``callback(step, latents)`` at each meeting: steps that are done, and the latents (B, C, H, W)."""
-
-
-@dataclass
-class Generated:
-    """Latents, and how they were made.
-
-    Attributes
-    ----------
-    latents : torch.Tensor
-        float32 (B, C, H, W).
-    timeline : Timeline
-        In simulated time, from the times that the accelerators counted.
-    predicted_s : float
-        Latency that the planner predicted.
-    evaluations : dict of str to list of Evaluation
-        Of each device, in order; without those of intervals that were in vain.
-    lost : dict of str to str
-        Devices that were lost on the way, and why.
-    damaged : int
-        Messages that came damaged and were sent again.
-    coding : ExchangeCoding or None
-        In which keys and values were sent after synchronous steps.
-    sent_bytes : int
-        Of the tensors that devices really sent each other, without intervals that were in vain: as
-        ``timeline.link_bytes`` without the latents of meetings, and 16 bytes more for each message of a self-attention.
-    """
-
-    latents: torch.Tensor
-    timeline: Timeline
-    predicted_s: float
-    evaluations: dict[str, list[Evaluation]]
-    lost: dict[str, str] = field(default_factory=dict)
-    damaged: int = 0
-    coding: ExchangeCoding | None = None
-    sent_bytes: int = 0
 
 
 class Fleet:
@@ -149,29 +113,40 @@ class Fleet:
         return PlacedDenoiser(self, denoiser, calibration)
 
 
-EXECUTORS: dict[str, Callable[[], Executor]] = {"process": ProcessExecutor, "inline": InlineExecutor}
+def _ray_executor() -> Executor:
+    # Ray is an extra.
+    try:
+        from .ray import RayExecutor
+    except ModuleNotFoundError as error:
+        raise FleetError(f"executor='ray' needs Ray ({error}); install brownout[ray]") from error
+    return RayExecutor()
+
+
+EXECUTORS: dict[str, Callable[[], Executor]] = {
+    "process": ProcessExecutor,
+    "inline": InlineExecutor,
+    "ray": _ray_executor,
+}
 
 
 class PlacedDenoiser:
     """A denoiser on all devices of a fleet; made by `Fleet.place`.
 
+    After a loss it goes on with the devices that are left.
+
     Attributes
     ----------
     fleet : Fleet
         The devices.
-    alive : list of str
-        Devices that have not been lost.
     """
 
     def __init__(self, fleet: Fleet, denoiser: nn.Module, calibration: Calibration) -> None:
-        self.fleet, self._denoiser = fleet, denoiser
-        self.alive = [device.name for device in fleet.spec.devices]
-        self._executor = EXECUTORS[fleet.executor]()
+        self.fleet, self._denoiser, self._calibration = fleet, denoiser, calibration
         self._costs: dict[Any, CostModel] = {}
         recipes = [
             Recipe(
                 device=device,
-                denoiser=copy.deepcopy(denoiser),
+                denoiser=denoiser,
                 calibration=calibration,
                 backend=fleet.backend,
                 threads=fleet.threads,
@@ -179,14 +154,7 @@ class PlacedDenoiser:
             )
             for device in fleet.spec.devices
         ]
-        try:
-            self._executor.start(recipes)
-            for device, answer in self._wait(self.alive).items():
-                if not isinstance(answer, Done):
-                    raise FleetError(f"device {device} could not be started: {_reason(answer)}")
-        except BaseException:
-            self.close()
-            raise
+        self._crew = Crew(EXECUTORS[fleet.executor](), recipes, fleet.patience_s)
 
     def __enter__(self) -> Self:
         return self
@@ -196,10 +164,19 @@ class PlacedDenoiser:
     ) -> None:
         self.close()
 
+    @property
+    def alive(self) -> list[str]:
+        """Devices that have not been lost, as far as is known."""
+        return list(self._crew.alive)
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """Devices that were lost, and why."""
+        return dict(self._crew.lost)
+
     def close(self) -> None:
         """End all workers, with their accelerators."""
-        self.alive = []
-        self._executor.close()
+        self._crew.close()
 
     def costs(self, inputs: torch.Tensor, conditions: Mapping[str, Any]) -> CostModel:
         """Costs of evaluating some rows of the denoiser, for inputs (B, C, H, W) of this shape."""
@@ -222,10 +199,13 @@ class PlacedDenoiser:
         self, inputs: torch.Tensor, conditions: Mapping[str, Any], *, steps: int, warmup: int, max_stride: int = 4
     ) -> Planner:
         """Planner for the devices that are left."""
-        left = tuple(device for device in self.fleet.spec.devices if device.name in self.alive)
+        left = tuple(device for device in self.fleet.spec.devices if device.name in self._crew.alive)
         if not left:
-            raise FleetError("no device is left; make a new fleet")
-        fleet = FleetSpec(left, self.fleet.spec.links)
+            reasons = self._crew.reasons
+            raise FleetError(f"no device is left ({reasons or 'they were closed'}); make a new fleet")
+        names, links = {device.name for device in left}, self.fleet.spec.links
+        special = {pair: link for pair, link in links.special.items() if names.issuperset(pair)}
+        fleet = FleetSpec(left, replace(links, special=special))
         return Planner(fleet, self.costs(inputs, conditions), steps=steps, warmup=warmup, max_stride=max_stride)
 
     def generate(
@@ -245,6 +225,7 @@ class PlacedDenoiser:
         replan: bool = True,
         failures: Sequence[Failure] = (),
         use_clipped_model_output: bool = False,
+        checkpoint: RunCheckpoint | Path | str | None = None,
         callback: MeetingCallback | None = None,
         progress: bool = False,
     ) -> Generated:
@@ -281,6 +262,9 @@ class PlacedDenoiser:
             Devices that stop at simulated times.
         use_clipped_model_output : bool
             As in ``DDIMScheduler.step``.
+        checkpoint : RunCheckpoint, Path or str, optional
+            Keep the run in a folder, a state at each meeting; a run that is there already is taken up, to the same
+            bits. ``RunCheckpoint.every`` counts meetings.
         callback : callable, optional
             Sees the latents at meetings.
         progress : bool
@@ -291,7 +275,9 @@ class PlacedDenoiser:
         PlanError
             There is no such plan.
         FleetError
-            Devices were lost, and those that are left cannot finish the image.
+            Devices were lost, and those that are left cannot finish the image; or a worker cannot use an argument.
+        CheckpointError
+            The folder is in use, holds another run, or has no state to go on from.
         ValueError
             An argument is wrong.
         """
@@ -323,8 +309,41 @@ class PlacedDenoiser:
         job = Job(both, guidance_scale, solver, (latents.shape[-2], latents.shape[-1]), planner.costs.model.coding)
         # Halves of guidance are for exactly two devices.
         method = plan if isinstance(plan, str) and plan != "guidance" else "stadi"
-        run = _Run(self, planner, method, replan and mode == "displaced", failures)
-        with tqdm(total=num_inference_steps, desc="generating", unit="step", disable=not progress) as bar:
+        with contextlib.ExitStack() as stack:
+            log = None
+            if checkpoint is not None:
+                facts = {
+                    "devices": [_device_facts(device) for device in planner.fleet.devices],
+                    "links": planner.fleet.links,
+                    "calibration": self._calibration,
+                    "scheduler": [type(scheduler).__name__, dict(scheduler.config)],
+                    "use_clipped_model_output": use_clipped_model_output,
+                    "guidance_scale": guidance_scale,
+                    "conditions": both,
+                    "latents": latents,
+                    "plan": chosen,
+                    "method": method,
+                    "mode": mode,
+                    "replan": replan,
+                    "max_stride": max_stride,
+                    "coding": job.coding,
+                    "failures": list(failures),
+                }
+                options = checkpoint if isinstance(checkpoint, RunCheckpoint) else RunCheckpoint(checkpoint)
+                log = stack.enter_context(RunLog(options, run_identity(self._denoiser, facts)))
+            run = Run(
+                self._crew,
+                planner,
+                method,
+                synchronous=mode == "full_sync",
+                replan=replan,
+                resynchronise=patched(self._denoiser, job.size).resynchronise,
+                failures=failures,
+                log=log,
+            )
+            bar = stack.enter_context(
+                tqdm(total=num_inference_steps, desc="generating", unit="step", disable=not progress)
+            )
             return run.generate(chosen, job, solver.begin(latents), callback, bar)
 
     def _chosen(self, planner: Planner, plan: str | Plan, mode: str) -> Plan:
@@ -343,213 +362,10 @@ class PlacedDenoiser:
             raise PlanError("devices that share an image need at least one synchronous step; use warmup of 1 or more")
         return chosen
 
-    def _wait(self, devices: Sequence[str], on_progress: Callable[[str, int], None] | None = None) -> dict[str, Answer]:
-        """Last answers of some devices; who is silent for too long is lost."""
-        waiting, found = set(devices), dict[str, Answer]()
-        # Other workers notice first who keeps them waiting.
-        patience = 1.5 * self.fleet.patience_s
-        deadline = time.monotonic() + patience
-        while waiting:
-            try:
-                device, answer = self._executor.answers.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                for device in waiting:
-                    found[device] = Lost(f"no sign of life for {patience:g} s")
-                return found
-            if device not in waiting:
-                continue
-            deadline = time.monotonic() + patience
-            if isinstance(answer, Progress):
-                if on_progress is not None:
-                    on_progress(device, answer.step)
-                continue
-            found[device] = answer
-            waiting.discard(device)
-            if isinstance(answer, Failed | Lost):
-                # Whoever needs that device would wait in vain.
-                for other in waiting:
-                    self._executor.interrupt(other)
-        return found
 
-    def ask(
-        self, commands: Mapping[str, Command], on_progress: Callable[[str, int], None] | None = None
-    ) -> dict[str, Answer]:
-        """Send commands and wait for the answers of all devices."""
-        for device, command in commands.items():
-            self._executor.tell(device, command)
-        return self._wait(list(commands), on_progress)
-
-    def lose(self, device: str) -> None:
-        """Give a device up."""
-        self.alive.remove(device)
-        self._executor.kill(device)
-
-
-class _Run:
-    """One call of `PlacedDenoiser.generate`."""
-
-    def __init__(
-        self,
-        placed: PlacedDenoiser,
-        planner: Planner,
-        method: str,
-        replan: bool,
-        failures: Sequence[Failure],
-    ) -> None:
-        self.placed, self.planner, self.method, self.replan = placed, planner, method, replan
-        self.failures = list(failures)
-        self.measured = MeasuredCosts(planner.costs)
-        self.evaluations: dict[str, list[Evaluation]] = {}
-        self.lost: dict[str, str] = {}
-        self.damaged = self.sent_bytes = 0
-        self.progress: dict[str, int] = {}
-        self._replanned: dict[tuple[int, frozenset[str]], Plan] = {}
-
-    def _simulate(self, plan: Plan) -> Timeline:
-        """What becomes of a plan under background loads and losses: which plans replace it, and where."""
-        simulation = Simulation(self.planner.fleet, self.planner.costs)
-        if not self.replan:
-            return simulation.run(plan, None, self.failures)
-        replanner = Replanner(self.planner, self.method)
-        self._replanned.clear()
-
-        def note(seen: Observation) -> Plan:
-            chosen = self._replanned[seen.step, seen.lost] = replanner(seen)
-            return chosen
-
-        return simulation.run(plan, note, self.failures)
-
-    def _measure(self, first: Plan) -> Timeline:
-        """The same plans, in the times that accelerators counted."""
-
-        def follow(seen: Observation) -> Plan:
-            return self._replanned[seen.step, seen.lost]
-
-        simulation = Simulation(self.planner.fleet, self.measured)  # type: ignore[arg-type]
-        return simulation.run(first, follow if self.replan else None, self.failures)
-
-    def generate(
-        self, first: Plan, job: Job, state: SolverState, callback: MeetingCallback | None, bar: Any
-    ) -> Generated:
-        """All intervals, until the image is done."""
-        timeline = self._simulate(first)
-        predicted_s = timeline.latency_s
-        self._require(self.placed.ask({name: Begin(job) for name in self.placed.alive}))
-        epoch, step, plan = 0, 0, first
-        while step < first.steps:
-            wanted = _plan_at(timeline.plans, step)
-            if wanted != plan:
-                self._join(plan, wanted)
-                plan, epoch = wanted, epoch + 1
-            end = next(stop for start, stop in plan.intervals if start == step)
-            done = self._interval(plan, epoch, step, end, state)
-            if done is None:
-                timeline = self._without_lost(first, plan, step)
-                # Even an equal plan begins anew: what was sent before must not be mistaken for what is sent now.
-                epoch += 1
-                continue
-            state = done
-            bar.update(end - step)
-            step = end
-            if callback is not None:
-                callback(step, state.latents)
-        measured = self._measure(first)
-        return Generated(
-            state.latents,
-            measured,
-            predicted_s,
-            self.evaluations,
-            self.lost,
-            self.damaged,
-            job.coding,
-            self.sent_bytes,
-        )
-
-    def _require(self, answers: Mapping[str, Answer]) -> None:
-        for device, answer in answers.items():
-            if not isinstance(answer, Done):
-                raise FleetError(f"device {device} cannot begin: {_reason(answer)}")
-
-    def _join(self, before: Plan, after: Plan) -> None:
-        """Give devices that were left out before what the others hold."""
-        old = [share.device for share in before.shares if share.device in self.placed.alive]
-        new = [share.device for share in after.shares if share.device not in old]
-        if not new or after.warmup or not old or len(after.shares) == 1:
-            return
-        answer = self.placed.ask({old[0]: Held()})[old[0]]
-        if isinstance(answer, Done):
-            self._require(self.placed.ask({name: Adopt(answer.value) for name in new}))
-
-    def _interval(self, plan: Plan, epoch: int, start: int, end: int, state: SolverState) -> SolverState | None:
-        """Evaluate from one meeting to the next; None if devices were lost."""
-        scale = state.latents.shape[-2] // plan.rows
-        synchronous = start < plan.async_start
-        tasks: dict[str, Command] = {}
-        for share in plan.shares:
-            rows = share.warmup_rows if synchronous else share.rows
-            tasks[share.device] = Task(plan, epoch, start, end, state.rows(rows[0] * scale, rows[1] * scale))
-        self.progress.clear()
-        answers = self.placed.ask(tasks, self.progress.__setitem__)
-        reports: dict[str, Report] = {}
-        culprits: dict[str, str] = {}
-        for device, answer in answers.items():
-            if isinstance(answer, Done):
-                reports[device] = answer.value
-            elif isinstance(answer, Failed) and answer.culprit is not None:
-                culprits.setdefault(answer.culprit, answer.reason)
-            elif isinstance(answer, Failed | Lost):
-                culprits[device] = _reason(answer)
-        if culprits:
-            for device, reason in culprits.items():
-                if device in self.placed.alive:
-                    self.lost[device] = reason
-                    self.placed.lose(device)
-            return None
-        devices = {device.name: device for device in self.placed.fleet.spec.devices}
-        for device, report in reports.items():
-            self.measured.add(devices[device], report.evaluations)
-            self.evaluations.setdefault(device, []).extend(report.evaluations)
-            self.damaged += report.damaged
-            self.sent_bytes += report.sent_bytes
-        if plan.divides_batch:
-            return reports[plan.shares[0].device].state
-        return SolverState.join([reports[share.device].state for share in plan.shares])
-
-    def _without_lost(self, first: Plan, plan: Plan, step: int) -> Timeline:
-        """The run again in simulated time, in which devices stop where they were last heard of."""
-        reasons = "; ".join(f"{device}: {reason}" for device, reason in self.lost.items())
-        if not self.placed.alive:
-            raise FleetError(f"no device is left at step {step}: {reasons}")
-        if not self.replan:
-            raise FleetError(
-                f"devices were lost at step {step}, and replan=False: {reasons}; call generate again with those left"
-            )
-        known = {failure.device for failure in self.failures}
-        before = self._simulate(first)
-        for device in self.lost:
-            if device not in known and any(share.device == device for share in plan.shares):
-                self.failures.append(Failure(device, _last_seen(before, device, step, self.progress.get(device))))
-        try:
-            return self._simulate(first)
-        except PlanError as error:
-            raise FleetError(f"the image cannot be finished from step {step} on: {error} ({reasons})") from error
-
-
-def _last_seen(timeline: Timeline, device: str, start: int, done: int | None) -> float:
-    """Simulated time at which a device had done an evaluation, or began the interval."""
-    own = [segment for segment in timeline.segments if segment.device == device and segment.kind == "compute"]
-    if done is None:
-        return min(segment.start_s for segment in own if segment.step >= start)
-    # Before the meeting, which may be at that very moment.
-    return math.nextafter(max(segment.end_s for segment in own if segment.step == done), 0.0)
-
-
-def _plan_at(plans: Sequence[Plan], step: int) -> Plan:
-    return next(plan for plan in reversed(plans) if plan.first_step <= step)
-
-
-def _reason(answer: Answer) -> str:
-    return answer.reason if isinstance(answer, Failed | Lost) else str(answer)
+def _device_facts(device: DeviceSpec) -> dict[str, Any]:
+    facts = {each.name: getattr(device, each.name) for each in fields(device)}
+    return facts | {"config": device.config.to_dict()}
 
 
 def _both(conditional: Mapping[str, Any], unconditional: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from torch import nn
 
 from .denoiser import PatchedDenoiser
 from .transformer import PatchedTransformer
+from .unet import PatchedUNet2D
 
 
 def patched(module: nn.Module, size: tuple[int, int]) -> PatchedDenoiser:
@@ -23,4 +24,8 @@ def patched(module: nn.Module, size: tuple[int, int]) -> PatchedDenoiser:
     PlanError
         It cannot be divided; the message says why.
     """
+    from diffusers import UNet2DConditionModel
+
+    if isinstance(module, UNet2DConditionModel):
+        return PatchedUNet2D(module, size)
     return PatchedTransformer(module, size)

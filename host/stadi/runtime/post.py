@@ -114,7 +114,7 @@ class Post:
     transport : callable
         Carries letters to others.
     patience_s : float
-        Wall-clock seconds after which a message that has not come is given up.
+        Wall-clock seconds after which a device that sends nothing, but should, is given up.
 
     Attributes
     ----------
@@ -129,26 +129,39 @@ class Post:
         self._arrived: dict[Key, Message] = {}
         self._sent: dict[Key, Message] = {}
         self._changed = threading.Condition()
-        self._epoch = 0
-        self._interrupted = False
+        self._epoch = self._interrupted = -1
+        # When each device last sent anything, and whose connections are broken, and how.
+        self._heard: dict[str, float] = {}
+        self._broken: dict[str, str] = {}
         self.damaged = self.sent_bytes = 0
 
     def begin(self, epoch: int) -> None:
-        """Another interval begins: nobody will ask for what was sent before, and other epochs are over."""
+        """Another interval begins: nobody will ask for what was sent before, and earlier epochs are over."""
         with self._changed:
-            self._epoch, self._interrupted = epoch, False
+            self._epoch = epoch
             self._sent.clear()
             self._arrived = {key: message for key, message in self._arrived.items() if key.epoch >= epoch}
 
-    def interrupt(self) -> None:
-        """Let whoever waits give up."""
+    def forget(self, before: int) -> None:
+        """Nobody will ask for what was sent in steps before this one."""
         with self._changed:
-            self._interrupted = True
+            self._sent = {key: message for key, message in self._sent.items() if key.step >= before}
+
+    def interrupt(self, epoch: int) -> None:
+        """Let whoever waits give up, in this epoch and all before, also if its interval has not begun yet."""
+        with self._changed:
+            self._interrupted = max(self._interrupted, epoch)
+            self._changed.notify_all()
+
+    def cut(self, sender: str, reason: str) -> None:
+        """Nothing more will come from a device: waiting for it fails at once."""
+        with self._changed:
+            self._broken[sender] = reason
             self._changed.notify_all()
 
     def check(self) -> None:
         """Raise `Interrupted` if the interval is given up."""
-        if self._interrupted:
+        if self._epoch <= self._interrupted:
             raise Interrupted
 
     def send(self, receivers: list[str], key: Key, tensors: Tensors) -> None:
@@ -171,6 +184,7 @@ class Post:
                 self._transport(letter.receiver, message)
             return
         with self._changed:
+            self._heard[letter.key.sender] = time.monotonic()
             if letter.key.epoch >= self._epoch:
                 self._arrived[letter.key] = letter
                 self._changed.notify_all()
@@ -197,12 +211,14 @@ class Post:
         )
 
     def _wait(self, key: Key) -> Message:
-        deadline = time.monotonic() + self.patience_s
+        began = time.monotonic()
         with self._changed:
             while key not in self._arrived:
-                if self._interrupted:
-                    raise Interrupted
-                left = deadline - time.monotonic()
+                self.check()
+                if key.sender in self._broken:
+                    raise ExchangeError(f"{key.sender} {self._broken[key.sender]}", key.sender)
+                # Whoever sends other things meanwhile is slow, but at work.
+                left = max(began, self._heard.get(key.sender, began)) + self.patience_s - time.monotonic()
                 if left <= 0:
                     raise ExchangeError(
                         f"{self.name} waited {self.patience_s:g} s for {key}; {key.sender} hangs or is very slow: "

@@ -27,7 +27,7 @@ from ..plan import Share
 from .exchange import Exchange
 
 if TYPE_CHECKING:
-    from .transformer import Piece
+    from .keys_values import Piece
 
 CANDIDATES = 8
 """Parts into which the range of steps is divided in the search."""
@@ -140,7 +140,8 @@ def _advanced(base: Piece, coded: torch.Tensor, coding: ExchangeCoding) -> Piece
     return replace(base, key=found[0], value=found[1])
 
 
-def _whole(piece: Piece) -> dict[str, torch.Tensor]:
+def whole(piece: Piece) -> dict[str, torch.Tensor]:
+    """A message that is not coded."""
     return {"key": piece.key, "value": piece.value, "steps": _steps(piece)}
 
 
@@ -187,7 +188,7 @@ class Residuals:
         """
         if exchange.synchronous or exchange.coding is None:
             self._agreed = exchange.synchronous
-            exchange.send(site, _whole(own))
+            exchange.send(site, whole(own))
             return
         if site not in self._pieces:
             same = before if self._agreed else None
@@ -209,7 +210,7 @@ class Residuals:
     def message(own: Piece, base: Piece | None, coding: ExchangeCoding) -> tuple[dict[str, torch.Tensor], Piece]:
         """What to send to a receiver that holds `base`, and what it then holds."""
         if base is None:
-            return _whole(own), own
+            return whole(own), own
         base = replace(base.scaled(own.steps), step=own.step)
         coded = encode(_by_rows(own) - _by_rows(base), coding)
         return {"coded": coded, "steps": _steps(own)}, _advanced(base, coded, coding)
@@ -243,7 +244,7 @@ class Residuals:
         assert before is not None
         assert exchange.coding is not None
         key_step, value_step = tensors["steps"].tolist()
-        return _whole(_advanced(before.scaled((key_step, value_step)), tensors["coded"], exchange.coding))
+        return whole(_advanced(before.scaled((key_step, value_step)), tensors["coded"], exchange.coding))
 
     def redistribute(self) -> None:
         """Rows belong to other devices: unless all hold the same, receivers begin with whole keys and values."""

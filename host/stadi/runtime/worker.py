@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ from ...accelerator import Accelerator
 from ...offloading import Calibration, offload
 from ...offloading.products import OffloadedModel
 from ...protection import Protection
+from ...state import State
 from ...timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V
 from ..coding import ExchangeCoding
 from ..device import DeviceSpec
@@ -115,13 +117,32 @@ class Report:
     evaluations : tuple of Evaluation
         In order.
     damaged, sent_bytes : int
-        As in `Post`, in this interval.
+        As in `Post`, since the last report.
     """
 
     state: SolverState
     evaluations: tuple[Evaluation, ...]
     damaged: int
     sent_bytes: int
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """All that the next interval of a worker depends on, beside the state of the solver.
+
+    Attributes
+    ----------
+    held : Any
+        Of others, as `PatchedDenoiser.held`; None if it was not asked for.
+    model : State
+        Of the offloaded model and its accelerator.
+    synchronous : bool
+        Whether the interval before was.
+    """
+
+    held: Any
+    model: State
+    synchronous: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,23 +238,40 @@ class Worker:
         self._clock = _Clock(self.accelerator)
         self._denoiser: PatchedDenoiser | None = None
         self._job: Job | None = None
-        self._meeting: Any = None
-        self._at: tuple[int, int] | None = None
+        # What is held at meetings, by step: one may have to go back to the last but one, because others failed to come.
+        self._meetings: dict[int, Any] = {}
+        # Epoch of the last interval, and whether it was synchronous.
+        self._at: tuple[int, bool] | None = None
+        self._told = (0, 0)
 
     def begin(self, job: Job) -> None:
         """Another image begins."""
-        self._job, self._meeting, self._at = job, None, None
+        self._job, self._at = job, None
+        self._meetings.clear()
         self._denoiser = patched(self.recipe.denoiser, job.size)
         self._denoiser.prepare()
         self.model.begin_run()
 
-    def held(self) -> Any:
-        """What is held of others at the last meeting, for a device that joins."""
-        return self._meeting
+    def held(self, step: int) -> Any:
+        """What is held of others at the meeting at a step, for a device that joins."""
+        return self._meetings[step]
 
-    def adopt(self, held: Any) -> None:
-        """Hold what another device held."""
-        self._meeting = held
+    def adopt(self, held: Any, step: int) -> None:
+        """Hold at a meeting what another device holds."""
+        self._meetings[step] = held
+
+    def keep(self, step: int, with_held: bool) -> WorkerState:
+        """What the interval after the last meeting, at a step, depends on."""
+        assert self._at is not None
+        state = self.model.state()
+        tensors = {name: tensor.clone() for name, tensor in state.tensors.items()}
+        held = self._meetings[step] if with_held else None
+        return WorkerState(held, State(copy.deepcopy(state.values), tensors), self._at[1])
+
+    def restore(self, kept: WorkerState, step: int, epoch: int) -> None:
+        """Take up at a meeting what `keep` returned, under the same plan; raises as `Accelerator.load_state`."""
+        self.model.load_state(kept.model)
+        self._meetings[step], self._at = kept.held, (epoch, kept.synchronous)
 
     @torch.no_grad()
     def run(self, task: Task, progress: Callable[[int], None]) -> Report:
@@ -259,12 +297,11 @@ class Worker:
         self.post.begin(task.epoch)
         exchange = Exchange(self.post, plan, task.epoch, self._clock.mark, self._job.coding)
         synchronous = task.start < plan.async_start
-        damaged, sent = self.post.damaged, self.post.sent_bytes
         # Synchronous steps use nothing of what was before.
         denoiser.forget()
-        if self._meeting is not None and not synchronous:
-            denoiser.restore(self._meeting)
-        if self._at != (task.epoch, int(synchronous)):
+        if task.start in self._meetings and not synchronous:
+            denoiser.restore(self._meetings[task.start])
+        if self._at != (task.epoch, synchronous):
             # Whoever held rows before: histories belong to others.
             self.model.history.clear()
             if not exchange.alone and not synchronous:
@@ -280,8 +317,10 @@ class Worker:
             exchange.begin(task.end, synchronous=False)
             denoiser.meet(exchange)
         self.post.check()
-        self._meeting, self._at = denoiser.held(), (task.epoch, int(synchronous))
-        return Report(state, tuple(evaluations), self.post.damaged - damaged, self.post.sent_bytes - sent)
+        before = {task.start: self._meetings[task.start]} if task.start in self._meetings else {}
+        self._meetings, self._at = {**before, task.end: denoiser.held()}, (task.epoch, synchronous)
+        told, self._told = self._told, (self.post.damaged, self.post.sent_bytes)
+        return Report(state, tuple(evaluations), self._told[0] - told[0], self._told[1] - told[1])
 
     def _step(
         self, job: Job, denoiser: PatchedDenoiser, exchange: Exchange, state: SolverState, step: int, stride: int

@@ -18,11 +18,11 @@ from brownout.host.files import read_tensors
 
 
 class Nursery:
-    """See ``nursery.py``."""
+    """See ``nursery.py``; another module may add runs to it."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, module: str = "host.checkpoints.nursery") -> None:
         tests = Path(__file__).parents[2]
-        command = [sys.executable, "-m", "host.checkpoints.nursery", run]
+        command = [sys.executable, "-m", module, run]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             command, cwd=tests, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

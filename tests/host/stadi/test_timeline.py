@@ -192,3 +192,11 @@ def test_a_stride_that_is_no_longer_needed_is_given_up():
     timeline = Simulation(loaded, costs).run(plan, Replanner(planner))
     assert [[share.stride for share in each.shares] for each in timeline.plans] == [[1, 2], [1, 1]]
     assert timeline.latency_s == pytest.approx(Simulation(loaded, costs).run(plan).latency_s)
+
+
+def test_models_that_keep_too_little_begin_new_plans_with_a_synchronous_step():
+    costs = LinearCosts({"a": 1, "b": 1}, rows=12)
+    loaded = fleet("ab", b={"load": LoadTrace((0.0, 30.0), (0.0, 2 / 3))})
+    planner = Planner(loaded, costs, steps=20, warmup=0, max_stride=1)
+    timeline = Simulation(loaded, costs).run(planner.plan().plan, Replanner(planner, resynchronise=True))
+    assert [(each.first_step, each.warmup) for each in timeline.plans] == [(0, 0), (6, 1)]

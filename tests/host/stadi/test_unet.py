@@ -106,9 +106,11 @@ def test_stages_begin_where_something_is_exchanged(unet):
     assert stages[3][0].name == "down_blocks.0.resnets.0.conv1"
 
 
-def test_exchanges_have_the_bytes_of_borders_sums_and_keys(unet):
+def test_exchanges_have_the_bytes_of_borders_moments_and_keys(unet):
     assert unet.exchanges[0] == Exchange(before_bytes=2 * 4 * 8, after_bytes=2 * 4 * 8)
-    assert unet.exchanges[1] == Exchange(fixed_bytes=2 * 2 * 2 * 4)
+    # 2 groups of 4 channels on 2 x 8 pixels of a row; two images.
+    assert unet.exchanges[1] == Exchange(fixed_bytes=2 * 2 * 2 * 4, synchronous_row_bytes=2 * 4 * 16 * 4)
+    assert unet.exchanges[1].bytes(3, 1, whole=True, synchronous=True) == 3 * unet.exchanges[1].synchronous_row_bytes
     # A stride of two needs the row of pixels before its own only.
     one_sided = [each for each in unet.exchanges if bool(each.before_bytes) != bool(each.after_bytes)]
     assert one_sided == [Exchange(after_bytes=2 * 4 * 8)]
@@ -137,7 +139,7 @@ def test_borders_are_what_a_convolution_needs(kernel, stride, padding):
     torch.testing.assert_close(patch, conv(values)[:, :, 2:4])
 
 
-def test_neighbours_get_borders_and_all_get_sums_and_keys():
+def test_neighbours_get_borders_and_all_get_moments_and_keys():
     costs = LinearCosts({"a": 1, "b": 1, "c": 1}, rows=6, exchanges=3)
     costs.model.exchanges = (
         Exchange(fixed_bytes=7),

@@ -360,7 +360,7 @@ def test_other_models_are_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"executor": "thread"}, "executor must be one of 'process', 'inline', not 'thread'"),
+        ({"executor": "thread"}, "executor must be one of 'process', 'inline', 'ray', not 'thread'"),
         ({"patience_s": 0}, "patience_s must be positive, not 0"),
         ({"threads": 0}, "threads must be at least 1, not 0"),
     ],

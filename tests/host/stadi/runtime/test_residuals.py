@@ -17,10 +17,11 @@ from brownout.host.stadi.link import Link, Links
 from brownout.host.stadi.load import LoadTrace
 from brownout.host.stadi.plan import Plan
 from brownout.host.stadi.runtime.exchange import Exchange
-from brownout.host.stadi.runtime.fleet import Fleet, Generated
+from brownout.host.stadi.runtime.fleet import Fleet
+from brownout.host.stadi.runtime.keys_values import Piece
 from brownout.host.stadi.runtime.post import Post
 from brownout.host.stadi.runtime.residuals import Residuals, decode, encode
-from brownout.host.stadi.runtime.transformer import Piece
+from brownout.host.stadi.runtime.run import Generated
 from brownout.host.stadi.solvers import solver_for
 from brownout.host.stadi.timeline import Failure
 
@@ -146,6 +147,7 @@ class Pair:
         posts: dict[str, Post] = {}
         for name in ("d0", "d1"):
             posts[name] = Post(name, lambda receiver, letter: posts[receiver].deliver(letter), 5)
+            posts[name].begin(0)
         self.here, self.there = (Exchange(posts[name], wanted, 0, lambda: None, coding) for name in posts)
         self.sender, self.receiver, self.random = Residuals(), Residuals(), np.random.default_rng(3)
 
@@ -393,7 +395,7 @@ def test_an_interval_in_vain_leaves_no_traces():
 
     def kill(step, _latents):
         if step == 6:
-            losing.placed._executor.kill("d2")
+            losing.placed._crew._executor.kill("d2")
 
     with losing.placed, stopping.placed:
         lost = losing.generate(plan=wanted, coding=coding, num_inference_steps=10, callback=kill)
@@ -469,3 +471,22 @@ def test_images_of_few_bits_need_feedback(case, monkeypatch):
     drifting = error(coding)
     assert closed < 2 * displaced
     assert drifting > 2 * closed
+
+
+def test_a_run_is_taken_up_from_a_checkpoint(tmp_path):
+    """Devices hold different things of the same rows: each goes on with its own."""
+    wanted, coding = plan((3, 1, 2), strides=(1, 2, 2), warmup=2, steps=12), ExchangeCoding(2, 16)
+    options = {"plan": wanted, "coding": coding, "num_inference_steps": 12}
+
+    def stop(step, _latents):
+        if step == 8:
+            raise KeyboardInterrupt
+
+    first, second = Case(), Case()
+    with first.placed, second.placed:
+        expected = first.generate(**options)
+        with pytest.raises(KeyboardInterrupt):
+            first.generate(checkpoint=tmp_path, callback=stop, **options)
+        got = second.generate(checkpoint=tmp_path, **options)
+    assert torch.equal(got.latents, expected.latents)
+    assert (got.sent_bytes, got.timeline.link_bytes) == (expected.sent_bytes, expected.timeline.link_bytes)
