@@ -1,11 +1,14 @@
-"""Compressed exchange: what devices send instead of whole keys and values."""
+"""Compressed exchange: what devices send instead of whole keys and values.
+
+The sizes that planners count with; `brownout.host.stadi.runtime.residuals` makes the messages.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCALE_BYTES = 4
-"""Scales of blocks are float32."""
+SCALE_BYTES = 1
+"""Scales of blocks are whole numbers up to 255: residuals of int8 are whole numbers themselves."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class ExchangeCoding:
     Attributes
     ----------
     bits : int
-        Of each element, 1 to 8.
+        Of each element, 1 to 7.
     block : int
         Elements of a token row that share a scale.
     keyframe_interval : int or None
@@ -34,8 +37,11 @@ class ExchangeCoding:
     keyframe_interval: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 8:
-            raise ValueError(f"ExchangeCoding.bits must be in 1..8, not {self.bits!r}")
+        if not 1 <= self.bits <= 7:
+            raise ValueError(
+                f"ExchangeCoding.bits must be in 1..7, not {self.bits!r}; whole keys and values have 8 "
+                "and need no coding"
+            )
         if not self.block >= 1:
             raise ValueError(f"ExchangeCoding.block must be at least 1, not {self.block!r}")
         if self.keyframe_interval is not None and not self.keyframe_interval >= 1:
@@ -45,7 +51,7 @@ class ExchangeCoding:
             )
 
     def bytes(self, count: int) -> int:
-        """Bytes of so many coded elements with their scales; bits fill whole bytes."""
+        """Bytes of a token row of so many elements in a self-attention: codes and scales; bits fill whole bytes."""
         return -(-count * self.bits // 8) + -(-count // self.block) * SCALE_BYTES
 
     def is_keyframe(self, number: int) -> bool:
@@ -56,3 +62,10 @@ class ExchangeCoding:
         if number == 0:
             return True
         return self.keyframe_interval is not None and number % self.keyframe_interval == 0
+
+
+AUTO = ExchangeCoding(bits=4, block=32, keyframe_interval=None)
+"""What ``coding="auto"`` compares with whole keys and values."""
+
+AUTO_GAIN = 0.01
+"""Share of the predicted latency that `AUTO` must save to be taken: it costs quality."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from .allocation import (
     proportional_rows,
     stride_choices,
 )
+from .coding import ExchangeCoding
 from .costs import Array, CostModel
 from .device import FleetSpec
 from .link import Pair
@@ -126,6 +128,22 @@ class Planner:
             max_stride=self.max_stride,
             thresholds=self.thresholds,
         )
+
+    def coded(self, coding: ExchangeCoding | None) -> Planner:
+        """The same planner for keys and values that are sent in another way."""
+        model: Any = self.costs.model
+        return Planner(
+            self.fleet,
+            self.costs.on(replace(model, coding=coding)),
+            steps=self.steps,
+            warmup=self.warmup,
+            max_stride=self.max_stride,
+            thresholds=self.thresholds,
+        )
+
+    def latency_s(self, plan: Plan) -> float:
+        """Predicted latency of a plan that begins now."""
+        return Predictor(self.fleet, self.costs, self.availability()).predict(plan).latency_s
 
     def availability(self) -> dict[str, float]:
         """Free share of each device when the image begins: what a profile measures."""

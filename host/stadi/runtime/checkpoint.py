@@ -40,13 +40,14 @@ class Meeting:
     state : SolverState
         Of all rows.
     kept : dict of str to WorkerState
-        Of each device in the plan; what is held of others is in the first one alone.
+        Of each device in the plan; what is held of others is in the first one alone, unless it
+        is coded.
     failures : tuple of Failure
         In simulated time, real losses among them.
     lost : dict of str to str
         As `Generated.lost`.
-    damaged : int
-        As `Generated.damaged`.
+    damaged, sent_bytes : int
+        As in `Generated`.
     """
 
     step: int
@@ -56,6 +57,7 @@ class Meeting:
     failures: tuple[Failure, ...]
     lost: dict[str, str]
     damaged: int
+    sent_bytes: int
 
 
 Evaluations = dict[str, tuple[Evaluation, ...]]

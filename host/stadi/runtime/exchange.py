@@ -7,6 +7,7 @@ from functools import cache
 
 import torch
 
+from ..coding import ExchangeCoding
 from ..plan import Plan, Share
 from .post import Key, Post, Tensors
 
@@ -24,6 +25,8 @@ class Exchange:
         Number of the plan.
     reached : callable
         Called when an evaluation reaches an exchange: a stage is over.
+    coding : ExchangeCoding, optional
+        Of keys and values; by default they are always sent whole.
 
     Attributes
     ----------
@@ -35,12 +38,18 @@ class Exchange:
         Whether all use what all others send in the same step.
     """
 
-    def __init__(self, post: Post, plan: Plan, epoch: int, reached: Callable[[], None]) -> None:
-        self.post, self.plan, self.epoch, self.reached = post, plan, epoch, reached
+    def __init__(
+        self, post: Post, plan: Plan, epoch: int, reached: Callable[[], None], coding: ExchangeCoding | None = None
+    ) -> None:
+        self.post, self.plan, self.epoch, self.reached, self.coding = post, plan, epoch, reached, coding
         self.me = next(share for share in plan.shares if share.device == post.name)
         self.others = tuple(share for share in plan.shares if share is not self.me)
         self.step, self.synchronous = plan.first_step, plan.warmup > 0
-        self._used = cache(lambda receiver: frozenset(plan.sends(self.me, plan.shares[receiver])))
+        self._numbers = cache(self._numbers_to)
+
+    def _numbers_to(self, receiver: int) -> dict[int, int]:
+        sends = self.plan.sends(self.me, self.plan.shares[receiver])
+        return {step: number for number, step in enumerate(sends, int(self.plan.warmup > 0))}
 
     @property
     def alone(self) -> bool:
@@ -64,12 +73,16 @@ class Exchange:
         """Token rows of a share in the present evaluation."""
         return share.warmup_rows if self.synchronous else share.rows
 
+    def number(self, receiver: Share) -> int | None:
+        """Of the messages of the present evaluation to a device, as `Plan.message_number`; None if it uses none."""
+        return self._numbers(self.plan.shares.index(receiver)).get(self.step)
+
     def send(self, site: str, tensors: Tensors, receivers: tuple[Share, ...] | None = None) -> None:
         """Send what belongs to a place of the model to those who will use it, by default all that do."""
         wanted = [
             share.device
             for share in (self.others if receivers is None else receivers)
-            if self.synchronous or self.step in self._used(self.plan.shares.index(share))
+            if self.synchronous or self.number(share) is not None
         ]
         self.post.send(wanted, Key(self.epoch, self.me.device, self.step, site), tensors)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from brownout.hw.config import AcceleratorConfig
 from ...checkpoints import RunCheckpoint
 from ...errors import FleetError, PlanError
 from ...offloading import Calibration, calibrate
+from ..coding import AUTO, AUTO_GAIN, ExchangeCoding
 from ..costs import CostModel
 from ..device import DeviceSpec, FleetSpec
 from ..link import Links
@@ -219,6 +221,7 @@ class PlacedDenoiser:
         mode: str = "displaced",
         warmup_steps: int = 4,
         max_stride: int = 4,
+        coding: ExchangeCoding | str | None = None,
         replan: bool = True,
         failures: Sequence[Failure] = (),
         use_clipped_model_output: bool = False,
@@ -250,6 +253,9 @@ class PlacedDenoiser:
             Synchronous steps of plans that are made here.
         max_stride : int
             Largest stride of them.
+        coding : ExchangeCoding or "auto", optional
+            In which keys and values are sent after synchronous steps; by default whole. ``"auto"`` takes
+            `brownout.host.stadi.coding.AUTO` if it is predicted to save at least `AUTO_GAIN` of the latency.
         replan : bool
             Whether plans are changed when devices slow down, and when they are lost.
         failures : sequence of Failure
@@ -282,15 +288,25 @@ class PlacedDenoiser:
         if (unconditional is None) != (guidance_scale == 1):
             remedy = "needs unconditional=" if unconditional is None else "makes no use of unconditional=; leave it out"
             raise ValueError(f"guidance_scale={guidance_scale:g} {remedy}")
+        if isinstance(coding, str) and coding != "auto":
+            raise ValueError(f"coding must be an ExchangeCoding, 'auto' or None, not {coding!r}")
         guided = unconditional is not None
         both = _both(conditions, unconditional) if unconditional is not None else dict(conditions)
         inputs = torch.cat([latents, latents]) if guided else latents
         # A plan of one's own has its warm-up.
         warmup = warmup_steps if isinstance(plan, str) else 0
         planner = self.planner(inputs, both, steps=num_inference_steps, warmup=warmup, max_stride=max_stride)
-        chosen = self._chosen(planner, plan, mode)
+        # Latency that another coding than that of the planner must not exceed.
+        chosen, limit_s = self._chosen(planner, plan, mode), math.inf
+        if coding == "auto":
+            coding, limit_s = AUTO, (1 - AUTO_GAIN) * planner.latency_s(chosen)
+        if isinstance(coding, ExchangeCoding):
+            coded = planner.coded(coding)
+            candidate = self._chosen(coded, plan, mode)
+            if coded.latency_s(candidate) <= limit_s:
+                planner, chosen = coded, candidate
         solver = solver_for(scheduler, num_inference_steps, use_clipped_model_output=use_clipped_model_output)
-        job = Job(both, guidance_scale, solver, (latents.shape[-2], latents.shape[-1]))
+        job = Job(both, guidance_scale, solver, (latents.shape[-2], latents.shape[-1]), planner.costs.model.coding)
         # Halves of guidance are for exactly two devices.
         method = plan if isinstance(plan, str) and plan != "guidance" else "stadi"
         with contextlib.ExitStack() as stack:
@@ -310,6 +326,7 @@ class PlacedDenoiser:
                     "mode": mode,
                     "replan": replan,
                     "max_stride": max_stride,
+                    "coding": job.coding,
                     "failures": list(failures),
                 }
                 options = checkpoint if isinstance(checkpoint, RunCheckpoint) else RunCheckpoint(checkpoint)

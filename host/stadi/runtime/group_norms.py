@@ -112,7 +112,7 @@ class GroupNorms(KeptOfDevices[Moments]):
 
     def _displaced(self, site: str, norm: nn.GroupNorm, values: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         own = Moments.of(exchange.step, exchange.rows(exchange.me), values, norm.num_groups)
-        held = self.share(site, exchange, own, {"mean": own.mean, "variance": own.variance})
+        held = self.share(site, exchange, own)
         mean, variance = pooled([held[share.device] for share in exchange.plan.shares])
         scale = (variance + norm.eps).rsqrt()
         per_group = norm.num_channels // norm.num_groups
@@ -122,6 +122,9 @@ class GroupNorms(KeptOfDevices[Moments]):
             offset = offset * norm.weight + norm.bias
         shape = (*factor.shape, *(1,) * (values.ndim - 2))
         return values * factor.to(values.dtype).view(shape) + offset.to(values.dtype).view(shape)
+
+    def pack(self, own: Moments) -> dict[str, torch.Tensor]:
+        return {"mean": own.mean, "variance": own.variance}
 
     def unpack(self, step: int, rows: tuple[int, int], tensors: dict[str, torch.Tensor]) -> Moments:
         return Moments(step, rows, tensors["mean"], tensors["variance"])

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
+from ..plan import Share
 from .exchange import Exchange
 
 Ranges = Mapping[str, tuple[int, int]]
@@ -40,11 +41,11 @@ class Kept(abc.ABC, Generic[Name, Item]):
     def redistribute(self, after: Ranges) -> None:
         """Rows belong to other devices from now on; raises PlanError if what is held does not suffice for that."""
 
-    def held(self) -> dict[str, dict[Name, Item]]:
+    def held(self) -> Any:
         """What is held, to go back to (`restore`); it is not changed later."""
         return {site: dict(items) for site, items in self._held.items()}
 
-    def restore(self, held: dict[str, dict[Name, Item]]) -> None:
+    def restore(self, held: Any) -> None:
         """Hold what `held` returned, here or on another device."""
         self._held = {site: dict(items) for site, items in held.items()}
 
@@ -54,18 +55,28 @@ class Kept(abc.ABC, Generic[Name, Item]):
 
 
 class KeptOfDevices(Kept[str, Made]):
-    """The latest that each device has made, by its name; each sends the same to all."""
+    """The latest that each device has made, by its name."""
+
+    @abc.abstractmethod
+    def pack(self, own: Made) -> dict[str, torch.Tensor]:
+        """What to send of what was made."""
 
     @abc.abstractmethod
     def unpack(self, step: int, rows: tuple[int, int], tensors: dict[str, torch.Tensor]) -> Made:
         """What another device made of its rows."""
 
-    def share(self, site: str, exchange: Exchange, own: Made, tensors: Mapping[str, torch.Tensor]) -> dict[str, Made]:
+    def share(self, site: str, exchange: Exchange, own: Made) -> dict[str, Made]:
         """Send what was made, and receive what the present evaluation uses: of each device, by its name."""
-        exchange.send(site, tensors)
+        self._send(site, exchange, own)
         self._held.setdefault(site, {})[exchange.me.device] = own
         self._refresh(site, exchange)
         return self._held[site]
+
+    def _send(self, site: str, exchange: Exchange, own: Made) -> None:
+        exchange.send(site, self.pack(own))
+
+    def _receive(self, site: str, exchange: Exchange, sender: Share, step: int) -> dict[str, torch.Tensor]:
+        return exchange.receive(site, sender, step)
 
     def _refresh(self, site: str, exchange: Exchange) -> None:
         held = self._held[site]
@@ -73,7 +84,7 @@ class KeptOfDevices(Kept[str, Made]):
             step = exchange.held(share)
             if step is None or (share.device in held and held[share.device].step == step):
                 continue
-            got = exchange.receive(site, share, step)
+            got = self._receive(site, exchange, share, step)
             held[share.device] = self.unpack(step, exchange.rows(share), got)
 
     def meet(self, exchange: Exchange) -> None:

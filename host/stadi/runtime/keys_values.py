@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from ...errors import PlanError
 from ...offloading.attention import SUBMODULE, AttentionCall, Gather, OffloadedAttention
+from ..plan import Share
 from .exchange import Exchange
 from .kept import KeptOfDevices, Ranges
+from .residuals import Residuals, whole
 
 
 def rescaled(values: torch.Tensor, old: float, new: float) -> torch.Tensor:
@@ -80,6 +83,7 @@ class KeysValues(KeptOfDevices[Piece]):
     def __init__(self, rows: int) -> None:
         super().__init__()
         self.rows = rows
+        self._residuals = Residuals()
 
     def gather(self, site: str, present: Callable[[], Exchange]) -> Gather:
         """For `AttentionCall.gather`; `present` tells the exchange of the present evaluation."""
@@ -92,27 +96,48 @@ class KeysValues(KeptOfDevices[Piece]):
             if exchange.alone:
                 return key, value
             own = Piece(exchange.step, exchange.rows(exchange.me), key.clone(), value.clone(), steps)
-            scales = torch.tensor(steps, dtype=torch.float64)
-            held = self.share(site, exchange, own, {"key": own.key, "value": own.value, "steps": scales})
+            held = self.share(site, exchange, own)
             # In the order of rows, which is that of the plan.
-            whole = join([held[share.device].scaled(steps) for share in exchange.plan.shares])
-            return whole.key, whole.value
+            joined = join([held[share.device].scaled(steps) for share in exchange.plan.shares])
+            return joined.key, joined.value
 
         return gather
+
+    def pack(self, own: Piece) -> dict[str, torch.Tensor]:
+        return whole(own)
 
     def unpack(self, step: int, rows: tuple[int, int], tensors: dict[str, torch.Tensor]) -> Piece:
         scales = tensors["steps"].tolist()
         return Piece(step, rows, tensors["key"], tensors["value"], (scales[0], scales[1]))
 
+    def _send(self, site: str, exchange: Exchange, own: Piece) -> None:
+        self._residuals.send(site, exchange, own, self._held.get(site, {}).get(exchange.me.device))
+
+    def _receive(self, site: str, exchange: Exchange, sender: Share, step: int) -> dict[str, torch.Tensor]:
+        return self._residuals.receive(site, exchange, sender, step, self._held[site].get(sender.device))
+
+    def held(self) -> Any:
+        return super().held(), self._residuals.state()
+
+    def restore(self, held: Any) -> None:
+        pieces, known = held
+        super().restore(pieces)
+        self._residuals.restore(known)
+
+    def forget(self) -> None:
+        super().forget()
+        self._residuals.forget()
+
     def redistribute(self, after: Ranges) -> None:
+        self._residuals.redistribute()
         for site, pieces in self._held.items():
             ordered = sorted(pieces.values(), key=lambda piece: piece.rows)
-            whole = join(ordered)
-            if whole.rows != (0, self.rows):
+            joined = join(ordered)
+            if joined.rows != (0, self.rows):
                 raise PlanError(
-                    f"keys and values of rows {whole.rows[0]}..{whole.rows[1]} of {self.rows} are held only"
+                    f"keys and values of rows {joined.rows[0]}..{joined.rows[1]} of {self.rows} are held only"
                 )
-            self._held[site] = {device: replace(whole, step=-1).cut(rows) for device, rows in after.items()}
+            self._held[site] = {device: replace(joined, step=-1).cut(rows) for device, rows in after.items()}
 
 
 def self_attention(module: nn.Module) -> Iterator[AttentionCall]:

@@ -121,7 +121,7 @@ class Post:
     damaged : int
         Messages that came damaged.
     sent_bytes : int
-        Of all messages, without those that were asked for again.
+        Of the tensors of all messages, without those that were asked for again.
     """
 
     def __init__(self, name: str, transport: Transport, patience_s: float) -> None:
@@ -172,7 +172,7 @@ class Post:
         with self._changed:
             self._sent[key] = message
         for receiver in receivers:
-            self.sent_bytes += len(message.data)
+            self.sent_bytes += sum(tensor.nbytes for tensor in tensors.values())
             self._transport(receiver, message)
 
     def deliver(self, letter: Letter) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ...errors import CheckpointError, FleetError, PlanError
+from ..coding import ExchangeCoding
 from ..device import DeviceSpec
 from ..plan import Plan
 from ..planner import Planner
@@ -44,6 +45,11 @@ class Generated:
         Devices that were lost on the way, and why.
     damaged : int
         Messages that came damaged and were sent again.
+    coding : ExchangeCoding or None
+        In which keys and values were sent after synchronous steps.
+    sent_bytes : int
+        Of the tensors that devices really sent each other, without intervals that were in vain: of a transformer as
+        ``timeline.link_bytes`` without the latents of meetings, and 16 bytes more for each message of a self-attention.
     """
 
     latents: torch.Tensor
@@ -52,6 +58,8 @@ class Generated:
     evaluations: dict[str, list[Evaluation]]
     lost: dict[str, str] = field(default_factory=dict)
     damaged: int = 0
+    coding: ExchangeCoding | None = None
+    sent_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class Run:
         self._measured = MeasuredCosts(planner.costs)
         self._evaluations: dict[str, list[Evaluation]] = {}
         self._lost: dict[str, str] = {}
-        self._damaged = 0
+        self._damaged = self._sent_bytes = 0
         self._done: dict[str, int] = {}
         self._replies: list[_Reply] = []
 
@@ -158,7 +166,16 @@ class Run:
                 timeline = self._after_loss(first, step)
             if callback is not None:
                 callback(step, state.latents)
-        return Generated(state.latents, self._measure(first), predicted_s, self._evaluations, self._lost, self._damaged)
+        return Generated(
+            state.latents,
+            self._measure(first),
+            predicted_s,
+            self._evaluations,
+            self._lost,
+            self._damaged,
+            job.coding,
+            self._sent_bytes,
+        )
 
     # Simulated time.
 
@@ -223,6 +240,7 @@ class Run:
         reports = _reports(answers)
         self._count({device: report.evaluations for device, report in reports.items()})
         self._damaged += sum(report.damaged for report in reports.values())
+        self._sent_bytes += sum(report.sent_bytes for report in reports.values())
         if plan.divides_batch:
             return reports[plan.shares[0].device].state
         return SolverState.join([reports[share.device].state for share in plan.shares])
@@ -294,19 +312,21 @@ class Run:
             return {}
         # Nothing of workers is needed once the image is done.
         names = [share.device for share in plan.shares] if step < plan.steps else []
-        # All hold the same at a meeting.
-        answers = self._ask({name: Keep(step, with_held=name == names[0]) for name in names})
+        # All hold the same at a meeting, unless what they sent each other was coded.
+        coded = self._planner.costs.model.coding is not None
+        answers = self._ask({name: Keep(step, with_held=coded or name == names[0]) for name in names})
         kept = {device: answer.value for device, answer in answers.items() if isinstance(answer, Done)}
         # If somebody is lost the checkpoint before stays.
         if len(kept) == len(names):
             failures, lost = tuple(self._failures), dict(self._lost)
-            self._log.add_state(Meeting(step, plan, state, kept, failures, lost, self._damaged))
+            self._log.add_state(Meeting(step, plan, state, kept, failures, lost, self._damaged, self._sent_bytes))
         return dict(answers)
 
     def _take_up(self, first: Plan, resumed: Meeting) -> Timeline:
         """Go on from a checkpoint."""
         assert self._log is not None
-        self._failures, self._damaged = list(resumed.failures), resumed.damaged
+        self._failures = list(resumed.failures)
+        self._damaged, self._sent_bytes = resumed.damaged, resumed.sent_bytes
         self._lost.update(resumed.lost)
         timeline = self._simulate(first)
         if resumed.plan not in timeline.plans:
@@ -323,7 +343,9 @@ class Run:
         held = next((kept.held for kept in resumed.kept.values() if kept.held is not None), None)
         return self._ask(
             {
-                device: Restore(replace(kept, held=held), resumed.step, self._crew.epoch)
+                device: Restore(
+                    replace(kept, held=held if kept.held is None else kept.held), resumed.step, self._crew.epoch
+                )
                 for device, kept in resumed.kept.items()
                 if device in self._crew.alive
             }

@@ -16,6 +16,7 @@ from ...offloading.products import OffloadedModel
 from ...protection import Protection
 from ...state import State
 from ...timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V
+from ..coding import ExchangeCoding
 from ..device import DeviceSpec
 from ..plan import Plan
 from ..solvers import Solver, SolverState
@@ -43,12 +44,15 @@ class Job:
         Integrates.
     size : (int, int)
         Height and width of the latents.
+    coding : ExchangeCoding or None
+        Of keys and values after synchronous steps.
     """
 
     conditions: Mapping[str, Any]
     guidance_scale: float
     solver: Solver
     size: tuple[int, int]
+    coding: ExchangeCoding | None = None
 
     @property
     def guided(self) -> bool:
@@ -291,7 +295,7 @@ class Worker:
         assert self._denoiser is not None
         plan, denoiser = task.plan, self._denoiser
         self.post.begin(task.epoch)
-        exchange = Exchange(self.post, plan, task.epoch, self._clock.mark)
+        exchange = Exchange(self.post, plan, task.epoch, self._clock.mark, self._job.coding)
         synchronous = task.start < plan.async_start
         # Synchronous steps use nothing of what was before.
         denoiser.forget()

@@ -33,9 +33,9 @@ def coded(keyframe_interval=None, *, coded_row_bytes=5, **options):
 
 
 def test_bytes_are_bits_and_scales():
-    assert ExchangeCoding(4, 64).bytes(130) == 65 + 3 * 4
-    assert ExchangeCoding(2, 72).bytes(144) == 36 + 2 * 4
-    assert ExchangeCoding(3, 8).bytes(3) == 2 + 4
+    assert ExchangeCoding(4, 64).bytes(130) == 65 + 3
+    assert ExchangeCoding(2, 72).bytes(144) == 36 + 2
+    assert ExchangeCoding(3, 8).bytes(3) == 2 + 1
     assert [ExchangeCoding(4, 64, 3).is_keyframe(number) for number in range(7)] == [True, False, False] * 2 + [True]
     assert [ExchangeCoding(4, 64).is_keyframe(number) for number in range(3)] == [True, False, False]
 
@@ -92,7 +92,8 @@ def test_prediction_is_within_three_per_cent(keyframe_interval, bandwidth):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 8), "ExchangeCoding.bits must be in 1..8, not 0"),
+        ((0, 8), "ExchangeCoding.bits must be in 1..7, not 0; whole keys and values have 8 and need no coding"),
+        ((8, 8), "ExchangeCoding.bits must be in 1..7, not 8; whole keys and values have 8 and need no coding"),
         ((4, 0), "ExchangeCoding.block must be at least 1, not 0"),
         ((4, 8, 0), "ExchangeCoding.keyframe_interval must be at least 1, or None for no keyframes, not 0"),
     ],

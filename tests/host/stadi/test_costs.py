@@ -95,7 +95,7 @@ def test_coded_exchange_has_fewer_bytes_and_the_same_products(digits):
     coded = replace(whole, coding=ExchangeCoding(4, 32))
     elements = 2 * 2 * 4 * DIGITS.num_heads * DIGITS.head_dim
     assert elements % 32 == 0
-    assert {each.coded_row_bytes for each in coded.exchanges} == {elements // 2 + elements // 32 * 4}
+    assert {each.coded_row_bytes for each in coded.exchanges} == {elements // 2 + elements // 32}
     assert coded.exchange_bytes_per_row == whole.exchange_bytes_per_row
     assert coded.stages(3) == whole.stages(3)
     costs = CostModel(whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import dataclasses
 import functools
 import re
 from dataclasses import replace
@@ -17,6 +18,7 @@ from torch import nn
 from brownout.host import Accelerator, offload
 from brownout.host.errors import PlanError
 from brownout.host.offloading import OffloadedConv2d
+from brownout.host.stadi.coding import ExchangeCoding
 from brownout.host.stadi.divided import MessageSizes
 from brownout.host.stadi.runtime.exchange import Exchange
 from brownout.host.stadi.runtime.fleet import Fleet
@@ -297,14 +299,17 @@ def test_devices_send_borders_to_neighbours_and_the_rest_to_all(cases, sent):
     assert not any(step == 2 for step, *_ in sent), "the last evaluation is of no use to others"
 
 
-def test_sent_bytes_are_those_of_the_plan(cases, sent):
+@pytest.mark.parametrize("coding", [None, ExchangeCoding(3, 10)])
+def test_sent_bytes_are_those_of_the_plan(cases, sent, coding):
     case = cases[3]
-    case.generate(plan((1, 3), steps=3), guided=True)
-    sizes = MessageSizes(case.placed.costs(torch.cat([case.noise] * 2), both(case.conditions)).model)
+    got = case.generate(plan((1, 3), steps=3), guided=True, coding=coding)
+    model = case.placed.costs(torch.cat([case.noise] * 2), both(case.conditions)).model
+    sizes = MessageSizes(dataclasses.replace(model, coding=coding))
+    assert got.coding == coding
     for sender, receiver, rows, distance in (("d0", "d1", 1, 1), ("d1", "d0", 3, -1)):
         for step, synchronous in ((0, True), (1, False)):
             total = sum(size for key, size in sent.items() if key[:3] == (step, sender, receiver))
-            assert total == sizes.of(rows, distance, synchronous=synchronous).sum()
+            assert total == sizes.of(rows, distance, whole=synchronous or coding is None, synchronous=synchronous).sum()
 
 
 def test_after_a_loss_the_rest_begins_with_a_synchronous_step(cases):
