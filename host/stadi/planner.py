@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -316,10 +317,36 @@ class _Search:
             times.append(np.array([0.0, *by_rows]))
         return balanced_rows(times, self.rows)
 
+    def _in_step(self, names: Sequence[str]) -> list[int]:
+        """Rows of warm-up: balanced ones, and from there moved one by one while synchronous steps get shorter.
+
+        Who waits for whom there, layer by layer and with what a model sends in synchronous steps alone, has no closed
+        form that could be balanced.
+        """
+        ones = [1] * len(names)
+        best = self._balanced(names, ones)
+
+        def seconds(rows: Sequence[int]) -> float:
+            plan = self._assemble(names, ones, rows, rows)
+            return self.predictor.warmup_s(plan)[0] if plan.warmup else 0.0
+
+        least = seconds(best)
+        while True:
+            moved = []
+            for giver, taker in permutations(range(len(names)), 2):
+                if best[giver] > 1:
+                    rows = list(best)
+                    rows[giver], rows[taker] = rows[giver] - 1, rows[taker] + 1
+                    moved.append((seconds(rows), rows))
+            shortest, rows = min(moved, default=(least, best))
+            if not shortest < least:
+                return best
+            least, best = shortest, rows
+
     def _joint(self, names: Sequence[str]) -> list[Plan]:
         relative = [self.relative[name] for name in names]
         limits = largest_strides(relative, self.planner.max_stride, self.planner.thresholds)
-        warm = self._balanced(names, [1] * len(names))
+        warm = self._in_step(names)
         return [
             self._assemble(names, strides, self._balanced(names, strides), warm)
             for strides in stride_choices(limits, relative)
