@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import re
 
 import pytest
@@ -14,6 +15,7 @@ from brownout.host import Accelerator
 from brownout.host.demo import __main__ as command_line
 from brownout.host.demo import fleet, page, picture, run
 from brownout.host.demo.trace import Trace
+from brownout.host.models.evaluate import calibration_run
 from brownout.host.models.spec import DIGITS
 from brownout.host.stadi.runtime.fleet import Fleet
 from brownout.hw.config import AcceleratorConfig
@@ -44,6 +46,10 @@ class ForgetfulAccelerator(Accelerator):
         return {**stats, "corrected": stats["corrected"] - bool(stats["corrected"])}
 
 
+calibration = functools.cache(calibration_run)
+"""Takes longer than all the rest, and is always the same."""
+
+
 def short_demo(stand_in):
     """Run the demo with a two-step model and a stand-in for the RTL, on the twin."""
 
@@ -55,6 +61,7 @@ def short_demo(stand_in):
         patch.setattr(run, "get_spec", lambda name: dataclasses.replace(DIGITS, num_inference_steps=2))
         patch.setattr(fleet, "Fleet", lambda devices, **_: Fleet(devices, executor="inline"))
         patch.setattr(fleet, "STEPS", 4)
+        patch.setattr(fleet, "calibration_run", calibration)
         return run.run_demo("digits", seed=0, config=AcceleratorConfig(), voltage_v=VOLTAGE_V)
 
 
