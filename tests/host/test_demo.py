@@ -20,6 +20,9 @@ from brownout.host.models.spec import DIGITS
 from brownout.host.stadi.runtime.fleet import Fleet
 from brownout.hw.config import AcceleratorConfig
 
+pytestmark = pytest.mark.xdist_group("demo")
+"""Tests share one run."""
+
 SPOILED_CALL = 12
 VOLTAGE_V = 0.65
 

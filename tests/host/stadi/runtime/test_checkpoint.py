@@ -21,6 +21,9 @@ from ...checkpoints.test_kills import Nursery
 from .tiny import plan
 from .trouble import STEPS, Case, Trouble
 
+pytestmark = pytest.mark.xdist_group("fleet_checkpoint")
+"""Tests share workers, which take longer to start than most tests."""
+
 FOUR = plan([2, 1, 2, 1], strides=[1, 2, 1, 2], steps=STEPS)
 
 

@@ -19,6 +19,9 @@ from brownout.host.stadi.timeline import Failure
 from .tiny import dit_conditions, plan, scheduler
 from .trouble import STEPS, Case, Flipper, Trouble, Unreliable, at_evaluation, descriptors, threads
 
+pytestmark = pytest.mark.xdist_group("fleet_failures")
+"""Tests share workers, which take longer to start than most tests."""
+
 FOUR = plan([2, 1, 2, 1], strides=[1, 2, 1, 2], steps=STEPS)
 """Warm-up of one step, then meetings every two."""
 

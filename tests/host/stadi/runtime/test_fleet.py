@@ -38,6 +38,9 @@ from .tiny import (
     scheduler,
 )
 
+pytestmark = pytest.mark.xdist_group("fleet_fleet")
+"""Tests share workers, which take longer to start than most tests."""
+
 KINDS = {"dit": (dit, dit_conditions), "pixart": (pixart, pixart_conditions)}
 
 

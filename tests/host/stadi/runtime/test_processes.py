@@ -22,6 +22,9 @@ from brownout.host.errors import FleetError
 from .tiny import plan
 from .trouble import STEPS, Case, Relays, at_evaluation, children, descriptors, threads
 
+pytestmark = pytest.mark.xdist_group("fleet_processes")
+"""Tests share workers, which take longer to start than most tests."""
+
 PATIENCE_S = 6.0
 
 
@@ -71,14 +74,14 @@ def send(placed, device, number):
     os.kill(placed._crew._executor.pid(device), number)
 
 
-def test_damaged_bytes_change_nothing(case, placed, relays):
+def damaged_bytes_change_nothing(case, placed, relays):
     got = case.generate(placed, whole(placed.alive))
     assert torch.equal(got.latents, case.expected(whole(placed.alive), []).latents)
     assert got.lost == {}
     assert got.damaged == relays.damaged > 5
 
 
-def test_a_process_that_is_killed_in_mid_interval(case, placed):
+def a_process_that_is_killed_in_mid_interval(case, placed, _relays):
     at_evaluation(placed, "d0", 3, lambda: send(placed, "d3", signal.SIGKILL))
     first = whole(placed.alive)
     began = time.monotonic()
@@ -89,7 +92,7 @@ def test_a_process_that_is_killed_in_mid_interval(case, placed):
     case.assert_as_expected(got, first, [(3, ["d3"])])
 
 
-def test_a_process_that_hangs(case, placed):
+def a_process_that_hangs(case, placed, _relays):
     first = whole(placed.alive)
     hung = placed._crew._executor.pid("d2")
     at_evaluation(placed, "d0", 4, lambda: send(placed, "d2", signal.SIGSTOP))
@@ -103,7 +106,7 @@ def test_a_process_that_hangs(case, placed):
     assert not Path(f"/proc/{hung}").exists()
 
 
-def test_a_torn_connection_costs_one_of_both_devices(case, placed, relays):
+def a_torn_connection_costs_one_of_both_devices(case, placed, relays):
     at_evaluation(placed, "d0", 4, relays.tear.set)
     first = whole(placed.alive)
     got = case.generate(placed, first)
@@ -112,7 +115,7 @@ def test_a_torn_connection_costs_one_of_both_devices(case, placed, relays):
     case.assert_by_plans(got, first)
 
 
-def test_a_process_that_is_killed_at_a_meeting_leaves_nobody(case, placed):
+def a_process_that_is_killed_at_a_meeting_leaves_nobody(case, placed, _relays):
     (last,) = placed.alive
 
     def kill(step, _latents):
@@ -122,6 +125,15 @@ def test_a_process_that_is_killed_at_a_meeting_leaves_nobody(case, placed):
     alone = renamed(plan([6], steps=STEPS), [last])
     with pytest.raises(FleetError, match=rf"^no device is left at step 4: .*{last}: its process was ended by SIGKILL$"):
         case.generate(placed, alone, callback=kill)
+
+
+def test_processes_are_lost_one_after_another_until_nobody_is_left(case, placed, relays):
+    """One fleet for all, because four processes take longer to start than all of this."""
+    damaged_bytes_change_nothing(case, placed, relays)
+    a_process_that_is_killed_in_mid_interval(case, placed, relays)
+    a_process_that_hangs(case, placed, relays)
+    a_torn_connection_costs_one_of_both_devices(case, placed, relays)
+    a_process_that_is_killed_at_a_meeting_leaves_nobody(case, placed, relays)
 
 
 SCRIPT = """

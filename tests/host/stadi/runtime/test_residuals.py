@@ -27,6 +27,9 @@ from brownout.host.stadi.timeline import Failure
 
 from .tiny import CONFIG, HALF, STEPS, alone, calibrated, devices, dit, dit_conditions, latents, plan, scheduler
 
+pytestmark = pytest.mark.xdist_group("fleet_residuals")
+"""Tests share workers, which take longer to start than most tests."""
+
 BITS = range(1, 8)
 SCALE_BYTES_PER_MESSAGE = 16
 SLOW_BYTES_PER_S = 2e7

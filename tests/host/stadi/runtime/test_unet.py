@@ -31,6 +31,9 @@ from brownout.host.stadi.timeline import Failure
 
 from .tiny import CONFIG, HALF, alone, both, calibrated, devices, divisions, latents, plan, scheduler
 
+pytestmark = pytest.mark.xdist_group("fleet_unet")
+"""Tests share workers, which take longer to start than most tests."""
+
 WIDTHS = {2: (16, 32), 3: (16, 16, 32)}
 """Of the levels; multiples of what elementwise operations compute at once."""
 
