@@ -127,6 +127,7 @@ def a_process_that_is_killed_at_a_meeting_leaves_nobody(case, placed, _relays):
         case.generate(placed, alone, callback=kill)
 
 
+@pytest.mark.soak
 def test_processes_are_lost_one_after_another_until_nobody_is_left(case, placed, relays):
     """One fleet for all, because four processes take longer to start than all of this."""
     damaged_bytes_change_nothing(case, placed, relays)

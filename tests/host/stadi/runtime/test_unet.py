@@ -223,7 +223,7 @@ def displaced(case, wanted):
     [
         (2, (1, 1, 2, 1), (2, 1, 1, 2), 2, (1, 2, 1, 1), 4),
         (3, (1, 3), (1, 2), 1, (3, 1), 5),
-        (3, (1, 1, 1, 1), (1, 1, 1, 1), 1, (1, 1, 1, 1), 3),
+        pytest.param(3, (1, 1, 1, 1), (1, 1, 1, 1), 1, (1, 1, 1, 1), 3, marks=pytest.mark.soak),
     ],
 )
 def test_displaced_images_equal_a_computation_in_one_place(cases, levels, rows, strides, warmup, warmup_rows, steps):
