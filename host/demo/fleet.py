@@ -83,10 +83,11 @@ class SharedImage:
 def unequal(config: AcceleratorConfig) -> tuple[DeviceSpec, DeviceSpec]:
     """An accelerator, and one of half as many rows and columns."""
     half = AcceleratorConfig(rows=max(1, config.rows // 2), cols=max(1, config.cols // 2))
-    return tuple(  # type: ignore[return-value]
-        DeviceSpec(name=f"{size} {each.rows}x{each.cols}", config=each)
-        for size, each in (("large", config), ("small", half))
-    )
+    return _named("large", config), _named("small", half)
+
+
+def _named(size: str, config: AcceleratorConfig) -> DeviceSpec:
+    return DeviceSpec(name=f"{size} {config.rows}x{config.cols}", config=config)
 
 
 def _generate(placed: PlacedDenoiser, spec: ModelSpec, method: str, seed: int) -> Generated:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,39 @@ class LinearCost:
     fixed_s: float
     per_row_s: float
     worst: float
+
+
+class EvaluationCosts(Protocol):
+    """What evaluations cost on a device that is free of background load; `DeviceCosts`, or what was measured.
+
+    Attributes
+    ----------
+    leakage_w : float
+        Goes on while the device waits.
+    """
+
+    leakage_w: float
+
+    def stage_seconds(self, rows: int, images: int | None = None) -> Array:
+        """Time of each stage of an evaluation, seconds."""
+        ...
+
+    def energy_j(self, rows: int, images: int | None = None) -> float:
+        """Energy of an evaluation without leakage."""
+        ...
+
+
+class Costs(Protocol):
+    """What `Simulation` needs to know; `CostModel`, or what was measured."""
+
+    @property
+    def model(self) -> DividedModel:
+        """What is evaluated."""
+        ...
+
+    def of(self, device: DeviceSpec) -> EvaluationCosts:
+        """Costs on a device."""
+        ...
 
 
 class ProductCounter:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import PlanError
-from .costs import CostModel
+from .costs import Costs
 from .device import FleetSpec
 from .divided import MessageSizes
 from .interval import Clock, Failure, Interval, Segment
@@ -97,11 +97,11 @@ class Simulation:
     ----------
     fleet : FleetSpec
         Devices and links.
-    costs : CostModel
+    costs : Costs
         Of the model.
     """
 
-    def __init__(self, fleet: FleetSpec, costs: CostModel) -> None:
+    def __init__(self, fleet: FleetSpec, costs: Costs) -> None:
         self.fleet, self.costs = fleet, costs
         self.devices = {device.name: device for device in fleet.devices}
         self.sizes = MessageSizes(costs.model)

@@ -100,9 +100,8 @@ class Halos(Kept[int, PixelRow]):
             if not exchange.alone:
                 self._send(site, geometry, exchange, image, scale)
                 self._receive(site, geometry, exchange)
-            return tuple(  # type: ignore[return-value]
-                self._stack(site, wanted, image, scale) for wanted in (geometry.above(rows), geometry.below(rows))
-            )
+            above, below = geometry.above(rows), geometry.below(rows)
+            return self._stack(site, above, image, scale), self._stack(site, below, image, scale)
 
         return halo
 

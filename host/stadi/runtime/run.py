@@ -204,7 +204,7 @@ class Run:
     def _measure(self, first: Plan) -> Timeline:
         """The same plans and losses, in the times that accelerators counted."""
         predicting = Simulation(self._planner.fleet, self._planner.costs)
-        measuring = Simulation(self._planner.fleet, self._measured)  # type: ignore[arg-type]
+        measuring = Simulation(self._planner.fleet, self._measured)
         failures = {failure.device: failure for failure in self._failures}
         predicted: list[Failure] = []
         measured: list[Failure] = []
