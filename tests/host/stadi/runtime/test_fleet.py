@@ -22,6 +22,7 @@ from brownout.host.stadi.timeline import Failure
 from brownout.host.timing import TimingLaw
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
+from .displaced import in_one_place
 from .tiny import (
     CONFIG,
     HALF,
@@ -182,25 +183,7 @@ def displaced(case, wanted):
             good, bad = predicted.chunk(2)
             return bad + 2.0 * (good - bad)
 
-        state = solver.begin(case.noise)
-        for step in range(wanted.warmup):
-            current.update(device="all", step=None, others=[])
-            state = solver.step(state, evaluate(state.latents, step), step, 1)
-        states = {share.device: state for share in wanted.shares}
-        for step in range(wanted.warmup, wanted.steps):
-            if (step - wanted.warmup) % wanted.interval == 0:
-                # A meeting: everybody gets the rows of all others.
-                cut = [states[share.device].rows(share.rows[0] * 2, share.rows[1] * 2) for share in wanted.shares]
-                states = dict.fromkeys(states, type(state).join(cut))
-            for share in wanted.shares:
-                if (step - wanted.warmup) % share.stride:
-                    continue
-                others = [(other, wanted.held(other, step)) for other in wanted.shares if other is not share]
-                current.update(device=share.device, step=step, others=others)
-                mine = states[share.device]
-                states[share.device] = solver.step(mine, evaluate(mine.latents, step), step, share.stride)
-        cut = [states[share.device].rows(share.rows[0] * 2, share.rows[1] * 2) for share in wanted.shares]
-    return type(state).join(cut).latents
+        return in_one_place(wanted, solver, case.noise, 2, current, evaluate)
 
 
 @pytest.mark.parametrize(

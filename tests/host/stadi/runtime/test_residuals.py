@@ -25,6 +25,7 @@ from brownout.host.stadi.runtime.run import Generated
 from brownout.host.stadi.solvers import solver_for
 from brownout.host.stadi.timeline import Failure
 
+from .displaced import in_one_place
 from .tiny import CONFIG, HALF, STEPS, alone, calibrated, devices, dit, dit_conditions, latents, plan, scheduler
 
 pytestmark = pytest.mark.xdist_group("fleet_residuals")
@@ -242,7 +243,7 @@ def case():
     made.placed.close()
 
 
-def in_one_place(case: Case, wanted: Plan, coding: ExchangeCoding) -> torch.Tensor:
+def coded(case: Case, wanted: Plan, coding: ExchangeCoding) -> torch.Tensor:
     """The displaced image, evaluated as a whole on one accelerator, with what each device holds of each other one.
 
     Nothing of messages or workers is used; residuals are coded by `golden`.
@@ -305,23 +306,7 @@ def in_one_place(case: Case, wanted: Plan, coding: ExchangeCoding) -> torch.Tens
             timestep = torch.full((1,), solver.timesteps[step])
             return module(image, timestep=timestep, **case.conditions).sample[:, :2]
 
-        state = solver.begin(case.noise)
-        for step in range(wanted.warmup):
-            current.update(device="all", step=None, others=[])
-            state = solver.step(state, evaluate(state.latents, step), step, 1)
-        states = {share.device: state for share in wanted.shares}
-        for step in range(wanted.warmup, wanted.steps):
-            if (step - wanted.warmup) % wanted.interval == 0:
-                cut = [states[share.device].rows(share.rows[0] * 2, share.rows[1] * 2) for share in wanted.shares]
-                states = dict.fromkeys(states, type(state).join(cut))
-            for share in wanted.shares:
-                if (step - wanted.warmup) % share.stride == 0:
-                    others = [(other, wanted.held(other, step)) for other in wanted.shares if other is not share]
-                    current.update(device=share.device, share=share, step=step, others=others)
-                    mine = states[share.device]
-                    states[share.device] = solver.step(mine, evaluate(mine.latents, step), step, share.stride)
-        cut = [states[share.device].rows(share.rows[0] * 2, share.rows[1] * 2) for share in wanted.shares]
-    return type(state).join(cut).latents
+        return in_one_place(wanted, solver, case.noise, 2, current, evaluate)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +318,7 @@ def test_images_equal_a_computation_in_one_place(case, strides, bits, keyframe_i
     coding = ExchangeCoding(bits, 16, keyframe_interval)
     got = case.generate(plan=wanted, coding=coding, num_inference_steps=steps, replan=False)
     whole = case.generate(plan=wanted, num_inference_steps=steps, replan=False)
-    assert torch.equal(got.latents, in_one_place(case, wanted, coding))
+    assert torch.equal(got.latents, coded(case, wanted, coding))
     assert not torch.equal(got.latents, whole.latents), "coding lost nothing"
     assert (got.coding, whole.coding) == (coding, None)
 

@@ -29,6 +29,7 @@ from brownout.host.stadi.runtime.post import Post
 from brownout.host.stadi.solvers import solver_for
 from brownout.host.stadi.timeline import Failure
 
+from .displaced import in_one_place
 from .tiny import CONFIG, HALF, alone, both, calibrated, devices, divisions, latents, plan, scheduler
 
 pytestmark = pytest.mark.xdist_group("fleet_unet")
@@ -194,28 +195,7 @@ def displaced(case, wanted):
         def evaluate(image, step):
             return module(image, torch.full((1,), solver.timesteps[step]), **case.conditions[0]).sample
 
-        def joined(states):
-            cut = [
-                states[share.device].rows(*(row * case.latent_rows for row in share.rows)) for share in wanted.shares
-            ]
-            return type(state).join(cut)
-
-        state = solver.begin(case.noise)
-        for step in range(wanted.warmup):
-            current.update(device="all", step=None, others=[])
-            state = solver.step(state, evaluate(state.latents, step), step, 1)
-        states = {share.device: state for share in wanted.shares}
-        for step in range(wanted.warmup, wanted.steps):
-            if (step - wanted.warmup) % wanted.interval == 0:
-                states = dict.fromkeys(states, joined(states))
-            for share in wanted.shares:
-                if (step - wanted.warmup) % share.stride:
-                    continue
-                others = [(other, wanted.held(other, step)) for other in wanted.shares if other is not share]
-                current.update(device=share.device, step=step, others=others)
-                mine = states[share.device]
-                states[share.device] = solver.step(mine, evaluate(mine.latents, step), step, share.stride)
-    return joined(states).latents
+        return in_one_place(wanted, solver, case.noise, case.latent_rows, current, evaluate)
 
 
 @pytest.mark.parametrize(
