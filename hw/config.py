@@ -121,6 +121,9 @@ class ChecksumConfig:
         Rows that share one column check.
     segment_cols : int
         Columns that share one row check; at least `AcceleratorConfig.lanes`.
+    pairs : bool
+        Whether two errors that are powers of two in one segment of a row are located too; for ``"residue"`` without
+        column checks.
     """
 
     scheme: str = "residue"
@@ -128,6 +131,7 @@ class ChecksumConfig:
     column_checks: bool = True
     group_rows: int = 32
     segment_cols: int = 16
+    pairs: bool = False
 
     def __post_init__(self) -> None:
         owner = "ChecksumConfig"
@@ -142,6 +146,11 @@ class ChecksumConfig:
             raise ValueError(f"{owner}.column_checks must be {wanted}, not {self.column_checks!r}")
         _check_int(owner, "group_rows", self.group_rows, 1, 4096)
         _check_int(owner, "segment_cols", self.segment_cols, 1, 128)
+        possible = self.scheme == "residue" and not self.column_checks
+        if not isinstance(self.pairs, bool) or (self.pairs and not possible):
+            wanted = "a bool" if possible else f"False for {self.scheme!r} {'with' if self.column_checks else 'without'}"
+            wanted += "" if possible else " column checks: pairs are located by residues alone"
+            raise ValueError(f"{owner}.pairs must be {wanted}, not {self.pairs!r}")
 
     @property
     def digits(self) -> int:
