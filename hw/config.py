@@ -148,7 +148,9 @@ class ChecksumConfig:
         _check_int(owner, "segment_cols", self.segment_cols, 1, 128)
         possible = self.scheme == "residue" and not self.column_checks
         if not isinstance(self.pairs, bool) or (self.pairs and not possible):
-            wanted = "a bool" if possible else f"False for {self.scheme!r} {'with' if self.column_checks else 'without'}"
+            wanted = (
+                "a bool" if possible else f"False for {self.scheme!r} {'with' if self.column_checks else 'without'}"
+            )
             wanted += "" if possible else " column checks: pairs are located by residues alone"
             raise ValueError(f"{owner}.pairs must be {wanted}, not {self.pairs!r}")
 

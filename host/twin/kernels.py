@@ -22,7 +22,15 @@ class Units(Structure):
     _fields_ = (
         *(
             (name, c_int32)
-            for name in ("scheme", "checks", "column_checks", "group_rows", "segment_cols", "segments_per_tile")
+            for name in (
+                "scheme",
+                "checks",
+                "column_checks",
+                "group_rows",
+                "segment_cols",
+                "segments_per_tile",
+                "pairs",
+            )
         ),
         ("widths", c_int32 * MAX_CHECKS),
         ("weights", c_int32 * (MAX_CHECKS * MAX_SEGMENT_COLS)),
@@ -157,6 +165,7 @@ def units_of(config: AcceleratorConfig) -> Units:
         group_rows=checksum.group_rows,
         segment_cols=checksum.segment_cols,
         segments_per_tile=len(config.segments),
+        pairs=checksum.pairs,
     )
     for j in range(checksum.checks):
         units.widths[j] = checksum.check_bits(j)

@@ -7,9 +7,10 @@ occurs without wrapping, and wraps where the page says so.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,9 @@ class ReferenceResult:
     outcome : int8 array (B, M, T, S)
         `Outcome` of each segment of each row.
     fit : int64 array (B, M, T, S)
-        Column of the tile to which the evidence points, -1 if to none.
+        Column of the tile to which the evidence points, -1 if to none or to two.
+    corrected : bool array (B, M, N)
+        Elements from which an error was subtracted, also one that is a multiple of 2^32.
     marked : bool array (B, M, N)
         Elements marked.
     log : bytes
@@ -73,6 +76,7 @@ class ReferenceResult:
     column_syndromes: Ints
     outcome: NDArray[np.int8]
     fit: Ints
+    corrected: NDArray[np.bool_]
     marked: NDArray[np.bool_]
     log: bytes = b""
     counters: dict[str, int] = field(default_factory=dict)
@@ -440,6 +444,53 @@ def _points_at(checksum: ChecksumConfig, r: list[int], j: int, i: int) -> bool:
     return r[j] == wrap(expected, checksum.check_bits(j))
 
 
+PLAIN_CHECK = 255
+"""Place of an error in the plain check itself, as log records have it."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """An error of so much at a place of a segment."""
+
+    place: int
+    error: int
+
+
+def _is_signed_power(value: int) -> bool:
+    return abs(value).bit_count() == 1
+
+
+def find_pairs(checksum: ChecksumConfig, r: list[int], places: Collection[int]) -> list[tuple[Located, Located]]:
+    """All pairs of errors, each plus or minus a power of two, that explain the syndromes of a segment.
+
+    Parameters
+    ----------
+    checksum : ChecksumConfig
+    r : list of int
+        Syndromes of this segment of the row.
+    places : collection of int
+        Positions with n < N.
+    """
+    if r[0] == 0 or _is_signed_power(r[0]):
+        return []
+    lowest = r[0] & -r[0]
+    pairs = []
+    for second in (lowest, -lowest):
+        first = r[0] - second
+        if not _is_signed_power(first) or max(abs(first), lowest) > 1 << 31:
+            continue
+        for i, j in permutations((*places, PLAIN_CHECK), 2):
+            located = Located(i, first), Located(j, second)
+            if all(
+                sum(checksum.weights(c)[each.place] * each.error for each in located if each.place != PLAIN_CHECK)
+                % RESIDUE_MODULUS
+                == r[c]
+                for c in range(1, len(r))
+            ):
+                pairs.append(located)
+    return pairs
+
+
 def _is_check_error(checksum: ChecksumConfig, r: list[int]) -> bool:
     """Whether a check itself has erred: one syndrome alone is not zero, and an error would show in another too."""
     nonzero = [j for j, value in enumerate(r) if value != 0]
@@ -482,26 +533,41 @@ def _check_block(cmd: _Command, block: Block, sums: _Sums, result: ReferenceResu
         others = [r[other, tile, s][0] for other in rows if other != m]
         at = {i: q.get((group_of[m], n), 0) for i, n in enumerate(columns)}
         fit = _find_fit(checksum, syndromes, others, at)
+        correct = bool(cmd.options.flags & GemmFlag.CORRECT)
+        pairs = find_pairs(checksum, syndromes, at.keys()) if checksum.pairs and correct else []
+        unique = len(pairs) == 1 and fit is None and not _is_check_error(checksum, syndromes)
+        where = (fit or 0) << 8
         marked: list[int] = []
-        if fit is not None:
-            if cmd.options.flags & GemmFlag.CORRECT:
-                outcome = Outcome.CORRECTED
-                n = columns[fit]
-                result.corrected_sums[b, m, n] = wrap(sums.data[m, n] - syndromes[0], 32)
-                result.counters["corrected"] += 1
-            else:
-                outcome = Outcome.MARKED_BY_FIT
-                marked = [columns[fit]]
+        repaired: list[Located] = []
+        if unique:
+            outcome = Outcome.CORRECTED
+            repaired = [each for each in pairs[0] if each.place != PLAIN_CHECK]
+            other = repaired[1].place if len(repaired) == 2 else PLAIN_CHECK
+            where = repaired[0].place << 8 | other << 18 | 1 << 26
+        elif pairs:
+            outcome = Outcome.MARKED
+            marked, fit, where = list(columns), None, 0
+        elif fit is not None and correct:
+            outcome = Outcome.CORRECTED
+            repaired = [Located(fit, syndromes[0])]
+        elif fit is not None:
+            outcome = Outcome.MARKED_BY_FIT
+            marked = [columns[fit]]
         elif _is_check_error(checksum, syndromes):
             outcome = Outcome.IGNORED
         else:
             outcome = Outcome.MARKED
             marked = [n for i, n in enumerate(columns) if not cmd.columns_checked or large(at[i], theta)]
+        for each in repaired:
+            n = columns[each.place]
+            result.corrected_sums[b, m, n] = wrap(sums.data[m, n] - each.error, 32)
+            result.corrected[b, m, n] = True
+            result.counters["corrected"] += 1
         result.marked[b, m, marked] = True
         result.outcome[b, m, tile, s] = outcome
         if fit is not None:
             result.fit[b, m, tile, s] = cmd.config.segments[s].start + fit
-        what = len(marked) | (fit or 0) << 8 | outcome << 16 | (syndromes[0] < 0) << 31
+        what = len(marked) | where | outcome << 16 | (syndromes[0] < 0) << 31
         words = (cmd.global_row(b, m), cmd.global_col(columns.start), syndromes[0] % WORD, what)
         record = struct.pack("<4I", *words)
         if cmd.columns_checked:
@@ -577,6 +643,7 @@ def reference_gemm(
         column_syndromes=np.zeros(shape, np.int64),
         outcome=np.full(segments, Outcome.NOT_FLAGGED, np.int8),
         fit=np.full(segments, -1, np.int64),
+        corrected=np.zeros(shape, bool),
         marked=np.zeros(shape, bool),
         counters=dict.fromkeys((*names, "injected", "missed", "wrong"), 0),
     )
@@ -600,17 +667,13 @@ def reference_gemm(
         result.counters["log_dropped"] += len(records) - len(written)
 
     clean = np.matmul(left, right)
-    corrected = result.corrected_sums != result.sums
-    # A correction by a multiple of 2^32 changes nothing, and is one all the same.
-    for b, m, tile, s in zip(*np.nonzero(result.outcome == Outcome.CORRECTED), strict=True):
-        corrected[b, m, tile * config.cols + result.fit[b, m, tile, s]] = True
     wrong = result.corrected_sums != clean
     result.counters["suppressed"] = int(result.marked.sum())
     result.counters["injected"] = cmd.injected
     if config.razor:
         result.counters["dropped"] = cmd.dropped
-    result.counters["missed"] = int((wrong & ~result.marked & ~corrected).sum())
-    result.counters["wrong"] = int((wrong & corrected).sum())
+    result.counters["missed"] = int((wrong & ~result.marked & ~result.corrected).sum())
+    result.counters["wrong"] = int((wrong & result.corrected).sum())
 
     output = _finish(result.corrected_sums, channels, requantise)
     if options.flags & GemmFlag.SUPPRESS:
