@@ -146,13 +146,13 @@ class ChecksumConfig:
             raise ValueError(f"{owner}.column_checks must be {wanted}, not {self.column_checks!r}")
         _check_int(owner, "group_rows", self.group_rows, 1, 4096)
         _check_int(owner, "segment_cols", self.segment_cols, 1, 128)
-        possible = self.scheme == "residue" and not self.column_checks
-        if not isinstance(self.pairs, bool) or (self.pairs and not possible):
-            wanted = (
-                "a bool" if possible else f"False for {self.scheme!r} {'with' if self.column_checks else 'without'}"
+        if not isinstance(self.pairs, bool):
+            raise ValueError(f"{owner}.pairs must be a bool, not {self.pairs!r}")
+        if self.pairs and (self.scheme != "residue" or self.column_checks):
+            raise ValueError(
+                f"{owner}.pairs must be False for scheme={self.scheme!r} and column_checks={self.column_checks!r}: "
+                "pairs are located by residues, without column checks"
             )
-            wanted += "" if possible else " column checks: pairs are located by residues alone"
-            raise ValueError(f"{owner}.pairs must be {wanted}, not {self.pairs!r}")
 
     @property
     def digits(self) -> int:
