@@ -40,7 +40,7 @@ from brownout.host.results import write_results
 from brownout.hw.config import AcceleratorConfig
 from pages.drift import write_page
 
-RATES = (5e-3, 1e-2, 1.25e-2, 1.5e-2, 1.75e-2, 2e-2, 2.25e-2, 2.5e-2, 3e-2, 3.5e-2, 4e-2, 4.6e-2)
+RATES = (5e-3, 1e-2, 1.25e-2, 1.5e-2, 1.75e-2, 2e-2, 2.25e-2, 2.5e-2, 2.75e-2, 3e-2, 3.5e-2, 4e-2, 4.6e-2)
 """Of the search; the last one ends the published table."""
 
 RTL_LABELS = {"digits": (2, 7), "mnist": (4,)}
@@ -48,9 +48,9 @@ RTL_VOLTAGE_V = 0.65
 
 
 def scheme_of(variant: str) -> str:
-    """Name in `costs.OURS` of a variant of `drift_quality.VARIANTS`."""
+    """Name in `costs.OURS` of a variant of `drift_quality.VARIANTS`; pairs cost nothing in every cycle."""
     segment, voltage = variant.removeprefix("ours_s").removesuffix("_e0").split("_v")
-    return f"residue x1 S{segment} V{int(voltage) / 100:g}"
+    return f"residue x1 S{segment.removesuffix('p')} V{int(voltage) / 100:g}"
 
 
 def models_of(variant: str) -> dict[str, PublishedModel]:
@@ -61,7 +61,8 @@ def models_of(variant: str) -> dict[str, PublishedModel]:
     }
 
 
-OUR_VARIANTS = tuple(name for name in VARIANTS if name.startswith("ours"))
+SEARCHED = ("ours_s16p_v25_e0", "ours_s16p_v0_e0", "ours_s16_v25_e0", "ours_s8_v0_e0")
+"""The schemes that save most and that are fastest at kept quality, with and without pairs; the others cost hours."""
 
 
 @dataclass
@@ -132,7 +133,7 @@ def main(
     images: Annotated[int, typer.Option(help="that confirm a rate, in hundreds")] = 500,
     models: Annotated[str, typer.Option(help="comma-separated")] = "digits,mnist",
     steps: Annotated[int, typer.Option(help="of DDIM; DRIFT's are 50")] = 50,
-    variants: Annotated[str, typer.Option(help="of ours, comma-separated; by default all")] = ",".join(OUR_VARIANTS),
+    variants: Annotated[str, typer.Option(help="of ours, comma-separated")] = ",".join(SEARCHED),
     measured: Annotated[bool, typer.Option(help="count whole models too (minutes)")] = True,
     rtl: Annotated[bool, typer.Option(help="run on RTL")] = True,
 ) -> None:

@@ -82,8 +82,8 @@ class Variant:
     nominal: tuple[int, ...] = (0, 1)
 
 
-def _residue(segment: int) -> ChecksumConfig:
-    return ChecksumConfig(scheme="residue", segment_cols=segment, column_checks=False)
+def _residue(segment: int, *, pairs: bool = False) -> ChecksumConfig:
+    return ChecksumConfig(scheme="residue", segment_cols=segment, column_checks=False, pairs=pairs)
 
 
 VARIANTS = {
@@ -101,9 +101,19 @@ VARIANTS = {
     },
     "ours_s16_v25_e0": Variant(partial(Rollback, _residue(16)), 0.25, (0,)),
     "ours_s8_v0_e0": Variant(partial(Rollback, _residue(8)), 0.0, (0,)),
+    **{
+        f"ours_s{segment}p_v{round(100 * voltage)}_e0": Variant(
+            partial(Rollback, _residue(segment, pairs=True)), voltage, (0,)
+        )
+        for segment, voltage in ((32, 0.25), (16, 0.25), (16, 0.0), (8, 0.0))
+    },
 }
-"""Names of ours: columns of a segment, and per cent of the way from the array's voltage to the guard band's; with
-``_e0`` only evaluation 0 is nominal, which has nothing to go back to, and not evaluation 1 as DRIFT has it."""
+"""Names of ours: columns of a segment, with ``p`` if pairs of errors are located too, and per cent of the way from the
+array's voltage to the guard band's; with ``_e0`` only evaluation 0 is nominal, which has nothing to go back to, and not
+evaluation 1 as DRIFT has it."""
+
+COMPARED = (*(name for name in VARIANTS if not name.startswith("ours")), "ours_s16_v25_e0", "ours_s16p_v25_e0")
+"""Each strategy once, ours without and with pairs."""
 
 
 class Store:
@@ -290,7 +300,7 @@ def main(
     timing: Annotated[str, typer.Option(help="flip or carry")] = "flip",
     images: Annotated[int, typer.Option(help="at each point, in hundreds")] = 100,
     steps: Annotated[int | None, typer.Option(help="of DDIM; by default the model's")] = None,
-    variants: Annotated[str, typer.Option(help="comma-separated; by default all")] = ",".join(VARIANTS),
+    variants: Annotated[str, typer.Option(help="comma-separated; by default each strategy")] = ",".join(COMPARED),
     rates: Annotated[str, typer.Option(help="flip: comma-separated, or all")] = ",".join(map(str, FEW_RATES)),
     voltages: Annotated[str, typer.Option(help="carry: comma-separated")] = ",".join(map(str, CARRY_VOLTAGES)),
 ) -> None:
