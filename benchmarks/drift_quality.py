@@ -6,8 +6,8 @@ Linear layers err, evaluations 0 and 1 and all other layers are nominal, as DRIF
 the clean int8 run. Points are kept in ``build/results/drift_quality/`` as they are done, so a run that was stopped goes
 on, and further rates or images cost only themselves.
 
-``--timing flip``: the voltage is the one at which the published table has the rate. ``carry``: voltages are given, and
-the rate is that of the outputs of the model's own products, measured.
+``--timing flip``: the voltage is the one at which the published table has the rate. ``carry``: the one at which this
+share of the outputs of the model's own products errs; ``output_error_rate_*`` is what was measured there.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 
@@ -62,7 +63,8 @@ RATES = (*(digit * 10.0**decade for decade in (-4, -3, -2) for digit in (1, 1.5,
 
 FEW_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
-CARRY_VOLTAGES = (0.84, 0.83, 0.82, 0.81, 0.80, 0.79, 0.78, 0.77, 0.76)
+CARRY_VOLTAGES = tuple(0.8 + 0.005 * step for step in range(21))
+"""At which output error rates of ``carry`` are measured; voltages between them are interpolated."""
 
 REFERENCE_RATE = 3e-3
 """Of DRIFT as published."""
@@ -204,23 +206,44 @@ class Bench:
             finally:
                 restore(self.model)
 
-    def output_error_rate(self, voltage_v: float) -> float:
-        """Share of the outputs of block Linear layers that err at a voltage."""
+    @cached_property
+    def operands(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Operands of block Linear layers of some evaluations."""
         with Accelerator(self.base, backend="twin") as accelerator:
             offload(self.model, accelerator, calibration=self.calibration)
             try:
                 capture = offloaded_model(self.model).execution = Capture()
                 draw(self.model, self.spec, 10, seed=SEED, num_inference_steps=3)
-                wrong = total = 0
-                for a, w in capture.calls:
-                    accelerator.set_operating_point(voltage_v=0.9)
-                    right = accelerator.gemm(a, w)
-                    accelerator.set_operating_point(voltage_v=voltage_v)
-                    wrong += int((accelerator.gemm(a, w) != right).sum())
-                    total += right.numel()
-                return wrong / total
+                return capture.calls
             finally:
                 restore(self.model)
+
+    def output_error_rate(self, voltage_v: float) -> float:
+        """Share of the outputs of block Linear layers that err at a voltage."""
+        with Accelerator(self.base, backend="twin") as accelerator:
+            wrong = total = 0
+            for a, w in self.operands:
+                accelerator.set_operating_point(voltage_v=0.9)
+                right = accelerator.gemm(a, w)
+                accelerator.set_operating_point(voltage_v=voltage_v)
+                wrong += int((accelerator.gemm(a, w) != right).sum())
+                total += right.numel()
+            return wrong / total
+
+    @cached_property
+    def measured_rates(self) -> list[float]:
+        """Rates at `CARRY_VOLTAGES`."""
+        return [self.output_error_rate(voltage) for voltage in CARRY_VOLTAGES]
+
+    def voltage_at(self, rate: float) -> float:
+        """Voltage at which outputs err at a rate: by the published table, or on lines between measured logarithms."""
+        if self.timing == "flip":
+            return TimingLaw().voltage_at_rate(rate)
+        measured = [max(found, 1e-9) for found in self.measured_rates]
+        if not min(measured) <= rate <= max(measured):
+            raise ValueError(f"rate must be in {min(measured):g}..{max(measured):g}, as measured, not {rate!r}")
+        # Rates fall as voltages rise.
+        return float(np.interp(-math.log(rate), [-math.log(value) for value in measured], CARRY_VOLTAGES))
 
     def point(self, variant: Variant, voltage_v: float, batch: int) -> dict[str, Any]:
         """Quality and cost of a batch."""
@@ -301,8 +324,7 @@ def main(
     images: Annotated[int, typer.Option(help="at each point, in hundreds")] = 100,
     steps: Annotated[int | None, typer.Option(help="of DDIM; by default the model's")] = None,
     variants: Annotated[str, typer.Option(help="comma-separated; by default each strategy")] = ",".join(COMPARED),
-    rates: Annotated[str, typer.Option(help="flip: comma-separated, or all")] = ",".join(map(str, FEW_RATES)),
-    voltages: Annotated[str, typer.Option(help="carry: comma-separated")] = ",".join(map(str, CARRY_VOLTAGES)),
+    rates: Annotated[str, typer.Option(help="comma-separated, or all")] = ",".join(map(str, FEW_RATES)),
 ) -> None:
     """Draw what is missing, and write the figures."""
     if images < BATCH or images % BATCH:
@@ -312,29 +334,26 @@ def main(
         raise typer.BadParameter(f"unknown variants {', '.join(unknown)}; choose of {', '.join(VARIANTS)}")
     torch.set_num_threads(1)
     bench = Bench(model, timing, steps)
-    law = TimingLaw()
     store = Store(build_root() / "results" / "drift_quality" / f"{model}_{timing}_{bench.steps}.jsonl")
-    if timing == "flip":
-        chosen = sorted(RATES) if rates == "all" else [float(text) for text in rates.split(",")]
-        points = [(rate, law.voltage_at_rate(rate)) for rate in chosen]
-    else:
-        points = [(bench.output_error_rate(float(text)), float(text)) for text in voltages.split(",")]
+    points = sorted(RATES) if rates == "all" else [float(text) for text in rates.split(",")]
     metrics: dict[str, float] = {"images": images, "steps": bench.steps}
     distances: dict[tuple[str, float], list[float]] = {}
-    for rate, voltage in points:
+    for rate in points:
+        voltage = bench.voltage_at(rate)
         metrics[f"voltage_v_{rate:.3g}"] = voltage
+        if timing == "carry":
+            metrics[f"output_error_rate_{rate:.3g}"] = bench.output_error_rate(voltage)
         for name in names:
             drawn = list(points_of(bench, store, name, voltage, images))
             distances[name, rate] = [x for point in drawn for x in point["distance"]]
             for figure, value in summarise(bench, drawn).items():
                 metrics[f"{figure}_{name}_{rate:.3g}"] = value
     if "drift" in names:
-        # The published rate, or with measured rates the one that is nearest.
-        nearest = min((rate for rate, _ in points), key=lambda rate: abs(math.log(max(rate, 1e-12) / REFERENCE_RATE)))
-        metrics["reference_rate"] = nearest
-        for name, rate in quality_rates(distances, distances["drift", nearest], [rate for rate, _ in points]).items():
+        reference = min(points, key=lambda rate: abs(math.log(rate / REFERENCE_RATE)))
+        metrics["reference_rate"] = reference
+        for name, rate in quality_rates(distances, distances["drift", reference], points).items():
             metrics[f"quality_rate_{name}"] = rate
-            metrics[f"quality_rate_ratio_{name}"] = rate / nearest
+            metrics[f"quality_rate_ratio_{name}"] = rate / reference
     settings = {**bench.base.to_dict(), "model": model, "timing": timing, "steps": bench.steps, "variants": names}
     path = write_results(f"drift_quality_{model}_{timing}", metrics, config=settings)
     for name, value in metrics.items():

@@ -100,7 +100,9 @@ class AdaptiveSchedule:
         self.controller.begin_evaluation()
         rate = self.controller.rate(self.controller.candidate)
         if self.staleness is not None and rate is not None:
-            theta = best_theta(rate, self.staleness, self._checksum_cols(run))
+            checksum = run.accelerator.config.checksum
+            assert checksum is not None
+            theta = best_theta(rate, self.staleness, checksum)
             run.strategy.theta = theta  # type: ignore[attr-defined]
             self.thetas.append(theta)
         if self.design_share is not None:
@@ -111,12 +113,6 @@ class AdaptiveSchedule:
             self.intervals.append(self._interval)
             self._marked *= SHARE_FORGETTING
             self._elements *= SHARE_FORGETTING
-
-    @staticmethod
-    def _checksum_cols(run: DriftExecution) -> int:
-        checksum = run.accelerator.config.checksum
-        assert checksum is not None
-        return checksum.segment_cols
 
     def product_checked(
         self,

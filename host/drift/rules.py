@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from brownout.hw.config import RESIDUE_BITS, RESIDUE_MODULUS, ChecksumConfig
+
 from .estimate import OUTPUT_BITS
 
 
@@ -44,13 +46,28 @@ def rate_within_budget(rates: Sequence[float], distances: Sequence[float], budge
     return rates[left] * (rates[right] / rates[left]) ** share
 
 
-def best_theta(rate: float, staleness: float, segment_cols: int) -> int:
+def unlocated_share(checksum: ChecksumConfig) -> float:
+    """Share of the pairs of single-bit errors in one segment that cannot be located.
+
+    Without `pairs` that is all; with them those whose sum is 0 or a power of two (the same bit, or neighbouring bits of
+    opposite signs), those which are alike to locators (2^13 is 1), so that their places might be exchanged, and those
+    for which other places explain the locators by chance.
+    """
+    if not checksum.pairs:
+        return 1.0
+    powers = 1 / OUTPUT_BITS + (OUTPUT_BITS - 1) / OUTPUT_BITS**2
+    alike = sum(OUTPUT_BITS - apart for apart in range(RESIDUE_BITS, OUTPUT_BITS, RESIDUE_BITS)) / OUTPUT_BITS**2
+    others = checksum.segment_cols * (checksum.segment_cols + 1)
+    return powers + alike - math.expm1(-others / RESIDUE_MODULUS**checksum.locators)
+
+
+def best_theta(rate: float, staleness: float, checksum: ChecksumConfig) -> int:
     """Theta of least squared damage, where single errors are corrected and others roll back their whole segment.
 
     Of a segment of S sums of which each errs at a rate p, in one of 31 bits, theta lets pass single errors of the bits
     b < theta, which costs S p / 31 * sum of 4^b; in return it does not roll back two errors that are both below, which
-    saves (S p)^2 / 2 * (theta / 31)^2 * S * staleness^2. One more step of theta pays while
-    4^theta < (2 theta + 1) * S^2 p staleness^2 / 62. Three errors and more are neglected.
+    saves u (S p)^2 / 2 * (theta / 31)^2 * S * staleness^2, where u is `unlocated_share`. One more step of theta pays
+    while 4^theta < (2 theta + 1) * u S^2 p staleness^2 / 62. Three errors and more are neglected.
 
     Parameters
     ----------
@@ -58,8 +75,8 @@ def best_theta(rate: float, staleness: float, segment_cols: int) -> int:
         Errors per output.
     staleness : float
         Root mean square of what a sum changes by from one evaluation to the next.
-    segment_cols : int
-        S.
+    checksum : ChecksumConfig
+        The checksum units, with segments of S columns.
 
     Returns
     -------
@@ -68,7 +85,7 @@ def best_theta(rate: float, staleness: float, segment_cols: int) -> int:
     """
     if rate < 0 or staleness < 0:
         raise ValueError(f"rate and staleness must not be negative, but are {rate!r} and {staleness!r}")
-    scale = segment_cols**2 * rate * staleness**2 / (2 * OUTPUT_BITS)
+    scale = unlocated_share(checksum) * checksum.segment_cols**2 * rate * staleness**2 / (2 * OUTPUT_BITS)
     theta = 0
     while theta < OUTPUT_BITS and 4.0**theta < (2 * theta + 1) * scale:
         theta += 1

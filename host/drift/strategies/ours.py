@@ -20,7 +20,7 @@ from ..runtime import DriftExecution
 from ..setting import Setting
 from .base import Strategy
 
-RESIDUE = ChecksumConfig(scheme="residue", segment_cols=16, column_checks=False)
+RESIDUE = ChecksumConfig(scheme="residue", segment_cols=16, column_checks=False, pairs=True)
 
 ATTEMPTS_LIMIT = 3
 

@@ -2,34 +2,65 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from brownout.host.drift.rules import best_theta, checkpoint_interval, rate_within_budget
+from brownout.host.drift.rules import best_theta, checkpoint_interval, rate_within_budget, unlocated_share
+from brownout.host.twin.reference import find_pairs
+from brownout.hw.config import RESIDUE_MODULUS, ChecksumConfig
+
+S16 = ChecksumConfig(segment_cols=16, column_checks=False)
 
 
+@pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize(("rate", "staleness"), [(2e-2, 3000.0), (2e-2, 100.0), (3e-3, 2000.0)])
-def test_theta_is_that_of_least_damage(rate, staleness):
-    """Squared damage in segments of at most two errors: one is corrected, two that are flagged roll back all."""
+def test_theta_is_that_of_least_damage(rate, staleness, pairs):
+    """Squared damage in segments of at most two errors: those that are located are corrected, others roll back all."""
+    checksum = replace(S16, pairs=pairs)
     generator, cols = np.random.default_rng(1), 16
     errs = generator.random((100_000, cols)) < rate
     errs = errs[errs.sum(1) <= 2]
     sizes = errs * generator.choice([-1.0, 1.0], errs.shape) * 2.0 ** generator.integers(0, 31, errs.shape)
     total, squares, several = np.abs(sizes.sum(1)), (sizes**2).sum(1), errs.sum(1) > 1
+    # To a residue, 0.057 of the pairs look like another one.
+    unlocated = several & (
+        ~pairs | np.isin(total, [0.0, *2.0 ** np.arange(33)]) | (generator.random(len(errs)) < 0.033)
+    )
     costs = []
     for theta in range(16):
         # A residue sees what cancels.
         flagged = (total >= 2.0**theta) | ((total == 0) & several)
-        costs.append(squares[~flagged].sum() + (flagged & several).sum() * cols * staleness**2)
-    assert abs(int(np.argmin(costs)) - best_theta(rate, staleness, cols)) <= 1
+        costs.append(squares[~flagged].sum() + (flagged & unlocated).sum() * cols * staleness**2)
+    assert abs(int(np.argmin(costs)) - best_theta(rate, staleness, checksum)) <= 1
+
+
+@pytest.mark.parametrize("segment_cols", [8, 16, 32])
+@pytest.mark.parametrize("locators", [1, 2])
+def test_share_of_unlocated_pairs_is_that_of_random_pairs(locators, segment_cols):
+    checksum = ChecksumConfig(locators=locators, segment_cols=segment_cols, column_checks=False, pairs=True)
+    generator = np.random.default_rng(segment_cols)
+    places, unlocated, trials = range(segment_cols), 0, 400
+    for _ in range(trials):
+        columns = generator.choice(segment_cols, 2, replace=False)
+        sizes = [int(generator.choice([-1, 1])) << int(generator.integers(0, 31)) for _ in columns]
+        r = [sum(sizes)]
+        for check in range(1, checksum.checks):
+            weights = checksum.weights(check)
+            r.append(sum(weights[c] * size for c, size in zip(columns, sizes, strict=True)) % RESIDUE_MODULUS)
+        unlocated += len(find_pairs(checksum, r, places)) != 1
+    share = unlocated_share(checksum)
+    # Powers of 17 = 2^4 + 1 are not quite as random.
+    assert abs(unlocated / trials - share) < 0.15 * share + 3 * (share * (1 - share) / trials) ** 0.5
 
 
 def test_theta_rises_with_rate_and_staleness_only():
-    assert best_theta(0.0, 1e6, 16) == 0
-    assert best_theta(1e-2, 0.0, 16) == 0
-    thetas = [best_theta(rate, 1000.0, 16) for rate in (1e-5, 1e-4, 1e-3, 1e-2)]
+    assert best_theta(0.0, 1e6, S16) == 0
+    assert best_theta(1e-2, 0.0, S16) == 0
+    thetas = [best_theta(rate, 1000.0, S16) for rate in (1e-5, 1e-4, 1e-3, 1e-2)]
     assert thetas == sorted(set(thetas))
-    assert best_theta(1e-2, 1e30, 16) == 31
+    assert best_theta(1e-2, 1e30, S16) == 31
 
 
 def test_interval_keeps_what_is_rolled_back_as_stale_as_it_was():

@@ -233,7 +233,7 @@ def test_theta_follows_the_rate(accelerator):
     assert schedule.thetas
     assert len(schedule.thetas) == sum(each.rate is not None for each in records[:-1])
     assert strategy.theta == schedule.thetas[-1]
-    assert best_theta(TARGET / 30, 100.0, 4) <= strategy.theta <= best_theta(TARGET * 3, 100.0, 4)
+    assert best_theta(TARGET / 30, 100.0, RESIDUE) <= strategy.theta <= best_theta(TARGET * 3, 100.0, RESIDUE)
 
 
 def test_checkpoints_follow_what_is_rolled_back():
