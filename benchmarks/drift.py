@@ -7,8 +7,8 @@ Run ``python benchmarks/drift.py`` (hours from nothing, and what has been drawn 
    with ``--measured`` the ``measured_*`` figures of whole models.
 2. Quality (benchmarks/drift_quality.py): ``quality_rate_SCHEME_MODEL`` is the largest error rate at which our images
    are no worse than DRIFT's at 3e-3: the one-sided 95 % bound of the mean paired difference of distances is not above
-   0. Rates are bisected with 100 images each, what is found is confirmed with ``--images``. Images take 50 steps, as
-   published: with fewer, a checkpoint of ten steps ago is worth less, and DRIFT is easier to beat.
+   0. The means of 100 images say where to begin, the bounds of ``--images`` decide from there down. Images take 50
+   steps, as published: with fewer, a checkpoint of ten steps ago is worth less, and DRIFT is easier to beat.
 3. Both together: ``ours_saving_avg`` is that of the scheme that saves most at the largest rate that it keeps quality at
    on all models, under the published cost model; ``ours_speedup_avg`` likewise, with checks at the array's voltage.
    ``quality_rate_ours`` and ``quality_rate_ratio`` are those of the scheme that saves most.
@@ -35,7 +35,7 @@ from brownout.host.drift.setting import GUARD_BAND_V, Setting
 from brownout.host.drift.strategies import Rollback
 from brownout.host.models.evaluate import calibration_run
 from brownout.host.models.spec import get_spec
-from brownout.host.quality import paired_bound
+from brownout.host.quality import PairedBound, paired_bound
 from brownout.host.results import write_results
 from brownout.hw.config import AcceleratorConfig
 from pages.drift import write_page
@@ -78,21 +78,23 @@ class Search:
         points = points_of(self.bench, self.store, variant, self.law.voltage_at_rate(rate), images)
         return [x for point in points for x in point["distance"]]
 
-    def is_no_worse(self, variant: str, rate: float, images: int) -> bool:
-        """Whether a variant at a rate is no worse than DRIFT at its published rate."""
-        ours, drift = self.distances(variant, rate, images), self.distances("drift", ERROR_RATE, images)
-        return paired_bound(ours, drift).upper <= 0
+    def differences(self, variant: str, rate: float, images: int) -> PairedBound:
+        """Ours minus DRIFT's at its published rate."""
+        return paired_bound(self.distances(variant, rate, images), self.distances("drift", ERROR_RATE, images))
 
     def largest_rate(self, variant: str, images: int) -> float:
-        """Largest rate of `RATES` at which images are no worse, by bisection; 0 if they are worse at the first."""
+        """Largest rate of `RATES` at which images are no worse; 0 if they are worse at the first.
+
+        The mean of a few images says by bisection where to begin, the bound of all of them decides from there down.
+        """
         explored, beyond = 0, len(RATES) + 1
         while beyond - explored > 1:
             middle = (explored + beyond) // 2
-            if self.is_no_worse(variant, RATES[middle - 1], BATCH):
+            if self.differences(variant, RATES[middle - 1], BATCH).mean <= 0:
                 explored = middle
             else:
                 beyond = middle
-        while explored and not self.is_no_worse(variant, RATES[explored - 1], images):
+        while explored and self.differences(variant, RATES[explored - 1], images).upper > 0:
             explored -= 1
         return RATES[explored - 1] if explored else 0.0
 
