@@ -12,11 +12,15 @@ last one they go back:
 - ``static``: the voltage that was right for the cool chip;
 - ``adaptive``: the controller, which knows nothing but what the checks show;
 - ``worst_case``: the voltage that is right for the slowest chip that the controller is prepared for, all the time;
-- ``guard_band``: the lowest voltage at which nothing errs even then, without checks.
+- ``guard_band``: the lowest voltage at which nothing errs even then, without checks;
+- ``static_theta``, ``adaptive_theta``: as ``static`` and ``adaptive``, with theta following the rate; the staleness
+  that it is chosen for is measured in the clean run (``staleness``);
+- ``drift_interval10``, ``drift_interval``: DRIFT at ``--drift-rate`` of the cool chip, with a checkpoint every 10
+  evaluations, and with an interval that follows what is rolled back (the voltage stays).
 
-``NAME_distance`` is the perceptual distance to the clean run (``_median``: that of the median image,
-``_warm``: of the batches in between, which are drawn warm from their first evaluation on),
-``NAME_energy_j`` all energy, ``NAME_compute_energy_j`` that of the array and the checks, which is all that the voltage
+``NAME_distance`` is the perceptual distance to the clean run (``_median``: that of the median image, ``_warm``: of the
+batches in between, which are drawn warm from their first evaluation on), ``NAME_energy_j`` all energy,
+``NAME_dram_bytes`` traffic, ``NAME_compute_energy_j`` energy of the array and the checks, which is all that the voltage
 changes.
 """
 
@@ -48,13 +52,14 @@ from brownout.host.drift.adaptive import AdaptiveSchedule
 from brownout.host.drift.controller import RateController, voltage_ladder
 from brownout.host.drift.estimate import PUBLISHED_CURVE, RateCurve, estimate_rate, measured_curve
 from brownout.host.drift.rules import rate_within_budget
-from brownout.host.drift.runtime import protect
+from brownout.host.drift.runtime import DriftExecution, protect
 from brownout.host.drift.schedule import BLOCK_LINEAR_KINDS, Phases, Schedule
 from brownout.host.drift.setting import Setting
-from brownout.host.drift.strategies import GuardBand, Rollback, Strategy
+from brownout.host.drift.strategies import GuardBand, PublishedDrift, Rollback, Strategy
 from brownout.host.models.evaluate import calibration_run
 from brownout.host.models.spec import MNIST
 from brownout.host.offloading import Calibration
+from brownout.host.offloading.execution import ProductCall
 from brownout.host.quality.perceptual import perceptual_distance_per_image
 from brownout.host.sampling import sample
 from brownout.host.timing import NOMINAL_FREQUENCY_HZ, SAFE_DELAY
@@ -99,6 +104,28 @@ PLANS = {
 }
 
 
+class Staleness(Rollback):
+    """Measures by how much the sums of block Linear layers change from one evaluation to the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.squares, self.sums = 0.0, 0
+
+    def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
+        out, valid = run.history(call)
+        before = out.double()
+        result = super().layer(run, call, setting)
+        if valid and run.cell(call.product).kind in BLOCK_LINEAR_KINDS:
+            self.squares += (result.double() - before).square().sum().item()
+            self.sums += result.numel()
+        return result
+
+    @property
+    def rms(self) -> float:
+        """Root mean square of the changes."""
+        return (self.squares / self.sums) ** 0.5
+
+
 class Bench:
     """Runs of the same images under different policies.
 
@@ -114,8 +141,8 @@ class Bench:
         self.plan, self.batches, self.images, self.steps = plan, batches, images, steps
         self.strategy = Rollback()
         memory = MemoryConfig(bytes_per_cycle=32)
-        base = AcceleratorConfig(rows=32, cols=32, timing_model=timing_model, memory=memory)
-        self.config = self.strategy.hardware(base)
+        self.base = AcceleratorConfig(rows=32, cols=32, timing_model=timing_model, memory=memory)
+        self.config = self.strategy.hardware(self.base)
         self.model: nn.Module = load_denoiser(MNIST.name)
         self.calibration: Calibration = calibration_run(MNIST)
         self.classifier = load_classifier(MNIST.name)
@@ -129,7 +156,9 @@ class Bench:
 
     def run(self, name: str, strategy: Strategy, schedule: Schedule, *, shifts: bool = True) -> dict[str, float]:
         """Draw the images under a policy; figures by their names, without the policy's."""
-        plan, config = self.plan, self.config
+        plan = self.plan
+        # Nothing errs in the guard band, on the same chip as ours.
+        config = self.config if isinstance(strategy, GuardBand) else strategy.hardware(self.base)
         labels = torch.arange(self.images) % MNIST.num_classes
         with Accelerator(config, backend="twin", timing_law=plan.law) as accelerator:
 
@@ -163,6 +192,7 @@ class Bench:
             "energy_j": stats["energy_j"],
             "compute_energy_j": stats["energy_mac_j"] + stats["energy_check_j"],
             "time_s": stats["time_s"],
+            "dram_bytes": stats["dram_bytes"],
             "transition_cycles": stats.get("transition_cycles", 0),
             **{key: stats[key] for key in ("checks", "detected", "corrected", "suppressed", "missed", "wrong")},
         }
@@ -208,6 +238,33 @@ def lowest(bench: Bench, allowed: Callable[[float], bool]) -> float:
     return next(v for v in voltages if allowed(plan.law.relative_delay(v, NOMINAL_FREQUENCY_HZ)))
 
 
+def one_voltage(bench: Bench, config: AcceleratorConfig, setting: Setting, curve: RateCurve) -> RateController:
+    """A controller that observes, and has nothing to choose from."""
+    worst = bench.plan.worst_factor
+    limit = 1.0
+    return RateController(
+        config, bench.plan.law, [setting], limit / 2, hard_limit=limit, worst_factor=worst, curve=curve
+    )
+
+
+def with_checkpoints(bench: Bench, rate: float, curve: RateCurve) -> dict[str, dict[str, float]]:
+    """DRIFT with a fixed interval between checkpoints, and with one that follows; both at the same voltage."""
+    largest = curve.largest_delay(rate)
+    voltage = lowest(bench, lambda delay: delay <= largest)
+    setting = Setting(voltage_v=voltage)
+    fixed = PublishedDrift()
+    cool = bench.run("drift_cool", fixed, bench.phases(setting), shifts=False)
+    results = {"drift_interval10": bench.run("drift_interval10", fixed, bench.phases(setting))}
+    strategy = PublishedDrift()
+    controller = one_voltage(bench, strategy.hardware(bench.base), setting, curve)
+    # The widths of these layers are multiples of a tile's.
+    share = cool["suppressed"] / (cool["checks"] * strategy.checksum.segment_cols)
+    schedule = AdaptiveSchedule(bench.phases(setting), controller, design_share=share)
+    results["drift_interval"] = bench.run("drift_interval", strategy, schedule)
+    print("intervals", schedule.intervals, flush=True)
+    return results
+
+
 def plot(bench: Bench, controller: RateController, static_v: float, worst_v: float, path: str) -> None:
     """Voltage and rates over evaluations."""
     from matplotlib import pyplot as plt
@@ -243,11 +300,13 @@ def main(
     images: Annotated[int, typer.Option(help="images of a batch")] = 24,
     steps: Annotated[int, typer.Option(help="DDIM steps")] = 15,
     budget: Annotated[float, typer.Option(help="perceptual distance to the clean run that is allowed")] = 0.015,
+    drift_rate: Annotated[float, typer.Option(help="errors per output of DRIFT on the cool chip")] = 3e-3,
 ) -> None:
     """Measure, print and write the results."""
     plan = PLANS[timing_model]
     bench = Bench(plan, timing_model, batches, images, steps)
-    bench.run("clean", bench.strategy, lambda cell: Setting(), shifts=False)
+    staleness = Staleness()
+    bench.run("clean", staleness, lambda cell: Setting(), shifts=False)
     curve, rates, distances = characterise(bench, timing_model)
     target = rate_within_budget(rates, distances, budget)
     largest = curve.largest_delay(target)
@@ -259,14 +318,11 @@ def main(
     guard_v = lowest(bench, lambda delay: delay * plan.worst_factor * slowest <= SAFE_DELAY)
     print(f"target rate {target:.3g}: {static_v:g} V, {worst_v:g} V, {guard_v:g} V", flush=True)
 
-    controller = RateController(
-        bench.config,
-        plan.law,
-        voltage_ladder(plan.lowest_v, plan.highest_v, step_v=plan.step_v),
-        target,
-        worst_factor=plan.worst_factor,
-        curve=curve,
-    )
+    def new_controller() -> RateController:
+        ladder = voltage_ladder(plan.lowest_v, plan.highest_v, step_v=plan.step_v)
+        return RateController(bench.config, plan.law, ladder, target, worst_factor=plan.worst_factor, curve=curve)
+
+    controller = new_controller()
     adaptive = AdaptiveSchedule(bench.phases(controller.candidate), controller)
     results = {
         "static": bench.run("static", bench.strategy, bench.phases(bench.at(static_v))),
@@ -274,12 +330,20 @@ def main(
         "worst_case": bench.run("worst_case", bench.strategy, bench.phases(bench.at(worst_v))),
         "guard_band": bench.run("guard_band", GuardBand(Setting(voltage_v=guard_v)), bench.phases(Setting())),
     }
+    following = new_controller()
+    theta = AdaptiveSchedule(bench.phases(following.candidate), following, staleness=staleness.rms)
+    results["adaptive_theta"] = bench.run("adaptive_theta", Rollback(), theta)
+    one = one_voltage(bench, bench.config, bench.at(static_v), curve)
+    theta = AdaptiveSchedule(bench.phases(bench.at(static_v)), one, staleness=staleness.rms)
+    results["static_theta"] = bench.run("static_theta", Rollback(), theta)
+    results |= with_checkpoints(bench, drift_rate, curve)
     metrics: dict[str, float] = {
         "budget": budget,
         "target_rate": target,
         "static_v": static_v,
         "worst_case_v": worst_v,
         "guard_band_v": guard_v,
+        "staleness": staleness.rms,
         "emergencies": sum(each.emergency for each in controller.records),
         "evaluations_above_target": sum(
             curve.rate(bench.factor(each.evaluation) * controller.estimator.delay(bench.at(each.voltage_v))) > target
@@ -290,7 +354,15 @@ def main(
     for name, found in results.items():
         metrics |= {
             f"{name}_{key}": found[key]
-            for key in ("distance", "distance_warm", "distance_median", "energy_j", "compute_energy_j", "time_s")
+            for key in (
+                "distance",
+                "distance_warm",
+                "distance_median",
+                "energy_j",
+                "compute_energy_j",
+                "time_s",
+                "dram_bytes",
+            )
         }
     name = "adaptive" if timing_model == "flip" else f"adaptive_{timing_model}"
     config = {
