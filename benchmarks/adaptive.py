@@ -299,7 +299,7 @@ def main(
     batches: Annotated[int, typer.Option(help="batches of a run", min=3)] = 3,
     images: Annotated[int, typer.Option(help="images of a batch")] = 24,
     steps: Annotated[int, typer.Option(help="DDIM steps")] = 15,
-    budget: Annotated[float, typer.Option(help="perceptual distance to the clean run that is allowed")] = 0.015,
+    budget: Annotated[float, typer.Option(help="perceptual distance to the clean run that is allowed")] = 0.012,
     drift_rate: Annotated[float, typer.Option(help="errors per output of DRIFT on the cool chip")] = 3e-3,
 ) -> None:
     """Measure, print and write the results."""
