@@ -12,8 +12,9 @@ rate), the lowest one without errors, or in the middle. For every setting, model
 - ``leftover``: outputs that are wrong and not marked (missed, or made wrong), over all errors in outputs.
 
 Costs: ``area`` is in transistors over those of the array (processing elements alone), by Yosys; ``energy`` is the area
-that switches in every cycle (check columns, sums of activations), times the square of the voltage ratio, and the cycles
-that digit rows take in the array; ``latency`` is in cycles of a DiT-XL/2 layer, by the exact cycle model.
+that switches in every cycle (check columns, sums of activations, but not what locates errors, which waits for flagged
+rows), times the square of the voltage ratio, and the cycles that digit rows take in the array; ``latency`` is in cycles
+of a DiT-XL/2 layer, by the exact cycle model.
 
 Headline metrics, ``_35`` and ``_14``: at an error rate of 1e-2 (`flip`), the setting with the largest share corrected
 among those whose compute energy is at most 35 or 14 % more and that meet the limits of suppressed and leftover outputs.
@@ -86,12 +87,13 @@ class Setting:
         """Short name for tables and plots."""
         c = self.checksum
         scheme = f"{c.scheme} x{c.locators}" if c.locators else c.scheme
+        scheme += " pairs" if c.pairs else ""
         group = f" H{c.group_rows}" if c.column_checks else ""
         return f"{scheme} S{c.segment_cols}{group} V{self.check_voltage:g}"
 
 
 def checksums() -> Iterator[ChecksumConfig]:
-    """All schemes, segment widths and groups."""
+    """All schemes, segment widths and groups; residues without groups with pairs, too."""
     for scheme, locators in (
         ("classic", 0),
         ("matched", 0),
@@ -108,7 +110,11 @@ def checksums() -> Iterator[ChecksumConfig]:
                     locators=locators,
                     segment_cols=width,
                     column_checks=group > 0,
-                    **({"group_rows": group} if group else {}),
+                    group_rows=group or ChecksumConfig.group_rows,
+                )
+            if scheme == "residue":
+                yield ChecksumConfig(
+                    scheme=scheme, locators=locators, segment_cols=width, column_checks=False, pairs=True
                 )
 
 

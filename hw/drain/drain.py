@@ -18,7 +18,7 @@ from ..load.receiver import channel_depth, channel_entry_layout
 from ..params import params_layout
 from ..protect.check_row import widths
 from ..protect.column_checker import group_layout
-from ..protect.corrector import Corrector
+from ..protect.corrector import Corrector, most_corrected
 from ..protect.log import SyndromeLog
 from .packer import Packer
 from .requantise import Requantiser
@@ -32,7 +32,7 @@ def check_increments_layout(config: AcceleratorConfig) -> data.StructLayout:
         {
             "checks": 1,
             "detected": 1,
-            "corrected": 1,
+            "corrected": range(most_corrected(config) + 1),
             "suppressed": range(config.cols + 1),
             "log_records": records,
             "log_dropped": range(LOG_RECORDS_PER_BLOCK + 2),
