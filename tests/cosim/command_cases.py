@@ -162,9 +162,11 @@ def random_clock(rng: random.Random) -> Fraction:
 
 def random_checksum(rng: random.Random, block_rows: int, lanes: int) -> ChecksumConfig:
     scheme = rng.choice(["classic", "matched", "weighted", "residue"])
+    column_checks = scheme in ("classic", "matched") or rng.random() < 0.6
     return ChecksumConfig(
         scheme=scheme,
-        column_checks=scheme in ("classic", "matched") or rng.random() < 0.6,
+        column_checks=column_checks,
+        pairs=scheme == "residue" and not column_checks and rng.random() < 0.5,
         group_rows=rng.choice([rows for rows in range(1, block_rows + 1) if block_rows % rows == 0]),
         segment_cols=rng.choice([lanes, lanes + 1, 16]),
     )

@@ -31,9 +31,14 @@ def config(rows: int, cols: int, model: str, checksum: ChecksumConfig | None, **
     return AcceleratorConfig(rows=rows, cols=cols, timing_model=model, checksum=checksum, memory=memory, **settings)
 
 
-def checks(scheme: str, width: int, group: int = 0, locators: int = -1) -> ChecksumConfig:
+def checks(scheme: str, width: int, group: int = 0, locators: int = -1, *, pairs: bool = False) -> ChecksumConfig:
     return ChecksumConfig(
-        scheme=scheme, locators=locators, segment_cols=width, column_checks=group > 0, group_rows=group or 32
+        scheme=scheme,
+        locators=locators,
+        segment_cols=width,
+        column_checks=group > 0,
+        group_rows=group or 32,
+        pairs=pairs,
     )
 
 
@@ -44,6 +49,7 @@ CONFIGS = {
     "classic-flip": config(4, 4, "flip", checks("classic", 2, 4), drain_lanes=1, bus_bytes=4),
     "residue-carry": config(4, 6, "carry", checks("residue", 4, 8, locators=2), voltage_domains=2, bus_bytes=64),
     "weighted-carry": config(4, 6, "carry", checks("weighted", 6, 8)),
+    "pairs-flip": config(2, 14, "flip", checks("residue", 8, pairs=True), drain_lanes=8, voltage_domains=2),
 }
 LONG_CONFIGS = {
     "none-flip": config(3, 9, "flip", None),
@@ -55,6 +61,9 @@ LONG_CONFIGS = {
     "matched-carry": config(5, 7, "carry", checks("matched", 4, 4)),
     "razor-flip": config(3, 9, "flip", checks("residue", 4, 8), razor=True, voltage_domains=2),
     "razor-carry": config(5, 7, "carry", None, razor=True),
+    "pairs-two-locators-flip": config(3, 9, "flip", checks("residue", 4, locators=2, pairs=True), drain_lanes=3),
+    "pairs-wide-flip": config(2, 20, "flip", checks("residue", 16, pairs=True), bus_bytes=64),
+    "pairs-carry": config(5, 7, "carry", checks("residue", 4, pairs=True)),
     "classic-carry": config(2, 3, "carry", checks("classic", 3, 16), drain_lanes=2),
 }
 
@@ -87,6 +96,7 @@ class Totals:
 
     injected: int = 0
     corrected: int = 0
+    pairs: int = 0
     suppressed: int = 0
 
 
@@ -201,6 +211,9 @@ class Bench:
         assert len(got) == 6 * (config.checksum is not None) + config.razor
         self.totals.injected += expected.counters["injected"]
         self.totals.corrected += expected.counters["corrected"]
+        if options.log_bytes:
+            words = np.frombuffer(expected.log, "<u4").reshape(-1, config.log_record_bytes // 4)
+            self.totals.pairs += int((words[:, 3] >> 26 & 1).sum())
         self.totals.suppressed += expected.counters["suppressed"]
 
 
@@ -223,6 +236,7 @@ def test_random_commands(name: str) -> None:
     assert totals.injected > 1000
     assert totals.suppressed > 100
     assert totals.corrected > 0 or name.startswith("classic")
+    assert (totals.pairs > 0) == name.startswith("pairs")
 
 
 @pytest.mark.soak
