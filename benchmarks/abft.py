@@ -25,8 +25,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +48,7 @@ from brownout.hw.protect.check_row import CheckRow
 from brownout.hw.protect.column_checker import ColumnChecker
 from brownout.hw.protect.column_sums import ColumnSums
 from brownout.hw.protect.corrector import Corrector
+from brownout.hw.protect.pairs import PairLocator
 from brownout.hw.protect.row_checker import RowChecker
 
 mpl.use("Agg")
@@ -135,7 +136,7 @@ def _ports(design: Elaboratable) -> list[Signal]:
     return [value for value in members if isinstance(value, Signal) and len(value)]
 
 
-def cached_area(kind: type[Any], config: AcceleratorConfig) -> Area:
+def cached_area(kind: Callable[[AcceleratorConfig], Elaboratable], config: AcceleratorConfig) -> Area:
     """`area` of a unit of an accelerator, remembered: Yosys takes up to a minute."""
     sources = sorted((Path(__file__).parents[1] / "hw").rglob("*.py"))
     state = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
@@ -243,14 +244,25 @@ def latency_overhead(checksum: ChecksumConfig) -> float:
     return cycles[1] / cycles[0] - 1
 
 
+def pair_locator(config: AcceleratorConfig) -> PairLocator:
+    """That of one segment."""
+    return PairLocator(config, 0)
+
+
 def whole_area(checksum: ChecksumConfig) -> float:
-    """Transistors of all checksum units over those of the processing elements; memories apart."""
-    plain, config = accelerator_config(None), accelerator_config(checksum)
-    kinds: list[type[Any]] = [RowChecker, Corrector]
+    """Transistors of all checksum units over those of the processing elements; memories apart.
+
+    Pairs add their locators to the units without; what the corrector needs to apply what they find, some hundredths of
+    it, is not counted, because Yosys takes too long to map all of it at once.
+    """
+    plain, config = accelerator_config(None), accelerator_config(replace(checksum, pairs=False))
+    kinds: list[Callable[[AcceleratorConfig], Elaboratable]] = [RowChecker, Corrector]
     if checksum.column_checks:
         kinds += [ColumnChecker, ColumnSums]
     units = SIDE * cached_area(CheckRow, config).transistors
     units += sum(cached_area(kind, config).transistors for kind in kinds)
+    if checksum.pairs:
+        units += len(config.segments) * cached_area(pair_locator, accelerator_config(checksum)).transistors
     return units / (SIDE * cached_area(ArrayRow, plain).transistors)
 
 

@@ -256,9 +256,11 @@ def with_checkpoints(bench: Bench, rate: float, curve: RateCurve) -> dict[str, d
     cool = bench.run("drift_cool", fixed, bench.phases(setting), shifts=False)
     results = {"drift_interval10": bench.run("drift_interval10", fixed, bench.phases(setting))}
     strategy = PublishedDrift()
-    controller = one_voltage(bench, strategy.hardware(bench.base), setting, curve)
+    config = strategy.hardware(bench.base)
+    assert config.checksum is not None
+    controller = one_voltage(bench, config, setting, curve)
     # The widths of these layers are multiples of a tile's.
-    share = cool["suppressed"] / (cool["checks"] * strategy.checksum.segment_cols)
+    share = cool["suppressed"] / (cool["checks"] * config.checksum.segment_cols)
     schedule = AdaptiveSchedule(bench.phases(setting), controller, design_share=share)
     results["drift_interval"] = bench.run("drift_interval", strategy, schedule)
     print("intervals", schedule.intervals, flush=True)
