@@ -31,8 +31,8 @@ STRATEGIES = {
     "recompute": ("recompute ABFT", "#76b7b2"),
     "dmr": ("DMR", "#59a14f"),
     "drift": ("DRIFT as published", "#f28e2b"),
-    "ours_s16_v25": ("ours, S = 16, checks a quarter up", "#2f6db5"),
-    "ours_s8_v0": ("ours, S = 8, checks at the array's voltage", "#8cb8e6"),
+    "ours_s16_v25_e0": ("ours, S = 16, checks a quarter up", "#8cb8e6"),
+    "ours_s16p_v25_e0": ("the same, pairs located too", "#2f6db5"),
 }
 
 
