@@ -153,6 +153,9 @@ COMMAND_FIELDS = {
 LOG_RECORDS_PER_BLOCK = 64
 """Records that the hardware keeps of one block of the output; further ones are counted and dropped."""
 
+LOG_PLAIN_CHECK = 255
+"""The plain check itself, as the other place of a pair of errors in log records; no segment has so many columns."""
+
 
 def reserved_ranges(fields: tuple[Field, ...]) -> tuple[tuple[int, int], ...]:
     """Byte ranges of a command that no field uses; they must be zero."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brownout.cosim.golden import ChannelTable
-from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, GemmFlag
+from brownout.hw.commands import LOG_PLAIN_CHECK, LOG_RECORDS_PER_BLOCK, GemmFlag
 from brownout.hw.config import RESIDUE_BITS, RESIDUE_MODULUS, AcceleratorConfig, ChecksumConfig
 from brownout.hw.tiling import Block, blocks
 
@@ -444,10 +444,6 @@ def _points_at(checksum: ChecksumConfig, r: list[int], j: int, i: int) -> bool:
     return r[j] == wrap(expected, checksum.check_bits(j))
 
 
-PLAIN_CHECK = 255
-"""Place of an error in the plain check itself, as log records have it."""
-
-
 @dataclass(frozen=True)
 class Located:
     """An error of so much at a place of a segment."""
@@ -479,10 +475,10 @@ def find_pairs(checksum: ChecksumConfig, r: list[int], places: Collection[int]) 
         first = r[0] - second
         if not _is_signed_power(first) or max(abs(first), lowest) > 1 << 31:
             continue
-        for i, j in permutations((*places, PLAIN_CHECK), 2):
+        for i, j in permutations((*places, LOG_PLAIN_CHECK), 2):
             located = Located(i, first), Located(j, second)
             if all(
-                sum(checksum.weights(c)[each.place] * each.error for each in located if each.place != PLAIN_CHECK)
+                sum(checksum.weights(c)[each.place] * each.error for each in located if each.place != LOG_PLAIN_CHECK)
                 % RESIDUE_MODULUS
                 == r[c]
                 for c in range(1, len(r))
@@ -541,8 +537,8 @@ def _check_block(cmd: _Command, block: Block, sums: _Sums, result: ReferenceResu
         repaired: list[Located] = []
         if unique:
             outcome = Outcome.CORRECTED
-            repaired = [each for each in pairs[0] if each.place != PLAIN_CHECK]
-            other = repaired[1].place if len(repaired) == 2 else PLAIN_CHECK
+            repaired = [each for each in pairs[0] if each.place != LOG_PLAIN_CHECK]
+            other = repaired[1].place if len(repaired) == 2 else LOG_PLAIN_CHECK
             where = repaired[0].place << 8 | other << 18 | 1 << 26
         elif pairs:
             outcome = Outcome.MARKED

@@ -6,6 +6,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..commands import LOG_PLAIN_CHECK
 from ..config import ACC_BITS, SYNDROME_BITS, AcceleratorConfig
 from ..drain.vectors import vector_chunk_layout
 from ..load.receiver import chunks_per_vector
@@ -20,9 +21,6 @@ IGNORED, CORRECTED, MARKED_FIT, MARKED = range(4)
 
 MASK_BITS = 128
 """Marked columns of a segment in a log record, bit 0 for its first column."""
-
-PLAIN_CHECK = 255
-"""The plain check, as the other place of a pair in log records."""
 
 
 def most_corrected(config: AcceleratorConfig) -> int:
@@ -289,7 +287,7 @@ class Corrector(wiring.Component):
                     pair["second"].eq(locator.second[:size]),
                     pair["second_error"].eq(locator.second_error),
                     pair["other_place"].eq(
-                        Mux(locator.first[size] | locator.second[size], PLAIN_CHECK, _place(locator.second[:size]))
+                        Mux(locator.first[size] | locator.second[size], LOG_PLAIN_CHECK, _place(locator.second[:size]))
                     ),
                 ]
             with m.Elif(locator.found):
@@ -355,7 +353,7 @@ class Corrector(wiring.Component):
             if "is_pair" in decision:
                 what = Cat(what, decision["other_place"], decision["is_pair"])
                 # One column, and another if both errors of a pair are in columns.
-                corrected = corrected + (decision["is_pair"] & (decision["other_place"] != PLAIN_CHECK))
+                corrected = corrected + (decision["is_pair"] & (decision["other_place"] != LOG_PLAIN_CHECK))
             with m.If(moving & (chunk.index == columns.start // config.lanes) & (chunk.cols > columns.start)):
                 m.d.comb += self.checks.eq(1)
                 with m.If(decision["flagged"]):
