@@ -5,6 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 MODEL ?= digits
+VOLTAGE ?=
 TEST ?= all
 WAVES ?=
 ROWS ?= 4
@@ -28,8 +29,8 @@ $(READY): pyproject.toml constraints.txt
 
 venv: $(READY) ## Create .venv with the project and its tools
 
-demo: $(READY) ## Ten digits on the RTL and on the twin; MODEL=digits|mnist
-	$(PY) -m brownout.host.demo --model $(MODEL)
+demo: $(READY) ## Ten digits on the RTL: nominal, undervolted, with rollback; MODEL=digits|mnist VOLTAGE=0.67
+	$(PY) -m brownout.host.demo --model $(MODEL) $(if $(VOLTAGE),--voltage $(VOLTAGE))
 
 # mypy does not follow the import hook of an editable installation: it gets the same packages as a folder of links.
 lint: $(READY) ## ruff and mypy
@@ -43,7 +44,7 @@ lint: $(READY) ## ruff and mypy
 test: lint ## All quick tests
 	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not soak"
 
-soak: $(READY) ## Long random sweeps of the RTL
+soak: $(READY) ## Long random sweeps of the RTL, and random kills of processes
 	$(PY) -m pytest -n $(JOBS) -m soak
 
 sim: $(READY) ## cocotb testbenches; TEST=name WAVES=1 ROWS=4 COLS=4

@@ -12,8 +12,9 @@ rate), the lowest one without errors, or in the middle. For every setting, model
 - ``leftover``: outputs that are wrong and not marked (missed, or made wrong), over all errors in outputs.
 
 Costs: ``area`` is in transistors over those of the array (processing elements alone), by Yosys; ``energy`` is the area
-that switches in every cycle (check columns, sums of activations), times the square of the voltage ratio, and the cycles
-that digit rows take in the array; ``latency`` is in cycles of a DiT-XL/2 layer, by the exact cycle model.
+that switches in every cycle (check columns, sums of activations, but not what locates errors, which waits for flagged
+rows), times the square of the voltage ratio, and the cycles that digit rows take in the array; ``latency`` is in cycles
+of a DiT-XL/2 layer, by the exact cycle model.
 
 Headline metrics, ``_35`` and ``_14``: at an error rate of 1e-2 (`flip`), the setting with the largest share corrected
 among those whose compute energy is at most 35 or 14 % more and that meet the limits of suppressed and leftover outputs.
@@ -24,8 +25,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,13 +41,14 @@ from tqdm import tqdm
 from brownout.cosim.area import Area, area
 from brownout.cosim.cache import build_root
 from brownout.host import Accelerator, Protection, write_results
-from brownout.host.timing import NOMINAL_FREQUENCY_HZ, SAFE_DELAY, TimingLaw
+from brownout.host.timing import NOMINAL_FREQUENCY_HZ, TimingLaw
 from brownout.hw.array.row import ArrayRow
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 from brownout.hw.protect.check_row import CheckRow
 from brownout.hw.protect.column_checker import ColumnChecker
 from brownout.hw.protect.column_sums import ColumnSums
 from brownout.hw.protect.corrector import Corrector
+from brownout.hw.protect.pairs import PairLocator
 from brownout.hw.protect.row_checker import RowChecker
 
 mpl.use("Agg")
@@ -86,12 +88,13 @@ class Setting:
         """Short name for tables and plots."""
         c = self.checksum
         scheme = f"{c.scheme} x{c.locators}" if c.locators else c.scheme
+        scheme += " pairs" if c.pairs else ""
         group = f" H{c.group_rows}" if c.column_checks else ""
         return f"{scheme} S{c.segment_cols}{group} V{self.check_voltage:g}"
 
 
 def checksums() -> Iterator[ChecksumConfig]:
-    """All schemes, segment widths and groups."""
+    """All schemes, segment widths and groups; residues without groups with pairs, too."""
     for scheme, locators in (
         ("classic", 0),
         ("matched", 0),
@@ -108,7 +111,11 @@ def checksums() -> Iterator[ChecksumConfig]:
                     locators=locators,
                     segment_cols=width,
                     column_checks=group > 0,
-                    **({"group_rows": group} if group else {}),
+                    group_rows=group or ChecksumConfig.group_rows,
+                )
+            if scheme == "residue":
+                yield ChecksumConfig(
+                    scheme=scheme, locators=locators, segment_cols=width, column_checks=False, pairs=True
                 )
 
 
@@ -120,24 +127,6 @@ def accelerator_config(checksum: ChecksumConfig | None, timing_model: str = "non
     )
 
 
-def voltage_of_rate(law: TimingLaw, rate: float) -> float:
-    """Supply at which outputs err at `rate`, at the nominal clock, by bisection."""
-    low, high = 0.60, 0.90
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if law.error_rate(middle, NOMINAL_FREQUENCY_HZ) > rate else (low, middle)
-    return high
-
-
-def safe_voltage(law: TimingLaw) -> float:
-    """Lowest supply without errors at the nominal clock."""
-    low, high = 0.60, 0.90
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if law.delay_at(middle) > SAFE_DELAY else (low, middle)
-    return high
-
-
 def _ports(design: Elaboratable) -> list[Signal]:
     if isinstance(design, (ArrayRow, CheckRow)):
         return design.ports
@@ -147,7 +136,7 @@ def _ports(design: Elaboratable) -> list[Signal]:
     return [value for value in members if isinstance(value, Signal) and len(value)]
 
 
-def cached_area(kind: type[Any], config: AcceleratorConfig) -> Area:
+def cached_area(kind: Callable[[AcceleratorConfig], Elaboratable], config: AcceleratorConfig) -> Area:
     """`area` of a unit of an accelerator, remembered: Yosys takes up to a minute."""
     sources = sorted((Path(__file__).parents[1] / "hw").rglob("*.py"))
     state = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
@@ -167,16 +156,16 @@ def energy_overhead(setting: Setting, rate: float, law: TimingLaw) -> float:
     row = cached_area(ArrayRow, accelerator_config(None)).transistors
     check = cached_area(CheckRow, config).transistors / row
     sums = cached_area(ColumnSums, config).transistors / (SIDE * row) if checksum.column_checks else 0.0
-    array_v = voltage_of_rate(law, rate)
-    check_v = array_v + setting.check_voltage * (safe_voltage(law) - array_v)
+    array_v = law.voltage_at_rate(rate)
+    check_v = array_v + setting.check_voltage * (law.voltage_at_rate(0) - array_v)
     digits = checksum.digits / checksum.group_rows if checksum.column_checks else 0.0
     return digits + (1 + digits) * (check * (check_v / array_v) ** 2 + sums)
 
 
 def check_rate(setting: Setting, rate: float, law: TimingLaw) -> float:
     """Error rate of the check columns' sums."""
-    array_v = voltage_of_rate(law, rate)
-    return law.error_rate(array_v + setting.check_voltage * (safe_voltage(law) - array_v), NOMINAL_FREQUENCY_HZ)
+    array_v = law.voltage_at_rate(rate)
+    return law.error_rate(array_v + setting.check_voltage * (law.voltage_at_rate(0) - array_v), NOMINAL_FREQUENCY_HZ)
 
 
 def _shares(accelerator: Accelerator, a: torch.Tensor, w: torch.Tensor, clean: torch.Tensor) -> dict[str, float]:
@@ -255,14 +244,25 @@ def latency_overhead(checksum: ChecksumConfig) -> float:
     return cycles[1] / cycles[0] - 1
 
 
+def pair_locator(config: AcceleratorConfig) -> PairLocator:
+    """That of one segment."""
+    return PairLocator(config, 0)
+
+
 def whole_area(checksum: ChecksumConfig) -> float:
-    """Transistors of all checksum units over those of the processing elements; memories apart."""
-    plain, config = accelerator_config(None), accelerator_config(checksum)
-    kinds: list[type[Any]] = [RowChecker, Corrector]
+    """Transistors of all checksum units over those of the processing elements; memories apart.
+
+    Pairs add their locators to the units without; what the corrector needs to apply what they find, some hundredths of
+    it, is not counted, because Yosys takes too long to map all of it at once.
+    """
+    plain, config = accelerator_config(None), accelerator_config(replace(checksum, pairs=False))
+    kinds: list[Callable[[AcceleratorConfig], Elaboratable]] = [RowChecker, Corrector]
     if checksum.column_checks:
         kinds += [ColumnChecker, ColumnSums]
     units = SIDE * cached_area(CheckRow, config).transistors
     units += sum(cached_area(kind, config).transistors for kind in kinds)
+    if checksum.pairs:
+        units += len(config.segments) * cached_area(pair_locator, accelerator_config(checksum)).transistors
     return units / (SIDE * cached_area(ArrayRow, plain).transistors)
 
 

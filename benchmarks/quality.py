@@ -102,10 +102,10 @@ def measure(spec: ModelSpec, count: int, efficientnet: bool) -> dict[str, float]
         "agreement_difference_upper": agreement.upper,
         "psnr_int8_db": psnr(torch.cat(int8), torch.cat(float32)),
         "ssim_int8": ssim(torch.cat(int8), torch.cat(float32)),
-        **distances(float32, int8, labels, spec.name, classifier),
+        **distances(float32, int8, labels, spec.dataset, classifier),
     }
     if efficientnet:
-        found = distances(float32, int8, labels, spec.name, load_efficientnet())
+        found = distances(float32, int8, labels, spec.dataset, load_efficientnet())
         metrics |= {f"efficientnet_{name}": value for name, value in found.items()}
     return metrics
 

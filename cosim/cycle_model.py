@@ -145,7 +145,8 @@ class CycleModel:
 
     The counters are exactly those of the RTL for commands that succeed, without back-pressure of a `StallConfig`. What
     the past leaves behind is carried from call to call: the position in the command ring, the open rows of the DRAM and
-    the operating points. The counters of what checks find are left out (`CHECK_COUNTERS` of `brownout.hw.registers`).
+    the operating points. The counters of what checks find and Razor elements drop are left out (`CHECK_COUNTERS` and
+    `RAZOR_COUNTERS` of `brownout.hw.registers`).
 
     Parameters
     ----------
@@ -266,7 +267,7 @@ class CycleModel:
         return dict(zip(self.names, total, strict=True))
 
     def counters(self) -> dict[str, int]:
-        """All counters since construction or `reset`: those of `Simulator.counters`, less what checks find."""
+        """All counters since construction or `reset`: those of `Simulator.counters`, less what depends on errors."""
         return dict(zip(self.names, self._counts, strict=True))
 
     def _run_ring(self, commands: Sequence[Command], found: Sequence[Found | Runs | None]) -> list[int]:

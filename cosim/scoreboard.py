@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from brownout.hw.commands import GemmCommand, GemmFlag
 from brownout.hw.config import AcceleratorConfig
+from brownout.hw.matrix_layout import MatrixLayout, row_major, tiled_activations, tiled_output, tiled_weights
 
 from . import golden
 from .golden import ChannelTable
@@ -27,22 +29,41 @@ class MismatchError(AssertionError):
 
 @dataclass(frozen=True)
 class _Operand:
-    """Rows of one operand in memory."""
+    """One operand in memory."""
 
     address: int
-    row_stride: int
     batch_stride: int
     shape: tuple[int, int, int]
-    item_bytes: int
+    layout: MatrixLayout
 
-    def view(self, memory: NDArray[np.uint8], origin: int = 0) -> NDArray[np.uint8]:
-        """Bytes of the elements, shape (batch, rows, row bytes), sharing `memory`, which begins at `origin`."""
+    def write(self, memory: NDArray[np.uint8], values: NDArray[Any], origin: int = 0) -> None:
+        """Put `values` (batch, rows, columns) into `memory`, which begins at `origin`."""
+        source = np.ascontiguousarray(values).view(np.uint8)
+        source = np.broadcast_to(source, (self.shape[0], *source.shape[-2:]))
+        for part, view in self._tiles(memory, origin):
+            view[:] = source[part]
+
+    def read(self, memory: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Bytes of the elements: (batch, rows, row bytes)."""
         batch, rows, cols = self.shape
-        return np.lib.stride_tricks.as_strided(
-            memory[self.address - origin :],
-            (batch, rows, cols * self.item_bytes),
-            (self.batch_stride, self.row_stride, 1),
-        )
+        values = np.empty((batch, rows, cols * self.layout.item_bytes), np.uint8)
+        for part, view in self._tiles(memory, 0):
+            values[part] = view
+        return values
+
+    def _tiles(
+        self, memory: NDArray[np.uint8], origin: int
+    ) -> Iterator[tuple[tuple[slice, slice, slice], NDArray[np.uint8]]]:
+        """Tiles as parts (batch, rows, row bytes) of the operand, and views of their memory."""
+        item_bytes = self.layout.item_bytes
+        for tile in self.layout.tiles():
+            columns = slice(tile.first_col * item_bytes, (tile.first_col + tile.cols) * item_bytes)
+            view = np.lib.stride_tricks.as_strided(
+                memory[self.address + tile.offset - origin :],
+                (self.shape[0], tile.rows, tile.cols * item_bytes),
+                (self.batch_stride, tile.row_bytes, 1),
+            )
+            yield (slice(None), slice(tile.first_row, tile.first_row + tile.rows), columns), view
 
 
 class GemmCase:
@@ -62,7 +83,10 @@ class GemmCase:
     base : int
         Where in memory the case begins.
     row_padding : int
-        Bus words between the rows of each operand, beyond what alignment needs.
+        Bus words beyond what alignment needs between the rows of each operand that is not tiled, and between the
+        products of a batch.
+    tiled : int
+        Which operands lie in tiles: `GemmFlag` bits A_TILED, W_TILED, Y_TILED.
     """
 
     def __init__(
@@ -75,6 +99,7 @@ class GemmCase:
         requantise: bool = False,
         base: int = 0,
         row_padding: int = 0,
+        tiled: int = 0,
     ) -> None:
         self._bus_bytes = config.bus_bytes
         self._padding = row_padding * config.bus_bytes
@@ -83,14 +108,24 @@ class GemmCase:
         batch = len(a) if a.ndim == 3 else 1
         self._a, self._w = a, w
         self._channels, self._requantise = channels, requantise
+        self._tiled = GemmFlag(tiled)
         (m, k), n = a.shape[-2:], w.shape[-1]
-        self._a_at = self._place((batch, m, k), 1)
-        self._w_at = self._place((batch, k, n), 1, shared=w.ndim == 2)
+        a_layout, w_layout = self._row_major(m, k, 1), self._row_major(k, n, 1)
+        item_bytes = 1 if requantise else 4
+        y_layout = self._row_major(m, n, item_bytes)
+        if tiled & GemmFlag.A_TILED:
+            a_layout = tiled_activations(config, m, k)
+        if tiled & GemmFlag.W_TILED:
+            w_layout = tiled_weights(config, k, n)
+        if tiled & GemmFlag.Y_TILED:
+            y_layout = tiled_output(config, m, n, item_bytes)
+        self._a_at = self._place((batch, m, k), a_layout)
+        self._w_at = self._place((batch, k, n), w_layout, shared=w.ndim == 2)
         self._table_at = self._next
         if channels is not None:
             self._next = self._align(self._next + 16 * n) + GUARD_BYTES
         self._read_limit = self._next - GUARD_BYTES
-        self._y_at = self._place((batch, m, n), 1 if requantise else 4)
+        self._y_at = self._place((batch, m, n), y_layout)
         self._write_limit = self._next - GUARD_BYTES
         self.end = self._next
         """First byte after the case."""
@@ -98,19 +133,20 @@ class GemmCase:
     def _align(self, value: int) -> int:
         return -(-value // self._bus_bytes) * self._bus_bytes
 
-    def _place(self, shape: tuple[int, int, int], item_bytes: int, *, shared: bool = False) -> _Operand:
-        batch, rows, cols = shape
-        address = self._next
-        row_stride = self._align(cols * item_bytes) + self._padding
-        batch_stride = 0 if shared else rows * row_stride + self._padding
-        products = 1 if shared else batch
-        self._next = address + products * (rows * row_stride + self._padding) + GUARD_BYTES
-        return _Operand(address, row_stride, batch_stride if batch > 1 else 0, shape, item_bytes)
+    def _row_major(self, rows: int, cols: int, item_bytes: int) -> MatrixLayout:
+        return row_major(rows, cols, self._align(cols * item_bytes) + self._padding, item_bytes)
+
+    def _place(self, shape: tuple[int, int, int], layout: MatrixLayout, *, shared: bool = False) -> _Operand:
+        batch, address = shape[0], self._next
+        product_bytes = layout.size_bytes + self._padding
+        self._next = address + (1 if shared else batch) * product_bytes + GUARD_BYTES
+        return _Operand(address, 0 if shared or batch == 1 else product_bytes, shape, layout)
 
     def command(self, **changes: Any) -> GemmCommand:
         """The command; `changes` replace fields of it."""
         (batch, m, n), k = self._y_at.shape, self._a.shape[-1]
-        flags = GemmFlag(0)
+        operands = (self._a_at, self._w_at, self._y_at)
+        flags = self._tiled
         if self._channels is not None:
             flags |= GemmFlag.CHANNEL
         if self._requantise:
@@ -118,7 +154,7 @@ class GemmCase:
         fields: dict[str, Any] = {
             **{"m": m, "n": n, "k": k, "batch": batch, "flags": int(flags)},
             **{"a_addr": self._a_at.address, "w_addr": self._w_at.address, "y_addr": self._y_at.address},
-            **{"lda": self._a_at.row_stride, "ldw": self._w_at.row_stride, "ldy": self._y_at.row_stride},
+            **{name: at.layout.row_bytes for name, at in zip(("lda", "ldw", "ldy"), operands, strict=True)},
             **{"a_batch_stride": self._a_at.batch_stride, "w_batch_stride": self._w_at.batch_stride},
             "y_batch_stride": self._y_at.batch_stride,
             "channel_addr": 0 if self._channels is None else self._table_at,
@@ -132,7 +168,7 @@ class GemmCase:
         """Memory from the case's base to its end before the command: operands, and guard bytes everywhere else."""
         image = np.full(self.end - self._base, GUARD, np.uint8)
         for operand, values in ((self._a_at, self._a), (self._w_at, self._w)):
-            operand.view(image, self._base)[:] = np.ascontiguousarray(values).view(np.uint8)
+            operand.write(image, values, self._base)
         if self._channels is not None:
             records = self._channels.records()
             image[self._table_at - self._base :][: records.size] = records
@@ -144,7 +180,7 @@ class GemmCase:
 
     def fill_output(self, memory: NDArray[np.uint8], values: NDArray[Any]) -> None:
         """Put `values` (B, M, N), int32 or int8 like the output, where the output will be."""
-        self._y_at.view(memory)[:] = np.ascontiguousarray(values).view(np.uint8)
+        self._y_at.write(memory, values)
 
     def expected(self) -> NDArray[Any]:
         """What the golden model says: (B, M, N), int32 or int8."""
@@ -153,7 +189,7 @@ class GemmCase:
 
     def result(self, memory: NDArray[np.uint8]) -> NDArray[Any]:
         """What lies in `memory`: (B, M, N), int32 or int8."""
-        return np.ascontiguousarray(self._y_at.view(memory)).view(np.int8 if self._requantise else np.int32)
+        return self._y_at.read(memory).view(np.int8 if self._requantise else np.int32)
 
     def check(self, memory: NDArray[np.uint8]) -> None:
         """Compare the output with the golden model and everything around it with what was there before.
@@ -171,8 +207,18 @@ class GemmCase:
                 f"{len(wrong)} of {expected.size} elements differ; first at (batch, row, column) {where}: "
                 f"{result[where]} instead of {expected[where]}"
             )
+        self.check_around(memory)
+
+    def check_around(self, memory: NDArray[np.uint8]) -> None:
+        """Compare everything around the output with what was there before, whatever the output is.
+
+        Raises
+        ------
+        MismatchError
+            Names the first byte that differs.
+        """
         image = self.image()
-        self._y_at.view(image, self._base)[:] = expected.view(np.uint8)
+        self._y_at.write(image, self.result(memory), self._base)
         self._compare(image, memory, "bytes outside the output changed")
 
     def check_untouched(self, memory: NDArray[np.uint8]) -> None:

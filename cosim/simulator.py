@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from brownout.hw.commands import COMMAND_BYTES, ErrorCause
+from brownout.hw.commands import COMMAND_BYTES, ErrorCause, Opcode, PlainCommand
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.registers import ID_WORD, INTERFACE_VERSION, OFFSETS, STATUS_BUSY, counters
 
@@ -163,13 +163,12 @@ class Simulator:
                 raise ProtocolError(message, self.log)
 
     def _program_ring(self) -> None:
-        values = {
-            "RING_BASE_LO": self.ring_base & 0xFFFFFFFF,
-            "RING_BASE_HI": self.ring_base >> 32,
-            "RING_ENTRIES": self._entries,
-        }
-        self._request(op="write", pairs=[(OFFSETS[name], value) for name, value in values.items()])
+        self._move_ring(self.ring_base)
         self._tail = self.read_register("RING_HEAD")
+
+    def _move_ring(self, base: int) -> None:
+        values = {"RING_BASE_LO": base & 0xFFFFFFFF, "RING_BASE_HI": base >> 32, "RING_ENTRIES": self._entries}
+        self._request(op="write", pairs=[(OFFSETS[name], value) for name, value in values.items()])
 
     def _request(self, *, deadline_s: float | None = None, **message: Any) -> dict[str, Any]:
         with self._lock:
@@ -219,6 +218,36 @@ class Simulator:
         if "error_cause" in reply:
             index = (reply["error_index"] - first_entry) % self._entries
             raise CommandError(ErrorCause(reply["error_cause"]), first_index + index, self.log)
+
+    def resume_at(self, ring_index: int, open_rows: Sequence[int | None]) -> None:
+        """Bring a simulator that was just started to where another one of the same configuration was.
+
+        It does so with fences, which are counted as commands. What later commands count is then the same as there, row
+        activations included. Rows shorter than a command cannot be opened alone: those stay closed.
+
+        Parameters
+        ----------
+        ring_index : int
+            Entry of the next command in the ring.
+        open_rows : sequence of int or None
+            Row that is open in each bank of the memory, as in `CycleModel.open_rows`.
+        """
+        row_bytes = self.config.memory.row_bytes
+        rows = [row for row in open_rows if row is not None and row_bytes >= COMMAND_BYTES]
+        fence = PlainCommand(opcode=Opcode.FENCE).encode()
+        self.run([fence] * ((ring_index - self._tail - len(rows)) % self._entries))
+        self.set_memory({"row_bytes": row_bytes})  # closes all rows
+        for row in rows:
+            # The fetch of a command opens the row in which it lies. Addresses wrap, so any entry can lie anywhere.
+            place = slice(row * row_bytes, row * row_bytes + COMMAND_BYTES)
+            self._move_ring((place.start - self._tail * COMMAND_BYTES) % (1 << self.config.address_bits))
+            kept, self.memory[place] = self.memory[place], fence
+            self._tail = (self._tail + 1) % self._entries
+            try:
+                self._request(op="run", tail=self._tail, bus_bytes=self.config.bus_bytes)
+            finally:
+                self.memory[place] = kept
+        self._move_ring(self.ring_base)
 
     def read_register(self, name: str) -> int:
         """Value of a register by its name in `brownout.hw.registers`.

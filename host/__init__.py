@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .accelerator import Accelerator
+    from .checkpoints import RunCheckpoint, journal
     from .compare import Difference, first_difference
     from .energy import EnergyModel
     from .errors import (
         AcceleratorClosedError,
+        CheckpointError,
+        CheckpointWarning,
         DeviceMemoryError,
+        FileRefusedError,
         MismatchError,
         PipelineClosedError,
         WeightsNotFoundError,
@@ -38,16 +42,20 @@ if TYPE_CHECKING:
     from .protection import LogRecord, Outcome, Protection
     from .results import write_results
     from .sampling import sample
+    from .state import State, Stateful
     from .timing import TimingLaw
 
 _HOME = {
     "Accelerator": "accelerator",
     "AcceleratorClosedError": "errors",
-    "DeviceMemoryError": "errors",
     "Calibration": "offloading",
+    "CheckpointError": "errors",
+    "CheckpointWarning": "errors",
     "Coverage": "mixed.options",
+    "DeviceMemoryError": "errors",
     "Difference": "compare",
     "EnergyModel": "energy",
+    "FileRefusedError": "errors",
     "LayerReport": "offloading",
     "LogRecord": "protection",
     "MismatchError": "errors",
@@ -59,11 +67,15 @@ _HOME = {
     "Protection": "protection",
     "Requantisation": "operands",
     "ResidentWeights": "operands",
+    "RunCheckpoint": "checkpoints",
+    "State": "state",
+    "Stateful": "state",
     "TimingLaw": "timing",
     "WeightsNotFoundError": "errors",
     "calibrate": "offloading",
     "calibrate_pipeline": "pipelines",
     "first_difference": "compare",
+    "journal": "checkpoints",
     "load_classifier": "models.load",
     "load_denoiser": "models.load",
     "load_offloaded": "offloading",
@@ -80,10 +92,13 @@ __all__ = [
     "Accelerator",
     "AcceleratorClosedError",
     "Calibration",
+    "CheckpointError",
+    "CheckpointWarning",
     "Coverage",
     "DeviceMemoryError",
     "Difference",
     "EnergyModel",
+    "FileRefusedError",
     "LayerReport",
     "LogRecord",
     "MismatchError",
@@ -95,11 +110,15 @@ __all__ = [
     "Protection",
     "Requantisation",
     "ResidentWeights",
+    "RunCheckpoint",
+    "State",
+    "Stateful",
     "TimingLaw",
     "WeightsNotFoundError",
     "calibrate",
     "calibrate_pipeline",
     "first_difference",
+    "journal",
     "load_classifier",
     "load_denoiser",
     "load_offloaded",

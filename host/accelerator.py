@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +18,7 @@ from brownout.hw.tiling import ideal_cycles
 from .backends.base import Backend
 from .energy import EnergyModel, Meter
 from .errors import AcceleratorClosedError
+from .files import digest_of
 from .mixed.options import Coverage, MixedOptions
 from .operands import (
     Requantisation,
@@ -31,8 +32,9 @@ from .operands import (
 )
 from .operating_points import DomainPoints, OperatingPoint
 from .protection import LogRecord, Protection, parse_log
-from .reload import marked_places
+from .reload import Places, marked_places
 from .slots import Slots
+from .state import State, join, split
 from .timing import TRANSITION_S, TimingLaw
 from .twin.state import NOMINAL_LENGTH, CommandOptions, bit_thresholds
 
@@ -47,6 +49,7 @@ def _make_backend(
     check_axi: bool,
     deadline_s: float,
     mixed: MixedOptions | None,
+    layout: str,
 ) -> Backend:
     if name in ("rtl", "mixed"):
         from brownout.cosim.simulator import Simulator
@@ -56,19 +59,22 @@ def _make_backend(
         def start() -> Simulator:
             return Simulator(config, waves=waves, check_axi=check_axi, deadline_s=deadline_s)
 
+        def start_rtl() -> RtlBackend:
+            return RtlBackend(config, start, deadline_s=deadline_s, layout=layout)
+
         if name == "rtl":
-            return RtlBackend(config, start, deadline_s=deadline_s)
+            return start_rtl()
 
         from .backends.mixed import MixedBackend
 
         options = MixedOptions() if mixed is None else mixed
-        return MixedBackend(config, options, lambda: RtlBackend(config, start, deadline_s=deadline_s))
+        return MixedBackend(config, options, start_rtl, layout=layout)
     if name == "twin":
         from .backends.twin import TwinBackend
 
         if waves is not None:
             raise ValueError("waves are recorded from RTL; use backend='rtl', not 'twin'")
-        return TwinBackend(config)
+        return TwinBackend(config, layout=layout)
     raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, not {name!r}")
 
 
@@ -98,6 +104,9 @@ class Accelerator:
         Of the energies in `stats`.
     mixed : MixedOptions, optional
         Which passes are replayed (``"mixed"`` only).
+    layout : {"row-major", "tiled"}
+        How matrices lie in the accelerator's DRAM. In tiles, what is fetched or written at once lies together, which
+        opens fewer rows of DRAM; results are the same.
 
     Raises
     ------
@@ -117,6 +126,7 @@ class Accelerator:
         timing_law: TimingLaw | None = None,
         energy_model: EnergyModel | None = None,
         mixed: MixedOptions | None = None,
+        layout: str = "row-major",
     ) -> None:
         self.config = AcceleratorConfig() if config is None else config
         self._check_protection(protection)
@@ -127,15 +137,26 @@ class Accelerator:
         self._log = b""
         if mixed is not None and backend != "mixed":
             raise ValueError(f"mixed= needs backend='mixed', not {backend!r}")
+        if layout != "row-major" and not isinstance(backend, str):
+            raise ValueError(
+                f"layout={layout!r} needs a backend by name; give the backend's own constructor the layout"
+            )
         if isinstance(backend, str):
             backend = _make_backend(
-                self.config, backend, waves=waves, check_axi=check_axi, deadline_s=deadline_s, mixed=mixed
+                *(self.config, backend),
+                waves=waves,
+                check_axi=check_axi,
+                deadline_s=deadline_s,
+                mixed=mixed,
+                layout=layout,
             )
         self._device: Backend | None = backend
-        self.backend = backend.name
+        self.backend, self.layout = backend.name, layout
         self._ideal_cycles = 0
         self._suppressed_unwritten = self._reloaded = 0
         self._baseline: dict[str, int] = {}
+        # What the device had counted before, in another process or before it was lost.
+        self._carried: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -232,7 +253,7 @@ class Accelerator:
         if isinstance(product.w, ResidentWeights) and product.w.backend is not device:
             raise ValueError("w was uploaded to another accelerator; upload it to this one")
         fresh = self._slots.take(result)
-        before = device.counters()["suppressed"] if fresh and options.suppress else 0
+        before = device.check_counts()["suppressed"] if fresh and options.suppress else 0
         if checkpoint is not None:
             check_like("checkpoint", checkpoint, "out", result)
         self._log = device.gemm(product)
@@ -244,7 +265,7 @@ class Accelerator:
                 device.copy(as_batch(checkpoint), product.out, places)
             self._reloaded += reloaded
         if fresh and options.suppress:
-            self._suppressed_unwritten += device.counters()["suppressed"] - before - reloaded
+            self._suppressed_unwritten += device.check_counts()["suppressed"] - before - reloaded
         shape = product.shape
         if options.check:
             self._meter.add_checks(shape)
@@ -312,6 +333,69 @@ class Accelerator:
         """
         return parse_log(self._log, self.config.log_record_bytes)
 
+    def last_marked(self, first_row: int = 0, first_col: int = 0) -> Places:
+        """Elements that `last_log` says were marked in the last product, which had this first row and column."""
+        return marked_places(self.config, self._log, first_row, first_col)
+
+    @property
+    def check_counts(self) -> Mapping[str, int]:
+        """Counters of the checksum units since the device was started, empty without.
+
+        Cheaper than `stats`, because nobody has to know the time: what a product has added says how it went.
+        """
+        return self._open().check_counts()
+
+    @property
+    def timing_law(self) -> TimingLaw:
+        """What `set_operating_point` makes of voltage and frequency; `set_timing_law` changes it."""
+        return self._points.law
+
+    def set_timing_law(self, law: TimingLaw) -> None:
+        """Let delays follow another law from now on: the chip has warmed up, or aged.
+
+        It is not a command of the program that changes, but the world around it. All domains stay at their voltages and
+        clock, where they err as `law` says; rates given to `set_error_rate` stay, lengths given to `set_carry_lengths`
+        do not. It takes no time and no energy: the hardware is told with SET_ERRORS and SET_POINT without transition,
+        and what fetching these costs is left out of `stats`.
+
+        Parameters
+        ----------
+        law : TimingLaw
+            For example ``replace(accelerator.timing_law, delay_factor=1.05)``.
+
+        Raises
+        ------
+        ValueError
+            No model of timing errors is built in, or a present operating point is beyond what `law` covers; then
+            nothing has changed.
+        AcceleratorClosedError
+            After `close`.
+        """
+        self._require_errors("set_timing_law", "flip", "carry")
+        device, points = self._open(), self._points.with_law(law)
+        before = device.counters()
+        self._meter.update(before)
+        self._points.apply(device, points, law=law)
+        after = device.counters()
+        for name, value in after.items():
+            self._baseline[name] = self._baseline.get(name, 0) + value - before.get(name, 0)
+        self._meter.skip(after)
+
+    def add_host_traffic(self, count: int) -> None:
+        """Charge bytes of device memory that the host reads or writes because of timing errors.
+
+        For example to compare two outputs, or to convert a history to another scale. They are in
+        ``stats["host_bytes"]``, take their time at the memory's bandwidth and their energy.
+
+        Raises
+        ------
+        ValueError
+            `count` is negative.
+        """
+        if count < 0:
+            raise ValueError(f"count must not be negative, but is {count!r}")
+        self._meter.add_traffic(count)
+
     def new_slot(
         self, *shape: int, dtype: torch.dtype = torch.int32, device: torch.device | str = "cpu"
     ) -> torch.Tensor:
@@ -331,6 +415,28 @@ class Accelerator:
         """
         return self._slots.make(shape, dtype, device)
 
+    def load_slot(self, values: torch.Tensor, *, unwritten: bool, device: torch.device | str = "cpu") -> torch.Tensor:
+        """Make a slot as one was in another process.
+
+        Parameters
+        ----------
+        values : torch.Tensor
+            int32 or int8, (M, N) or (B, M, N).
+        unwritten : bool
+            As `is_unwritten` said.
+        device : torch.device
+            That of the operands.
+        """
+        slot = self._slots.make(values.shape, values.dtype, device)
+        slot.copy_(values)
+        if not unwritten:
+            self._slots.take(slot)
+        return slot
+
+    def is_unwritten(self, slot: torch.Tensor) -> bool:
+        """Whether no product has been written to a tensor that `new_slot` made."""
+        return self._slots.is_unwritten(slot)
+
     def _require_errors(self, what: str, *models: str) -> None:
         if self.config.timing_model not in models:
             wanted = " or ".join(f"timing_model={model!r}" for model in models)
@@ -341,7 +447,7 @@ class Accelerator:
     def _move(self, points: Sequence[OperatingPoint], **settings: object) -> None:
         device = self._open()
         # What has been done so far was done at the old points.
-        self._meter.update(device.counters())
+        self._meter.update(self._counters())
         self._points.apply(device, points, **settings)  # type: ignore[arg-type]
         self._meter.voltages_v = [point.voltage_v for point in self._points.wanted]
         self._meter.frequency_hz = self._points.frequency_hz
@@ -365,7 +471,8 @@ class Accelerator:
         check_rate : float
             Errors per sum of a row check, 0 to 1.
         bit_weights : sequence of 31 float, optional
-            How often each bit 0..30 is hit, relative to the others; by default all alike.
+            How often each bit 0..30 is hit, relative to the others; by default all alike. Not with ``razor``, where
+            sums are dropped whole.
 
         Raises
         ------
@@ -375,6 +482,8 @@ class Accelerator:
             After `close`.
         """
         self._require_errors("set_error_rate", "flip")
+        if self.config.razor and bit_weights is not None:
+            raise ValueError("bit_weights must be None with AcceleratorConfig.razor=True: sums that err become zero")
         for name, value in (("rate", rate), ("check_rate", check_rate)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in 0..1, not {value!r}")
@@ -425,7 +534,7 @@ class Accelerator:
     def set_carry_lengths(self, lengths: NDArray[np.uint8]) -> None:
         """Let carries that are longer than each element's length come late (`timing_model="carry"`).
 
-        They hold until the operating point changes.
+        They hold until the operating point or the timing law changes.
 
         Parameters
         ----------
@@ -491,16 +600,81 @@ class Accelerator:
         With a model of timing errors: ``injected``, ``missed`` and ``wrong``, which the host knows from the clean
         product.
 
+        ``host_bytes`` is what `add_host_traffic` was told.
+
         In simulated time: ``time_s`` and ``energy_j``, and its parts ``energy_mac_j``, ``energy_check_j``,
-        ``energy_sram_j``, ``energy_dram_j``, ``energy_activation_j`` and ``energy_leakage_j``.
+        ``energy_sram_j``, ``energy_dram_j``, ``energy_activation_j``, ``energy_leakage_j`` and ``energy_host_j``.
         """
-        counts = self._open().counters()
+        counts = self._counters()
         stats: dict[str, float] = {name: value - self._baseline.get(name, 0) for name, value in counts.items()}
         stats["ideal_cycles"] = self._ideal_cycles
         if self.config.checksum is not None:
             stats["suppressed_unwritten"] = self._suppressed_unwritten
             stats["reloaded"] = self._reloaded
         return {**stats, **self._meter.totals(counts)}
+
+    def _counters(self) -> dict[str, int]:
+        return {name: value + self._carried.get(name, 0) for name, value in self._open().counters().items()}
+
+    def state(self) -> State:
+        """What results and `stats` of later calls depend on, but for resident weights and slots: settings and counts.
+
+        Raises
+        ------
+        AcceleratorClosedError, brownout.cosim.errors.SimulatorError
+            As in `gemm`.
+        """
+        device = self._open()
+        counts = State(
+            {
+                "counters": self._counters(),
+                "baseline": dict(self._baseline),
+                "ideal_cycles": self._ideal_cycles,
+                "suppressed_unwritten": self._suppressed_unwritten,
+                "reloaded": self._reloaded,
+            }
+        )
+        parts = {"device": device.state(), "points": self._points.state(), "meter": self._meter.state()}
+        return join({**parts, "counts": counts})
+
+    def load_state(self, state: State) -> None:
+        """Restart the device with the settings of a state, of this or another accelerator of the same configuration.
+
+        `stats` go on from where they were then.
+
+        Raises
+        ------
+        AcceleratorClosedError, brownout.cosim.errors.SimulatorError
+            As in `restart`.
+        """
+        device, parts = self._open(), split(state)
+        device.load_state(parts["device"])
+        self._points.load_state(parts["points"])
+        self._meter.load_state(parts["meter"])
+        counts = parts["counts"].values
+        self._carried = {name: counts["counters"][name] - value for name, value in device.counters().items()}
+        self._baseline = dict(counts["baseline"])
+        self._ideal_cycles = counts["ideal_cycles"]
+        self._suppressed_unwritten, self._reloaded = counts["suppressed_unwritten"], counts["reloaded"]
+        self._log = b""
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """All settings on which results, times and energies depend, as JSON: configuration, laws, operating points."""
+        device = self._open().state()
+        points = self._points.state().values
+        return {
+            "config": self.config.to_dict(),
+            "rtl_hash": self.config.rtl_hash,
+            "layout": self.layout,
+            "protection": None if self.protection is None else asdict(self.protection),
+            "timing_law": asdict(self._points.law),
+            "energy_model": asdict(self._meter.model),
+            "operating_points": points["wanted"],
+            "error_seed": points["seed"],
+            "bit_thresholds": points["bits"],
+            "carry_lengths": digest_of(device.tensors, None),
+        }
 
     @property
     def coverage(self) -> Coverage:
@@ -524,7 +698,7 @@ class Accelerator:
 
     def reset_stats(self) -> None:
         """Count from zero again."""
-        self._baseline = dict(self._open().counters())
+        self._baseline = self._counters()
         self._meter.reset(self._baseline)
         self._ideal_cycles = self._suppressed_unwritten = self._reloaded = 0
 
@@ -539,7 +713,7 @@ class Accelerator:
             After `close`.
         """
         self._open().restart()
-        self._baseline = {}
+        self._baseline, self._carried = {}, {}
         self._meter.reset({})
         self._ideal_cycles = self._suppressed_unwritten = self._reloaded = 0
 

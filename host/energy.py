@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 from brownout.hw.config import RESIDUE_BITS, AcceleratorConfig, ChecksumConfig
 
 from .operands import GemmShape
+from .state import State
 from .timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V
 from .twin.geometry import geometry
 
@@ -54,7 +56,7 @@ class EnergyModel:
         return cls(sram_byte_j=0, activation_j=0, leakage_w=0)
 
 
-PARTS = ("mac", "check", "sram", "dram", "activation", "leakage")
+PARTS = ("mac", "check", "sram", "dram", "activation", "leakage", "host")
 
 
 def _check_weight_bits(checksum: ChecksumConfig, check: int) -> int:
@@ -65,6 +67,12 @@ def _check_weight_bits(checksum: ChecksumConfig, check: int) -> int:
     return 8 + growth + (7 if check else 0)
 
 
+def check_column_share(checksum: ChecksumConfig) -> float:
+    """Energy of all check columns over that of the array, at equal voltage, as `Meter` charges it."""
+    return sum(_check_weight_bits(checksum, j) for j in range(checksum.checks)) / 8 / checksum.segment_cols
+
+
+@lru_cache(maxsize=1024)
 def check_work(config: AcceleratorConfig, shape: GemmShape) -> tuple[int, float]:
     """What checking a product costs beside the product.
 
@@ -111,6 +119,37 @@ class Meter:
         self._digit_macs, self._check_macs = 0, 0.0
         self._energy_j = dict.fromkeys(PARTS, 0.0)
         self._time_s = 0.0
+        self._host_bytes = 0
+
+    def add_traffic(self, count: int) -> None:
+        """Charge bytes that the host reads or writes, one after the other with what the accelerator does."""
+        self._host_bytes += count
+        self._energy_j["host"] += count * self.model.dram_byte_j
+        self._time_s += count / (self.config.memory.bytes_per_cycle * NOMINAL_FREQUENCY_HZ)
+
+    def state(self) -> State:
+        """Sums so far, and what has not been charged yet."""
+        return State(
+            {
+                "voltages_v": list(self.voltages_v),
+                "frequency_hz": self.frequency_hz,
+                "seen": dict(self._seen),
+                "digit_macs": self._digit_macs,
+                "check_macs": self._check_macs,
+                "energy_j": dict(self._energy_j),
+                "time_s": self._time_s,
+                "host_bytes": self._host_bytes,
+            }
+        )
+
+    def load_state(self, state: State) -> None:
+        """Take up a state; counters go on from where they were then."""
+        values = state.values
+        self.voltages_v, self.frequency_hz = list(values["voltages_v"]), values["frequency_hz"]
+        self._seen = dict(values["seen"])
+        self._digit_macs, self._check_macs = values["digit_macs"], values["check_macs"]
+        self._energy_j, self._time_s = dict(values["energy_j"]), values["time_s"]
+        self._host_bytes = values["host_bytes"]
 
     def add_checks(self, shape: GemmShape) -> None:
         """Note that a product has been checked."""
@@ -141,10 +180,14 @@ class Meter:
         for name, value in parts.items():
             self._energy_j[name] += value
 
+    def skip(self, counters: Mapping[str, int]) -> None:
+        """What has happened since the last `update` costs nothing."""
+        self._seen = dict(counters)
+
     def totals(self, counters: Mapping[str, int]) -> dict[str, float]:
-        """``time_s``, ``energy_j`` and ``energy_PART_j`` for each of `PARTS`; empty where cycles are not exact."""
+        """``time_s``, ``energy_j``, ``energy_PART_j`` of `PARTS`, ``host_bytes``; empty without exact cycles."""
         if "cycles" not in counters:
             return {}
         self.update(counters)
         parts = {f"energy_{name}_j": value for name, value in self._energy_j.items()}
-        return {"time_s": self._time_s, "energy_j": sum(parts.values()), **parts}
+        return {"time_s": self._time_s, "energy_j": sum(parts.values()), **parts, "host_bytes": self._host_bytes}

@@ -17,8 +17,66 @@ class PipelineClosedError(RuntimeError):
     """The pipeline was used after `OffloadedPipeline.close`."""
 
 
+class FileRefusedError(ValueError):
+    """A file of tensors is damaged, foreign, or of another version.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    reason : str
+        What is wrong with it.
+
+    Attributes
+    ----------
+    path, reason
+        As given.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}")
+        self.path, self.reason = path, reason
+
+
+class CheckpointError(RuntimeError):
+    """A run cannot be resumed from the folder that it was given, or the folder is in use; the message says why."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was refused and the one before is used, or a lost simulator was replaced."""
+
+
 class WeightsNotFoundError(FileNotFoundError):
     """The weights of a shipped model are not there."""
+
+
+class PlanError(ValueError):
+    """An image cannot be divided over a fleet as asked, or can no longer be finished on it; the message says why."""
+
+
+class ExchangeError(RuntimeError):
+    """A device of a fleet got nothing, or only damaged messages, from another one.
+
+    Parameters
+    ----------
+    message : str
+        What happened.
+    sender : str
+        The other device.
+
+    Attributes
+    ----------
+    sender
+        As given.
+    """
+
+    def __init__(self, message: str, sender: str) -> None:
+        super().__init__(message)
+        self.sender = sender
+
+
+class FleetError(RuntimeError):
+    """Devices of a fleet were lost, or failed, and the image cannot be finished; the message says why."""
 
 
 class MismatchError(RuntimeError):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from fractions import Fraction
 
 from brownout.cosim.dram import MemoryTiming
 from brownout.hw.config import AcceleratorConfig
 
 from .backends.base import Backend
+from .state import State
 from .timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TimingLaw
 from .twin.state import UNIFORM_BITS
 
@@ -29,11 +30,14 @@ class OperatingPoint:
         Supply and clock.
     error_rate : float
         Errors per sum (`timing_model="flip"`).
+    by_law : bool
+        Whether the rate is what voltage and clock make of it, and changes with the timing law.
     """
 
     voltage_v: float = NOMINAL_VOLTAGE_V
     frequency_hz: float = NOMINAL_FREQUENCY_HZ
     error_rate: float = 0.0
+    by_law: bool = field(default=True, compare=False, repr=False)
 
     @property
     def rate(self) -> int:
@@ -69,6 +73,26 @@ class DomainPoints:
         self._table = [OperatingPoint()] * config.operating_points
         self._assigned = [0] * len(self.wanted)
 
+    def state(self) -> State:
+        """What is asked for, and the numbers of operating points that it was given."""
+        return State(
+            {
+                "seed": self.seed,
+                "bits": list(self.bits),
+                "wanted": [list(astuple(point)) for point in self.wanted],
+                "table": [list(astuple(point)) for point in self._table],
+                "assigned": list(self._assigned),
+            }
+        )
+
+    def load_state(self, state: State) -> None:
+        """Take up a state whose commands the device has carried out already."""
+        values = state.values
+        self.seed, self.bits = values["seed"], tuple(values["bits"])
+        self.wanted = [OperatingPoint(*point) for point in values["wanted"]]
+        self._table = [OperatingPoint(*point) for point in values["table"]]
+        self._assigned = list(values["assigned"])
+
     @property
     def frequency_hz(self) -> float:
         """The clock, which all domains share."""
@@ -100,7 +124,23 @@ class DomainPoints:
     def with_errors(self, array: float, check: float) -> list[OperatingPoint]:
         """All domains at given error rates, voltage and clock as they are."""
         rates = [array] * self.config.voltage_domains + [check]
-        return [replace(point, error_rate=rate) for point, rate in zip(self.wanted, rates, strict=True)]
+        return [replace(point, error_rate=rate, by_law=False) for point, rate in zip(self.wanted, rates, strict=True)]
+
+    def with_law(self, law: TimingLaw) -> list[OperatingPoint]:
+        """All domains where they are, with the errors that another law gives them.
+
+        Raises
+        ------
+        ValueError
+            One is beyond what `law` covers.
+        """
+        points = []
+        for point in self.wanted:
+            law.delay_at(point.voltage_v)
+            if point.by_law and self.config.timing_model == "flip":
+                point = replace(point, error_rate=law.error_rate(point.voltage_v, point.frequency_hz))
+            points.append(point)
+        return points
 
     def with_voltage(
         self, domain: int | str, voltage_v: float | None, frequency_hz: float | None
@@ -159,8 +199,9 @@ class DomainPoints:
         seed: int | None = None,
         bits: tuple[int, ...] | None = None,
         transition_s: float = 0.0,
+        law: TimingLaw | None = None,
     ) -> None:
-        """Bring the device to these points.
+        """Bring the device to these points, of another law if one is given.
 
         Raises
         ------
@@ -179,12 +220,16 @@ class DomainPoints:
         if clock != self.frequency_hz:
             # Before all commands: the moves themselves take place at the new clock.
             device.set_memory_timing(memory_timing(self.config, clock))
+        shifted = law is not None and law != self.law
+        if law is not None:
+            self.law = law
         carry = self.config.timing_model == "carry"
         if not carry and (table != self._table or new_seed != self.seed or new_bits != self.bits):
             device.set_errors(new_seed, tuple(point.rate for point in table), new_bits)
         for domain, index in enumerate(assigned):
             point = wanted[domain]
-            if point == self.wanted[domain] and index == self._assigned[domain]:
+            at_once = point == self.wanted[domain] and index == self._assigned[domain]
+            if at_once and not (carry and shifted):
                 continue
             lengths = self.law.lengths(self.config, point.voltage_v, point.frequency_hz) if carry else None
             cycles = -(-transition_s * point.frequency_hz // 1)

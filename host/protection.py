@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 
 from brownout.hw.commands import GemmFlag
 
@@ -59,7 +60,7 @@ class Protection:
         if self.on_mark == "reload" and not self.log_records:
             raise ValueError("Protection.log_records must not be 0 with on_mark='reload', which finds marks in the log")
 
-    @property
+    @cached_property
     def flags(self) -> GemmFlag:
         """Flags of the GEMM command."""
         if not self.check:
@@ -96,6 +97,8 @@ class LogRecord:
         Columns of the elements marked, counted from `col`.
     position : int
         Column of the located element, counted from `col`; 0 without.
+    other : int or None
+        Of a corrected pair of errors the place of the other one, counted likewise, 255 for the plain check itself.
     """
 
     row: int
@@ -104,6 +107,7 @@ class LogRecord:
     outcome: Outcome
     marked: tuple[int, ...]
     position: int
+    other: int | None = None
 
 
 def parse_log(log: bytes, record_bytes: int) -> list[LogRecord]:
@@ -125,5 +129,6 @@ def parse_log(log: bytes, record_bytes: int) -> list[LogRecord]:
             # It is one element that was located, or all of the segment.
             first = position if outcome is Outcome.MARKED_BY_FIT else 0
             marked = tuple(range(first, first + (what & 0xFF)))
-        records.append(LogRecord(row, col, syndrome, outcome, marked, position))
+        other = what >> 18 & 0xFF if what >> 26 & 1 else None
+        records.append(LogRecord(row, col, syndrome, outcome, marked, position, other))
     return records

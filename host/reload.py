@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brownout.hw.config import AcceleratorConfig
+from brownout.hw.matrix_layout import MatrixLayout
 
 from .protection import Outcome
 
@@ -28,12 +29,23 @@ class Places:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def runs(self, row_bytes: int, element_bytes: int) -> NDArray[np.uint32]:
-        """Offset and length in bytes (runs, 2) of neighbouring elements, in rows that are `row_bytes` apart."""
-        offsets = self.rows * row_bytes + self.cols * element_bytes
+    def runs(self, layout: MatrixLayout) -> NDArray[np.uint32]:
+        """Offset and length in bytes (runs, 2) of neighbouring elements, products of (M, N) in `layout` in a row."""
+        element_bytes = layout.item_bytes
+        offsets = np.sort(self._offsets(layout))
         begins = np.flatnonzero(np.diff(offsets, prepend=-2 * element_bytes) != element_bytes)
         lengths = np.diff(begins, append=len(offsets)) * element_bytes
         return np.stack([offsets[begins], lengths], axis=1).astype(np.uint32)
+
+    def _offsets(self, layout: MatrixLayout) -> NDArray[np.int64]:
+        product, row = np.divmod(self.rows, layout.rows)
+        row_pieces, col_pieces = np.array(layout.row_pieces), np.array(layout.col_pieces)
+        first_row, rows = row_pieces[np.searchsorted(row_pieces[:, 0], row, "right") - 1].T
+        piece = np.searchsorted(col_pieces[:, 0], self.cols, "right") - 1
+        col_bytes = np.array(layout.col_bytes)
+        before = np.cumsum(col_bytes) - col_bytes
+        tile = product * layout.size_bytes + first_row * layout.row_bytes + rows * before[piece]
+        return tile + (row - first_row) * col_bytes[piece] + (self.cols - col_pieces[piece, 0]) * layout.item_bytes
 
 
 def marked_places(config: AcceleratorConfig, log: bytes, first_row: int, first_col: int) -> Places:

@@ -25,13 +25,14 @@ def main(
     from brownout.cosim.simulator import Simulator
 
     from .backends.rtl import RtlBackend
+    from .errors import FileRefusedError
     from .mixed.case import load_case
     from .mixed.checker import Checker, compare
 
     console = Console(soft_wrap=True)
     try:
         saved = load_case(file)
-    except ValueError as error:
+    except FileRefusedError as error:
         console.print(f"[red]{escape(str(error))}[/red]")
         raise typer.Exit(2) from None
     case, config = saved.case, saved.case.config

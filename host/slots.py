@@ -27,10 +27,16 @@ class Slots:
             raise ValueError(f"dtype must be torch.int32 or torch.int8, not {dtype}")
         if len(shape) not in (2, 3) or min(shape) < 1:
             raise ValueError(f"a slot must have shape (M, N) or (B, M, N), not {tuple(shape)}")
-        slot = torch.zeros(*shape, dtype=dtype, device=device)
+        # Written to in inference mode and outside of it.
+        with torch.inference_mode(False):
+            slot = torch.zeros(*shape, dtype=dtype, device=device)
         key = id(slot)
         self._unwritten[key] = weakref.ref(slot, lambda _: self._unwritten.pop(key, None))
         return slot
+
+    def is_unwritten(self, tensor: torch.Tensor) -> bool:
+        """Whether this is an unwritten slot."""
+        return id(tensor) in self._unwritten
 
     def take(self, tensor: torch.Tensor) -> bool:
         """Whether this is an unwritten slot; from now on it is not."""

@@ -75,6 +75,37 @@ def error_rate_of_delay(relative_delay: float) -> float:
     return float(math.exp(y[piece] + slope * (relative_delay - x[piece])))
 
 
+def delay_of_error_rate(rate: float) -> float:
+    """Largest relative delay at which no more than `rate` of the outputs err: the inverse of `error_rate_of_delay`.
+
+    `SAFE_DELAY` up to the rate at which errors set in there (about 3.5e-7).
+
+    Raises
+    ------
+    ValueError
+        The rate is negative, or beyond the last published point.
+    """
+    _, delays, rates = _table()
+    if not 0 <= rate <= rates[-1]:
+        raise ValueError(f"an error rate must be in 0..{rates[-1]:g}, where the table ends, not {rate!r}")
+    if rate == 0:
+        return SAFE_DELAY
+    known = rates > 0
+    x = np.array([FIRST_ERRORS[0], *delays[known]])
+    y = np.array([FIRST_ERRORS[1], *rates[known]])
+    if (exact := np.flatnonzero(y == rate)).size:
+        return float(x[exact[0]])
+    logs = np.log(y)
+    piece = max(0, int(np.searchsorted(y, rate)) - 1)
+    slope = (x[piece + 1] - x[piece]) / (logs[piece + 1] - logs[piece])
+    return float(max(SAFE_DELAY, x[piece] + slope * (math.log(rate) - logs[piece])))
+
+
+def largest_delay() -> float:
+    """Relative delay at which the published table ends."""
+    return float(_table()[1][-1])
+
+
 @dataclass(frozen=True, kw_only=True)
 class TimingLaw:
     """How delays depend on the operating point, and what a delay does to the elements of an array.
@@ -96,6 +127,9 @@ class TimingLaw:
         stays inside the guard band at the nominal point up to 0.036.
     process_seed : int
         Names the chip: which elements are slow.
+    delay_factor : float
+        What temperature and ageing make of all delays: 1.05 if everything takes 5 % longer than when the chip was new
+        and cool.
     """
 
     delay: str = "table"
@@ -105,6 +139,7 @@ class TimingLaw:
     fixed_share: float = 0.4
     variation: float = 0.03
     process_seed: int = 0
+    delay_factor: float = 1.0
 
     def __post_init__(self) -> None:
         for name, choices in (("delay", DELAY_LAWS), ("carry", CARRY_LAWS)):
@@ -119,9 +154,11 @@ class TimingLaw:
             raise ValueError(f"TimingLaw.fixed_share must be in 0..1 (exclusive), not {self.fixed_share!r}")
         if not self.variation >= 0:
             raise ValueError(f"TimingLaw.variation must not be negative, but is {self.variation!r}")
+        if not 0 < self.delay_factor < math.inf:
+            raise ValueError(f"TimingLaw.delay_factor must be positive, not {self.delay_factor!r}")
 
     def delay_at(self, voltage_v: float) -> float:
-        """Delay over that at 0.9 V.
+        """Delay over that at 0.9 V, whatever `delay_factor` is.
 
         Raises
         ------
@@ -145,8 +182,8 @@ class TimingLaw:
         return float(np.interp(voltage_v, voltages[::-1], delays[::-1]))
 
     def relative_delay(self, voltage_v: float, frequency_hz: float) -> float:
-        """Delay at a voltage in clock periods, over the nominal."""
-        return frequency_hz / NOMINAL_FREQUENCY_HZ * self.delay_at(voltage_v)
+        """Delay at a voltage in clock periods, over the nominal of a chip with a `delay_factor` of 1."""
+        return frequency_hz / NOMINAL_FREQUENCY_HZ * self.delay_at(voltage_v) * self.delay_factor
 
     def error_rate(self, voltage_v: float, frequency_hz: float) -> float:
         """Errors per output (`timing_model="flip"`).
@@ -157,6 +194,58 @@ class TimingLaw:
             The point is beyond what is published.
         """
         return error_rate_of_delay(self.relative_delay(voltage_v, frequency_hz))
+
+    def voltage_at_rate(self, rate: float, frequency_hz: float = NOMINAL_FREQUENCY_HZ) -> float:
+        """Lowest voltage at which no more than `rate` of the outputs err, at a clock.
+
+        Raises
+        ------
+        ValueError
+            The rate is out of range, or the clock so fast that the voltage would be above the nominal one or so slow
+            that it would be below what is known.
+        """
+        if not frequency_hz > 0:
+            raise ValueError(f"frequency_hz must be positive, not {frequency_hz!r}")
+        delay = delay_of_error_rate(rate)
+        if self.relative_delay(NOMINAL_VOLTAGE_V, frequency_hz) > delay:
+            raise ValueError(
+                f"at {frequency_hz:g} Hz more than {rate:g} of the outputs err even at {NOMINAL_VOLTAGE_V:g} V; "
+                f"lower frequency_hz to at most {self.frequency_at_rate(rate):g}"
+            )
+        voltage = self._voltage_of_delay(delay / self.delay_factor * NOMINAL_FREQUENCY_HZ / frequency_hz)
+        # Rounding must not pass the delay: at the safe one the rate has a jump.
+        while self.relative_delay(voltage, frequency_hz) > delay:
+            voltage = math.nextafter(voltage, math.inf)
+        return voltage
+
+    def frequency_at_rate(self, rate: float, voltage_v: float = NOMINAL_VOLTAGE_V) -> float:
+        """Highest clock in hertz at which no more than `rate` of the outputs err, at a voltage.
+
+        Raises
+        ------
+        ValueError
+            Rate or voltage are out of range.
+        """
+        delay = delay_of_error_rate(rate)
+        frequency = NOMINAL_FREQUENCY_HZ * delay / (self.delay_factor * self.delay_at(voltage_v))
+        while self.relative_delay(voltage_v, frequency) > delay:
+            frequency = math.nextafter(frequency, 0)
+        return frequency
+
+    def _voltage_of_delay(self, delay: float) -> float:
+        """Inverse of `delay_at`, for delays of at least 1."""
+        if self.delay == "table":
+            voltages, delays, _ = _table()
+            if delay > delays[-1]:
+                raise ValueError(
+                    f"a delay of {delay:.4g} times the nominal is beyond the table, which ends at {delays[-1]:g} "
+                    f"({voltages[-1]:g} V); raise frequency_hz or use TimingLaw(delay='alpha-power')"
+                )
+            return float(np.interp(delay, delays, voltages))
+        low, high = self.threshold_v, NOMINAL_VOLTAGE_V
+        while low < (middle := (low + high) / 2) < high:
+            low, high = (middle, high) if self.delay_at(middle) > delay else (low, middle)
+        return high
 
     def lengths(self, config: AcceleratorConfig, voltage_v: float, frequency_hz: float) -> NDArray[np.uint8]:
         """Settled carry length of every element at an operating point (`timing_model="carry"`).

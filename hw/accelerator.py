@@ -107,8 +107,9 @@ class Accelerator(wiring.Component):
             accumulator.drain_address.eq(drain.acc_address),
             drain.acc_row.eq(accumulator.drain_row),
         ]
-        self._connect_protection(m, processor, receiver, sequencer, array, accumulator, drain)
-        self._connect_counters(m, registers, processor, sequencer, receiver, drain)
+        dropped = Signal.like(array.dropped)
+        self._connect_protection(m, processor, receiver, sequencer, array, accumulator, drain, dropped)
+        self._connect_counters(m, registers, processor, sequencer, receiver, drain, dropped)
         return m
 
     def _connect_protection(
@@ -120,11 +121,15 @@ class Accelerator(wiring.Component):
         array: SystolicArray,
         accumulator: Accumulator,
         drain: Drain,
+        dropped: Signal,
     ) -> None:
         """Timing errors and checksum units, as far as the configuration has them."""
         config = self.config
         if config.timing_model == "carry":
             m.d.comb += array.lengths.eq(processor.lengths)
+            if config.razor:
+                m.d.sync += array.valid.eq(sequencer.row_valid)
+                m.d.comb += dropped.eq(array.dropped)
         if config.group_count:
             m.submodules.column_sums = column_sums = ColumnSums(config)
             row_issued = Signal()
@@ -148,6 +153,8 @@ class Accelerator(wiring.Component):
                 injector.total_row.eq(accumulator.total_row),
                 accumulator.stored_row.eq(injector.stored_row),
             ]
+            if config.razor:
+                m.d.comb += dropped.eq(injector.dropped)
         else:
             m.d.comb += accumulator.stored_row.eq(accumulator.total_row)
         if config.checksum is None:
@@ -296,6 +303,7 @@ class Accelerator(wiring.Component):
         sequencer: Sequencer,
         receiver: Receiver,
         drain: Drain,
+        dropped: Signal,
     ) -> None:
         config = self.config
         acc_bytes = config.cols * ACC_BITS // 8
@@ -327,6 +335,8 @@ class Accelerator(wiring.Component):
         }
         if config.checksum is not None:
             values |= {name: drain.increments[name] for name in drain.increments.shape().members}
+        if config.razor:
+            values["dropped"] = dropped
         if config.timing_model != "none":
             values["transition_cycles"] = processor.in_transition
             for domain in range(config.domains):

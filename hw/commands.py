@@ -31,7 +31,7 @@ class Opcode(enum.IntEnum):
 
 
 class GemmFlag(enum.IntFlag):
-    """Options of a GEMM command; all but the first two need checksum units."""
+    """Options of a GEMM command; CHECK to ZERO need checksum units."""
 
     CHANNEL = 1
     """Add the bias of the channel table."""
@@ -45,6 +45,12 @@ class GemmFlag(enum.IntFlag):
     """Do not write marked elements (needs CHECK)."""
     ZERO = 32
     """Write zero in place of marked elements (needs CHECK, excludes SUPPRESS)."""
+    A_TILED = 64
+    """A lies tile by tile, each contiguous, in the order in which it is read; otherwise row-major."""
+    W_TILED = 128
+    """W lies tile by tile, likewise."""
+    Y_TILED = 256
+    """Y is written tile by tile, likewise."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,15 @@ GEMM_FIELDS = (
     Field("m", 8, 32, "rows of A and Y, 1..2^24-1"),
     Field("n", 12, 32, "columns of W and Y, 1..2^24-1"),
     Field("k", 16, 32, "columns of A, rows of W, 1..131071"),
-    Field("lda", 20, 32, "bytes from a row of A to the next; bus-aligned"),
-    Field("ldw", 24, 32, "bytes from a row of W to the next; bus-aligned"),
-    Field("ldy", 28, 32, "bytes from a row of Y to the next; bus-aligned, at least a row long"),
-    Field("a_addr", 32, 64, "A: int8, row-major; bus-aligned"),
-    Field("w_addr", 40, 64, "W: int8, row-major; bus-aligned"),
-    Field("y_addr", 48, 64, "Y: int32 or int8, row-major; bus-aligned"),
+    Field("lda", 20, 32, "bytes from a row of A to the next; bus-aligned; with A_TILED those of a row in all tiles"),
+    Field("ldw", 24, 32, "bytes from a row of W to the next; bus-aligned; with W_TILED those of a row in all tiles"),
+    Field(
+        *("ldy", 28, 32),
+        "bytes from a row of Y to the next; bus-aligned, at least a row long; with Y_TILED those of a row in all tiles",
+    ),
+    Field("a_addr", 32, 64, "A: int8; bus-aligned"),
+    Field("w_addr", 40, 64, "W: int8; bus-aligned"),
+    Field("y_addr", 48, 64, "Y: int32 or int8; bus-aligned"),
     Field("channel_addr", 56, 64, "channel table, N records; bus-aligned; zero without CHANNEL"),
     Field("a_batch_stride", 64, 32, "bytes from A of one product to the next; bus-aligned"),
     Field("w_batch_stride", 68, 32, "bytes from W of one product to the next; bus-aligned"),
@@ -144,6 +153,9 @@ COMMAND_FIELDS = {
 LOG_RECORDS_PER_BLOCK = 64
 """Records that the hardware keeps of one block of the output; further ones are counted and dropped."""
 
+LOG_PLAIN_CHECK = 255
+"""The plain check itself, as the other place of a pair of errors in log records; no segment has so many columns."""
+
 
 def reserved_ranges(fields: tuple[Field, ...]) -> tuple[tuple[int, int], ...]:
     """Byte ranges of a command that no field uses; they must be zero."""
@@ -215,9 +227,9 @@ ERROR_MEANING = {
     ErrorCause.M: "m is not in 1..2^24-1",
     ErrorCause.N: "n is not in 1..2^24-1",
     ErrorCause.K: "k is not in 1..131071",
-    ErrorCause.LDA: "lda is not bus-aligned",
-    ErrorCause.LDW: "ldw is not bus-aligned",
-    ErrorCause.LDY: "ldy is not bus-aligned or shorter than a row of Y",
+    ErrorCause.LDA: "lda is not bus-aligned, or with A_TILED not the bytes of a row in all tiles",
+    ErrorCause.LDW: "ldw is not bus-aligned, or with W_TILED not the bytes of a row in all tiles",
+    ErrorCause.LDY: "ldy is not bus-aligned or too short, or with Y_TILED not the bytes of a row in all tiles",
     ErrorCause.A_ADDR: "a_addr is not bus-aligned",
     ErrorCause.W_ADDR: "w_addr is not bus-aligned",
     ErrorCause.Y_ADDR: "y_addr is not bus-aligned",

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 ACC_BITS = 32
@@ -23,7 +24,7 @@ BATCH_BITS = 16
 MAX_SLAB_K_TILES = 16
 """Bounds the control logic of arrays with very few rows."""
 
-RTL_REVISION = 3
+RTL_REVISION = 4
 """Raised when the generated hardware changes for an unchanged configuration."""
 
 
@@ -120,6 +121,9 @@ class ChecksumConfig:
         Rows that share one column check.
     segment_cols : int
         Columns that share one row check; at least `AcceleratorConfig.lanes`.
+    pairs : bool
+        Whether two errors that are powers of two in one segment of a row are located too; for ``"residue"`` without
+        column checks.
     """
 
     scheme: str = "residue"
@@ -127,6 +131,7 @@ class ChecksumConfig:
     column_checks: bool = True
     group_rows: int = 32
     segment_cols: int = 16
+    pairs: bool = False
 
     def __post_init__(self) -> None:
         owner = "ChecksumConfig"
@@ -141,6 +146,13 @@ class ChecksumConfig:
             raise ValueError(f"{owner}.column_checks must be {wanted}, not {self.column_checks!r}")
         _check_int(owner, "group_rows", self.group_rows, 1, 4096)
         _check_int(owner, "segment_cols", self.segment_cols, 1, 128)
+        if not isinstance(self.pairs, bool):
+            raise ValueError(f"{owner}.pairs must be a bool, not {self.pairs!r}")
+        if self.pairs and (self.scheme != "residue" or self.column_checks):
+            raise ValueError(
+                f"{owner}.pairs must be False for scheme={self.scheme!r} and column_checks={self.column_checks!r}: "
+                "pairs are located by residues, without column checks"
+            )
 
     @property
     def digits(self) -> int:
@@ -201,6 +213,9 @@ class AcceleratorConfig:
         Checksum units; without, there is nothing of them in the Verilog.
     timing_model : {"none", "flip", "carry"}
         Model of timing errors built into the array and the checksum units, for simulation.
+    razor : bool
+        Array elements notice timing errors and drop products (`carry`, TE-Drop as in ThUnderVolt) or sums (`flip`);
+        needs a `timing_model`.
     voltage_domains : int
         Groups of columns with an operating point of their own, 1..8; the checksum units are one domain more.
     operating_points : int
@@ -221,6 +236,7 @@ class AcceleratorConfig:
     write_outstanding: int = 16
     checksum: ChecksumConfig | None = None
     timing_model: str = "none"
+    razor: bool = False
     voltage_domains: int = 1
     operating_points: int = 4
     memory: MemoryConfig = field(default_factory=MemoryConfig)
@@ -241,6 +257,12 @@ class AcceleratorConfig:
         if self.timing_model not in TIMING_MODELS:
             raise ValueError(
                 f"{owner}.timing_model must be one of {', '.join(map(repr, TIMING_MODELS))}, not {self.timing_model!r}"
+            )
+        if not isinstance(self.razor, bool):
+            raise ValueError(f"{owner}.razor must be a bool, not {self.razor!r}")
+        if self.razor and self.timing_model == "none":
+            raise ValueError(
+                f"{owner}.razor=True needs a timing_model whose errors it can see, 'flip' or 'carry', not 'none'"
             )
         _check_int(owner, "voltage_domains", self.voltage_domains, 1, min(8, self.cols))
         _check_int(owner, "operating_points", self.operating_points, 1, 8)
@@ -263,6 +285,14 @@ class AcceleratorConfig:
             raise ValueError(
                 f"{owner}.memory.size_bytes must fit address_bits={self.address_bits}, not {self.memory.size_bytes!r}"
             )
+
+    def __hash__(self) -> int:
+        # The host looks tables up by configuration for every product; the generated hash goes through all fields.
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return self.hash_word
 
     @property
     def slab_k_tiles(self) -> int:

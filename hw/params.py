@@ -39,5 +39,8 @@ def params_layout(config: AcceleratorConfig) -> data.StructLayout:
             "y_batch_stride": STRIDE_BITS,
             "channel": 1,
             "requant": 1,
+            "a_tiled": 1,
+            "w_tiled": 1,
+            "y_tiled": 1,
         }
     )

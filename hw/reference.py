@@ -21,7 +21,7 @@ from .commands import (
     Opcode,
 )
 from .config import AcceleratorConfig, ChecksumConfig, MemoryConfig
-from .registers import CHECK_COUNTERS, COUNTERS, REGISTERS, counter_offset
+from .registers import CHECK_COUNTERS, COUNTERS, RAZOR_COUNTERS, REGISTERS, counter_offset
 
 
 def _table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
@@ -93,7 +93,8 @@ def reference_markdown() -> str:
             ("offset", "counter", "counts"),
             [(f"`0x{counter_offset(i):03x}`", f"`{c.name}`", c.doc) for i, c in enumerate(COUNTERS)],
         ),
-        "With checksum units: " + ", ".join(f"`{c.name}` ({c.doc})" for c in CHECK_COUNTERS) + ". With a model of",
+        "With checksum units: " + ", ".join(f"`{c.name}` ({c.doc})" for c in CHECK_COUNTERS) + ".",
+        "With `razor`: " + ", ".join(f"`{c.name}` ({c.doc})" for c in RAZOR_COUNTERS) + ". With a model of",
         "timing errors then `transition_cycles` (of the cycles: waiting for a change of operating point), and for each",
         "voltage domain D and point P `domain_D_point_P_cycles` (of the cycles: domain D at operating point P). They",
         "follow without gaps; the C header of a configuration has their offsets.",

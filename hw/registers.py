@@ -85,6 +85,9 @@ CHECK_COUNTERS = (
 )
 """Counters of an accelerator with checksum units."""
 
+RAZOR_COUNTERS = (Counter("dropped", "products (`carry`) or final sums (`flip`) that array elements dropped"),)
+"""Counters of an accelerator with ``razor``."""
+
 
 def counters(config: AcceleratorConfig) -> tuple[Counter, ...]:
     """All counters of an accelerator, in the order of their offsets.
@@ -94,6 +97,8 @@ def counters(config: AcceleratorConfig) -> tuple[Counter, ...]:
     found: tuple[Counter, ...] = COUNTERS
     if config.checksum is not None:
         found += CHECK_COUNTERS
+    if config.razor:
+        found += RAZOR_COUNTERS
     if config.timing_model != "none":
         found += (Counter("transition_cycles", "of the cycles: waiting for a change of operating point"),)
         found += tuple(

@@ -12,6 +12,8 @@ from diffusers.models.modeling_utils import no_init_weights
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from brownout.host.drift.workloads import Workload, trace_workload
+
 GUIDED = 2
 """Batch of classifier-free guidance: with and without the condition."""
 
@@ -81,15 +83,21 @@ class Denoiser:
 
     def macs(self) -> int:
         """Multiply-accumulates of a step as PyTorch counts them, on the meta device."""
-        model, arguments = self.build("meta"), _on_meta(self.inputs())
+        model, arguments = self.build("meta"), on_meta(self.inputs())
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(**arguments)
         return counter.get_total_flops() // 2
 
+    def workload(self) -> Workload:
+        """Products of a step, from shapes on the meta device."""
+        arguments = on_meta(self.inputs())
+        return trace_workload(self.build("meta"), lambda model: model(**arguments))
 
-def _on_meta(value: Any) -> Any:
+
+def on_meta(value: Any) -> Any:
+    """Move tensors, perhaps in dictionaries, to the meta device."""
     if isinstance(value, dict):
-        return {name: _on_meta(each) for name, each in value.items()}
+        return {name: on_meta(each) for name, each in value.items()}
     return value.to("meta") if isinstance(value, torch.Tensor) else value
 
 

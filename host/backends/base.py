@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..operands import Product, ResidentWeights
 from ..reload import Places
+from ..state import State
 
 if TYPE_CHECKING:
     from brownout.cosim.dram import MemoryTiming
@@ -81,6 +82,21 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def counters(self) -> Mapping[str, int]:
         """Counts since the device was started; a count that is not exact is absent."""
+
+    @abc.abstractmethod
+    def check_counts(self) -> Mapping[str, int]:
+        """Those of `counters` that the checksum units count; takes no time to learn the time."""
+
+    @abc.abstractmethod
+    def state(self) -> State:
+        """Settings, and what else the counts of later calls depend on: place in the command ring, open memory rows.
+
+        All backends that count have the same.
+        """
+
+    @abc.abstractmethod
+    def load_state(self, state: State) -> None:
+        """As `restart`, with the settings of a state, and in its place; counters begin anywhere."""
 
     @abc.abstractmethod
     def restart(self) -> None:

@@ -24,6 +24,7 @@ from ..mixed.options import Coverage, MixedOptions
 from ..mixed.passes import choose, pass_count, tile_map
 from ..operands import Product, ResidentWeights
 from ..reload import Places
+from ..state import State
 from .base import Backend
 from .rtl import RtlBackend
 
@@ -44,6 +45,8 @@ class MixedBackend(Backend):
     options : MixedOptions
     start : callable
         Starts the RTL.
+    layout : {"row-major", "tiled"}
+        How matrices lie in the memory of twin and RTL.
 
     Raises
     ------
@@ -53,15 +56,22 @@ class MixedBackend(Backend):
 
     name = "mixed"
 
-    def __init__(self, config: AcceleratorConfig, options: MixedOptions, start: Callable[[], RtlBackend]) -> None:
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        options: MixedOptions,
+        start: Callable[[], RtlBackend],
+        *,
+        layout: str = "row-major",
+    ) -> None:
         if options.selection == "faulty" and config.timing_model == "none":
             raise ValueError(
                 "MixedOptions.selection='faulty' needs an AcceleratorConfig with a timing_model, in which passes can "
                 "be faulty; choose selection='random'"
             )
         self.config, self.options = config, options
-        self._twin = ObservedTwin(config)
-        self._checker = Checker(config, start)
+        self._twin = ObservedTwin(config, layout=layout)
+        self._checker = Checker(config, start, layout=layout)
         self._worker = ThreadPoolExecutor(1, "brownout-replay")
         # Products of one pass are not worth threads that the next large product wants. Torch makes the number that is
         # set last that of all threads to come.
@@ -152,11 +162,17 @@ class MixedBackend(Backend):
     def _replay(self, cases: Sequence[Case]) -> list[Verdict]:
         """In the worker: up to the first difference."""
         verdicts = []
-        for case in cases:
-            verdicts.append(self._checker.check(case))
-            if verdicts[-1].difference is not None:
-                break
+        # Their tensors may have been made in inference mode, which is each thread's own.
+        with torch.inference_mode():
+            for case in cases:
+                verdicts.append(self._checker.check(case))
+                if verdicts[-1].difference is not None:
+                    break
         return verdicts
+
+    def _finish(self) -> Verdict | None:
+        with torch.inference_mode():
+            return self._checker.finish()
 
     def _poll(self) -> None:
         if self._open is not None and self._open.done():
@@ -194,7 +210,7 @@ class MixedBackend(Backend):
         if self._failure is not None:
             return
         try:
-            verdict = self._worker.submit(self._checker.finish).result()
+            verdict = self._worker.submit(self._finish).result()
         except Exception as error:
             self._fail(error)
             return
@@ -244,6 +260,10 @@ class MixedBackend(Backend):
             self._tell()
             return self._twin.counters()
 
+    def check_counts(self) -> Mapping[str, int]:
+        with self._lock:
+            return self._twin.check_counts()
+
     def restart(self) -> None:
         """Start twin and RTL anew. Coverage goes on.
 
@@ -253,13 +273,26 @@ class MixedBackend(Backend):
             An open replay has found one; nothing has been restarted, and calling again does it.
         """
         with self._lock:
-            self._settle()
-            if isinstance(self._failure, MismatchError):
-                self._tell()
-            self._checker.restart()
-            self._waiting.clear()
-            self._failure, self._told = None, True
+            self._restart_checker()
             self._twin.restart()
+
+    def _restart_checker(self) -> None:
+        self._settle()
+        if isinstance(self._failure, MismatchError):
+            self._tell()
+        self._checker.restart()
+        self._waiting.clear()
+        self._failure, self._told = None, True
+
+    def state(self) -> State:
+        with self._lock:
+            return self._twin.state()
+
+    def load_state(self, state: State) -> None:
+        """Start twin and RTL anew, the twin with a state; raises as `restart`."""
+        with self._lock:
+            self._restart_checker()
+            self._twin.load_state(state)
 
     def close(self) -> None:
         """Wait for the open replays and end the simulator.

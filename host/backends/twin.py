@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 
@@ -16,15 +17,19 @@ from brownout.hw.config import AcceleratorConfig
 
 from ..operands import Product, ResidentWeights, Tally
 from ..reload import Places
+from ..state import State
 from ..twin.flips import draw_flips
 from ..twin.geometry import geometry
 from ..twin.history import History
 from ..twin.matmul import exact_matmul
-from ..twin.protect import COUNTERS, TRUTH, Findings, inject_carries, inject_flips
+from ..twin.protect import COUNTERS, DROPPED, TRUTH, Findings, inject_carries, inject_flips
 from ..twin.requantise import add_bias_, requantise
 from ..twin.state import Call, ErrorState
 from .base import Backend
 from .layout import Layout
+
+LOAD_ALONE = (os.cpu_count() or 1) + 0.5
+"""Load average beyond which others are at work too: alone, the twin keeps all cores busy."""
 
 MOST_UNTIMED_BYTES = 1 << 26
 """Memory of commands that wait for the cycle model, with what the checks found in them: some 60,000, fewer with
@@ -41,18 +46,34 @@ class TwinBackend(Backend):
     ----------
     config : AcceleratorConfig
         The accelerator whose counters are reproduced.
+    layout : {"row-major", "tiled"}
+        How matrices lie in its memory.
+
+    Attributes
+    ----------
+    errors : ErrorState
+        What `set_errors` and `set_point` have left.
+    errors_set : bool
+        Whether `set_errors` has been called.
+    moves : dict
+        Arguments of the last `set_point` of each voltage domain.
+    memory_timing : MemoryTiming or None
+        Of the last `set_memory_timing`.
     """
 
     name = "twin"
 
-    def __init__(self, config: AcceleratorConfig) -> None:
+    def __init__(self, config: AcceleratorConfig, *, layout: str = "row-major") -> None:
         self.config = config
         self._cycle_model = CycleModel(config)
         # The command ring begins where usable memory ends.
-        self._layout = Layout(config, self._cycle_model.ring_base)
-        names = [*(COUNTERS if config.checksum is not None else ()), *(TRUTH if config.timing_model != "none" else ())]
+        self._layout = Layout(config, self._cycle_model.ring_base, layout)
         # Known names from the start, so that a counter never appears out of nothing.
-        self._names = tuple(names)
+        self._names = (
+            *(COUNTERS if config.checksum is not None else ()),
+            *((DROPPED,) if config.razor else ()),
+            *(TRUTH if config.timing_model != "none" else ()),
+        )
         # Buffers and counters are shared by calls from several threads.
         self._lock = threading.Lock()
         # Commands whose time nobody has asked for yet: to know it takes longer than the product itself when there are
@@ -61,9 +82,9 @@ class TwinBackend(Backend):
         self._scratch: dict[str, torch.Tensor] = {}
         self.errors = ErrorState()
         # What a restarted device has to be told again, in the order of the other backend.
-        self._memory_timing: MemoryTiming | None = None
-        self._errors_set = False
-        self._moves: dict[int, tuple[int, int, NDArray[np.uint8] | None]] = {}
+        self.memory_timing: MemoryTiming | None = None
+        self.errors_set = False
+        self.moves: dict[int, tuple[int, int, NDArray[np.uint8] | None]] = {}
         self.restart()
 
     def check_device(self, name: str, device: torch.device) -> None:
@@ -103,6 +124,15 @@ class TwinBackend(Backend):
     def _forget_untimed(self) -> None:
         self._untimed.clear()
         self._untimed_bytes = 0
+
+    def follow(self, command: Command, found: Found | Runs | None = None) -> None:
+        """Note a command that another backend has carried out; `found` as `find` returns it."""
+        with self._lock:
+            self._time(command, found)
+
+    def find(self, product: Product) -> Found | None:
+        """Fill ``product.out`` and count errors, as `compute`; what the cycle model has to know of it."""
+        return self._compute(product)[1]
 
     def compute(self, product: Product) -> bytes:
         """Fill ``product.out`` and count errors, without the time and the memory that it takes."""
@@ -155,16 +185,22 @@ class TwinBackend(Backend):
                 self._counts[name] += value
 
     def _threads(self) -> int:
-        """Threads of the kernels. Those of `flip` take a millisecond, in which a busy core is not worth waiting for."""
+        """Threads of the kernels.
+
+        Those of `flip` take a millisecond, in which a core that is busy with something else is not worth waiting for.
+        """
         threads = torch.get_num_threads()
-        return threads if self.config.timing_model == "carry" else max(1, threads // 2)
+        alone = os.getloadavg()[0] < LOAD_ALONE
+        return threads if alone or self.config.timing_model == "carry" else max(1, threads // 2)
 
     def _buffer(self, name: str, product: Product) -> torch.Tensor:
         """int32 (m, n) that lives as long as the backend: fresh memory costs as much as the product."""
         m, n, device = product.shape.m, product.shape.n, product.a.device
         held = self._scratch.get(name)
         if held is None or held.numel() < m * n or held.device != device:
-            held = self._scratch[name] = torch.empty(m * n, dtype=torch.int32, device=device)
+            # Written to in inference mode and outside of it.
+            with torch.inference_mode(False):
+                held = self._scratch[name] = torch.empty(m * n, dtype=torch.int32, device=device)
         return held[: m * n].view(m, n)
 
     def _clean(self, product: Product, a: torch.Tensor, w: torch.Tensor, out: torch.Tensor) -> None:
@@ -210,7 +246,7 @@ class TwinBackend(Backend):
         return findings
 
     def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:
-        with self._layout.place_copy(source, places) as (command, runs):
+        with self._lock, self._layout.place_copy(source, places) as (command, runs):
             self._time(command, Runs(runs))
         if places is None:
             target.copy_(source)
@@ -221,28 +257,28 @@ class TwinBackend(Backend):
 
     def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:
         self.errors.seed, self.errors.rates, self.errors.bits = seed, rates, bits
-        self._errors_set = True
+        self.errors_set = True
         self._send_errors()
 
     def set_point(
         self, domain: int, point: int, *, transition_cycles: int = 0, lengths: NDArray[np.uint8] | None = None
     ) -> None:
         self.errors.move(self.config, domain, point, lengths)
-        self._moves[domain] = (point, transition_cycles, lengths)
+        self.moves[domain] = (point, transition_cycles, lengths)
         self._send_point(domain)
 
     def set_memory_timing(self, timing: MemoryTiming) -> None:
         with self._lock:
             self._catch_up()
             self._cycle_model.set_memory_timing(timing)
-        self._memory_timing = timing
+        self.memory_timing = timing
 
     def _send_errors(self) -> None:
         errors = self.errors
         self._time(SetErrorsCommand(seed=errors.seed, rates=errors.rates, bits=errors.bits))
 
     def _send_point(self, domain: int) -> None:
-        point, transition_cycles, lengths = self._moves[domain]
+        point, transition_cycles, lengths = self.moves[domain]
         if lengths is None:
             command = SetPointCommand(domain=domain, point=point, transition_cycles=transition_cycles)
             self._time(command)
@@ -257,15 +293,63 @@ class TwinBackend(Backend):
         counts["dram_bytes"] = counts["dram_read_bytes"] + counts["dram_write_bytes"]
         return {**counts, **self._counts}
 
+    def check_counts(self) -> Mapping[str, int]:
+        return {name: self._counts[name] for name in COUNTERS if name in self._counts}
+
+    def state(self) -> State:
+        with self._lock:
+            self._catch_up()
+        errors, timing = self.errors, self.memory_timing
+        lengths = {str(domain): move[2] for domain, move in self.moves.items() if move[2] is not None}
+        return State(
+            {
+                "errors": [errors.seed, list(errors.rates), list(errors.bits)] if self.errors_set else None,
+                "moves": [[domain, point, cycles] for domain, (point, cycles, _) in self.moves.items()],
+                "memory_timing": None if timing is None else [timing.latency_cycles, timing.bandwidth],
+                "ring_index": self._cycle_model.ring_index,
+                "open_rows": self._cycle_model.open_rows,
+            },
+            {domain: torch.from_numpy(table) for domain, table in lengths.items()},
+        )
+
+    def load_settings(self, state: State) -> None:
+        """Take over the settings of a state; `restart` makes them effective."""
+        values, errors = state.values, ErrorState()
+        self.errors_set = values["errors"] is not None
+        if self.errors_set:
+            seed, rates, bits = values["errors"]
+            errors.seed, errors.rates, errors.bits = seed, tuple(rates), tuple(bits)
+        self.moves = {}
+        for domain, point, cycles in values["moves"]:
+            table = state.tensors.get(str(domain))
+            lengths = None if table is None else table.numpy()
+            errors.move(self.config, domain, point, lengths)
+            self.moves[domain] = (point, cycles, lengths)
+        self.errors = errors
+        timing = values["memory_timing"]
+        self.memory_timing = None if timing is None else MemoryTiming(*timing)
+
+    def load_state(self, state: State) -> None:
+        self.load_settings(state)
+        self.restart()
+        self.load_place(state)
+
+    def load_place(self, state: State) -> None:
+        """Take over the place in the command ring and the open rows of a state."""
+        with self._lock:
+            self._catch_up()
+        self._cycle_model.ring_index = state.values["ring_index"]
+        self._cycle_model.open_rows = state.values["open_rows"]
+
     def restart(self) -> None:
         self._counts = dict.fromkeys(self._names, 0)
         self._forget_untimed()
         self._cycle_model.reset()
-        if self._memory_timing is not None:
-            self._cycle_model.set_memory_timing(self._memory_timing)
-        if self._errors_set:
+        if self.memory_timing is not None:
+            self._cycle_model.set_memory_timing(self.memory_timing)
+        if self.errors_set:
             self._send_errors()
-        for domain in self._moves:
+        for domain in self.moves:
             self._send_point(domain)
 
     def close(self) -> None:

@@ -9,14 +9,22 @@ from rich.console import Console
 
 from brownout.hw.config import AcceleratorConfig
 
+from . import DEFAULT_VOLTAGE_V
+
 
 def main(
-    model: Annotated[str, typer.Option(help="digits or mnist")] = "digits",
-    seed: Annotated[int, typer.Option(help="of the initial noise")] = 0,
+    model: Annotated[str, typer.Option(help="digits, mnist or emoji")] = "digits",
+    voltage: Annotated[
+        float, typer.Option(help="of the array in the undervolted runs, 0.6..0.85 V")
+    ] = DEFAULT_VOLTAGE_V,
+    seed: Annotated[int, typer.Option(help="of the initial noise and of the timing errors")] = 0,
     rows: Annotated[int, typer.Option(help="rows of the array, 1..128")] = 16,
     cols: Annotated[int, typer.Option(help="columns of the array, 1..128")] = 16,
 ) -> None:
-    """Draw ten pictures on simulated RTL and on its twin, and prove that both did the same, bit for bit."""
+    """Draw ten pictures at nominal voltage, undervolted, and undervolted with rollback, on simulated RTL.
+
+    Every run is drawn once more on the functional twin, and both must be the same, bit for bit.
+    """
     # Here, so that --help is quick.
     import torch
 
@@ -25,30 +33,45 @@ def main(
     from .page import write_page
     from .run import run_demo
 
-    # The layers are small, and more threads would take the simulator's core while they wait for work.
+    # The layers are small, and more threads would take the simulators' cores while they wait for work.
     torch.set_num_threads(1)
     console = Console()
     try:
         config = AcceleratorConfig(rows=rows, cols=cols)
-        console.print(f"{model}: ten pictures on a {rows}x{cols} array; the simulator is built at first use")
-        demo = run_demo(model, seed=seed, config=config)
+        console.print(
+            f"{model}: ten pictures, three runs on a {rows}x{cols} array; the simulator is built at first use"
+        )
+        demo = run_demo(model, seed=seed, config=config, voltage_v=voltage, show_progress=True)
     except (ValueError, WeightsNotFoundError) as error:
         console.print(f"[red]{error}[/red]")
         raise typer.Exit(2) from None
-    settings = {**config.to_dict(), "model": model, "seed": seed}
+    settings = {**demo.config.to_dict(), "model": model, "seed": seed, "voltage_v": voltage}
     results = write_results("demo", demo.metrics, config=settings)
     page = write_page(demo, results.with_suffix(".html"))
     figures = demo.metrics
+    for outcome in demo.outcomes:
+        energy = outcome.rtl.energy_j()
+        console.print(
+            f"{outcome.scenario.title:26}  {outcome.recognised.sum()} of {len(demo.labels)} recognised, "
+            f"{outcome.rtl.stats['injected']:6,.0f} errors; per image "
+            f"{(energy['mac'] + energy['check']) / len(demo.labels) * 1e6:.2f} µJ in array and checksums, "
+            f"{sum(energy.values()) / len(demo.labels) * 1e6:.1f} µJ in all"
+        )
     console.print(
-        f"{figures['layer_calls']:.0f} layer calls, {figures['sim_cycles']:,.0f} cycles at "
-        f"{figures['sim_cycles_per_s'] / 1e3:,.0f} k cycles/s, utilisation {figures['utilisation']:.3f}, "
-        f"class agreement {figures['class_agreement']:.2f}, {figures['wall_s']:.1f} s"
+        f"One image over {' and '.join(device.name for device in demo.shared.devices)}: "
+        f"{figures['fleet_latency_stadi_s'] * 1e3:.2f} ms, in equal halves "
+        f"{figures['fleet_latency_uniform_s'] * 1e3:.2f} ms, on the large one alone "
+        f"{figures['fleet_latency_single_s'] * 1e3:.2f} ms"
+    )
+    console.print(
+        f"{figures['layer_calls']:.0f} layer calls and {figures['sim_cycles']:,.0f} cycles a run, "
+        f"{figures['sim_cycles_per_s'] / 1e3:,.0f} k cycles/s, {figures['wall_s']:.1f} s in all"
     )
     console.print(f"{page}\n{results}")
     if demo.mismatch is not None:
         console.print(f"[red]NOT bit-exact: {demo.mismatch}[/red]")
         raise typer.Exit(1)
-    console.print("[green]RTL and twin are bit-identical: every layer call, every step[/green]")
+    console.print("[green]RTL and twin are bit-identical: every layer call, every step, every error[/green]")
 
 
 if __name__ == "__main__":

@@ -2,118 +2,160 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from PIL import Image
-
+from ..drift.setting import Setting
 from ..offloading import LayerReport
-from .run import Demo
+from ..stadi.gantt import STYLE as GANTT_STYLE
+from ..timing import TimingLaw
+from .fleet_page import fleet_section
+from .markup import folded, img, section
+from .run import Demo, Outcome
+from .style import STYLE
 
 STRIP_LABEL = 3
 """Class whose way from noise to picture is shown."""
 
-_STYLE = """
-:root { color-scheme: light dark;
-  --ground: light-dark(#fbfaf8, #15161a); --panel: light-dark(#ffffff, #1d1f25); --ink: light-dark(#1c1d21, #e9e7e2);
-  --soft: light-dark(#6a6c75, #9a9ca6); --rule: light-dark(#e4e1db, #2e3139); --accent: light-dark(#b4530a, #f2a35c);
-  --good: light-dark(#14713d, #6fd39b); --bad: light-dark(#b3261e, #ff8a80); --bar: light-dark(#f0d9c4, #4a3726); }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 56px 24px 80px; }
-h1 { font-size: 34px; line-height: 1.15; letter-spacing: -0.02em; margin: 0 0 10px; font-weight: 650; }
-h2 { font-size: 19px; letter-spacing: -0.01em; margin: 52px 0 6px; font-weight: 650; }
-p { margin: 0 0 14px; max-width: 46em; } .soft { color: var(--soft); }
-.verdict { display: inline-block; margin: 14px 0 26px; padding: 7px 14px; border-radius: 999px; font-weight: 600;
-  font-size: 15px; border: 1.5px solid currentColor; } .good { color: var(--good); } .bad { color: var(--bad);
-  border-radius: 10px; }
-.figures { display: grid; grid-template-columns: repeat(6, 1fr); gap: 1px;
-  background: var(--rule); border: 1px solid var(--rule); border-radius: 12px; overflow: hidden; }
-.figures div { background: var(--panel); padding: 16px 18px; } .figures b { display: block; font-size: 25px;
-  letter-spacing: -0.02em; font-weight: 620; font-variant-numeric: tabular-nums; } .figures span { color: var(--soft);
-  font-size: 13.5px; }
-@media (max-width: 900px) { .figures { grid-template-columns: repeat(3, 1fr); } }
-@media (max-width: 480px) { .figures { grid-template-columns: repeat(2, 1fr); } }
-.scroll { overflow-x: auto; }
-.pictures { border-spacing: 6px; margin-left: -6px; width: 100%; min-width: 600px; table-layout: fixed; }
-.pictures tr > :first-child { width: 84px; } .pictures th { font-weight: 500; color: var(--soft);
-  font-size: 14px; text-align: left; padding-right: 12px; white-space: nowrap; } .pictures thead th {
-  text-align: center; padding: 0; font-variant-numeric: tabular-nums; }
-.pictures td { padding: 0; } img { display: block; image-rendering: pixelated; border-radius: 6px; width: 100%;
-  aspect-ratio: 1; background: #000; }
-.strip { display: flex; flex-wrap: wrap; gap: 10px; margin: 12px 0 0; } .strip figure { margin: 0; }
-.strip img { width: 76px; height: 76px; }
-figcaption { color: var(--soft); font-size: 12.5px; text-align: center; padding-top: 3px;
-  font-variant-numeric: tabular-nums; }
-table.layers { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
-.layers th { text-align: right; font-weight: 600; padding: 8px 10px; border-bottom: 1.5px solid var(--ink);
-  white-space: nowrap; } .layers td { text-align: right; padding: 5px 10px; border-bottom: 1px solid var(--rule);
-  white-space: nowrap; } .layers th:first-child, .layers td:first-child { text-align: left; padding-left: 0; }
-.layers td:first-child { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-size: 12.5px; }
-.layers tfoot td { font-weight: 650; border-bottom: 0; border-top: 1.5px solid var(--ink); }
-.meter { background: linear-gradient(to right, var(--bar) var(--share), transparent var(--share)); }
-dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 2px 28px; margin: 12px 0 0;
-  font-size: 14px; } dl div { display: flex; justify-content: space-between; border-bottom: 1px solid var(--rule);
-  padding: 4px 0; } dt { color: var(--soft); } dd { margin: 0; font-variant-numeric: tabular-nums; }
-"""
+PARTS = {"mac": "array", "check": "checksums", "memory": "memory", "leakage": "leakage"}
+"""Parts of the energy in `Run.energy_j`, as the page calls them."""
+
+ARRAY_PARTS = ("mac", "check")
 
 
-def _data_uri(image: torch.Tensor) -> str:
-    """PNG of a float (1, H, W) or (3, H, W) picture in [0, 1]; the browser enlarges it."""
-    pixels = (image * 255).round().to(torch.uint8)
-    picture = Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _change(value: float, reference: float) -> str:
+    """Difference in percent, with its sign."""
+    return f"{value / reference - 1:+.1%}".replace("-", "\N{MINUS SIGN}")
 
 
-def _img(image: torch.Tensor, text: str) -> str:
-    return f'<img src="{_data_uri(image)}" alt="{html.escape(text)}">'
+def _point(setting: Setting, *, checked: bool) -> str:
+    """Operating point and what errs at it."""
+    law = TimingLaw()
+    parts = [f"array {setting.voltage_v:g} V"]
+    if checked and setting.check_voltage_v is not None:
+        parts.append(f"checksums {setting.check_voltage_v:g} V")
+    parts.append(f"{setting.frequency_hz / 1e9:g} GHz")
+    rate = law.error_rate(setting.voltage_v, setting.frequency_hz)
+    parts.append(f"{rate * 1e6:,.0f} errors per million outputs" if rate else "no errors")
+    return " · ".join(parts)
 
 
-def _figure(value: str, caption: str) -> str:
+def _picture(outcome: Outcome, index: int, name: str) -> str:
+    good, psnr = bool(outcome.recognised[index]), float(outcome.psnr_db[index])
+    mark = '<b class="good">✓</b>' if good else '<b class="bad">✗</b>'
+    distance = "" if math.isinf(psnr) else f" {psnr:.0f} dB"
+    text = f"{name}, {outcome.scenario.title}"
+    return f"<figure>{img(outcome.rtl.images[index], text)}<figcaption>{mark}{distance}</figcaption></figure>"
+
+
+def _fact(value: str, caption: str) -> str:
     return f"<div><b>{value}</b><span>{html.escape(caption)}</span></div>"
 
 
-def _figures(demo: Demo) -> str:
-    metrics = demo.metrics
-    return "".join(
-        (
-            _figure(f"{metrics['sim_cycles'] / 1e6:.2f} M", "simulated cycles"),
-            _figure(f"{metrics['macs'] / 1e6:,.0f} M", "multiply-accumulates"),
-            _figure(f"{metrics['utilisation']:.1%}", "of the array's peak used"),
-            _figure(f"{metrics['sim_cycles_per_s'] / 1e3:,.0f} k", "cycles simulated per second"),
-            _figure(f"{metrics['class_agreement']:.0%}", "recognised by the classifier"),
-            _figure(f"{metrics['wall_s']:.1f} s", "wall-clock time in all"),
-        )
+def _facts(demo: Demo, outcome: Outcome) -> str:
+    name, stats, images, metrics = outcome.scenario.name, outcome.rtl.stats, len(demo.labels), demo.metrics
+    energy, reference = outcome.rtl.energy_j(), demo.nominal.rtl.energy_j()
+    array, total = energy["mac"] + energy["check"], stats["energy_j"]
+    if outcome is demo.nominal:
+        changes, suffix, against, psnr = ("", ""), "", "float32", metrics["psnr_to_float32_db"]
+    else:
+        changes = (_change(array, reference["mac"]), _change(total, demo.nominal.rtl.stats["energy_j"]))
+        suffix, against, psnr = f"_{name}", "nominal", metrics[f"psnr_{name}_db"]
+    facts = [
+        _fact(f"{array / images * 1e6:.2f} µJ", f"an image, array and checksums {changes[0]}"),
+        _fact(f"{total / images * 1e6:.1f} µJ", f"an image, memory too {changes[1]}"),
+        _fact(f"{metrics[f'class_agreement{suffix}']:.0%}", "recognised"),
+        _fact(f"{psnr:.1f} dB", f"PSNR to {against}"),
+    ]
+    if outcome is not demo.nominal:
+        facts += [
+            _fact(f"{metrics[f'perceptual_{name}']:.4f}", "perceptual distance to nominal"),
+            _fact(f"{stats['injected']:,.0f}", "timing errors"),
+        ]
+    if stats["checks"]:
+        facts += [
+            _fact(f"{stats['corrected']:,.0f}", "corrected"),
+            _fact(f"{stats['rolled_back']:,.0f}", "elements rolled back"),
+        ]
+    return f'<div class="facts">{"".join(facts)}</div>'
+
+
+def _run(demo: Demo, outcome: Outcome) -> str:
+    pictures = "".join(_picture(outcome, index, name) for index, name in enumerate(demo.class_names))
+    point = _point(outcome.scenario.setting, checked=bool(outcome.rtl.stats["checks"]))
+    return (
+        f'<div class="run"><header><h3>{html.escape(outcome.scenario.title)}</h3><span>{point}</span></header>'
+        f'<div class="scroll"><div class="pictures">{pictures}</div></div>{_facts(demo, outcome)}</div>'
     )
 
 
 def _pictures(demo: Demo) -> str:
-    names = [demo.spec.class_names[label] for label in demo.labels]
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    lines = []
-    rows = (("float32", demo.float32), ("int8, RTL", demo.rtl.images), ("int8, twin", demo.twin.images))
-    for run, images in rows:
-        cells = "".join(f"<td>{_img(image, f'{name}, {run}')}</td>" for name, image in zip(names, images, strict=True))
-        lines.append(f"<tr><th>{run}</th>{cells}</tr>")
+    text = (
+        "Same noise in each column, drawn on RTL. The first evaluation is at the nominal point, for there is nothing "
+        "to go back to; after it every layer, embeddings and attention included, is at the low one. In attention, "
+        "where nothing is kept to go back to, errors that cannot be corrected stay. ✓: recognised as what was asked "
+        "for; dB: PSNR to the nominal run."
+    )
+    return section("Pictures", text, "".join(_run(demo, outcome) for outcome in demo.outcomes))
+
+
+def _bar(demo: Demo, energy: dict[str, float], parts: Sequence[str]) -> str:
+    """Stacked bar of some parts; the run that takes most of them fills its cell."""
+    each_run = (outcome.rtl.energy_j() for outcome in demo.outcomes)
+    full = max(sum(run[part] for part in parts) for run in each_run)
+    pieces = (f'<i class="{part}" style="width:{energy[part] / full:.2%}" title="{PARTS[part]}"></i>' for part in parts)
+    return f'<td class="bar"><div class="stack">{"".join(pieces)}</div></td>'
+
+
+def _energy_row(demo: Demo, outcome: Outcome) -> str:
+    energy, images = outcome.rtl.energy_j(), len(demo.labels)
+    total, nominal = sum(energy.values()), sum(demo.nominal.rtl.energy_j().values())
+    cells = "".join(f"<td>{energy[part] / images * 1e6:.2f}</td>" for part in PARTS)
+    change = "" if outcome is demo.nominal else f" <small>{_change(total, nominal)}</small>"
     return (
-        f'<div class="scroll"><table class="pictures"><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
+        f"<tr><td>{html.escape(outcome.scenario.title)}</td>{cells}<td>{total / images * 1e6:.2f}{change}</td>"
+        f"<td>{outcome.rtl.stats['time_s'] / images * 1e6:.1f}</td>"
+        f"{_bar(demo, energy, ARRAY_PARTS)}{_bar(demo, energy, tuple(PARTS))}</tr>"
     )
 
 
+def _energy(demo: Demo) -> str:
+    before, after = demo.nominal.rtl.energy_j(), demo.outcomes[-1].rtl.energy_j()
+    total = sum(before.values())
+    macs_per_output = demo.metrics["macs"] / sum(layer.rows * layer.n for layer in demo.nominal.rtl.layers)
+    text = (
+        f"Undervolting saves in the array: {_change(after['mac'] + after['check'], before['mac'])} with rollback, "
+        f"checksums included. Memory stays at its voltage, and takes {before['memory'] / total:.0%} of the energy at "
+        f"nominal voltage: this model is small, and writes 4 bytes of sums for every {macs_per_output:.0f} "
+        f"multiply-accumulates. So all in all it is {_change(sum(after.values()), total)}."
+    )
+    head = "".join(f'<th><i class="{part}"></i>{name}</th>' for part, name in PARTS.items())
+    body = "".join(_energy_row(demo, outcome) for outcome in demo.outcomes)
+    table = (
+        f'<div class="scroll"><table class="energy"><thead><tr><th>µJ per image</th>{head}<th>in all</th><th>µs</th>'
+        f'<th class="bar">array, checksums</th><th class="bar">in all</th></tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+    return section("Energy", text, table)
+
+
 def _strip(demo: Demo) -> str:
-    index = demo.labels.index(STRIP_LABEL)
-    figures = []
-    for step, latents in enumerate(demo.rtl.trace.latents, start=1):
-        picture = (latents[index] / 2 + 0.5).clamp(0, 1)
-        figures.append(f"<figure>{_img(picture, f'after step {step}')}<figcaption>{step}</figcaption></figure>")
-    return f'<div class="strip">{"".join(figures)}</div>'
+    index, lines = demo.labels.index(STRIP_LABEL), []
+    for outcome in demo.outcomes:
+        lines.append(f"<span>{html.escape(outcome.scenario.name)}</span>")
+        for step, latents in enumerate(outcome.rtl.trace.latents, start=1):
+            picture = (latents[index] / 2 + 0.5).clamp(0, 1)
+            lines.append(img(picture, f"{outcome.scenario.name}, after step {step}"))
+    steps = len(demo.nominal.rtl.trace.latents)
+    content = f'<div class="scroll"><div class="strip" style="--steps:{steps}">{"".join(lines)}</div></div>'
+    title = f"From noise to picture: {demo.class_names[index]}"
+    return section(title, "Latents on RTL after each DDIM step.", content)
+
+
+def _fleet(demo: Demo) -> str:
+    return fleet_section(demo.shared)
 
 
 def _layer_row(name: str, shape: str, calls: int, macs: int, cycles: int, utilisation: float) -> str:
@@ -129,13 +171,13 @@ def _layer_shape(layer: LayerReport) -> str:
 
 
 def _layers(demo: Demo) -> str:
+    layers = demo.nominal.rtl.layers
     body = "".join(
         _layer_row(
             layer.name, _layer_shape(layer), layer.calls, layer.macs, layer.cycles or 0, layer.utilisation or 0.0
         )
-        for layer in demo.rtl.layers
+        for layer in layers
     )
-    layers = demo.rtl.layers
     total = _layer_row(
         f"{len(layers)} layers",
         "",
@@ -144,30 +186,56 @@ def _layers(demo: Demo) -> str:
         int(demo.metrics["sim_cycles"]),
         demo.metrics["utilisation"],
     )
-    return (
+    table = (
         '<div class="scroll"><table class="layers"><thead><tr><th>layer</th><th>M &times; K &times; N</th>'
         f"<th>calls</th><th>M MACs</th><th>cycles</th><th>utilisation</th></tr></thead><tbody>{body}</tbody>"
         f"<tfoot>{total}</tfoot></table></div>"
     )
+    hint = (
+        f"{demo.metrics['utilisation']:.1%} of the array's peak used, {demo.metrics['sim_cycles'] / 1e6:.2f} M cycles"
+    )
+    text = (
+        "The nominal run. Utilisation is ideal cycles (M · ⌈K/rows⌉ · ⌈N/cols⌉) over all cycles of the layer's "
+        "commands, from the fetch of the command to the last write."
+    )
+    return folded("Layers", hint, text, table)
+
+
+def _float32(demo: Demo) -> str:
+    pictures = "".join(
+        f"<figure>{img(image, f'{name}, float32')}</figure>"
+        for name, image in zip(demo.class_names, demo.float32, strict=True)
+    )
+    hint = f"int8 to float32: {demo.metrics['psnr_to_float32_db']:.1f} dB PSNR"
+    content = f'<div class="scroll"><div class="pictures">{pictures}</div></div>'
+    return folded("Without quantisation", hint, "The float32 model in PyTorch, from the same noise.", content)
 
 
 def _settings(demo: Demo) -> str:
     fields = demo.config.to_dict()
-    memory = fields.pop("memory")
-    fields |= {f"memory.{name}": value for name, value in memory.items()}
+    for group in ("memory", "checksum"):
+        fields |= {f"{group}.{name}": value for name, value in fields.pop(group).items()}
     fields |= {"model": demo.spec.name, "seed": demo.seed}
     fields |= {name: demo.metrics[name] for name in ("num_inference_steps", "guidance_scale")}
-    return "".join(
+    content = "".join(
         f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd></div>" for name, value in fields.items()
     )
+    text = (
+        f"One accelerator for all runs, simulated at {demo.metrics['sim_cycles_per_s'] / 1e3:,.0f} k cycles per second "
+        f"of wall-clock time; {demo.metrics['wall_s']:.0f} s in all."
+    )
+    hint = f"{demo.config.rows} x {demo.config.cols} array"
+    return folded("Configuration", hint, text, f"<dl>{content}</dl>")
 
 
 def _verdict(demo: Demo) -> str:
     if demo.mismatch is not None:
         return f'<p class="verdict bad">RTL and twin differ: {html.escape(demo.mismatch)}</p>'
+    calls = sum(len(outcome.rtl.trace.layers) for outcome in demo.outcomes)
+    steps = sum(len(outcome.rtl.trace.latents) for outcome in demo.outcomes)
     return (
-        f'<p class="verdict good">✓ Bit-identical on RTL and twin: {len(demo.rtl.trace.layers):,} layer calls, '
-        f"{len(demo.rtl.trace.latents)} steps</p>"
+        f'<p class="verdict good">✓ Bit-identical on RTL and twin: {len(demo.outcomes)} runs, {calls:,} layer calls, '
+        f"{steps} steps</p>"
     )
 
 
@@ -187,29 +255,18 @@ def write_page(demo: Demo, path: Path) -> Path:
         `path`.
     """
     array = f"{demo.config.rows}&times;{demo.config.cols}"
+    sections = (_pictures, _energy, _strip, _fleet, _layers, _float32, _settings)
     document = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Brownout: {html.escape(demo.spec.name)} on RTL</title><style>{_STYLE}</style></head><body><main>
-<h1>Ten {html.escape(demo.spec.subject)}, drawn by a systolic array</h1>
+<title>Brownout: {html.escape(demo.spec.name)} on RTL</title><style>{STYLE}{GANTT_STYLE}</style></head><body><main>
+<h1>Ten {html.escape(demo.spec.subject)}, drawn below the safe voltage</h1>
 <p class="soft">A class-conditional diffusion transformer ({html.escape(demo.spec.name)},
-{demo.spec.num_layers} layers) starts from noise and denoises it in {len(demo.rtl.trace.latents)} steps. Every layer
-of every step, attention included, ran in int8 on a simulated {array} accelerator, and once more on its functional
-twin.</p>
+{demo.spec.num_layers} layers) starts from noise and denoises it in {len(demo.nominal.rtl.trace.latents)} steps, every
+layer of every step in int8 on a simulated {array} accelerator: at its nominal voltage, at
+{demo.metrics["voltage_v"]:g} V where its sums err, and there once more with checksums that correct errors and roll back
+what they cannot correct.</p>
 {_verdict(demo)}
-<div class="figures">{_figures(demo)}</div>
-<h2>Pictures</h2>
-<p class="soft">Same noise in each column. The float32 row is the unquantised model; the other two must be the same
-bits. int8 to float32: {demo.metrics["psnr_to_float32_db"]:.1f} dB PSNR.</p>
-{_pictures(demo)}
-<h2>From noise to picture: {html.escape(demo.spec.class_names[STRIP_LABEL])}</h2>
-<p class="soft">Latents on RTL after each DDIM step.</p>
-{_strip(demo)}
-<h2>Layers</h2>
-<p class="soft">Utilisation is ideal cycles (M · ⌈K/rows⌉ · ⌈N/cols⌉) over all cycles of the layer's commands, from the
-fetch of the command to the last write.</p>
-{_layers(demo)}
-<h2>Configuration</h2>
-<dl>{_settings(demo)}</dl>
+{"".join(part(demo) for part in sections)}
 </main></body></html>
 """
     path.write_text(document, encoding="utf-8")

@@ -1,27 +1,43 @@
-"""Draw the same pictures in float32, on the twin and on RTL, and compare."""
+"""Draw the same pictures at three operating points, each on the twin and on RTL, compare, and share an image."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from brownout.hw.config import AcceleratorConfig
 
 from ..accelerator import Accelerator
 from ..compare import first_difference
+from ..drift.runtime import protect
 from ..models.evaluate import calibration_run
 from ..models.load import load_classifier, load_denoiser
 from ..models.spec import ModelSpec, get_spec
 from ..offloading import Calibration, LayerReport, offload, report, restore
-from ..quality import class_agreement, psnr
+from ..quality import class_agreement, perceptual_distance, psnr, psnr_per_image, recognised
 from ..sampling import sample
+from . import DEFAULT_VOLTAGE_V
+from .fleet import LARGEST_PSNR_DB, SharedImage, share_image
+from .scenario import Scenario, hardware, scenarios
 from .trace import Trace
 
-LARGEST_PSNR_DB = 120.0
-"""What is reported where nothing differs: results are JSON, which has no infinity."""
+SIMULATORS = 2
+"""RTL runs at a time: each keeps a core busy."""
+
+ERROR_COUNTERS = ("checks", "detected", "corrected", "suppressed", "injected", "missed", "wrong")
+"""Counters of errors, which RTL and twin must agree on too."""
+
+MEMORY_PARTS = ("sram", "dram", "activation", "host")
+"""Parts of the energy that are the memory's."""
+
+Progress = Callable[[], object]
+"""Called after each step on RTL."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +53,7 @@ class Run:
     layers : list of LayerReport
         Per layer.
     stats : dict
-        Counters of the accelerator.
+        Counters of the accelerator, and ``rolled_back``: elements of layers that kept their last value.
     start_s, wall_s : float
         Wall-clock seconds to start the device and load the weights, and to draw.
     """
@@ -49,6 +65,36 @@ class Run:
     start_s: float
     wall_s: float
 
+    def energy_j(self) -> dict[str, float]:
+        """Energy of all images by ``mac``, ``check``, ``memory`` and ``leakage``."""
+        parts = {name: self.stats[f"energy_{name}_j"] for name in ("mac", "check")}
+        parts["memory"] = sum(self.stats[f"energy_{name}_j"] for name in MEMORY_PARTS)
+        return {**parts, "leakage": self.stats["energy_leakage_j"]}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a scenario.
+
+    Attributes
+    ----------
+    twin, rtl : Run
+        The same run on both.
+    mismatch : str or None
+        Where RTL and twin first differ; None if they are bit-identical.
+    recognised : torch.Tensor
+        bool (N,): classified as their label.
+    psnr_db : torch.Tensor
+        (N,): of each image to that of the nominal run; infinite where it is the same.
+    """
+
+    scenario: Scenario
+    twin: Run
+    rtl: Run
+    mismatch: str | None
+    recognised: torch.Tensor
+    psnr_db: torch.Tensor
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -58,10 +104,12 @@ class Demo:
     ----------
     float32 : torch.Tensor
         Pictures of the unquantised model, (N, C, H, W) in [0, 1].
-    mismatch : str or None
-        Where RTL and twin first differ; None if they are bit-identical.
+    outcomes : tuple of Outcome
+        Nominal, unprotected, with rollback.
+    shared : SharedImage
+        One image over two accelerators.
     metrics : dict
-        Flat figures for the result file.
+        Flat figures for the result file: of all images; without a scenario's name in theirs, of the nominal run.
     """
 
     spec: ModelSpec
@@ -69,105 +117,219 @@ class Demo:
     labels: list[int]
     seed: int
     float32: torch.Tensor
-    twin: Run
-    rtl: Run
-    mismatch: str | None
+    outcomes: tuple[Outcome, ...]
+    shared: SharedImage
     metrics: dict[str, float]
+
+    @property
+    def class_names(self) -> list[str]:
+        """What each picture was asked to show."""
+        return [self.spec.class_names[label] for label in self.labels]
+
+    @property
+    def nominal(self) -> Outcome:
+        """The run without errors."""
+        return self.outcomes[0]
+
+    @property
+    def mismatch(self) -> str | None:
+        """Where RTL and twin first differ in any run; None if they are bit-identical."""
+        found = (f"{each.scenario.title}: {each.mismatch}" for each in self.outcomes if each.mismatch is not None)
+        return next(found, self.shared.mismatch)
 
 
 @dataclass(frozen=True)
-class _Job:
-    model: nn.Module
+class Job:
+    """What all runs have in common.
+
+    Attributes
+    ----------
+    seed : int
+        Of the initial noise and of the draws of timing errors.
+    """
+
     spec: ModelSpec
     config: AcceleratorConfig
     labels: list[int]
     seed: int
-    calibration: Calibration
+    calibration: Calibration = field(repr=False)
 
-    def run(self, backend: str, trace: Trace) -> Run:
+    @classmethod
+    def of(cls, name: str, *, seed: int, config: AcceleratorConfig) -> Job:
+        """Ten pictures of a model, one per class; raises as `run_demo`."""
+        spec = get_spec(name)
+        return cls(spec, hardware(config), list(range(spec.num_classes)), seed, calibration_run(spec))
+
+    def run(self, scenario: Scenario, backend: str, trace: Trace, progress: Progress | None = None) -> Run:
+        """Draw the pictures; threads may do that at the same time."""
         began = time.monotonic()
+        model: nn.Module = load_denoiser(self.spec.name)
+        rolled_back = suppressed = 0
+
+        def see_layer(name: str, sums: torch.Tensor) -> None:
+            nonlocal rolled_back, suppressed
+            trace.see_layer(name, sums)
+            before, suppressed = suppressed, accelerator.check_counts["suppressed"]
+            # Attention has no values to go back to: what is marked there stays as it is.
+            if not name.endswith((".qk", ".pv")):
+                rolled_back += suppressed - before
+
+        def see_step(step: int, timestep: int, latents: torch.Tensor) -> None:
+            trace.see_step(step, timestep, latents)
+            if progress is not None:
+                progress()
+
         with Accelerator(self.config, backend=backend) as accelerator:
-            offload(self.model, accelerator, calibration=self.calibration, observer=trace.see_layer)
+            offload(model, accelerator, calibration=self.calibration, observer=see_layer)
             try:
                 started = time.monotonic()
-                images = sample(
-                    self.model,
-                    self.spec,
-                    self.labels,
-                    seed=self.seed,
-                    callback=trace.see_step,
-                    progress=backend == "rtl",
-                )
+                with protect(model, scenario.strategy, scenario.schedule, seed=self.seed):
+                    images = sample(model, self.spec, self.labels, seed=self.seed, callback=see_step)
+                    stats = {**accelerator.stats, "rolled_back": rolled_back}
                 wall = time.monotonic() - started
-                return Run(images, trace, report(self.model), dict(accelerator.stats), started - began, wall)
+                return Run(images, trace, report(model), stats, started - began, wall)
             finally:
-                restore(self.model)
+                restore(model)
 
-    def describe_mismatch(self, rtl: Trace, twin: Trace) -> str | None:
-        """Where the runs first differ, down to the element; None if they are bit-identical."""
-        index = rtl.first_departing_layer()
-        if index is not None and index < len(twin.layers) and rtl.layers[index][0] == twin.layers[index][0]:
-            name = rtl.layers[index][0]
+    def describe_mismatch(self, scenario: Scenario, rtl: Run, twin: Run) -> str | None:
+        """Where two runs first differ, down to the element; None if they are bit-identical."""
+        index, other = rtl.trace.first_departing_layer(), twin.trace
+        if index is not None and index < len(other.layers) and rtl.trace.layers[index][0] == other.layers[index][0]:
+            name = rtl.trace.layers[index][0]
             again = Trace(keep_index=index)
-            self.run("twin", again)
+            self.run(scenario, "twin", again)
             assert again.kept is not None
-            assert rtl.kept is not None
-            difference = first_difference(again.kept, rtl.kept, self.config)
+            assert rtl.trace.kept is not None
+            difference = first_difference(again.kept, rtl.trace.kept, self.config)
             return f"layer call {index} ({name}), expected from the twin, got from RTL: {difference}"
-        if index is not None or len(rtl.layers) != len(twin.layers):
-            return f"the runs called different layers: {len(twin.layers)} calls on the twin, {len(rtl.layers)} on RTL"
-        step = rtl.first_departing_step()
-        return None if step is None else f"latents differ after step {step} although all layers agree"
+        if index is not None or len(rtl.trace.layers) != len(other.layers):
+            calls = f"{len(other.layers)} calls on the twin, {len(rtl.trace.layers)} on RTL"
+            return f"the runs called different layers: {calls}"
+        step = rtl.trace.first_departing_step()
+        if step is not None:
+            return f"latents differ after step {step} although all layers agree"
+        for name in ERROR_COUNTERS:
+            if rtl.stats[name] != twin.stats[name]:
+                return f"{name} is {twin.stats[name]} on the twin but {rtl.stats[name]} on RTL although all bits agree"
+        return None
 
 
-def run_demo(name: str, *, seed: int, config: AcceleratorConfig) -> Demo:
-    """Draw one picture per class.
+def _run_on_rtl(job: Job, wanted: tuple[Scenario, ...], twins: list[Run], *, show_progress: bool) -> list[Run]:
+    """All scenarios on RTL, `SIMULATORS` at a time, in their order."""
+    steps = len(wanted) * job.spec.num_inference_steps
+    with (
+        tqdm(total=steps, desc="RTL", unit="step", disable=not show_progress) as bar,
+        ThreadPoolExecutor(SIMULATORS) as pool,
+    ):
+        runs = [
+            pool.submit(job.run, scenario, "rtl", Trace(reference=twin.trace), bar.update)
+            for scenario, twin in zip(wanted, twins, strict=True)
+        ]
+        try:
+            return [run.result() for run in runs]
+        finally:
+            # After a failure, what has not begun is not worth waiting for.
+            pool.shutdown(cancel_futures=True)
+
+
+def _scenario_metrics(outcome: Outcome) -> dict[str, float]:
+    name, stats = outcome.scenario.name, outcome.rtl.stats
+    counts = ("injected", "corrected", "rolled_back", "missed", "wrong")
+    energy = {f"energy_{part}_{name}_j": value for part, value in outcome.rtl.energy_j().items()}
+    return {
+        f"energy_{name}_j": stats["energy_j"],
+        **energy,
+        f"time_{name}_s": stats["time_s"],
+        f"sim_cycles_{name}": stats["cycles"],
+        **{f"{count}_{name}": stats[count] for count in counts},
+    }
+
+
+def run_demo(
+    name: str,
+    *,
+    seed: int,
+    config: AcceleratorConfig,
+    voltage_v: float = DEFAULT_VOLTAGE_V,
+    show_progress: bool = False,
+) -> Demo:
+    """Draw one picture per class in every scenario, and one image over two accelerators.
 
     Parameters
     ----------
     name : str
-        ``digits`` or ``mnist``.
+        ``digits``, ``mnist`` or ``emoji``.
     seed : int
-        Of the initial noise.
+        Of the initial noise and of the draws of timing errors.
     config : AcceleratorConfig
-        The accelerator.
+        The accelerator; its timing model and checksum units are those that the scenarios need.
+    voltage_v : float
+        The low voltage.
+    show_progress : bool
+        Show a progress bar of the RTL's runs.
 
     Raises
     ------
     ValueError
-        No model has that name.
+        No model has that name, or the voltage is beyond what the timing law covers.
     WeightsNotFoundError
         The model is not trained.
     brownout.cosim.errors.SimulatorError
         The simulator could not be built, died or hung.
     """
     began = time.monotonic()
-    spec = get_spec(name)
-    labels = list(range(spec.num_classes))
-    model, classifier = load_denoiser(name), load_classifier(name)
-    float32 = sample(model, spec, labels, seed=seed)
-    job = _Job(model, spec, config, labels, seed, calibration_run(spec))
-    twin = job.run("twin", Trace())
-    rtl = job.run("rtl", Trace(reference=twin.trace))
-    mismatch = job.describe_mismatch(rtl.trace, twin.trace)
-    target = torch.tensor(labels)
+    wanted = scenarios(voltage_v)
+    job = Job.of(name, seed=seed, config=config)
+    classifier, target = load_classifier(name), torch.tensor(job.labels)
+    float32 = sample(load_denoiser(name), job.spec, job.labels, seed=seed)
+    twins = [job.run(scenario, "twin", Trace()) for scenario in wanted]
+    rtl_began = time.monotonic()
+    rtls = _run_on_rtl(job, wanted, twins, show_progress=show_progress)
+    rtl_wall_s = time.monotonic() - rtl_began
+    shared = share_image(job.config, seed=seed)
+    clean = rtls[0].images
+    outcomes = tuple(
+        Outcome(
+            scenario,
+            twin,
+            rtl,
+            job.describe_mismatch(scenario, rtl, twin),
+            recognised(rtl.images, target, classifier),
+            psnr_per_image(rtl.images, clean),
+        )
+        for scenario, twin, rtl in zip(wanted, twins, rtls, strict=True)
+    )
+    nominal = rtls[0]
     metrics = {
-        "bit_exact": mismatch is None,
-        "class_agreement": class_agreement(rtl.images, target, classifier),
+        "bit_exact": all(outcome.mismatch is None for outcome in outcomes) and shared.mismatch is None,
+        "class_agreement": outcomes[0].recognised.double().mean().item(),
         "class_agreement_float32": class_agreement(float32, target, classifier),
-        "psnr_to_float32_db": min(psnr(rtl.images, float32), LARGEST_PSNR_DB),
-        "sim_cycles": rtl.stats["cycles"],
-        "sim_cycles_per_s": rtl.stats["cycles"] / rtl.wall_s,
-        "utilisation": rtl.stats["ideal_cycles"] / rtl.stats["cycles"],
-        "macs": rtl.stats["macs"],
-        "dram_bytes": rtl.stats["dram_bytes"],
-        "layer_calls": len(rtl.trace.layers),
-        "num_inference_steps": len(rtl.trace.latents),
-        "guidance_scale": spec.guidance_scale,
-        "images": len(labels),
-        "start_s": rtl.start_s,
-        "rtl_wall_s": rtl.wall_s,
-        "twin_wall_s": twin.wall_s,
+        "psnr_to_float32_db": min(psnr(clean, float32), LARGEST_PSNR_DB),
+        "voltage_v": voltage_v,
+    }
+    for outcome in outcomes:
+        metrics |= _scenario_metrics(outcome)
+    for outcome in outcomes[1:]:
+        key, images = outcome.scenario.name, outcome.rtl.images
+        metrics |= {
+            f"class_agreement_{key}": outcome.recognised.double().mean().item(),
+            f"psnr_{key}_db": min(psnr(images, clean), LARGEST_PSNR_DB),
+            f"perceptual_{key}": perceptual_distance(images, clean, classifier),
+        }
+    metrics |= {
+        "sim_cycles": nominal.stats["cycles"],
+        "sim_cycles_per_s": sum(run.stats["cycles"] for run in rtls) / sum(run.wall_s for run in rtls),
+        "utilisation": nominal.stats["ideal_cycles"] / nominal.stats["cycles"],
+        "macs": nominal.stats["macs"],
+        "dram_bytes": nominal.stats["dram_bytes"],
+        "layer_calls": len(nominal.trace.layers),
+        "num_inference_steps": len(nominal.trace.latents),
+        "guidance_scale": job.spec.guidance_scale,
+        "images": len(job.labels),
+        "start_s": nominal.start_s,
+        "rtl_wall_s": rtl_wall_s,
+        "twin_wall_s": sum(run.wall_s for run in twins),
+        **shared.metrics(),
         "wall_s": time.monotonic() - began,
     }
-    return Demo(spec, config, labels, seed, float32, twin, rtl, mismatch, metrics)
+    return Demo(job.spec, job.config, job.labels, seed, float32, outcomes, shared, metrics)

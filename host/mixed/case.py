@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from brownout.hw.commands import GemmFlag
 from brownout.hw.config import AcceleratorConfig
 
+from ..files import read_tensors, write_tensors
 from ..operands import GemmShape, Product, Requantisation, ResidentWeights
 from ..twin.state import CommandOptions, ErrorState
 from .passes import Tile, TileErrors
 
-FORMAT = 1
-"""Raised when files of another form are written."""
+KIND = "reproducer"
 
-_METADATA = "brownout_replay"
 _KINDS = ("outputs", "checks", "digits")
 _ROW_MASK = (1 << 32) - 1
 
@@ -196,20 +188,19 @@ def save_case(path: Path, case: Case, difference: str, expected: Result) -> None
     OSError
         It cannot be written.
     """
-    tensors: dict[str, NDArray[Any]] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name in ("a", "w", "bias", "mult", "shift", "output"):
         values = getattr(case, name)
         if values is not None:
-            tensors[name] = values.numpy()
+            tensors[name] = values
     if case.state.lengths is not None:
-        tensors["lengths"] = np.ascontiguousarray(case.state.lengths)
+        tensors["lengths"] = torch.from_numpy(case.state.lengths)
     if case.errors is not None:
-        tensors |= {f"errors.{kind}": np.ascontiguousarray(getattr(case.errors, kind)) for kind in _KINDS}
-    tensors["expected.output"] = expected.output.numpy()
-    tensors["expected.log"] = np.frombuffer(expected.log, np.uint8)
+        tensors |= {f"errors.{kind}": torch.from_numpy(getattr(case.errors, kind)) for kind in _KINDS}
+    tensors["expected.output"] = expected.output
+    tensors["expected.log"] = torch.tensor(list(expected.log), dtype=torch.uint8)
     options = dataclasses.asdict(case.options)
     facts = {
-        "format": FORMAT,
         "difference": difference,
         "config": case.config.to_dict(),
         "rtl_hash": case.config.rtl_hash,
@@ -221,9 +212,7 @@ def save_case(path: Path, case: Case, difference: str, expected: Result) -> None
         "counters": dict(expected.counters),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, {_METADATA: json.dumps(facts)})
-    os.replace(temporary, path)
+    write_tensors(path, KIND, tensors, facts)
 
 
 @dataclass(frozen=True)
@@ -254,26 +243,15 @@ def load_case(path: Path) -> Saved:
     ------
     FileNotFoundError
         There is no such file.
-    ValueError
-        It is not a reproducer, or one of another format.
+    FileRefusedError
+        It is not a reproducer, damaged, or of another version.
     """
-    try:
-        with safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a reproducer: {error}") from error
-    if _METADATA not in metadata:
-        raise ValueError(f"{path} is not a reproducer: its metadata has no {_METADATA!r}")
-    facts = json.loads(metadata[_METADATA])
-    if facts["format"] != FORMAT:
-        raise ValueError(f"{path} has format {facts['format']}, this version reads {FORMAT}")
-    values = {name: torch.from_numpy(tensors[name].copy()) for name in tensors}
+    values, facts = read_tensors(path, KIND)
     config = AcceleratorConfig.from_dict(facts["config"])
     options, state = facts["options"], facts["state"]
     errors = None
-    if "errors.outputs" in tensors:
-        errors = TileErrors(*(tensors[f"errors.{kind}"] for kind in _KINDS))
+    if "errors.outputs" in values:
+        errors = TileErrors(*(values[f"errors.{kind}"].numpy() for kind in _KINDS))
     case = Case(
         config=config,
         number=facts["number"],
@@ -292,9 +270,9 @@ def load_case(path: Path) -> Saved:
             rates=tuple(state["rates"]),
             bits=tuple(state["bits"]),
             points=tuple(state["points"]),
-            lengths=tensors.get("lengths"),
+            lengths=values["lengths"].numpy() if "lengths" in values else None,
         ),
         errors=errors,
     )
-    expected = Result(values["expected.output"], tensors["expected.log"].tobytes(), facts["counters"])
+    expected = Result(values["expected.output"], values["expected.log"].numpy().tobytes(), facts["counters"])
     return Saved(case, facts["difference"], expected, config.rtl_hash == facts["rtl_hash"])

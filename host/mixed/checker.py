@@ -88,10 +88,14 @@ class Checker:
     config : AcceleratorConfig
     start : callable
         Starts the RTL, which is used for nothing else and closed with this.
+    layout : {"row-major", "tiled"}
+        How matrices lie in the memory of the RTL.
     """
 
-    def __init__(self, config: AcceleratorConfig, start: Callable[[], RtlBackend]) -> None:
-        self.config, self._start = config, start
+    def __init__(
+        self, config: AcceleratorConfig, start: Callable[[], RtlBackend], *, layout: str = "row-major"
+    ) -> None:
+        self.config, self._start, self._layout = config, start, layout
         # For sums of more than one pass: counts nothing that is compared.
         self._whole = ObservedTwin(config)
         self._begin()
@@ -99,7 +103,7 @@ class Checker:
     def _begin(self) -> None:
         self._uncounted: list[Case] = []
         # In step with the RTL, whose counters depend on what was done before.
-        self._twin = ObservedTwin(self.config)
+        self._twin = ObservedTwin(self.config, layout=self._layout)
         self._state = ErrorState()
         self._rtl = self._start()
         try:
@@ -237,7 +241,7 @@ class Checker:
             return f"errors of the product and of this tile alone: {text}"
         here = places.errors_in(places.locate(of_pass[0]), 0)
         if self.config.timing_model == "flip":
-            text = _unequal(case.errors, here, _same_bits)
+            text = _unequal(case.errors, here, _same_dropped if self.config.razor else _same_bits)
             return f"errors of the product in this tile and of the pass: {text}" if text else None
         self._whole.compute(case.rest())
         rest = places.errors_in(places.locate(self._whole.findings[0]), 0)
@@ -319,6 +323,11 @@ def _same_bits(kind: str, first: NDArray[np.int64], second: NDArray[np.int64]) -
         # Those of digit rows are modulo 2^32: the sign is in the highest bits.
         sizes.append(np.minimum(deltas, (1 << 32) - deltas) if kind == "digits" else np.abs(deltas))
     return (first[:2] == second[:2]).all(axis=0) & (sizes[0] == sizes[1])
+
+
+def _same_dropped(kind: str, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the same sums were dropped, and bits of checks inverted, whatever the sums were."""
+    return _same_bits(kind, first, second) if kind == "checks" else (first[:2] == second[:2]).all(axis=0)
 
 
 def _unequal(whole: TileErrors, part: TileErrors, same: _Same) -> str | None:

@@ -102,7 +102,7 @@ def evaluate(
     Parameters
     ----------
     name : str
-        ``digits``, ``mnist`` or ``emoji``.
+        One of `SPECS`.
     images_per_class : int
         Images generated of each class; all differ in their noise.
     num_inference_steps, guidance_scale : optional
@@ -152,7 +152,7 @@ def model_card(name: str, *, images_per_class: int = 200) -> dict[str, object]:
         The denoiser or the classifier is not trained.
     """
     spec = get_spec(name)
-    data = load_dataset(name)
+    data = load_dataset(spec.dataset)
     model, classifier = load_denoiser(name), load_classifier(name)
     with safe_open(WEIGHTS / f"{name}-denoiser.safetensors", framework="pt") as file:
         recipe = json.loads((file.metadata() or {}).get("recipe", "{}"))
@@ -184,7 +184,7 @@ def model_card(name: str, *, images_per_class: int = 200) -> dict[str, object]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Measure a shipped model and write its card.")
-    parser.add_argument("model", help="digits or mnist")
+    parser.add_argument("model", help="one of the shipped models")
     parser.add_argument("--images-per-class", type=int, default=200)
     arguments = parser.parse_args()
     text = json.dumps(model_card(arguments.model, images_per_class=arguments.images_per_class), indent=2)

@@ -45,7 +45,7 @@ def load_denoiser(name: str, *, folder: Path = WEIGHTS) -> DiTTransformer2DModel
     Parameters
     ----------
     name : str
-        ``digits``, ``mnist`` or ``emoji``.
+        One of `SPECS`.
     folder : Path
         Where the safetensors files are.
 
@@ -63,8 +63,8 @@ def load_denoiser(name: str, *, folder: Path = WEIGHTS) -> DiTTransformer2DModel
 
 
 def load_classifier(name: str, *, folder: Path = WEIGHTS) -> Classifier:
-    """Load the classifier that judges generated images; as `load_denoiser`."""
+    """Load the classifier that judges generated images; as `load_denoiser`. Models of one data set share it."""
     spec = get_spec(name)
     model = Classifier(spec.num_classes, spec.channels)
-    _load(model, name, "classifier", folder)
+    _load(model, spec.dataset, "classifier", folder)
     return model.requires_grad_(False).eval()

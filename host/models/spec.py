@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .data_emoji import MEMBERS
@@ -21,7 +21,7 @@ class ModelSpec:
     Attributes
     ----------
     name : str
-        Name of the model and of its data set.
+        Name of the model.
     image_size : int
         Height and width in pixels.
     channels : int
@@ -38,6 +38,9 @@ class ModelSpec:
         Classifier-free guidance weight; 1 switches guidance off (and halves the work).
     shift_augmentation : int
         Largest random translation of a training image, in pixels.
+    teacher : str or None
+        Shipped model with other patches whose blocks training starts from and whose predictions it learns, on the same
+        data; that model's classifier is the judge of both.
     """
 
     name: str
@@ -52,6 +55,12 @@ class ModelSpec:
     num_inference_steps: int
     guidance_scale: float
     shift_augmentation: int = 0
+    teacher: str | None = None
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set, and of the classifier that was trained on it."""
+        return self.teacher or self.name
 
     @property
     def num_classes(self) -> int:
@@ -94,6 +103,9 @@ MNIST = ModelSpec(
 )
 """28x28 MNIST digits."""
 
+MNIST_PATCH2 = replace(MNIST, name="mnist-patch2", patch_size=2, teacher="mnist")
+"""`MNIST` with four times as many tokens, in 14 rows: to be divided over several devices."""
+
 EMOJI = ModelSpec(
     name="emoji",
     image_size=32,
@@ -110,7 +122,7 @@ EMOJI = ModelSpec(
 )
 """32x32 emoji in colour, to be trained: no weights of it are shipped."""
 
-SPECS = {spec.name: spec for spec in (DIGITS, MNIST, EMOJI)}
+SPECS = {spec.name: spec for spec in (DIGITS, MNIST, MNIST_PATCH2, EMOJI)}
 
 
 def get_spec(name: str) -> ModelSpec:

@@ -13,17 +13,22 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .augment import translate, vary
 from .classifier import Classifier
 from .data import Dataset, load_dataset
+from .load import load_denoiser
 from .spec import TRAIN_TIMESTEPS, ModelSpec, build_denoiser, build_scheduler, get_spec
+
+if TYPE_CHECKING:
+    from diffusers import DiTTransformer2DModel
 
 WEIGHTS = Path(__file__).parent / "weights"
 LABEL_DROPOUT = 0.1
@@ -65,6 +70,24 @@ def augment(data: Dataset, pick: torch.Tensor, largest_shift: int, generator: to
     return vary(originals.images[pick], images.shape[-1], largest_shift, originals.mirrored[pick], generator)
 
 
+def adopt_blocks(model: DiTTransformer2DModel, teacher: DiTTransformer2DModel) -> None:
+    """Start a model with smaller patches from one with larger ones.
+
+    Blocks are taken as they are. A small patch is embedded as a large one is that shows twice as little contrast
+    at half the resolution, and predicts the mean of the pixels at its place in a large one.
+    """
+    state = {name: value.clone() for name, value in teacher.state_dict().items()}
+    small, large = model.config.patch_size, teacher.config.patch_size
+    if large % small:
+        raise ValueError(f"patches of {large} pixels cannot be divided into patches of {small}")
+    ratio, channels = large // small, model.config.out_channels or model.config.in_channels
+    state["pos_embed.proj.weight"] = F.avg_pool2d(state["pos_embed.proj.weight"], ratio) * ratio**2 / 2
+    for name in ("proj_out_2.weight", "proj_out_2.bias"):
+        pixels = state[name].view(small, ratio, small, ratio, channels, *state[name].shape[1:])
+        state[name] = pixels.mean((1, 3)).reshape(-1, *state[name].shape[1:])
+    model.load_state_dict(state)
+
+
 def draw_timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
     """Draw training timesteps: three quarters logit-normal (arXiv 2403.03206), one quarter uniform.
 
@@ -94,13 +117,16 @@ def _write_atomically(path: Path, payload: dict) -> None:
 
 def train_denoiser(spec: ModelSpec, *, iterations: int, batch_size: int, peak_lr: float, work: Path) -> None:
     """Train the denoiser of `spec` and write its averaged weights beside this file."""
-    data = load_dataset(spec.name)
+    data = load_dataset(spec.dataset)
     work.mkdir(parents=True, exist_ok=True)
     state_file = work / f"{spec.name}-denoiser.pt"
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     model = build_denoiser(spec)
     initialise_adaln_zero(model)
+    teacher = load_denoiser(spec.teacher) if spec.teacher else None
+    if teacher is not None:
+        adopt_blocks(model, teacher)
     average = copy.deepcopy(model).requires_grad_(False)
     optimiser = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     start, seconds = 0, 0.0
@@ -126,10 +152,17 @@ def train_denoiser(spec: ModelSpec, *, iterations: int, batch_size: int, peak_lr
         label = torch.where(dropped, spec.null_label, data.train_labels[pick])
         signal = alphas[timestep].sqrt().view(-1, 1, 1, 1)
         sigma = (1 - alphas[timestep]).sqrt().view(-1, 1, 1, 1)
+        noisy = signal * clean + sigma * noise
+        if teacher is None:
+            target = signal * noise - sigma * clean
+        else:
+            # Without the noise of the data, so that far fewer images teach as much.
+            with torch.no_grad():
+                target = teacher(noisy, timestep, label).sample
         # Products in bfloat16, which takes two thirds of the time; its fused attention is slow backwards on CPUs.
         with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
-            predicted = model(signal * clean + sigma * noise, timestep, label).sample.float()
-        loss = F.mse_loss(predicted, signal * noise - sigma * clean)
+            predicted = model(noisy, timestep, label).sample.float()
+        loss = F.mse_loss(predicted, target)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
@@ -153,6 +186,7 @@ def train_denoiser(spec: ModelSpec, *, iterations: int, batch_size: int, peak_lr
     WEIGHTS.mkdir(exist_ok=True)
     recipe = {
         "prediction": "v",
+        "teacher": spec.teacher,
         "iterations": iterations,
         "batch_size": batch_size,
         "peak_learning_rate": peak_lr,
@@ -167,6 +201,8 @@ def train_denoiser(spec: ModelSpec, *, iterations: int, batch_size: int, peak_lr
 
 def train_classifier(spec: ModelSpec, *, epochs: int, batch_size: int, peak_lr: float) -> float:
     """Train the judge of `spec`, write its weights and return its accuracy on held-out real images."""
+    if spec.dataset != spec.name:
+        raise ValueError(f"the judge of {spec.name} is the classifier of {spec.dataset}; train that one")
     data = load_dataset(spec.name)
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
@@ -197,7 +233,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["denoiser", "classifier"])
-    parser.add_argument("model", help="digits, mnist or emoji")
+    parser.add_argument("model", help="one of the shipped models")
     parser.add_argument("--iterations", type=int, help="denoiser: optimiser steps in all")
     parser.add_argument("--epochs", type=int, help="classifier: passes over the data")
     parser.add_argument("--batch-size", type=int)
@@ -210,8 +246,9 @@ def main() -> None:
     if arguments.what == "denoiser":
         train_denoiser(
             spec,
-            iterations=arguments.iterations or {"digits": 8000, "mnist": 14000, "emoji": 30000}[spec.name],
-            batch_size=arguments.batch_size or {"digits": 128, "mnist": 64, "emoji": 64}[spec.name],
+            iterations=arguments.iterations
+            or {"digits": 8000, "mnist": 14000, "mnist-patch2": 9000, "emoji": 16000}[spec.name],
+            batch_size=arguments.batch_size or {"digits": 128, "mnist": 64, "mnist-patch2": 16, "emoji": 64}[spec.name],
             peak_lr=arguments.lr,
             work=arguments.work,
         )

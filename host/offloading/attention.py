@@ -26,6 +26,11 @@ Multiply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], None]
 """``multiply(a, b, out, first_row)``: int8 (B, M, K) and (B, K, N) to int32 (B, M, N)."""
 
 
+Gather = Callable[[torch.Tensor, torch.Tensor, tuple[float, float]], tuple[torch.Tensor, torch.Tensor]]
+"""``gather(key, value, steps)``: int8 (B, H, S, E) and (B, H, S, V) of some tokens, in memory that is used again, and
+the value of one step of each, to those of all tokens."""
+
+
 class Scratch(Protocol):
     """As `OffloadedModel.scratch`."""
 
@@ -91,6 +96,7 @@ def attend(
     is_causal: bool,
     multiply: tuple[Multiply, Multiply],
     scratch: Scratch,
+    gather: Gather | None = None,
 ) -> torch.Tensor:
     """Attention in int8.
 
@@ -112,6 +118,8 @@ def attend(
         The products of queries and keys, and of exponentials and values.
     scratch : callable
         Gives memory that is used again.
+    gather : callable, optional
+        Adds the keys and values of tokens that are elsewhere; without mask and `is_causal` only.
 
     Returns
     -------
@@ -124,10 +132,12 @@ def attend(
     for name, values, step in zip(("query", "key", "value"), (query, key, value), steps, strict=True):
         quantized = scratch(name, tuple(values.shape), torch.int8, device)
         kernels.quantise(values, torch.tensor([1 / step], dtype=torch.float32, device=device), quantized)
-        operands.append(quantized.flatten(0, 1))
-    q, k, v = operands
+        operands.append(quantized)
+    if gather is not None:
+        operands[1:] = gather(operands[1], operands[2], (steps[1], steps[2]))
+    q, k, v = (operand.flatten(0, 1) for operand in operands)
     batch, count, length, _ = query.shape
-    keys, width = value.shape[2:]
+    keys, width = v.shape[1:]
     factor = scale * steps[0] * steps[1]
     out = torch.empty((batch, length, count, width), device=device).transpose(1, 2)
     for start in range(0, length, ROWS_AT_ONCE):
@@ -198,7 +208,9 @@ def int8_attention(
 
     heads = split_heads(query, key, value, mask, enable_gqa)
     scratch = call.products[0].model.scratch
-    out = attend(heads, steps, scale, is_causal, (multiply(0), multiply(1)), scratch)
+    if call.gather is not None and (is_causal or mask is not None):
+        raise ValueError(f"attention {call.name!r} has a mask, which cannot be divided over devices")
+    out = attend(heads, steps, scale, is_causal, (multiply(0), multiply(1)), scratch, call.gather)
     return out.to(query.dtype).reshape(heads.shape)
 
 
@@ -221,7 +233,13 @@ def _(
 
 
 class AttentionCall(nn.Module):
-    """One call of attention in a module; its ``state_dict`` holds ``scales`` (float64, timestep group x 3)."""
+    """One call of attention in a module; its ``state_dict`` holds ``scales`` (float64, timestep group x 3).
+
+    Attributes
+    ----------
+    gather : callable or None
+        Adds keys and values of tokens that other devices hold.
+    """
 
     scales: torch.Tensor
 
@@ -232,6 +250,7 @@ class AttentionCall(nn.Module):
         self.products = tuple(
             OffloadedProduct(model, f"{name}.{part}", calibration.kind, calibration.sqnr_db) for part in ("qk", "pv")
         )
+        self.gather: Gather | None = None
         self.number = register(self)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> AttentionCall:

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..files import read_tensors, write_tensors
 from ..quantization import Method
-from .files import read_tensors, write_tensors
 
 KIND = "calibration"
 

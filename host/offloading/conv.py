@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -10,6 +12,10 @@ from .calibration import LayerCalibration
 from .layer import OffloadedLayer
 from .products import OffloadedModel, check_values, find
 from .reference import output_size
+
+Halo = Callable[[torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]]
+"""``halo(image, step)``: int8 (B, H, W, C) of some rows of an image, in memory that is used again, and the value of one
+step (times smoothing), to the rows above and below that the outputs of these rows read (`OffloadedConv2d.reach`)."""
 
 
 def _pairs(*lists: list[int]) -> list[tuple[int, int]]:
@@ -67,6 +73,8 @@ def int8_conv2d(
     index = 0 if group is None else int(group)
     batch, channels, height, width = image.shape
     left, right, above, below = padding
+    if offloaded.halo is not None:
+        above, below = offloaded.reach
     padded = (height + above + below, width + left + right)
     scratch = product.model.scratch
     bytes_ = scratch("image", (batch, *padded, channels), torch.int8, image.device)
@@ -74,6 +82,11 @@ def int8_conv2d(
         bytes_.zero_()
     inside = bytes_[:, above : above + height, left : left + width]
     kernels.quantise(image.permute(0, 2, 3, 1), multiplier[index], inside)
+    if offloaded.halo is not None:
+        columns_inside = slice(left, left + width)
+        bytes_[:, :above, columns_inside], bytes_[:, above + height :, columns_inside] = offloaded.halo(
+            inside, float(offloaded.input_scale[index])
+        )
 
     windows = _pairs(kernel, stride, dilation)
     rows, columns = output_size(padded, *windows)
@@ -127,6 +140,11 @@ class OffloadedConv2d(OffloadedLayer):
 
     Rows of the product are output pixels, K = kernel rows x kernel columns x input channels, in this order. Each
     channel group is a product of its own, of one batched command.
+
+    Attributes
+    ----------
+    halo : callable or None
+        Adds rows that other devices hold, where an image is divided into rows; only if `divides_rows`.
     """
 
     def __init__(self, conv: nn.Conv2d, model: OffloadedModel, name: str, calibration: LayerCalibration) -> None:
@@ -134,7 +152,20 @@ class OffloadedConv2d(OffloadedLayer):
         self.kernel, self.stride, self.dilation = (list(x) for x in (conv.kernel_size, conv.stride, conv.dilation))
         # As F.pad wants it, columns first; "same" may be uneven.
         self.padding = list(conv._reversed_padding_repeated_twice)
+        self.halo: Halo | None = None
         super().__init__(conv, calibration.smooth(conv), model, name, calibration)
+
+    @property
+    def divides_rows(self) -> bool:
+        """Whether an image with a multiple of the stride of rows has as many outputs as there are strides."""
+        span = self.dilation[0] * (self.kernel[0] - 1)
+        return span < self.padding[2] + self.padding[3] + self.stride[0] <= span + self.stride[0]
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Rows above and below some rows, a multiple of the stride, that their outputs read."""
+        span = self.dilation[0] * (self.kernel[0] - 1)
+        return self.padding[2], max(0, span - self.padding[2] - self.stride[0] + 1)
 
     def matrix(self) -> torch.Tensor:
         outputs, share, *kernel = self.weight.shape

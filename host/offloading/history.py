@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 
 from ..accelerator import Accelerator
+from ..state import State
+
+INT32_LIMIT = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -19,13 +22,32 @@ class HistoryKey:
         Number of the product in its model.
     part : int
         Part of the batch, as the caller numbers them (`OffloadedModel.part`).
-    group : int
-        Timestep group, each of which has input scales of its own.
+    site : int
+        Which of its calls in an evaluation it is, if a layer is called several times.
     """
 
     product: int
     part: int
-    group: int
+    site: int = 0
+
+
+@dataclass
+class HistorySlot:
+    """Sums of the last evaluation.
+
+    Attributes
+    ----------
+    sums : torch.Tensor
+        int32 (M, N) or (B, M, N).
+    step : float
+        Value of one step of the input with which they were made.
+    evaluation : int
+        Of the model, that wrote it last.
+    """
+
+    sums: torch.Tensor
+    step: float
+    evaluation: int
 
 
 class History:
@@ -35,25 +57,86 @@ class History:
     ----------
     accelerator : Accelerator
         Makes the slots, and counts what is suppressed in those that are new.
+
+    Attributes
+    ----------
+    ages : dict of int to int
+        How often a slot was used whose values were so many evaluations old.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        self._slots: dict[HistoryKey, torch.Tensor] = {}
+        self.ages: dict[int, int] = {}
+        self._slots: dict[HistoryKey, HistorySlot] = {}
 
-    def slot(self, key: HistoryKey, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        """int32 tensor of the key's values: those of the evaluation before, or zeros.
+    def slot(
+        self, key: HistoryKey, shape: tuple[int, ...], device: torch.device, *, step: float = 1.0, evaluation: int = 0
+    ) -> tuple[torch.Tensor, bool]:
+        """Output of an evaluation that is about to be written.
 
-        A new shape or device makes a new slot, and the values that were in the old one are gone.
+        A new shape or device makes a new slot, and the values that were in the old one are gone. If the input's scale
+        has changed, the values are converted to the new one: the host reads and writes them.
+
+        Parameters
+        ----------
+        key : HistoryKey
+            Whose.
+        shape : tuple of int
+            (M, N) or (B, M, N).
+        device : torch.device
+            That of the operands.
+        step : float
+            Value of one step of the input now.
+        evaluation : int
+            Of the model, now.
+
+        Returns
+        -------
+        sums : torch.Tensor
+            int32: those of the evaluation before, or zeros.
+        valid : bool
+            Whether there was one.
         """
-        slot = self._slots.get(key)
-        if slot is None or tuple(slot.shape) != shape or slot.device != device:
-            slot = self._slots[key] = self.accelerator.new_slot(*shape, device=device)
-        return slot
+        held = self._slots.get(key)
+        if held is None or tuple(held.sums.shape) != shape or held.sums.device != device:
+            sums = self.accelerator.new_slot(*shape, device=device)
+            self._slots[key] = HistorySlot(sums, step, evaluation)
+            return sums, False
+        if held.step != step:
+            rescaled = (held.sums.double() * (held.step / step)).round_().clamp_(-INT32_LIMIT - 1, INT32_LIMIT)
+            held.sums.copy_(rescaled)
+            self.accelerator.add_host_traffic(2 * held.sums.numel() * held.sums.element_size())
+        age = evaluation - held.evaluation
+        self.ages[age] = self.ages.get(age, 0) + 1
+        held.step, held.evaluation = step, evaluation
+        return held.sums, True
+
+    def forget(self, key: HistoryKey) -> None:
+        """Forget the values of a key: for example because its product failed half way."""
+        self._slots.pop(key, None)
+
+    def state(self) -> State:
+        """All values, and which of their slots no product has been written to."""
+        slots = [
+            [*astuple(key), slot.step, slot.evaluation, str(slot.sums.device), self.accelerator.is_unwritten(slot.sums)]
+            for key, slot in self._slots.items()
+        ]
+        ages = [[age, count] for age, count in self.ages.items()]
+        tensors = {str(place): slot.sums for place, slot in enumerate(self._slots.values())}
+        return State({"slots": slots, "ages": ages}, tensors)
+
+    def load_state(self, state: State) -> None:
+        """Make the slots of a state anew; those that were there are gone."""
+        self._slots.clear()
+        self.ages = dict(state.values["ages"])
+        for place, (*key, step, evaluation, device, unwritten) in enumerate(state.values["slots"]):
+            sums = self.accelerator.load_slot(state.tensors[str(place)], unwritten=unwritten, device=device)
+            self._slots[HistoryKey(*key)] = HistorySlot(sums, step, evaluation)
 
     def clear(self) -> None:
         """Forget all values, for example because another image begins."""
         self._slots.clear()
+        self.ages.clear()
 
     def __len__(self) -> int:
         return len(self._slots)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ from .products import OffloadedModel, OffloadedProduct, register
 _SCALES = ("weight_scale", "input_scale", "smoothing")
 
 
-class OffloadedLayer(nn.Module):
+class OffloadedLayer(nn.Module, abc.ABC):
     """A layer whose product runs on an accelerator.
 
     Its ``state_dict`` holds ``weight`` (int8, shape of the float layer's), ``weight_scale`` (float32, per output
@@ -69,12 +70,12 @@ class OffloadedLayer(nn.Module):
         self._load()
         self.register_load_state_dict_post_hook(OffloadedLayer._reload)
 
+    @abc.abstractmethod
     def matrix(self) -> torch.Tensor:
         """int8 weights as the accelerator wants them, (K, N) or (groups, K, N)."""
-        raise NotImplementedError
 
     def _load(self) -> None:
-        self.product.load(self.matrix())
+        self.product.load(self.matrix(), self.input_scale.tolist())
         steps = self.input_scale[:, None]
         divisor = steps if self.smoothing is None else steps * self.smoothing
         # Rounded once: scales are float64.

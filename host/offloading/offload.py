@@ -166,6 +166,11 @@ def offloaded_model(module: nn.Module) -> OffloadedModel:
     return model
 
 
+def is_offloaded(module: nn.Module) -> bool:
+    """Whether `offload` was called for `module`."""
+    return hasattr(module, _STATE)
+
+
 def calibration_of(module: nn.Module) -> Calibration:
     """The calibration with which `module` was offloaded; raises as `offloaded_model`."""
     calibration: Calibration = _state(module)[1]

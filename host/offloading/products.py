@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -15,7 +14,9 @@ from brownout.hw.tiling import ideal_cycles
 
 from ..accelerator import Accelerator
 from ..operands import ResidentWeights, Tally
-from .history import History, HistoryKey
+from ..state import State, Stateful, join, split
+from .execution import Execution, ProductCall
+from .history import History
 from .timesteps import TimestepGroups
 
 ProductObserver = Callable[[str, torch.Tensor], None]
@@ -23,6 +24,9 @@ ProductObserver = Callable[[str, torch.Tensor], None]
 
 EVALUATION_BITS, PART_BITS, NUMBER_BITS = 16, 4, 12
 """Of an error key, from the lowest bit on: evaluation, part of the batch, number of the product."""
+
+
+_COUNTS = ("calls", "rows", "macs", "ideal_cycles", "k", "n")
 
 
 class OffloadedModel:
@@ -42,10 +46,20 @@ class OffloadedModel:
     part : int
         Part of the batch that is evaluated: set it before evaluations of parts that have values of their own to go back
         to, for example the two halves of guidance.
+    evaluation : int
+        Evaluations of the whole model since the run began, for who counts them.
     history : History
         Values that suppressed elements keep.
+    execution : Execution
+        Runs the products.
     products : list of OffloadedProduct
         In the order of the model.
+    run_listeners : list of callable
+        Called by `begin_run`.
+    stateful : dict of str to Stateful
+        What else results depend on, by a name of its own without ``/``: what strategies, schedules, controllers and
+        caches remember from one evaluation to the next. Whoever adds something to a model puts it here, before the run
+        begins; it is part of `state`.
     """
 
     def __init__(
@@ -54,17 +68,46 @@ class OffloadedModel:
         self.accelerator = accelerator
         self.groups = groups
         self.observer = observer
-        self.part = 0
+        self.part = self.evaluation = 0
         self.history = History(accelerator)
+        self.execution = Execution()
         self.products: list[OffloadedProduct] = []
+        self.run_listeners: list[Callable[[], None]] = []
+        self.stateful: dict[str, Stateful] = {}
         # Threads may evaluate the model at the same time.
         self._scratch = threading.local()
 
     def begin_run(self) -> None:
         """Count evaluations from zero and forget all history: the next image does not depend on the last."""
         self.history.clear()
+        self.evaluation = 0
+        self.execution.begin_run(self)
         for product in self.products:
             product.evaluations.clear()
+        for listener in self.run_listeners:
+            listener()
+
+    def state(self) -> State:
+        """What the next evaluation depends on: accelerator, histories, products, execution, what is in `stateful`."""
+        # First, so that products know their cycles.
+        accelerator = self.accelerator.state()
+        products = State({str(product.number): product.counts() for product in self.products})
+        parts = {"accelerator": accelerator, "history": self.history.state(), "products": products}
+        extra = {name: each.state() for name, each in self.stateful.items()}
+        place = State({"part": self.part, "evaluation": self.evaluation})
+        return join({**parts, "place": place, "execution": self.execution.state(), "stateful": join(extra)})
+
+    def load_state(self, state: State) -> None:
+        """Take up a state, of this or of an equal model; raises as `Accelerator.load_state`."""
+        parts = split(state)
+        self.accelerator.load_state(parts["accelerator"])
+        self.history.load_state(parts["history"])
+        for product in self.products:
+            product.load_counts(parts["products"].values[str(product.number)])
+        self.part, self.evaluation = parts["place"].values["part"], parts["place"].values["evaluation"]
+        self.execution.load_state(parts["execution"])
+        for name, each in split(parts["stateful"]).items():
+            self.stateful[name].load_state(each)
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Memory that is used again and again: fresh memory costs as much as a product."""
@@ -72,7 +115,9 @@ class OffloadedModel:
         wanted = torch.Size(shape).numel()
         tensor = held.get(name)
         if tensor is None or tensor.numel() < wanted or tensor.device != device:
-            tensor = held[name] = torch.empty(wanted, dtype=dtype, device=device)
+            # Written to in inference mode and outside of it.
+            with torch.inference_mode(False):
+                tensor = held[name] = torch.empty(wanted, dtype=dtype, device=device)
         return tensor[:wanted].view(shape)
 
 
@@ -107,13 +152,30 @@ class OffloadedProduct:
         self.number = len(model.products)
         model.products.append(self)
         self.weights: ResidentWeights | None = None
+        self.steps: list[float] = [1.0]
         self.evaluations: dict[int, int] = {}
         self.calls = self.rows = self.macs = self.ideal_cycles = self.k = self.n = 0
         self.tally = Tally()
 
-    def load(self, weights: torch.Tensor) -> None:
-        """Make int8 (K, N) or (B, K, N) resident."""
+    def counts(self) -> dict[str, Any]:
+        """Evaluations, and all that reports tell, as JSON."""
+        evaluations = [[part, count] for part, count in self.evaluations.items()]
+        return {name: getattr(self, name) for name in _COUNTS} | {
+            "cycles": self.tally.cycles,
+            "evaluations": evaluations,
+        }
+
+    def load_counts(self, counts: dict[str, Any]) -> None:
+        """Go on from what `counts` returned."""
+        for name in _COUNTS:
+            setattr(self, name, counts[name])
+        self.tally.cycles = counts["cycles"]
+        self.evaluations = dict(counts["evaluations"])
+
+    def load(self, weights: torch.Tensor, steps: list[float]) -> None:
+        """Make int8 (K, N) or (B, K, N) resident, for inputs with these scales (for each timestep group)."""
         self.weights = self.model.accelerator.upload(weights)
+        self.steps = steps
 
     def begin(self) -> int:
         """Error key of the evaluation that begins: of no other evaluation, and the same in every run.
@@ -131,30 +193,17 @@ class OffloadedProduct:
     def multiply(self, rows: torch.Tensor, group: int) -> torch.Tensor:
         """Multiply by the resident weights: int8 (M, K) or (B, M, K) to int32, in memory that the next call reuses.
 
-        Where the accelerator suppresses marked elements, the result lies in the product's history.
+        `group` is the timestep group, by whose scale `rows` were quantised.
         """
         assert self.weights is not None
-        accelerator = self.model.accelerator
-        shape = (*rows.shape[:-1], self.weights.shape[-1])
-        protection = accelerator.protection
-        if protection is not None and protection.check and protection.on_mark == "suppress":
-            out = self.model.history.slot(HistoryKey(self.number, self.model.part, group), shape, rows.device)
-        else:
-            out = self.model.scratch("sums", shape, torch.int32, rows.device)
-        accelerator.gemm(rows, self.weights, out=out, error_key=self.begin(), tally=self.tally)
+        call = ProductCall(self, rows, self.weights, self.begin(), self.steps[group])
+        out = self.model.execution.layer(call)
         self._count(out, rows.shape[-1])
         return out
 
     def multiply_pair(self, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, key: int, first_row: int) -> None:
-        """Multiply two activations, int8 (B, M, K) and (B, K, N), into int32 `out`.
-
-        Marked elements are kept as they are: their history would take more memory than the model.
-        """
-        accelerator = self.model.accelerator
-        protection = accelerator.protection
-        if protection is not None and protection.on_mark == "suppress":
-            protection = replace(protection, on_mark="keep")
-        accelerator.gemm(a, b, out=out, protection=protection, error_key=key, first_row=first_row, tally=self.tally)
+        """Multiply two activations, int8 (B, M, K) and (B, K, N), into int32 `out`."""
+        self.model.execution.pair(ProductCall(self, a, b, key, first_row=first_row), out)
         self._count(out, a.shape[-1])
 
     def _count(self, out: torch.Tensor, k: int) -> None:

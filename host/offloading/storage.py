@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from ..accelerator import Accelerator
+from ..files import read_tensors, write_tensors
 from .attention import SUBMODULE
 from .calibrate import kind_of
 from .calibration import Calibration
-from .files import read_tensors, write_tensors
 from .layer import OffloadedLayer
 from .offload import calibration_of, offload, restore
 from .products import OffloadedModel, ProductObserver

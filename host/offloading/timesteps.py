@@ -51,7 +51,9 @@ class TimestepGroups:
 
     def __init__(self, bounds: Sequence[float] = ()) -> None:
         self.bounds = torch.tensor(bounds, dtype=torch.float32)
-        self.present = torch.zeros((), dtype=torch.int64) if len(bounds) else None
+        # Written to in inference mode and outside of it.
+        with torch.inference_mode(False):
+            self.present = torch.zeros((), dtype=torch.int64) if len(bounds) else None
 
     def __len__(self) -> int:
         return len(self.bounds) + 1

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import nn
 
+from brownout.cosim.errors import ProtocolError, SimulatorDied, SimulatorTimeout
+
 from ..accelerator import Accelerator
-from ..errors import PipelineClosedError
+from ..checkpoints import Journal, RunCheckpoint
+from ..errors import CheckpointWarning, PipelineClosedError
 from ..models.evaluate import calibration_run
 from ..offloading import (
     Calibration,
@@ -34,8 +39,12 @@ from .shipped import ShippedPipeline
 StepHook = Callable[[int, float], None]
 """``on_step(evaluation, timestep)``: called before each evaluation of the denoiser, the first of which is 0.
 
-So it can set the operating point of that evaluation. Solvers of second order evaluate twice a step.
+So it can set the operating point of that evaluation. Solvers of second order evaluate twice a step. In a run that is
+resumed it is called before replayed evaluations too.
 """
+
+LOST = (SimulatorDied, SimulatorTimeout, ProtocolError)
+"""What a simulator raises that another one in its place need not."""
 
 
 class OffloadedPipeline:
@@ -247,7 +256,7 @@ class OffloadedPipeline:
             # Some kinds of guidance evaluate a part of the batch once more. Its rows are not those of the whole batch,
             # so they have values of their own to go back to.
             model.part = parts.setdefault(tuple(values.shape), len(parts))
-            evaluation = self.evaluations
+            evaluation = model.evaluation = self.evaluations
             self.evaluations += 1
             if on_step is not None:
                 timestep = read_timestep(arguments, named)
@@ -262,7 +271,43 @@ class OffloadedPipeline:
             handle.remove()
             model.part = 0
 
-    def __call__(self, *args: Any, on_step: StepHook | None = None, **kwargs: Any) -> Any:
+    def _run(self, model: OffloadedModel, on_step: StepHook | None, args: Any, kwargs: Any) -> Any:
+        self.evaluations = 0
+        with self._watch(model, on_step):
+            return self.pipeline(*args, **kwargs)
+
+    def _run_kept(
+        self, journal: Journal, on_step: StepHook | None, args: Any, kwargs: Any
+    ) -> tuple[Any, dict[str, float]]:
+        """As `_run`, and again with another simulator where one was lost; with the accelerator's `stats` in the end."""
+        model, options = self._open(), journal.options
+        states = [(each, each.get_state()) for each in _generators([args, kwargs])]
+        for attempt in range(options.restarts + 1):
+            try:
+                if attempt:
+                    for generator, state in states:
+                        generator.set_state(state)
+                    model.accelerator.restart()
+                    journal.rewind()
+                result = self._run(model, on_step, args, kwargs)
+                return result, dict(model.accelerator.stats)
+            except LOST as error:
+                if attempt == options.restarts:
+                    raise
+                warnings.warn(
+                    f"{error}; going on with another simulator ({attempt + 1} of {options.restarts})",
+                    CheckpointWarning,
+                    stacklevel=3,
+                )
+        raise AssertionError("unreachable")
+
+    def __call__(
+        self,
+        *args: Any,
+        on_step: StepHook | None = None,
+        checkpoint: RunCheckpoint | Path | str | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Run the pipeline.
 
         Histories and keys of timing errors begin anew, so the same arguments, with generators in the same state, give
@@ -274,6 +319,10 @@ class OffloadedPipeline:
             Of the pipeline.
         on_step : callable, optional
             `StepHook`.
+        checkpoint : RunCheckpoint, Path or str, optional
+            Folder in which the run is kept. The same call after a loss goes on with what is there, to the same image
+            and the same `stats`; those of the accelerator become what they were then. A simulator that is lost is
+            replaced.
 
         Returns
         -------
@@ -284,14 +333,24 @@ class OffloadedPipeline:
         ------
         PipelineClosedError
             After `close`.
+        CheckpointError
+            The folder of the checkpoint is in use, holds another run, or has no state to go on from.
+        brownout.cosim.errors.SimulatorError
+            The simulator was lost, with a checkpoint more often than it may be replaced.
         """
         model = self._open()
         before = dict(model.accelerator.stats)
-        model.begin_run()
-        self.evaluations, self.stats = 0, {}
-        with self._watch(model, on_step):
-            result = self.pipeline(*args, **kwargs)
-        self.stats = {name: value - before[name] for name, value in model.accelerator.stats.items()}
+        self.stats = {}
+        if checkpoint is None:
+            model.begin_run()
+            result = self._run(model, on_step, args, kwargs)
+            after = dict(model.accelerator.stats)
+        else:
+            options = checkpoint if isinstance(checkpoint, RunCheckpoint) else RunCheckpoint(checkpoint)
+            with Journal(self.denoiser, model, options, {"stats": before}) as journal:
+                result, after = self._run_kept(journal, on_step, args, kwargs)
+            before = journal.facts["stats"]
+        self.stats = {name: value - before[name] for name, value in after.items()}
         return result
 
     @property
@@ -323,6 +382,15 @@ class OffloadedPipeline:
     def __repr__(self) -> str:
         state = "closed" if self._model is None else repr(self._model.accelerator)
         return f"OffloadedPipeline({type(self.pipeline).__name__}, {type(self.denoiser).__name__}, {state})"
+
+
+def _generators(value: Any) -> Iterator[torch.Generator]:
+    """Generators among arguments."""
+    if isinstance(value, torch.Generator):
+        yield value
+    elif isinstance(value, (list, tuple, Mapping)):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _generators(each)
 
 
 def _check_calibration(denoiser: nn.Module, calibration: Calibration) -> None:

@@ -12,7 +12,7 @@ from .frechet import FrechetResult, SeedFloor, frechet_distance, frechet_with_in
 from .images import to_unit_range
 from .paired import PairedBound, paired_bound
 from .perceptual import perceptual_distance, perceptual_distance_per_image
-from .pixels import mean_squared_error, psnr, psnr_per_image, ssim, ssim_per_image
+from .pixels import mean_squared_error, psnr, psnr_per_image, squared_error_per_image, ssim, ssim_per_image
 from .report import QualityReport, compare
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "psnr_per_image",
     "recognised",
     "seed_to_seed_floor",
+    "squared_error_per_image",
     "ssim",
     "ssim_per_image",
     "to_unit_range",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -27,6 +28,7 @@ def student_t_cdf(t: float, degrees: int) -> float:
     return (1 + inside) / 2
 
 
+@lru_cache(maxsize=1024)
 def student_t_quantile(probability: float, degrees: int) -> float:
     """Inverse of `student_t_cdf` for probabilities in [0.5, 1), by bisection."""
     low, high = 0.0, 1.0

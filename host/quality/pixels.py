@@ -16,7 +16,8 @@ SSIM_K1, SSIM_K2 = 0.01, 0.03
 """Stabilising constants of the paper, relative to the range of the data (1)."""
 
 
-def _squared_error(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+def squared_error_per_image(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of each image, float64 (N,); as `mean_squared_error`."""
     check_pair(images, reference)
     return (images.double() - reference.double()).square().flatten(1).mean(1)
 
@@ -38,7 +39,7 @@ def mean_squared_error(images: torch.Tensor, reference: torch.Tensor) -> float:
     TypeError, ValueError
         They are not images, or differ in shape.
     """
-    return _squared_error(images, reference).mean().item()
+    return squared_error_per_image(images, reference).mean().item()
 
 
 def psnr(images: torch.Tensor, reference: torch.Tensor) -> float:
@@ -51,7 +52,9 @@ def psnr(images: torch.Tensor, reference: torch.Tensor) -> float:
 
 def psnr_per_image(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """Peak signal-to-noise ratio in dB of each image, float64 (N,); as `psnr`."""
-    return torch.tensor([_decibels(error) for error in _squared_error(images, reference).tolist()], dtype=torch.float64)
+    return torch.tensor(
+        [_decibels(error) for error in squared_error_per_image(images, reference).tolist()], dtype=torch.float64
+    )
 
 
 def ssim_per_image(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

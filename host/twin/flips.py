@@ -95,7 +95,7 @@ class _Plan:
 def _plan(config: AcceleratorConfig, m: int, n: int, domain_rates: tuple[int, ...], check: bool) -> _Plan:
     pieces = geometry(config, m, n)
     rates = np.array(domain_rates[:-1], np.uint32)[pieces.domains]
-    task = FlipTask(m=m, n=n, rates=address(rates))
+    task = FlipTask(m=m, n=n, rates=address(rates), razor=config.razor)
     per_row = float(rates.sum(dtype=np.float64)) / 2**32
     if config.checksum is None or not check:
         return _Plan(task, (m * per_row, 0, 0), (rates,))

@@ -22,7 +22,15 @@ class Units(Structure):
     _fields_ = (
         *(
             (name, c_int32)
-            for name in ("scheme", "checks", "column_checks", "group_rows", "segment_cols", "segments_per_tile")
+            for name in (
+                "scheme",
+                "checks",
+                "column_checks",
+                "group_rows",
+                "segment_cols",
+                "segments_per_tile",
+                "pairs",
+            )
         ),
         ("widths", c_int32 * MAX_CHECKS),
         ("weights", c_int32 * (MAX_CHECKS * MAX_SEGMENT_COLS)),
@@ -58,7 +66,7 @@ class FlipTask(Structure):
         ("w", c_void_p),
         *((name, c_int64) for name in ("w_row", "w_col", "k")),
         ("thresholds", c_void_p),
-        ("segment_cols", c_int32),
+        *((name, c_int32) for name in ("segment_cols", "razor")),
         *((name, c_void_p) for name in ("weights", "widths", "moduli")),
         *((name, c_void_p) for name in ("output_deltas", "check_deltas", "digit_deltas", "digit_groups")),
     )
@@ -107,9 +115,9 @@ class CarryTask(Structure):
         ("row_block_count", c_int64),
         *((name, c_int32) for name in ("group_rows", "digits", "checks", "segment_cols")),
         *((name, c_void_p) for name in ("widths", "moduli", "weights")),
-        ("threads", c_int32),
+        *((name, c_int32) for name in ("threads", "razor")),
         *((name, c_void_p) for name in ("y", "digit_sums", "check_sums")),
-        ("injected", c_int64),
+        *((name, c_int64) for name in ("injected", "dropped")),
     )
 
 
@@ -157,6 +165,7 @@ def units_of(config: AcceleratorConfig) -> Units:
         group_rows=checksum.group_rows,
         segment_cols=checksum.segment_cols,
         segments_per_tile=len(config.segments),
+        pairs=checksum.pairs,
     )
     for j in range(checksum.checks):
         units.widths[j] = checksum.check_bits(j)

@@ -8,6 +8,7 @@ errors. `reference` has the same without this thought.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -29,6 +30,7 @@ SAFE_LENGTH = 31
 Matrix = NDArray[np.int32]
 
 COUNTERS = ("checks", "detected", "corrected", "suppressed", "log_records", "log_dropped")
+DROPPED = "dropped"
 TRUTH = ("injected", "missed", "wrong")
 
 
@@ -41,7 +43,7 @@ class Findings:
     block_records : uint64 array (blocks,)
         Records of each block in the log, in the order of draining.
     counts : dict of str to int
-        `COUNTERS` and `TRUTH`.
+        `COUNTERS`, `DROPPED` (zero without ``razor``) and `TRUTH`.
     log : bytes
         Records written.
     marked_rows, marked_cols : int32 arrays
@@ -51,7 +53,7 @@ class Findings:
     """
 
     block_records: NDArray[np.uint64]
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*COUNTERS, *TRUTH), 0))
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*COUNTERS, DROPPED, *TRUTH), 0))
     log: bytes = b""
     marked_rows: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     marked_cols: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
@@ -115,7 +117,7 @@ def inject_flips(
     flips: Flips,
     call: Call,
 ) -> Findings:
-    """Put the errors of the `flip` model into a product, check and correct it.
+    """Put the errors of the `flip` model into a product, or with ``razor`` drop what errs; check and correct it.
 
     Parameters
     ----------
@@ -143,7 +145,20 @@ def inject_flips(
         digits=Deltas(digits.found, task.digit_groups, digits.cols, task.digit_deltas, True, flips.held),
         injected=flips.injected,
     )
-    return _check(config, sums, errors, call)
+    if not config.razor:
+        return _check(config, sums, errors, call)
+    findings = _check(config, sums, dataclasses.replace(errors, outputs=_changed(errors.outputs)), call)
+    findings.counts[DROPPED] = outputs.found + digits.found
+    # Where a sum was zero, dropping it is no error, but a fact by which products can be compared.
+    findings.errors = errors
+    return findings
+
+
+def _changed(deltas: Deltas) -> Deltas:
+    """Those that are not zero."""
+    rows, cols, changes = deltas.arrays()
+    kept = np.flatnonzero(changes)
+    return Deltas.of(rows[kept].astype(np.int32), cols[kept].astype(np.int32), changes[kept])
 
 
 @lru_cache(maxsize=64)
@@ -159,7 +174,7 @@ def inject_carries(
     sums: Matrix,
     call: Call,
 ) -> Findings:
-    """Compute a product with the errors of the `carry` model, check and correct it.
+    """Compute a product with the errors of the `carry` model, or with ``razor`` drops; check and correct it.
 
     Parameters
     ----------
@@ -195,6 +210,7 @@ def inject_carries(
         row_blocks=address(pieces.row_blocks),
         row_block_count=len(pieces.row_blocks) - 1,
         threads=call.threads,
+        razor=config.razor,
         y=address(sums),
     )
     digit_sums = np.zeros((len(pieces.group_first), w.shape[1]), np.uint32)
@@ -216,7 +232,9 @@ def inject_carries(
         checked = _check_differences(config, clean, check_sums, pieces, lengths)
         if checksum.column_checks:
             digits = _digit_differences(config, clean, digit_sums, pieces, lengths)
-    return _check(config, sums, Errors(outputs, checked, digits, int(task.injected)), call)
+    findings = _check(config, sums, Errors(outputs, checked, digits, int(task.injected)), call)
+    findings.counts[DROPPED] = int(task.dropped)
+    return findings
 
 
 def _differences(clean: Matrix, sums: Matrix) -> Deltas:

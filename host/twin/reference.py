@@ -7,16 +7,17 @@ occurs without wrapping, and wraps where the page says so.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brownout.cosim.golden import ChannelTable
-from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, GemmFlag
+from brownout.hw.commands import LOG_PLAIN_CHECK, LOG_RECORDS_PER_BLOCK, GemmFlag
 from brownout.hw.config import RESIDUE_BITS, RESIDUE_MODULUS, AcceleratorConfig, ChecksumConfig
 from brownout.hw.tiling import Block, blocks
 
@@ -56,14 +57,16 @@ class ReferenceResult:
     outcome : int8 array (B, M, T, S)
         `Outcome` of each segment of each row.
     fit : int64 array (B, M, T, S)
-        Column of the tile to which the evidence points, -1 if to none.
+        Column of the tile to which the evidence points, -1 if to none or to two.
+    corrected : bool array (B, M, N)
+        Elements from which an error was subtracted, also one that is a multiple of 2^32.
     marked : bool array (B, M, N)
         Elements marked.
     log : bytes
         Records written, 16 bytes each.
     counters : dict of str to int
         ``checks``, ``detected``, ``corrected``, ``suppressed``, ``log_records``, ``log_dropped``, and the host's
-        ``injected``, ``missed``, ``wrong``.
+        ``injected``, ``missed``, ``wrong``; with ``razor``, ``dropped``.
     """
 
     output: NDArray[Any]
@@ -73,6 +76,7 @@ class ReferenceResult:
     column_syndromes: Ints
     outcome: NDArray[np.int8]
     fit: Ints
+    corrected: NDArray[np.bool_]
     marked: NDArray[np.bool_]
     log: bytes = b""
     counters: dict[str, int] = field(default_factory=dict)
@@ -150,8 +154,13 @@ def late_bits(settled: NDArray[np.uint64], p: NDArray[np.uint64], lengths: Ints,
 
 
 def carry_pass(
-    activations: Ints, weights: Ints, lengths: Ints, widths: Ints, residue: NDArray[np.bool_]
-) -> tuple[Ints, int]:
+    activations: Ints,
+    weights: Ints,
+    lengths: Ints,
+    widths: Ints,
+    residue: NDArray[np.bool_],
+    razor: NDArray[np.bool_],
+) -> tuple[Ints, Ints, Ints]:
     """One pass through the array with late carries.
 
     Parameters
@@ -162,15 +171,20 @@ def carry_pass(
         Settled carry lengths.
     widths, residue : arrays (columns,)
         Width of each column's sums; whether they are sums modulo 8191.
+    razor : bool array (columns,)
+        Columns whose elements finish a late sum in the cycle of the element below, which drops its product.
 
     Returns
     -------
-    int64 array (rows, columns), int
-        What leaves the array, signed, or 0..8191 for residues; number of sums that are not the settled ones.
+    int64 array (rows, columns), int64 array (columns,), int64 array (columns,)
+        What leaves the array, signed, or 0..8191 for residues; number of sums in each column that were not settled in
+        time, and wrong then; number of products dropped in each column.
     """
     mask = (np.uint64(1) << widths.astype(np.uint64)) - np.uint64(1)
     x = np.zeros((activations.shape[0], weights.shape[1]), np.uint64)
-    wrong = 0
+    wrong = np.zeros(weights.shape[1], np.int64)
+    dropped = np.zeros(weights.shape[1], np.int64)
+    borrowed = np.zeros(x.shape, bool)  # The element above needs this element's cycle.
     for k in range(weights.shape[0]):
         product = activations[:, k, None] * weights[None, k, :]
         y = np.where(residue, product % RESIDUE_MODULUS, product).astype(np.uint64) & mask
@@ -179,11 +193,15 @@ def carry_pass(
         late[0] = 0
         stale = np.concatenate([settled[:1], settled[:-1]])
         out = (settled & ~late) | (stale & late)
-        wrong += int((out != settled).sum())
+        dropped += borrowed.sum(axis=0)
+        late_sums = (out != settled) & ~borrowed
+        wrong += late_sums.sum(axis=0)
+        out = np.where(borrowed, x, np.where(razor, settled, out))
+        borrowed = late_sums & razor
         folded = ((out & np.uint64(RESIDUE_MODULUS)) + (out >> np.uint64(RESIDUE_BITS))) & np.uint64(RESIDUE_MODULUS)
         x = np.where(residue, folded, out)
     half = np.where(residue, 0, np.int64(1) << (widths - 1))
-    return (x.astype(np.int64) + half) % (np.int64(1) << widths) - half, wrong
+    return (x.astype(np.int64) + half) % (np.int64(1) << widths) - half, wrong, dropped
 
 
 class _Command:
@@ -197,7 +215,7 @@ class _Command:
         self.n = w.shape[2]
         self.checksum = config.checksum if options.check else None
         self.columns_checked = self.checksum is not None and self.checksum.column_checks
-        self.injected = 0
+        self.injected = self.dropped = 0
 
     def global_row(self, b: int, m: int) -> int:
         return (self.options.first_row + b * self.m + m) % WORD
@@ -231,8 +249,13 @@ class _Command:
         self.injected += 1
         return drawn
 
-    def flipped_bit(self, drawn: int) -> int:
-        return sum(threshold <= pick(drawn) for threshold in self.errors.bits)
+    def err(self, value: int, drawn: int) -> int:
+        """A sum of an array column with its error: a bit inverted, or with ``razor`` dropped."""
+        if self.config.razor:
+            self.dropped += 1
+            return 0
+        bit = sum(threshold <= pick(drawn) for threshold in self.errors.bits)
+        return int(wrap(value ^ (1 << bit), 32))
 
 
 @dataclass
@@ -277,13 +300,13 @@ def _flip(cmd: _Command, block: Block, sums: _Sums) -> None:
         domain = config.domain_of_column(n % config.cols)
         drawn = cmd.error_of(domain, row=cmd.global_row(block.batch, m), col=cmd.global_col(n))
         if drawn is not None:
-            sums.data[m, n] = wrap(value ^ (1 << cmd.flipped_bit(drawn)), 32)
+            sums.data[m, n] = cmd.err(value, drawn)
     for (g, i, n), value in sums.digits.items():
         domain = config.domain_of_column(n % config.cols)
         row = cmd.global_row(block.batch, cmd.groups(block)[g].start)
         drawn = cmd.error_of(domain, row=row, col=cmd.global_col(n), digit=1 + i)
         if drawn is not None:
-            sums.digits[g, i, n] = wrap(value ^ (1 << cmd.flipped_bit(drawn)), 32)
+            sums.digits[g, i, n] = cmd.err(value, drawn)
     for (m, tile, s, j), value in sums.checks.items():
         columns = cmd.segment_columns(tile, s)
         if not columns:
@@ -327,23 +350,28 @@ def _carry_sums(cmd: _Command, block: Block) -> _Sums:
     lengths = lengths[:, : config.cols + checks]
     widths = np.full(config.cols + checks, 32)
     residue = np.zeros(config.cols + checks, bool)
+    razor = config.razor & (np.arange(config.cols + checks) < config.cols)
     for column, (_, _, modular, bits) in enumerate(columns_of_checks, config.cols):
         residue[column] = modular
         widths[column] = RESIDUE_BITS + 1 if modular else bits
 
+    # Elements beyond K have no product to drop, but are there, and count.
+    depth = -(-cmd.k // config.rows) * config.rows
+    activations = np.pad(activations, ((0, 0), (0, depth - cmd.k)))
     sums = _Sums({}, {}, {})
     for tile in cmd.tiles(block):
         columns = cmd.tile_columns(tile)
-        weights = np.zeros((cmd.k, config.cols + checks), np.int64)
-        weights[:, : len(columns)] = cmd.w[b][:, columns]
+        weights = np.zeros((depth, config.cols + checks), np.int64)
+        weights[: cmd.k, : len(columns)] = cmd.w[b][:, columns]
         if checksum is not None:
-            weights[:, config.cols :] = check_weights(cmd.w[b], config, tile)
+            weights[: cmd.k, config.cols :] = check_weights(cmd.w[b], config, tile)
         total = np.zeros((len(activations), config.cols + checks), np.int64)
-        for start in range(0, cmd.k, config.rows):
+        for start in range(0, depth, config.rows):
             k = slice(start, start + config.rows)
-            out, wrong = carry_pass(activations[:, k], weights[k], lengths[: len(weights[k])], widths, residue)
+            out, wrong, dropped = carry_pass(activations[:, k], weights[k], lengths, widths, residue, razor)
             total += out
-            cmd.injected += wrong
+            cmd.injected += int(wrong.sum())
+            cmd.dropped += int(dropped.sum())
         for (g, m), values in zip(places, total, strict=True):
             for n, value in zip(columns, values, strict=False):
                 if g < 0:
@@ -416,6 +444,49 @@ def _points_at(checksum: ChecksumConfig, r: list[int], j: int, i: int) -> bool:
     return r[j] == wrap(expected, checksum.check_bits(j))
 
 
+@dataclass(frozen=True)
+class Located:
+    """An error of so much at a place of a segment."""
+
+    place: int
+    error: int
+
+
+def _is_signed_power(value: int) -> bool:
+    return abs(value).bit_count() == 1
+
+
+def find_pairs(checksum: ChecksumConfig, r: list[int], places: Collection[int]) -> list[tuple[Located, Located]]:
+    """All pairs of errors, each plus or minus a power of two, that explain the syndromes of a segment.
+
+    Parameters
+    ----------
+    checksum : ChecksumConfig
+    r : list of int
+        Syndromes of this segment of the row.
+    places : collection of int
+        Positions with n < N.
+    """
+    if r[0] == 0 or _is_signed_power(r[0]):
+        return []
+    lowest = r[0] & -r[0]
+    pairs = []
+    for second in (lowest, -lowest):
+        first = r[0] - second
+        if not _is_signed_power(first) or max(abs(first), lowest) > 1 << 31:
+            continue
+        for i, j in permutations((*places, LOG_PLAIN_CHECK), 2):
+            located = Located(i, first), Located(j, second)
+            if all(
+                sum(checksum.weights(c)[each.place] * each.error for each in located if each.place != LOG_PLAIN_CHECK)
+                % RESIDUE_MODULUS
+                == r[c]
+                for c in range(1, len(r))
+            ):
+                pairs.append(located)
+    return pairs
+
+
 def _is_check_error(checksum: ChecksumConfig, r: list[int]) -> bool:
     """Whether a check itself has erred: one syndrome alone is not zero, and an error would show in another too."""
     nonzero = [j for j, value in enumerate(r) if value != 0]
@@ -458,26 +529,41 @@ def _check_block(cmd: _Command, block: Block, sums: _Sums, result: ReferenceResu
         others = [r[other, tile, s][0] for other in rows if other != m]
         at = {i: q.get((group_of[m], n), 0) for i, n in enumerate(columns)}
         fit = _find_fit(checksum, syndromes, others, at)
+        correct = bool(cmd.options.flags & GemmFlag.CORRECT)
+        pairs = find_pairs(checksum, syndromes, at.keys()) if checksum.pairs and correct else []
+        unique = len(pairs) == 1 and fit is None and not _is_check_error(checksum, syndromes)
+        where = (fit or 0) << 8
         marked: list[int] = []
-        if fit is not None:
-            if cmd.options.flags & GemmFlag.CORRECT:
-                outcome = Outcome.CORRECTED
-                n = columns[fit]
-                result.corrected_sums[b, m, n] = wrap(sums.data[m, n] - syndromes[0], 32)
-                result.counters["corrected"] += 1
-            else:
-                outcome = Outcome.MARKED_BY_FIT
-                marked = [columns[fit]]
+        repaired: list[Located] = []
+        if unique:
+            outcome = Outcome.CORRECTED
+            repaired = [each for each in pairs[0] if each.place != LOG_PLAIN_CHECK]
+            other = repaired[1].place if len(repaired) == 2 else LOG_PLAIN_CHECK
+            where = repaired[0].place << 8 | other << 18 | 1 << 26
+        elif pairs:
+            outcome = Outcome.MARKED
+            marked, fit, where = list(columns), None, 0
+        elif fit is not None and correct:
+            outcome = Outcome.CORRECTED
+            repaired = [Located(fit, syndromes[0])]
+        elif fit is not None:
+            outcome = Outcome.MARKED_BY_FIT
+            marked = [columns[fit]]
         elif _is_check_error(checksum, syndromes):
             outcome = Outcome.IGNORED
         else:
             outcome = Outcome.MARKED
             marked = [n for i, n in enumerate(columns) if not cmd.columns_checked or large(at[i], theta)]
+        for each in repaired:
+            n = columns[each.place]
+            result.corrected_sums[b, m, n] = wrap(sums.data[m, n] - each.error, 32)
+            result.corrected[b, m, n] = True
+            result.counters["corrected"] += 1
         result.marked[b, m, marked] = True
         result.outcome[b, m, tile, s] = outcome
         if fit is not None:
             result.fit[b, m, tile, s] = cmd.config.segments[s].start + fit
-        what = len(marked) | (fit or 0) << 8 | outcome << 16 | (syndromes[0] < 0) << 31
+        what = len(marked) | where | outcome << 16 | (syndromes[0] < 0) << 31
         words = (cmd.global_row(b, m), cmd.global_col(columns.start), syndromes[0] % WORD, what)
         record = struct.pack("<4I", *words)
         if cmd.columns_checked:
@@ -553,6 +639,7 @@ def reference_gemm(
         column_syndromes=np.zeros(shape, np.int64),
         outcome=np.full(segments, Outcome.NOT_FLAGGED, np.int8),
         fit=np.full(segments, -1, np.int64),
+        corrected=np.zeros(shape, bool),
         marked=np.zeros(shape, bool),
         counters=dict.fromkeys((*names, "injected", "missed", "wrong"), 0),
     )
@@ -576,15 +663,13 @@ def reference_gemm(
         result.counters["log_dropped"] += len(records) - len(written)
 
     clean = np.matmul(left, right)
-    corrected = result.corrected_sums != result.sums
-    # A correction by a multiple of 2^32 changes nothing, and is one all the same.
-    for b, m, tile, s in zip(*np.nonzero(result.outcome == Outcome.CORRECTED), strict=True):
-        corrected[b, m, tile * config.cols + result.fit[b, m, tile, s]] = True
     wrong = result.corrected_sums != clean
     result.counters["suppressed"] = int(result.marked.sum())
     result.counters["injected"] = cmd.injected
-    result.counters["missed"] = int((wrong & ~result.marked & ~corrected).sum())
-    result.counters["wrong"] = int((wrong & corrected).sum())
+    if config.razor:
+        result.counters["dropped"] = cmd.dropped
+    result.counters["missed"] = int((wrong & ~result.marked & ~result.corrected).sum())
+    result.counters["wrong"] = int((wrong & result.corrected).sum())
 
     output = _finish(result.corrected_sums, channels, requantise)
     if options.flags & GemmFlag.SUPPRESS:

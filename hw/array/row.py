@@ -6,6 +6,7 @@ from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Signal, signed
 
 from ..config import ACC_BITS, AcceleratorConfig
 from ..protect.carry import LENGTH_BITS, registered_sum
+from ..protect.razor import sum_or_bypass, total_of
 
 MODULE_NAME = "brownout_array_row"
 
@@ -36,6 +37,12 @@ class ArrayRow(Elaboratable):
         Activation after the segment's last column, for its check columns; only with checksum units.
     first, lengths : C bits, C * 6 bits
         First row of a pass; settled carry lengths; only with ``timing_model="carry"``.
+    borrow_in, borrow_out : C bits
+        The element above took the cycle of this one to finish its sum, so this one drops its product; the same for the
+        row below. They go with the partial sums; only with ``timing_model="carry"`` and ``razor``.
+    valid, dropped : C bits, 0 .. C
+        The element has an activation of a row; how many elements that had one dropped its product in the cycle before;
+        only with ``timing_model="carry"`` and ``razor``.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -50,6 +57,10 @@ class ArrayRow(Elaboratable):
         self.a_taps = Signal(8 * len(config.segments))
         self.first = Signal(cols)
         self.lengths = Signal(LENGTH_BITS * cols)
+        self.borrow_in = Signal(cols)
+        self.borrow_out = Signal(cols, reset_less=True)
+        self.valid = Signal(cols)
+        self.dropped = Signal(range(cols + 1), reset_less=True)
         self._domain = ClockDomain("sync", reset_less=True)
 
     @property
@@ -60,6 +71,8 @@ class ArrayRow(Elaboratable):
             ports.append(self.a_taps)
         if self.config.timing_model == "carry":
             ports += [self.first, self.lengths]
+            if self.config.razor:
+                ports += [self.borrow_in, self.borrow_out, self.valid, self.dropped]
         return ports
 
     def elaborate(self, platform: object) -> Module:
@@ -69,6 +82,7 @@ class ArrayRow(Elaboratable):
         moving = self.a_in
         tapped = {segment.stop: index for index, segment in enumerate(self.config.segments)}
         sums = []
+        borrows = []
         shadows = [Signal(signed(8), name=f"shadow_{c}", reset_less=True) for c in range(cols)]
         actives = [Signal(signed(8), name=f"active_{c}", reset_less=True) for c in range(cols)]
         # Loads and swaps happen for R of many cycles: the outer test lets a simulator skip all columns at once.
@@ -88,7 +102,7 @@ class ArrayRow(Elaboratable):
             if self.config.timing_model == "carry":
                 extended = Signal(ACC_BITS, name=f"extended_{c}")
                 m.d.comb += extended.eq(product)
-                captured, _ = registered_sum(
+                captured, settled = registered_sum(
                     m,
                     x=above,
                     y=extended,
@@ -97,6 +111,11 @@ class ArrayRow(Elaboratable):
                     first=self.first[c],
                     name=str(c),
                 )
+                if self.config.razor:
+                    captured, borrow = sum_or_bypass(
+                        m, x=above, settled=settled, captured=captured, borrowed=self.borrow_in[c], name=str(c)
+                    )
+                    borrows.append(borrow)
                 m.d.sync += psum.eq(captured)
             else:
                 # The slice truncates on purpose: sums wrap.
@@ -109,4 +128,7 @@ class ArrayRow(Elaboratable):
             if c + 1 in tapped:
                 m.d.comb += self.a_taps.word_select(tapped[c + 1], 8).eq(moving)
         m.d.comb += self.psum_out.eq(Cat(sums))
+        if borrows:
+            dropped = self.borrow_in & self.valid
+            m.d.sync += [self.borrow_out.eq(Cat(borrows)), self.dropped.eq(total_of(list(dropped)))]
         return m

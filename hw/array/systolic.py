@@ -9,6 +9,7 @@ from ..protect.carry import LENGTH_BITS
 from ..protect.check_row import MODULE_NAME as CHECK_MODULE_NAME
 from ..protect.check_row import widths
 from ..protect.check_weights import CheckWeights
+from ..protect.razor import total_of
 from .row import MODULE_NAME
 
 
@@ -51,6 +52,10 @@ class SystolicArray(Elaboratable):
         One cycle later than `y_row`; only with checksum units.
     lengths : 6 bits for each array column and then each check column, row after row
         Settled carry lengths; only with ``timing_model="carry"``.
+    valid : 1 bit
+        `a_row` has a row; only with ``timing_model="carry"`` and ``razor``, as is `dropped`.
+    dropped : 0 .. R * C
+        Elements that dropped their product two cycles before.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -62,6 +67,8 @@ class SystolicArray(Elaboratable):
         self.y_row = Signal(ACC_BITS * config.cols)
         self.check_row = Signal(sum(widths(config)) if config.checksum is not None else 0)
         self.lengths = Signal(LENGTH_BITS * (config.cols + len(config.check_columns)) * config.rows)
+        self.valid = Signal()
+        self.dropped = Signal(range(config.rows * config.cols + 1))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -71,14 +78,21 @@ class SystolicArray(Elaboratable):
         diagonals = rows + cols + 1
         load_line = Signal(diagonals)
         swap_line = Signal(diagonals)
-        for line, pulse in ((load_line, self.load), (swap_line, self.swap)):
+        valid_line = Signal(diagonals)
+        carry = self.config.timing_model == "carry"
+        razor = carry and self.config.razor
+        lines = {"load": (load_line, self.load), "swap": (swap_line, self.swap)}
+        if razor:
+            lines["valid"] = (valid_line, self.valid)
+        for name, (line, pulse) in lines.items():
             m.d.comb += line[0].eq(pulse)
-            history = Signal(diagonals - 1, name="load_history" if line is load_line else "swap_history")
+            history = Signal(diagonals - 1, name=f"{name}_history")
             m.d.sync += history.eq(line)
             m.d.comb += line[1:].eq(history)
         weights = Cat(delay(m, self.w_row[8 * c : 8 * c + 8], c, f"w_skew_{c}") for c in range(cols))
         psum: Signal | None = None
-        carry = self.config.timing_model == "carry"
+        borrow: Signal | None = None
+        drops: list[Value] = []
         lengths_bits = LENGTH_BITS * (cols + len(self.config.check_columns))
         checks = _CheckColumns(m, self) if self.config.checksum is not None else None
         for r in range(rows):
@@ -86,6 +100,13 @@ class SystolicArray(Elaboratable):
             ports = {}
             if carry:
                 ports = {"i_first": swap_line[r + 1 : r + 1 + cols], "i_lengths": lengths[: LENGTH_BITS * cols]}
+            if razor:
+                dropped = Signal(range(cols + 1), name=f"dropped_row_{r}")
+                ports |= {"i_valid": valid_line[r : r + cols], "o_dropped": dropped}
+                ports["i_borrow_in"] = Signal(cols, name="borrow_top") if borrow is None else borrow
+                # What the last row borrows is the accumulators' time: they have slack, and no product to drop.
+                ports["o_borrow_out"] = borrow = Signal(cols, name=f"borrow_row_{r}")
+                drops.append(dropped)
             if checks is not None:
                 taps = Signal(8 * len(self.config.segments), name=f"a_taps_{r}")
                 ports["o_a_taps"] = taps
@@ -105,6 +126,8 @@ class SystolicArray(Elaboratable):
             psum = psum_out
         columns = [delay(m, psum[ACC_BITS * c : ACC_BITS * (c + 1)], cols - 1 - c, f"y_skew_{c}") for c in range(cols)]
         m.d.comb += self.y_row.eq(Cat(columns))
+        if razor:
+            m.d.sync += self.dropped.eq(total_of(drops))
         if checks is not None:
             m.d.comb += self.check_row.eq(checks.aligned())
         return m

@@ -29,6 +29,7 @@ from ..copy.copier import RUN_COUNT_BITS, copy_layout
 from ..params import THETA_BITS, params_layout
 from ..protect.flip import error_layout
 from .settings import POINT_BITS, Settings, lengths_columns
+from .tile_rows import TileRows
 
 
 def known_opcodes(config: AcceleratorConfig) -> tuple[Opcode, ...]:
@@ -438,7 +439,9 @@ class CommandProcessor(wiring.Component):
         check = (flags & GemmFlag.CHECK) != 0
         needs_check = GemmFlag.CORRECT | GemmFlag.SUPPRESS | GemmFlag.ZERO
         both = GemmFlag.SUPPRESS | GemmFlag.ZERO
-        known = sum(GemmFlag) if self.config.checksum is not None else GemmFlag.CHANNEL | GemmFlag.REQUANT
+        known = sum(GemmFlag)
+        if self.config.checksum is None:
+            known &= ~(needs_check | GemmFlag.CHECK)
         log_addr, log_bytes = fields["log_addr"], fields["log_bytes"]
         log_wrong = (
             misaligned("log_addr")
@@ -480,7 +483,10 @@ class CommandProcessor(wiring.Component):
         ]
 
     def _check_extents(self, m: Module, fields: dict[str, Value], start: Signal, done: Signal, cause: Signal) -> None:
-        """Compare the last byte of each operand with its window, with one multiplier over several cycles."""
+        """Compare the last byte of each operand with its window, with one multiplier over several cycles.
+
+        Before, of tiled operands, the stride with what a row takes in all tiles.
+        """
         bus_bytes = self.config.bus_bytes
         factor = Signal(32)
         stride = Signal(32)
@@ -492,21 +498,33 @@ class CommandProcessor(wiring.Component):
         def whole_beats(count: Value) -> Value:
             return (count + bus_bytes - 1) & ~Const(bus_bytes - 1, 32)
 
+        m.submodules.tile_rows = tile_rows = TileRows(self.config)
+        m.d.comb += [
+            tile_rows.start.eq(start),
+            tile_rows.k.eq(fields["k"]),
+            tile_rows.n.eq(fields["n"]),
+            tile_rows.requant.eq(requant),
+        ]
+        a_tiled, w_tiled, y_tiled = (
+            (fields["flags"] & flag) != 0 for flag in (GemmFlag.A_TILED, GemmFlag.W_TILED, GemmFlag.Y_TILED)
+        )
+        wrong_strides = (
+            (ErrorCause.LDA, a_tiled & (fields["lda"] != tile_rows.lda)),
+            (ErrorCause.LDW, w_tiled & (fields["ldw"] != tile_rows.ldw)),
+            (ErrorCause.LDY, y_tiled & (fields["ldy"] != tile_rows.ldy)),
+        )
+
         read = ("read_base", "read_limit")
         write = ("write_base", "write_limit")
         one = Const(1, 32)
+        # Tiles are full up to the stride.
+        a_row = Mux(a_tiled, fields["lda"], whole_beats(fields["k"]))
+        w_row = Mux(w_tiled, fields["ldw"], whole_beats(fields["n"]))
+        y_row = Mux(y_tiled, fields["ldy"], whole_beats(Mux(requant, fields["n"], fields["n"] << 2)))
         operands = (
-            (ErrorCause.A_WINDOW, "a_addr", fields["m"], "lda", "a_batch_stride", whole_beats(fields["k"]), read),
-            (ErrorCause.W_WINDOW, "w_addr", fields["k"], "ldw", "w_batch_stride", whole_beats(fields["n"]), read),
-            (
-                ErrorCause.Y_WINDOW,
-                "y_addr",
-                fields["m"],
-                "ldy",
-                "y_batch_stride",
-                whole_beats(Mux(requant, fields["n"], fields["n"] << 2)),
-                write,
-            ),
+            (ErrorCause.A_WINDOW, "a_addr", fields["m"], "lda", "a_batch_stride", a_row, read),
+            (ErrorCause.W_WINDOW, "w_addr", fields["k"], "ldw", "w_batch_stride", w_row, read),
+            (ErrorCause.Y_WINDOW, "y_addr", fields["m"], "ldy", "y_batch_stride", y_row, write),
             (
                 ErrorCause.CHANNEL_WINDOW,
                 "channel_addr",
@@ -522,12 +540,22 @@ class CommandProcessor(wiring.Component):
             with m.State("IDLE"), m.If(start):
                 m.d.sync += cause.eq(ErrorCause.NONE)
                 m.next = "A_WINDOW_ROWS"
+                if tile_rows.walks:
+                    with m.If(a_tiled | w_tiled | y_tiled):
+                        m.next = "TILE_ROWS"
+            if tile_rows.walks:
+                with m.State("TILE_ROWS"), m.If(tile_rows.done):
+                    m.next = "A_WINDOW_ROWS"
             for index, (error, base, rows, row_stride, batch_stride, row_bytes, (low, high)) in enumerate(operands):
                 following = f"{operands[index + 1][0].name}_ROWS" if index + 1 < len(operands) else "DONE"
                 is_channel = error is ErrorCause.CHANNEL_WINDOW
                 with m.State(f"{error.name}_ROWS"):
                     m.d.sync += [factor.eq(rows - 1), stride.eq(fields[row_stride])]
                     m.next = f"{error.name}_BATCH"
+                    if index == 0:
+                        for stride_cause, wrong in reversed(wrong_strides):
+                            with m.If(wrong):
+                                m.d.sync += cause.eq(stride_cause)
                 with m.State(f"{error.name}_BATCH"):
                     m.d.sync += [
                         factor.eq(0 if is_channel else fields["batch"] - 1),

@@ -18,7 +18,7 @@ from ..load.receiver import channel_depth, channel_entry_layout
 from ..params import params_layout
 from ..protect.check_row import widths
 from ..protect.column_checker import group_layout
-from ..protect.corrector import Corrector
+from ..protect.corrector import Corrector, most_corrected
 from ..protect.log import SyndromeLog
 from .packer import Packer
 from .requantise import Requantiser
@@ -32,7 +32,7 @@ def check_increments_layout(config: AcceleratorConfig) -> data.StructLayout:
         {
             "checks": 1,
             "detected": 1,
-            "corrected": 1,
+            "corrected": range(most_corrected(config) + 1),
             "suppressed": range(config.cols + 1),
             "log_records": records,
             "log_dropped": range(LOG_RECORDS_PER_BLOCK + 2),
@@ -145,9 +145,9 @@ class Drain(wiring.Component):
             row_bytes.eq(Mux(params.requant, walker.cols, walker.cols << 2)),
             offset.eq(y_block[: len(offset)]),
             bursts.addr.eq(y_block),
-            bursts.stride.eq(params.ldy),
             bursts.rows.eq(walker.rows),
             bursts.beats.eq(beats_covering(offset, row_bytes, config.bus_bytes)),
+            bursts.stride.eq(Mux(params.y_tiled, bursts.beats << exact_log2(config.bus_bytes), params.ldy)),
             bursts.start.eq(begin),
             packer.offset.eq(offset),
             packer.narrow.eq(params.requant),
@@ -198,6 +198,8 @@ class Drain(wiring.Component):
             with m.State("WRITE"):
                 # The block's geometry must hold until its last beat has left the packer.
                 with m.If(~reader.reading & ~bursts.busy & empty & packer.empty):
+                    # Tiles follow each other.
+                    m.d.sync += y_block.eq(Mux(params.y_tiled, bursts.next_row, y_block + row_bytes))
                     m.next = "NEXT"
                     if log is not None:
                         with m.If(log.held != 0):
@@ -213,7 +215,6 @@ class Drain(wiring.Component):
                     rows_next.eq(y_rows + walker.rows * params.ldy),
                     product_next.eq(y_product + params.y_batch_stride),
                 ]
-                m.d.sync += y_block.eq(y_block + row_bytes)
                 with m.If(walker.last_in_row):
                     m.d.sync += [y_rows.eq(rows_next), y_block.eq(rows_next)]
                 with m.If(walker.last_in_product):

@@ -78,8 +78,8 @@ class Fetcher(wiring.Component):
         a_block = Signal(config.address_bits)  # first row of the block, k = 0
         w_block = Signal(config.address_bits)  # k = 0, first column of the block
         channel_block = Signal(config.address_bits)
+        a_slab = Signal(config.address_bits)
         w_slab = Signal(config.address_bits)
-        k_done = Signal(K_BITS)
         k_left = Signal(K_BITS)
 
         slab_tiles = split_size(m, k_left, largest=config.slab_k_tiles, unit=config.rows, name="slab")
@@ -103,6 +103,8 @@ class Fetcher(wiring.Component):
             bursts.addr.eq(addr),
             bursts.rows.eq(job.rows),
             bursts.beats.eq(job.beats),
+            # A tile's rows follow each other.
+            bursts.stride.eq(job.beats << bus_bits),
             bursts.start.eq(issue & self.job.ready),
             self.job.valid.eq(issue),
         ]
@@ -118,7 +120,7 @@ class Fetcher(wiring.Component):
                 ]
                 m.next = "BLOCK"
             with m.State("BLOCK"):
-                m.d.sync += [w_slab.eq(w_block), k_done.eq(0), k_left.eq(params.k)]
+                m.d.sync += [a_slab.eq(a_block), w_slab.eq(w_block), k_left.eq(params.k)]
                 with m.If(params.channel):
                     m.d.comb += [
                         addr.eq(channel_block),
@@ -137,8 +139,7 @@ class Fetcher(wiring.Component):
                 m.next = "ACTIVATIONS"
             with m.State("ACTIVATIONS"):
                 m.d.comb += [
-                    addr.eq(a_block + k_done),
-                    bursts.stride.eq(params.lda),
+                    addr.eq(a_slab),
                     job.kind.eq(JobKind.ACTIVATIONS),
                     job.rows.eq(walker.rows),
                     job.elements.eq(slab_tiles),
@@ -146,14 +147,16 @@ class Fetcher(wiring.Component):
                     issue.eq(slabs_free != 0),
                     slab_taken.eq(issue & self.job.ready),
                 ]
+                with m.If(~params.a_tiled):
+                    m.d.comb += bursts.stride.eq(params.lda)
                 with m.If(slab_taken):
                     m.next = "ACTIVATION_REQUESTS"
             with m.State("ACTIVATION_REQUESTS"), m.If(~bursts.busy):
+                m.d.sync += a_slab.eq(Mux(params.a_tiled, bursts.next_row, a_slab + slab_k))
                 m.next = "WEIGHTS"
             with m.State("WEIGHTS"):
                 m.d.comb += [
                     addr.eq(w_slab),
-                    bursts.stride.eq(params.ldw),
                     job.kind.eq(JobKind.WEIGHTS),
                     job.rows.eq(slab_rows),
                     job.zero_rows.eq(zero_rows),
@@ -161,12 +164,13 @@ class Fetcher(wiring.Component):
                     job.row_bytes.eq(walker.cols),
                     issue.eq(1),
                 ]
+                with m.If(~params.w_tiled):
+                    m.d.comb += bursts.stride.eq(params.ldw)
                 with m.If(self.job.ready):
                     m.next = "WEIGHT_REQUESTS"
             with m.State("WEIGHT_REQUESTS"), m.If(~bursts.busy):
                 m.d.sync += [
                     w_slab.eq(bursts.next_row),
-                    k_done.eq(k_done + slab_k),
                     k_left.eq(k_left - slab_k),
                 ]
                 m.next = "ACTIVATIONS"
@@ -183,7 +187,7 @@ class Fetcher(wiring.Component):
                     w_product_next.eq(w_product + params.w_batch_stride),
                 ]
                 m.d.sync += [
-                    w_block.eq(w_block + walker.cols),
+                    w_block.eq(Mux(params.w_tiled, w_slab, w_block + walker.cols)),
                     channel_block.eq(channel_block + walker.cols * CHANNEL_RECORD_BYTES),
                 ]
                 with m.If(walker.last_in_row):

@@ -6,6 +6,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..commands import LOG_PLAIN_CHECK
 from ..config import ACC_BITS, SYNDROME_BITS, AcceleratorConfig
 from ..drain.vectors import vector_chunk_layout
 from ..load.receiver import chunks_per_vector
@@ -13,12 +14,19 @@ from ..params import params_layout
 from .arithmetic import large, residue
 from .check_row import is_residue, widths
 from .column_checker import group_layout
+from .pairs import PairLocator
 
 IGNORED, CORRECTED, MARKED_FIT, MARKED = range(4)
 """What happened to a flagged segment, as in log records."""
 
 MASK_BITS = 128
 """Marked columns of a segment in a log record, bit 0 for its first column."""
+
+
+def most_corrected(config: AcceleratorConfig) -> int:
+    """Most columns of a segment of a row that are corrected."""
+    assert config.checksum is not None
+    return 2 if config.checksum.pairs else 1
 
 
 class Corrector(wiring.Component):
@@ -56,7 +64,7 @@ class Corrector(wiring.Component):
                 "record": Out(8 * config.log_record_bytes),
                 "checks": Out(1),
                 "detected": Out(1),
-                "corrected": Out(1),
+                "corrected": Out(range(most_corrected(config) + 1)),
                 "suppressed": Out(range(config.cols + 1)),
                 "empty": Out(1),
             }
@@ -82,8 +90,15 @@ class Corrector(wiring.Component):
             look.eq(move & self.chunk.valid & (self.chunk.payload.index == 0)),
             decide.eq(move & valid[0] & (chunks[0].index == 0)),
         ]
-        evidence = self._look(m, look)
-        decisions = [self._decide(m, segment, decide, evidence[segment], chunks[0]) for segment in range(len(evidence))]
+        locators: list[PairLocator | None] = [None for _ in config.segments]
+        if config.checksum is not None and config.checksum.pairs:
+            for segment in range(len(locators)):
+                locators[segment] = m.submodules[f"pairs_{segment}"] = PairLocator(config, segment)
+        evidence = self._look(m, look, locators)
+        decisions = [
+            self._decide(m, segment, decide, evidence[segment], chunks[0], locator)
+            for segment, locator in enumerate(locators)
+        ]
         applied, marked = self._apply(m, chunks[1], decisions)
         with m.If(move):
             m.d.sync += [
@@ -97,7 +112,7 @@ class Corrector(wiring.Component):
         self._report(m, move & valid[1] & self.params.check, chunks[1], decisions)
         return m
 
-    def _look(self, m: Module, look: Signal) -> list[dict[str, Value]]:
+    def _look(self, m: Module, look: Signal, locators: list[PairLocator | None]) -> list[dict[str, Value]]:
         """First stage: what the syndromes of each segment say, before columns are compared."""
         config, checksum = self.config, self.config.checksum
         assert checksum is not None
@@ -138,6 +153,14 @@ class Corrector(wiring.Component):
                     m.d.sync += register.eq(value)
                 registers[name] = register
             kept.append(registers)
+            if (locator := locators[segment]) is not None:
+                m.d.comb += [
+                    locator.plain.eq(plain),
+                    locator.residues.eq(Cat(syndromes[1:])),
+                    locator.look.eq(look),
+                    locator.wanted.eq(values["flagged"] & self.params.correct),
+                    locator.kept_plain.eq(registers["plain"]),
+                ]
         return kept
 
     def _column_evidence(self, m: Module, segment: int, columns: range, plain: Value) -> dict[str, Value]:
@@ -156,7 +179,13 @@ class Corrector(wiring.Component):
         return evidence
 
     def _decide(
-        self, m: Module, segment: int, decide: Signal, found: dict[str, Value], chunk: data.View
+        self,
+        m: Module,
+        segment: int,
+        decide: Signal,
+        found: dict[str, Value],
+        chunk: data.View,
+        locator: PairLocator | None,
     ) -> dict[str, Signal]:
         """Second stage: the column to which the evidence points, and what happens."""
         config, checksum = self.config, self.config.checksum
@@ -202,7 +231,7 @@ class Corrector(wiring.Component):
             m.d.sync += [
                 registers["flagged"].eq(found["flagged"]),
                 registers["plain"].eq(plain),
-                registers["place"].eq(sum((Mux(fit[place], place, 0) for place in range(size)), start=Cat())),
+                registers["place"].eq(_place(fit)),
                 registers["correct"].eq(0),
                 registers["mark"].eq(0),
                 registers["action"].eq(IGNORED),
@@ -214,7 +243,61 @@ class Corrector(wiring.Component):
                     m.d.sync += [registers["mark"].eq(fit), registers["action"].eq(MARKED_FIT)]
                 with m.Elif(~own):
                     m.d.sync += [registers["mark"].eq(rest), registers["action"].eq(MARKED)]
+        if locator is not None:
+            m.d.comb += locator.inside.eq(inside)
+            registers |= self._decide_pair(m, segment, decide, locator, fit.any(), registers)
         return registers
+
+    def _decide_pair(
+        self,
+        m: Module,
+        segment: int,
+        decide: Signal,
+        locator: PairLocator,
+        has_fit: Value,
+        registers: dict[str, Signal],
+    ) -> dict[str, Signal]:
+        """Second stage: pairs overrule what was decided without them. Further registers of the decision."""
+        size = len(locator.inside)
+        in_columns = locator.first[:size].any()
+        pair = {
+            # The error of the column that is corrected first, or alone.
+            "error": Signal(ACC_BITS, name=f"decided_error_{segment}", reset_less=True),
+            "is_pair": Signal(name=f"decided_is_pair_{segment}", reset_less=True),
+            "second": Signal(size, name=f"decided_second_{segment}", reset_less=True),
+            "second_error": Signal(ACC_BITS, name=f"decided_second_error_{segment}", reset_less=True),
+            "other_place": Signal(8, name=f"decided_other_place_{segment}", reset_less=True),
+        }
+        with m.If(decide):
+            m.d.sync += [
+                pair["error"].eq(locator.kept_plain),
+                pair["is_pair"].eq(0),
+                pair["second"].eq(0),
+                pair["other_place"].eq(0),
+            ]
+            # An error of the check itself leaves no residue; a pair, however it is placed, always does.
+            with m.If(locator.unique & ~has_fit):
+                m.d.sync += [
+                    registers["action"].eq(CORRECTED),
+                    registers["correct"].eq((locator.first | locator.second)[:size]),
+                    registers["mark"].eq(0),
+                    registers["place"].eq(_place(Mux(in_columns, locator.first, locator.second)[:size])),
+                    pair["error"].eq(locator.first_error),
+                    pair["is_pair"].eq(1),
+                    pair["second"].eq(locator.second[:size]),
+                    pair["second_error"].eq(locator.second_error),
+                    pair["other_place"].eq(
+                        Mux(locator.first[size] | locator.second[size], LOG_PLAIN_CHECK, _place(locator.second[:size]))
+                    ),
+                ]
+            with m.Elif(locator.found):
+                m.d.sync += [
+                    registers["action"].eq(MARKED),
+                    registers["correct"].eq(0),
+                    registers["mark"].eq(locator.inside),
+                    registers["place"].eq(0),
+                ]
+        return pair
 
     def _agrees(self, m: Module, segment: int, place: int, check: int, found: dict[str, Value]) -> Value:
         """Whether locator `check` is what an error of the plain syndrome's size in this column would make it."""
@@ -241,12 +324,18 @@ class Corrector(wiring.Component):
         for lane in range(lanes):
             places = [index * lanes + lane for index in range(chunks_per_vector(config))]
             segment_of = [place // config.segments[0].stop if place < config.cols else 0 for place in places]
-            plains = Array(decisions[segment]["plain"] for segment in segment_of)
+            errors = Array(decisions[segment].get("error", decisions[segment]["plain"]) for segment in segment_of)
             corrects = Array(correct[place] if place < config.cols else 0 for place in places)
             marked = Array(mark[place] if place < config.cols else 0 for place in places)
             element = Signal(ACC_BITS, name=f"element_{lane}")
             value = chunk.elements.word_select(lane, ACC_BITS)
-            m.d.comb += element.eq(Mux(corrects[chunk.index], value - plains[chunk.index], value))
+            error: Value = errors[chunk.index]
+            if config.checksum is not None and config.checksum.pairs:
+                second = Cat(decision["second"] for decision in decisions)
+                seconds = Array(second[place] if place < config.cols else 0 for place in places)
+                second_errors = Array(decisions[segment]["second_error"] for segment in segment_of)
+                error = Mux(seconds[chunk.index], second_errors[chunk.index], error)
+            m.d.comb += element.eq(Mux(corrects[chunk.index], value - error, value))
             elements.append(element)
             marks.append(marked[chunk.index])
         return Cat(elements), Cat(marks)
@@ -259,12 +348,18 @@ class Corrector(wiring.Component):
             m.d.comb += marked.eq(sum((bit for bit in decision["mark"]), start=Cat()))
             place = decision["place"]
             mask = [_padded(decision["mark"], MASK_BITS)] if config.group_count else []
+            what = decision["action"]
+            corrected = decision["action"] == CORRECTED
+            if "is_pair" in decision:
+                what = Cat(what, decision["other_place"], decision["is_pair"])
+                # One column, and another if both errors of a pair are in columns.
+                corrected = corrected + (decision["is_pair"] & (decision["other_place"] != LOG_PLAIN_CHECK))
             with m.If(moving & (chunk.index == columns.start // config.lanes) & (chunk.cols > columns.start)):
                 m.d.comb += self.checks.eq(1)
                 with m.If(decision["flagged"]):
                     m.d.comb += [
                         self.detected.eq(1),
-                        self.corrected.eq(decision["action"] == CORRECTED),
+                        self.corrected.eq(corrected),
                         self.suppressed.eq(marked),
                         self.record_valid.eq(1),
                         self.record.eq(
@@ -274,12 +369,17 @@ class Corrector(wiring.Component):
                                 decision["plain"][:32],
                                 _padded(marked, 8),
                                 _padded(place, 8),
-                                _padded(decision["action"], 15),
+                                _padded(what, 15),
                                 decision["plain"][SYNDROME_BITS - 1],
                                 *mask,
                             )
                         ),
                     ]
+
+
+def _place(one_hot: Value) -> Value:
+    """Number of the bit that is set, 0 if none is."""
+    return sum((Mux(bit, place, 0) for place, bit in enumerate(one_hot)), start=Cat())
 
 
 def _padded(value: Value, bits: int) -> Value:

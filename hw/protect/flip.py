@@ -8,6 +8,7 @@ from amaranth.lib import data
 from ..array.tag import row_tag_layout
 from ..config import ACC_BITS, AcceleratorConfig
 from .arithmetic import CHECK_STEP, COLUMN_STEP, DIGIT_STEP, PICK_KEY, ROW_STEP, mix
+from .razor import total_of
 
 BIT_THRESHOLDS = 30
 RATE_BITS = 32
@@ -30,7 +31,7 @@ def draw(m: Module, row_key: Value, col: Value, check: int, rate: Value, name: s
 
 
 class FlipInjector(Elaboratable):
-    """Inverts bits of the final sums on their way into the accumulators.
+    """Inverts bits of the final sums on their way into the accumulators; with ``razor``, drops these sums instead.
 
     Members
     -------
@@ -41,6 +42,8 @@ class FlipInjector(Elaboratable):
         Sums without and with errors, in the same cycle.
     row_key, col : 32 bits
         Key and first column of the row, one cycle after its sums, for draws of its checks.
+    dropped : 0 .. C
+        Sums dropped in the cycle before; only with ``razor``.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -52,6 +55,7 @@ class FlipInjector(Elaboratable):
         self.stored_row = Signal(ACC_BITS * config.cols)
         self.row_key = Signal(32, reset_less=True)
         self.col = Signal(32, reset_less=True)
+        self.dropped = Signal(range(config.cols + 1))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -70,15 +74,23 @@ class FlipInjector(Elaboratable):
             self.row_key.eq(row_key),
             self.col.eq(col),
         ]
-        masks = []
+        wrong = Signal(config.cols)
+        stored = []
         for c in range(config.cols):
             hit, pick = draw(m, row_key, col + c, 0, errors.rates[config.domain_of_column(c)], str(c))
+            m.d.comb += wrong[c].eq(final & hit & (cols > c))
+            total = self.total_row.word_select(c, ACC_BITS)
+            if config.razor:
+                stored.append(Mux(wrong[c], 0, total))
+                continue
             bit = Signal(range(BIT_THRESHOLDS + 1), name=f"bit_{c}")
             mask = Signal(ACC_BITS, name=f"mask_{c}")
             m.d.comb += [
                 bit.eq(sum((pick >= errors.bits[i] for i in range(BIT_THRESHOLDS)), start=Cat())),
-                mask.eq(Mux(final & hit & (cols > c), 1 << bit, 0)),
+                mask.eq(Mux(wrong[c], 1 << bit, 0)),
             ]
-            masks.append(mask)
-        m.d.comb += self.stored_row.eq(self.total_row ^ Cat(masks))
+            stored.append(total ^ mask)
+        m.d.comb += self.stored_row.eq(Cat(stored))
+        if config.razor:
+            m.d.sync += self.dropped.eq(total_of(list(wrong)))
         return m

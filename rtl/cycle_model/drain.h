@@ -79,7 +79,9 @@ struct Drain {
             if (blocks_ready.count && (!command.channel() || tables_ready.count)) begin(config, command, counters);
             break;
         case WRITE:
-            if (finished) state = logs.of(block) == BlockLogs::NONE ? NEXT : LOG_COUNT;
+            if (!finished) break;
+            y_block = command.y_tiled() ? bursts.row_addr : y_block + walker.cols * command.output_bytes();
+            state = logs.of(block) == BlockLogs::NONE ? NEXT : LOG_COUNT;
             break;
         case LOG_COUNT: state = LOG_START; break;
         case LOG_START: begin_log(config, logs.written(block)); break;
@@ -95,7 +97,7 @@ struct Drain {
     }
 
     template <class V>
-    void visit(V& v) {
+    void visit(V& v, uint64_t bus_bytes) {
         v.value(awake);
         v.time(wake);
         v.value(state);
@@ -103,7 +105,7 @@ struct Drain {
         bursts.visit(v);
         blocks_ready.visit(v);
         tables_ready.visit(v);
-        const uint64_t modulus = y_never_split ? 1 : PAGE_BYTES;
+        const uint64_t modulus = y_never_split ? bus_bytes : PAGE_BYTES;
         for (uint64_t* x : {&y_product, &y_rows, &y_block}) {
             v.absolute(*x);
             v.value(*x % modulus);
@@ -237,8 +239,8 @@ private:
         --blocks_ready.count;
         tables_ready.count -= command.channel() != 0;
         offset = uint32_t(y_block % config.bus_bytes);
-        bursts.start(OUTPUT, y_block, command.ldy, walker.rows, ceil_div(offset + row_bytes, config.bus_bytes),
-                     unsigned(config.bus_bytes));
+        bursts.start(OUTPUT, y_block, command.y_tiled() ? whole_beats(config, row_bytes) : command.ldy, walker.rows,
+                     ceil_div(offset + row_bytes, config.bus_bytes), unsigned(config.bus_bytes));
         bursts.never_split = y_never_split;
         reading = true;
         rows_left = walker.rows;
@@ -253,7 +255,6 @@ private:
             channels_free.send(t + 1);
             load_wake = std::min(load_wake, t + 1);
         }
-        y_block += walker.cols * command.output_bytes();
         if (walker.last_in_row) y_block = y_rows += walker.rows * command.ldy;
         if (walker.last_in_product) y_block = y_rows = y_product += command.y_batch_stride;
         ++block;

@@ -68,8 +68,10 @@ inline std::vector<uint64_t> blank_beats(const Config& config, const Command& co
     uint64_t row_beats = 0;
     for (uint64_t left = command.n, begin = 0; left;) {
         const uint64_t tiles = Split::first(ceil_div(left, config.cols), config.block_col_tiles);
-        const uint64_t end = begin + std::min(left, tiles * config.cols), first = begin * element / bus;
-        const uint64_t beats = ceil_div(end * element, bus) - first;
+        const uint64_t end = begin + std::min(left, tiles * config.cols);
+        // Rows of tiles begin with a beat.
+        const uint64_t first = command.y_tiled() ? 0 : begin * element / bus;
+        const uint64_t beats = ceil_div((command.y_tiled() ? end - begin : end) * element, bus) - first;
         columns.push_back({begin, end, first, beats, row_beats});
         row_beats += beats;
         left -= end - begin;
@@ -85,9 +87,10 @@ inline std::vector<uint64_t> blank_beats(const Config& config, const Command& co
         const uint64_t row = places[i] / command.n, col = places[i] % command.n;
         const auto block = std::prev(std::upper_bound(columns.begin(), columns.end(), col,
                                                       [](uint64_t x, const Columns& c) { return x < c.begin; }));
-        const uint64_t beat = col * element / bus;
-        const uint64_t begin = std::max(block->begin, beat * bus / element);
-        const uint64_t end = std::min(block->end, (beat + 1) * bus / element);
+        const uint64_t origin = command.y_tiled() ? block->begin : 0;  // of the row's beats
+        const uint64_t beat = (col - origin) * element / bus;
+        const uint64_t begin = std::max(block->begin, origin + beat * bus / element);
+        const uint64_t end = std::min(block->end, origin + (beat + 1) * bus / element);
         const size_t first = i;
         while (i < places.size() && places[i] < row * command.n + end) ++i;
         if (i - first != end - begin) continue;

@@ -73,8 +73,8 @@ struct Load {
     Walker walker;
     RowBursts bursts;
     Credits slabs_free, channels_free;
-    uint64_t a_product = 0, w_product = 0, a_block = 0, w_block = 0, channel_block = 0, w_slab = 0;
-    uint64_t k_done = 0, k_left = 0, slab = 0;
+    uint64_t a_product = 0, w_product = 0, a_block = 0, w_block = 0, channel_block = 0, a_slab = 0, w_slab = 0;
+    uint64_t k_left = 0, slab = 0;
     uint32_t slab_tiles = 0, slab_rows = 0;
     bool a_never_split = false, w_never_split = false, channels_never_split = false;
 
@@ -141,10 +141,9 @@ struct Load {
             v.absolute(x);
             v.value(x % (never_split ? bus_bytes : PAGE_BYTES));
         };
-        for (uint64_t* x : {&a_product, &a_block}) address(*x, a_never_split);
+        for (uint64_t* x : {&a_product, &a_block, &a_slab}) address(*x, a_never_split);
         for (uint64_t* x : {&w_product, &w_block, &w_slab}) address(*x, w_never_split);
         address(channel_block, channels_never_split);
-        address(k_done, a_never_split);
         v.absolute(k_left);
         v.absolute(slab);
         v.value(slab_tiles);
@@ -176,8 +175,9 @@ private:
         switch (state) {
         case IDLE: return false;
         case BLOCK:
+            a_slab = a_block;
             w_slab = w_block;
-            k_done = slab = 0;
+            slab = 0;
             k_left = command.k;
             if (!command.channel()) {
                 begin_slab(config);
@@ -195,21 +195,23 @@ private:
             if (!slabs_free.count || !job_ready) return false;
             --slabs_free.count;
             state = ACTIVATION_REQUESTS;
-            return issue(ACTIVATIONS, a_block + k_done, command.lda, walker.rows, 0, slab_tiles, slab_rows,
-                         a_never_split, config.bus_bytes);
+            return issue(ACTIVATIONS, a_slab, command.a_tiled() ? whole_beats(config, slab_rows) : command.lda,
+                         walker.rows, 0, slab_tiles, slab_rows, a_never_split, config.bus_bytes);
         case ACTIVATION_REQUESTS:
-            if (!bursts_busy) state = WEIGHT_JOB;
+            if (bursts_busy) return false;
+            a_slab = command.a_tiled() ? bursts.row_addr : a_slab + slab_k;
+            state = WEIGHT_JOB;
             return false;
         case WEIGHT_JOB:
             if (!job_ready) return false;
             state = WEIGHT_REQUESTS;
-            return issue(WEIGHTS, w_slab, command.ldw, slab_rows, slab_k - slab_rows, walker.col_tiles, walker.cols,
-                         w_never_split, config.bus_bytes);
+            return issue(WEIGHTS, w_slab, command.w_tiled() ? whole_beats(config, walker.cols) : command.ldw,
+                         slab_rows, slab_k - slab_rows, walker.col_tiles, walker.cols, w_never_split,
+                         config.bus_bytes);
         case WEIGHT_REQUESTS:
             if (bursts_busy) return false;
             w_slab = bursts.row_addr;
             ++slab;
-            k_done += slab_k;
             if (k_left <= slab_k) {
                 state = NEXT_BLOCK;
             } else {
@@ -229,7 +231,7 @@ private:
     }
 
     void next_block(const Config& config, const Command& command) {
-        w_block += walker.cols;
+        w_block = command.w_tiled() ? w_slab : w_block + walker.cols;
         channel_block += uint64_t(walker.cols) * CHANNEL_RECORD_BYTES;
         if (walker.last_in_row) {
             a_block += walker.rows * command.lda;

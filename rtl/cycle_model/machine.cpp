@@ -82,16 +82,27 @@ void Machine::find_split_rows() {
     const bool batched = k.batch > 1;
     bool a = true, w = true, y = true, channels = true;
     const uint64_t k_tiles = ceil_div(k.k, c.rows), n_tiles = ceil_div(k.n, c.cols);
+    // Of a piece that begins `begin` bytes into its row. A tile is some rows * what the tiles before take of a row from
+    // the first one of its rows of tiles.
+    const auto never = [&](bool tiled, uint64_t address, uint64_t begin, uint64_t length, uint64_t stride,
+                           uint64_t batch_stride, uint64_t& tiled_begin) {
+        if (!batched) batch_stride = 0;
+        if (!tiled) return never_crosses(address + begin, length, stride, batch_stride);
+        const uint64_t bytes = whole_beats(c, length), all = stride | tiled_begin | bytes;
+        tiled_begin += bytes;
+        return never_crosses(address, length, all, batch_stride);
+    };
+    uint64_t a_begin = 0, w_begin = 0, y_begin = 0;
     for (uint64_t tile = 0, size; tile < k_tiles && a; tile += size) {
         size = Split::first(k_tiles - tile, c.slab_k_tiles);
         const uint64_t begin = tile * c.rows, end = std::min(k.k, begin + size * c.rows);
-        a = never_crosses(k.a_addr + begin, end - begin, k.lda, batched ? k.a_batch_stride : 0);
+        a = never(k.a_tiled(), k.a_addr, begin, end - begin, k.lda, k.a_batch_stride, a_begin);
     }
     for (uint64_t tile = 0, size; tile < n_tiles && (w || y || channels); tile += size) {
         size = Split::first(n_tiles - tile, c.block_col_tiles);
         const uint64_t begin = tile * c.cols, count = std::min(k.n, begin + size * c.cols) - begin;
-        w &= never_crosses(k.w_addr + begin, count, k.ldw, batched ? k.w_batch_stride : 0);
-        y &= never_crosses(k.y_addr + begin * element, count * element, k.ldy, batched ? k.y_batch_stride : 0);
+        w &= never(k.w_tiled(), k.w_addr, begin, count, k.ldw, k.w_batch_stride, w_begin);
+        y &= never(k.y_tiled(), k.y_addr, begin * element, count * element, k.ldy, k.y_batch_stride, y_begin);
         channels &= never_crosses(k.channel_addr + begin * CHANNEL_RECORD_BYTES, count * CHANNEL_RECORD_BYTES, 0, 0);
     }
     m_load.a_never_split = a;
@@ -160,7 +171,7 @@ bool Machine::compare(Direction direction, std::string key, std::initializer_lis
     m_trace.seal();
     Checkpoint here{m_now, position, m_drain.block, m_trace.size(), {}, {}};
     // Where the fetcher is inside its block matters along K only, and means nothing before the block's first job.
-    here.addresses[ACTIVATIONS] = m_load.a_block + (direction == ALONG_K ? m_load.k_done : 0);
+    here.addresses[ACTIVATIONS] = direction == ALONG_K ? m_load.a_slab : m_load.a_block;
     here.addresses[WEIGHTS] = direction == ALONG_K ? m_load.w_slab : m_load.w_block;
     here.addresses[CHANNELS] = m_load.channel_block;
     here.addresses[OUTPUT] = m_drain.y_block;

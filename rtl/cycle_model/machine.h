@@ -51,7 +51,7 @@ private:
         m_memory.visit(v);
         m_load.visit(v, m_config.bus_bytes);
         m_sequencer.visit(v);
-        m_drain.visit(v);
+        m_drain.visit(v, m_config.bus_bytes);
         m_counters.visit(v);
     }
 

@@ -26,6 +26,16 @@ Extent extent(unsigned row_bits, uint64_t address, uint64_t batch_bytes, uint64_
     return {address, address >> row_bits, (end - 1) >> row_bits, row_bytes != 0};
 }
 
+// hw/control/tile_rows.py, with the cycle in which it is seen to be done.
+Cycle tile_rows_cycles(const Config& config, const Command& command) {
+    const auto pieces = [&](uint64_t extent, uint64_t unit, uint64_t largest) {
+        return unit % config.bus_bytes ? Cycle(Split{ceil_div(extent, unit), largest}.pieces()) : 0;
+    };
+    const Cycle most = std::max(pieces(command.k, config.rows, config.slab_k_tiles),
+                                pieces(command.n, config.cols, config.block_col_tiles));
+    return command.tiled() && most ? most + 1 : 0;
+}
+
 }  // namespace
 
 Counters Model::run(const Command* commands, const Found* found, uint64_t count, CommandRing ring) {
@@ -59,7 +69,7 @@ Counters Model::run_one(const Command& command, const Found& found, uint64_t add
 }
 
 void Model::multiply(const Command& command, const Found& found, Cycle check, Counters& counters) {
-    const Cycle start = check + 1 + EXTENTS_CYCLES;
+    const Cycle start = check + 1 + EXTENTS_CYCLES + tile_rows_cycles(m_config, command);
     m_memory.fill_tokens(m_config, start);
     const Findings findings(m_config, command, found);
     const auto finish = [&](const Command& simulated, const Outcome& outcome) {
@@ -156,14 +166,15 @@ Model::Key Model::key(const Command& c, const Findings& findings, uint64_t token
     const uint64_t period = std::max<uint64_t>(PAGE_BYTES, m_config.banks << row_bits);
     const uint64_t last = c.batch - 1;
     const std::array<Extent, 4> operands = {
-        extent(row_bits, c.a_addr, last * c.a_batch_stride, c.m, c.lda, c.k),
-        extent(row_bits, c.w_addr, last * c.w_batch_stride, c.k, c.ldw, c.n),
-        extent(row_bits, c.y_addr, last * c.y_batch_stride, c.m, c.ldy, c.n * c.output_bytes()),
+        extent(row_bits, c.a_addr, last * c.a_batch_stride, c.m, c.lda, c.a_tiled() ? c.lda : c.k),
+        extent(row_bits, c.w_addr, last * c.w_batch_stride, c.k, c.ldw, c.w_tiled() ? c.ldw : c.n),
+        extent(row_bits, c.y_addr, last * c.y_batch_stride, c.m, c.ldy,
+               c.y_tiled() ? c.ldy : c.n * c.output_bytes()),
         extent(row_bits, c.channel_addr, 0, 1, 0, c.channel() ? c.n * CHANNEL_RECORD_BYTES : 0),
     };
     // What happens with errors that are found takes no time of its own.
     const uint64_t shaping = uint64_t(c.channel()) | uint64_t(c.requant()) << 1 | uint64_t(c.check()) << 2;
-    Key key = {shaping | uint64_t(findings.logs.of(0)) << 8, c.batch, c.m, c.n, c.k, c.lda, c.ldw, c.ldy,
+    Key key = {shaping | uint64_t(findings.logs.of(0)) << 8 | c.tiled() << 16, c.batch, c.m, c.n, c.k, c.lda, c.ldw, c.ldy,
                c.a_batch_stride, c.w_batch_stride, c.y_batch_stride, tokens, m_config.latency_cycles,
                m_config.bandwidth, c.a_addr % period};
     uint64_t& sharing = key.back();

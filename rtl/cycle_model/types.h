@@ -83,6 +83,10 @@ struct Command {
     bool requant() const { return flags & 2; }
     bool check() const { return flags & 4; }
     bool suppress() const { return flags & 16; }
+    bool a_tiled() const { return flags & 64; }
+    bool w_tiled() const { return flags & 128; }
+    bool y_tiled() const { return flags & 256; }
+    uint64_t tiled() const { return flags & (64 | 128 | 256); }
     uint64_t output_bytes() const { return requant() ? 1 : ACC_BYTES; }
 };
 
@@ -107,6 +111,11 @@ struct Counters {
 #undef BROWNOUT_FIELD
 
 inline uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
+
+// `bytes` that begin where a beat does, as whole beats.
+inline uint64_t whole_beats(const Config& config, uint64_t bytes) {
+    return ceil_div(bytes, config.bus_bytes) * config.bus_bytes;
+}
 
 // How `units` are cut into pieces of at most `largest` (hw/tiling.py, split_extent).
 struct Split {

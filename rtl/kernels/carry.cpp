@@ -32,11 +32,13 @@ struct BrownoutCarry {
     int32_t checks, segment_cols;  // checks = 0: no check columns.
     const int32_t *widths, *moduli, *weights;
     int32_t threads;
+    int32_t razor;  // Array elements finish late sums in the cycle of the element below, which drops its product.
     // Results.
     int32_t *y;  // (m, n), the clean product before: columns that cannot err are left as they are.
     uint32_t *digit_sums;  // (groups, n), digit rows' sums times 256^digit, added up; of columns that can err only.
     int64_t *check_sums;  // (m, column tiles * segments * checks); of check columns that can err only.
-    int64_t injected;
+    int64_t injected;  // Late sums; with razor in elements that added.
+    int64_t dropped;   // Products.
 };
 }
 
@@ -119,9 +121,8 @@ inline Ints one_row_down(Ints above, Ints rows) {
     return __builtin_shuffle(above, rows, Ints{15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30});
 }
 
-/// Late bits of 16 sums; `stale` are those of the row before.
-inline Ints settle_late(Ints x, Ints y, Ints settled, Ints stale, const Element &element, Words allowed,
-                        int64_t &injected) {
+/// What 16 elements that may have late bits catch in time; `stale` are the settled sums of the row before.
+inline Ints caught(Ints x, Ints y, Ints settled, Ints stale, const Element &element, Words allowed) {
     Words late;
     if (element.length == 0) {
         late = (Words)(settled ^ x ^ y);
@@ -131,44 +132,69 @@ inline Ints settle_late(Ints x, Ints y, Ints settled, Ints stale, const Element 
         late = run << 1;
     }
     late &= allowed;
-    const Ints out = (Ints)(((Words)settled & ~late) | ((Words)stale & late));
-    injected += __builtin_popcount(lanes_disjoint(out ^ settled, Ints{} - 1) ^ 0xffff);
-    return out;
+    return (Ints)(((Words)settled & ~late) | ((Words)stale & late));
 }
 
-/// One column of the array in one pass: adds its sums to `total` (issued rows).
-int64_t run_column(const std::vector<Element> &elements, const int32_t *activations, int32_t *settled_lines,
-                   int64_t stride, int64_t count, int32_t *total) {
-    int64_t injected = 0;
+struct Counts {
+    int64_t injected = 0, dropped = 0;
+};
+
+/// One column of the array in one pass: adds its sums to `total` (issued rows). `last_row` is the array's.
+template <bool kRazor>
+Counts run_column(const std::vector<Element> &elements, const int32_t *activations, int32_t *settled_lines,
+                  int64_t stride, int64_t count, int64_t last_row, int32_t *total) {
+    Counts counts;
     Words allowed = Words{} - 1;
     allowed[0] = 0;  // The first row of a pass has no late bits.
     for (int64_t at = 0; at < count; at += kLanes) {
         Ints x{};
+        Ints borrowed{};   // Ones where the element above needs the cycle of the next one.
+        int64_t next = 0;  // The row below the last element.
         for (const Element &element : elements) {
             const Ints y = load_ints(activations + element.r * stride + at) * element.weight;
             const Ints settled = x + y;
+            Ints out = settled;
+            if (kRazor) {
+                // An element that was left out has nothing to drop, but its cycle ends the borrowing.
+                if (element.r != next) borrowed = Ints{};
+                next = element.r + 1;
+                out = (x & borrowed) | (settled & ~borrowed);
+            }
             if (element.length >= kSafeLength) {
-                x = settled;
+                x = out;
+                borrowed = Ints{};
                 continue;
             }
             int32_t *line = settled_lines + element.r * stride + kPadding + at;
             store_ints(line, settled);
             const Ints blocked = ~((x ^ y) & ~settled);
             if (__builtin_expect(lanes_disjoint(blocked, Ints{} + static_cast<int32_t>(element.core)) != 0, 0)) {
-                x = settle_late(x, y, settled, one_row_down(load_ints(line - kLanes), settled), element, allowed, injected);
+                const Ints stale = one_row_down(load_ints(line - kLanes), settled);
+                const Ints in_time = caught(x, y, settled, stale, element, allowed);
+                const Ints wrong = kRazor ? (in_time ^ settled) & ~borrowed : in_time ^ settled;
+                const int errors = __builtin_popcount(lanes_disjoint(wrong, Ints{} - 1) ^ 0xffff);
+                counts.injected += errors;
+                if (kRazor) {
+                    borrowed = wrong != 0;
+                    counts.dropped += element.r < last_row ? errors : 0;
+                } else {
+                    out = in_time;
+                }
             } else {
-                x = settled;
+                borrowed = Ints{};
             }
+            x = out;
         }
         store_ints(total + at, load_ints(total + at) + x);
         allowed = Words{} - 1;
     }
-    return injected;
+    return counts;
 }
 
-int64_t array_columns(BrownoutCarry &task, int64_t block, int64_t first_group, int64_t first_col, int64_t end_col) {
+Counts array_columns(BrownoutCarry &task, int64_t block, int64_t first_group, int64_t first_col, int64_t end_col) {
     const Issue issue(task, block);
     const int64_t stride = round_up(issue.count, kLanes) + kPadding;
+    const auto run = task.razor ? run_column<true> : run_column<false>;
     std::vector<int32_t> activations(task.rows * stride), settled(task.rows * stride);
     std::vector<int64_t> columns;
     for (int64_t n = first_col; n < end_col; ++n) {
@@ -178,10 +204,10 @@ int64_t array_columns(BrownoutCarry &task, int64_t block, int64_t first_group, i
         }
         if (errs) columns.push_back(n);
     }
-    if (columns.empty()) return 0;
+    if (columns.empty()) return {};
     std::vector<int32_t> totals(columns.size() * stride);
     std::vector<Element> elements;
-    int64_t injected = 0;
+    Counts counts;
     for (int64_t first_k = 0; first_k < task.k; first_k += task.rows) {
         const int64_t count = std::min<int64_t>(task.rows, task.k - first_k);
         pack(task, issue, first_k, count, stride, activations.data());
@@ -196,7 +222,10 @@ int64_t array_columns(BrownoutCarry &task, int64_t block, int64_t first_group, i
                 const uint32_t core = narrow ? ((1u << (2 * length - 31)) - 1) << (31 - length) : 0;
                 elements.push_back({weight, length, core, r, RunSteps(length)});
             }
-            injected += run_column(elements, activations.data(), settled.data(), stride, issue.count, &totals[i * stride]);
+            const Counts column = run(elements, activations.data(), settled.data(), stride, issue.count, task.rows - 1,
+                                      &totals[i * stride]);
+            counts.injected += column.injected;
+            counts.dropped += column.dropped;
         }
     }
     for (size_t g = 0; g < issue.groups.size(); ++g) {
@@ -214,7 +243,7 @@ int64_t array_columns(BrownoutCarry &task, int64_t block, int64_t first_group, i
             task.digit_sums[(first_group + g) * task.n + columns[i]] = sum;
         }
     }
-    return injected;
+    return counts;
 }
 
 /// A check column, whose sums are wider than 32 bits, or residues.
@@ -345,18 +374,21 @@ extern "C" void brownout_carry(BrownoutCarry *task) {
     const int64_t pieces = (task->n + kColumnsPerTask - 1) / kColumnsPerTask;
     const int64_t array_tasks = task->row_block_count * pieces;
     const int64_t tiles = task->checks ? (task->n + task->cols - 1) / task->cols : 0;
-    std::atomic<int64_t> injected{0};
+    std::atomic<int64_t> injected{0}, dropped{0};
     parallel_for(array_tasks + task->row_block_count * tiles, task->threads, [&](int64_t index) {
         if (index < array_tasks) {
             const int64_t block = index / pieces, first = index % pieces * kColumnsPerTask;
             const int64_t end = std::min(first + kColumnsPerTask, task->n);
-            injected += array_columns(*task, block, first_groups[block], first, end);
+            const Counts counts = array_columns(*task, block, first_groups[block], first, end);
+            injected += counts.injected;
+            dropped += counts.dropped;
         } else {
             const int64_t rest = index - array_tasks;
             injected += check_columns(*task, rest / tiles, rest % tiles);
         }
     });
     task->injected = injected;
+    task->dropped = dropped;
 }
 
 /// Where two matrices (rows x cols, rows without gaps) differ, in order of rows, then columns: place, and second minus

@@ -23,7 +23,7 @@ extern "C" {
 
 /// How the array is built; the host fills it from its AcceleratorConfig.
 struct BrownoutUnits {
-    int32_t scheme, checks, column_checks, group_rows, segment_cols, segments_per_tile;
+    int32_t scheme, checks, column_checks, group_rows, segment_cols, segments_per_tile, pairs;
     int32_t widths[kMaxChecks];
     int32_t weights[kMaxChecks * 128];
 };
@@ -83,6 +83,14 @@ int64_t multiply_residues(uint32_t left, uint32_t right) {
     return folded >= kModulus ? folded - kModulus : folded;
 }
 
+int64_t magnitude_of(int64_t value) { return value < 0 ? -value : value; }
+
+/// Whether a number is plus or minus a power of two.
+bool is_signed_power(int64_t value) {
+    const int64_t magnitude = magnitude_of(value);
+    return value != 0 && (magnitude & (magnitude - 1)) == 0;
+}
+
 bool large(int64_t value, int theta) {
     const uint64_t magnitude = value < 0 ? -static_cast<uint64_t>(value) : value;
     return value != 0 && magnitude >= uint64_t{1} << theta;
@@ -100,6 +108,15 @@ struct Candidate {
 struct Mark {
     int32_t row, col;
 };
+
+/// An error at a place of a segment; `kPlainCheck` is the plain check itself.
+struct Located {
+    int32_t place;
+    int64_t error;
+};
+
+constexpr int32_t kPlainCheck = 255;
+constexpr int64_t kLargestError = int64_t{1} << 31;
 
 struct Record {
     uint32_t words[8];  // The last four only with column checks.
@@ -277,6 +294,44 @@ private:
         return -1;
     }
 
+    /// What an error at a place adds to a locator.
+    int64_t seen(int check, int32_t place, int64_t error) const {
+        return place == kPlainCheck ? 0 : modulo(weight(check, place) * error);
+    }
+
+    /// Pairs of errors that explain the syndromes: how many, but not more than two; `pair` is the first one found.
+    int find_pairs(const Candidate &candidate, Located (&pair)[2]) const {
+        const int64_t r_0 = candidate.r[0];
+        if (!units_.pairs || !task_.correct || r_0 == 0 || is_signed_power(r_0)) return 0;
+        int found = 0;
+        const int64_t lowest = r_0 & -r_0;
+        for (const int64_t second : {lowest, -lowest}) {
+            const int64_t first = r_0 - second;
+            if (!is_signed_power(first) || magnitude_of(first) > kLargestError || lowest > kLargestError) continue;
+            int64_t of_first[129];
+            for (int32_t i = 0; i <= candidate.width; ++i) {
+                of_first[i] = i < candidate.width ? seen(1, i, first) : 0;
+            }
+            for (int32_t j = 0; j <= candidate.width; ++j) {
+                const int32_t at_second = j < candidate.width ? j : kPlainCheck;
+                const int64_t rest = modulo(candidate.r[1] - seen(1, at_second, second));
+                for (int32_t i = 0; i <= candidate.width; ++i) {
+                    if (i == j || of_first[i] != rest) continue;
+                    const int32_t at_first = i < candidate.width ? i : kPlainCheck;
+                    bool fits = true;
+                    for (int check = 2; fits && check < units_.checks; ++check) {
+                        const int64_t sum = seen(check, at_first, first) + seen(check, at_second, second);
+                        fits = modulo(sum) == candidate.r[check];
+                    }
+                    if (!fits) continue;
+                    if (found++) return found;
+                    pair[0] = {at_first, first}, pair[1] = {at_second, second};
+                }
+            }
+        }
+        return found;
+    }
+
     /// Whether one syndrome alone is not zero although an error of an output would show in another too.
     bool check_has_erred(const Candidate &candidate) const {
         int nonzero = 0, last = 0;
@@ -286,57 +341,80 @@ private:
         return units_.checks > 1 && nonzero == 1 && !(last == 1 && units_.checks == 2);
     }
 
+    void correct(const Candidate &candidate, int32_t place, int64_t error) {
+        int32_t &sum = task_.y[candidate.row * task_.row_stride + candidate.start + place];
+        sum = static_cast<int32_t>(static_cast<uint32_t>(sum) - static_cast<uint32_t>(error));
+        ++corrected;
+    }
+
+    void mark(const Candidate &candidate) {
+        for (int32_t i = 0; i < candidate.width; ++i) {
+            const bool kept =
+                units_.column_checks && !large(static_cast<int32_t>(q(candidate.group, candidate.start + i)), task_.theta);
+            if (!kept) marks.push_back({candidate.row, candidate.start + i});
+        }
+    }
+
     Record judge(const Candidate &candidate) {
-        const int32_t start = candidate.start;
         const int32_t fit = find_fit(candidate);
-        const auto r_0 = static_cast<uint32_t>(candidate.r[0]);
-        uint32_t outcome = kIgnored;
+        Located pair[2];
+        const int pairs = find_pairs(candidate, pair);
+        uint32_t outcome = kIgnored, places = static_cast<uint32_t>(std::max(fit, 0)) << 8;
         const size_t marks_before = marks.size();
-        if (fit >= 0 && task_.correct) {
+        Located repaired[2];
+        int repairs = 0;
+        if (pairs == 1 && fit < 0 && !check_has_erred(candidate)) {
             outcome = kCorrected;
-            int32_t &sum = task_.y[candidate.row * task_.row_stride + start + fit];
-            sum = static_cast<int32_t>(static_cast<uint32_t>(sum) - r_0);
-            ++corrected;
+            for (const Located &each : pair) {
+                if (each.place != kPlainCheck) repaired[repairs++] = each;
+            }
+            const uint32_t other = repairs == 2 ? pair[1].place : kPlainCheck;
+            places = static_cast<uint32_t>(repaired[0].place) << 8 | other << 18 | uint32_t{1} << 26;
+        } else if (pairs > 0) {
+            outcome = kMarked, places = 0;
+            mark(candidate);
+        } else if (fit >= 0 && task_.correct) {
+            outcome = kCorrected;
+            repaired[repairs++] = {fit, candidate.r[0]};
         } else if (fit >= 0) {
             outcome = kMarkedByFit;
-            marks.push_back({candidate.row, start + fit});
+            marks.push_back({candidate.row, candidate.start + fit});
         } else if (!check_has_erred(candidate)) {
             outcome = kMarked;
-            for (int32_t i = 0; i < candidate.width; ++i) {
-                const bool kept = units_.column_checks &&
-                                  !large(static_cast<int32_t>(q(candidate.group, start + i)), task_.theta);
-                if (!kept) marks.push_back({candidate.row, start + i});
-            }
+            mark(candidate);
         }
-        count_truth(candidate, outcome == kCorrected ? start + fit : -1, marks_before);
+        for (int i = 0; i < repairs; ++i) correct(candidate, repaired[i].place, repaired[i].error);
+        count_truth(candidate, repaired, repairs, marks_before);
         Record record{};
         record.words[0] = task_.first_row + static_cast<uint32_t>(candidate.row);
-        record.words[1] = task_.first_col + static_cast<uint32_t>(start);
-        record.words[2] = r_0;
-        record.words[3] = static_cast<uint32_t>(marks.size() - marks_before) |
-                          static_cast<uint32_t>(std::max(fit, 0)) << 8 | outcome << 16 |
+        record.words[1] = task_.first_col + static_cast<uint32_t>(candidate.start);
+        record.words[2] = static_cast<uint32_t>(candidate.r[0]);
+        record.words[3] = static_cast<uint32_t>(marks.size() - marks_before) | places | outcome << 16 |
                           static_cast<uint32_t>(candidate.r[0] < 0) << 31;
         for (size_t i = marks_before; i < marks.size(); ++i) {
-            const int32_t position = marks[i].col - start;
+            const int32_t position = marks[i].col - candidate.start;
             record.words[4 + position / 32] |= uint32_t{1} << position % 32;
         }
         return record;
     }
 
     /// What is wrong afterwards, known here because the errors are.
-    void count_truth(const Candidate &candidate, int32_t corrected_col, size_t marks_before) {
-        uint32_t left = -static_cast<uint32_t>(candidate.r[0]);
+    void count_truth(const Candidate &candidate, const Located *repaired, int repairs, size_t marks_before) {
+        uint32_t left[2];
+        for (int i = 0; i < repairs; ++i) left[i] = -static_cast<uint32_t>(repaired[i].error);
         size_t mark = marks_before;  // Marks and errors are both in order of columns.
         for (int64_t e = candidate.first_error; e < candidate.last_error; ++e) {
             const int32_t col = task_.error_cols[e];
             while (mark < marks.size() && marks[mark].col < col) ++mark;
-            if (col == corrected_col) {
-                left += static_cast<uint32_t>(task_.error_deltas[e]);
+            int at = 0;
+            while (at < repairs && candidate.start + repaired[at].place != col) ++at;
+            if (at < repairs) {
+                left[at] += static_cast<uint32_t>(task_.error_deltas[e]);
             } else if (mark == marks.size() || marks[mark].col != col) {
                 ++missed;
             }
         }
-        if (corrected_col >= 0 && left != 0) ++wrong;
+        for (int i = 0; i < repairs; ++i) wrong += left[i] != 0;
     }
 
     const BrownoutUnits &units_;

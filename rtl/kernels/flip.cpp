@@ -24,6 +24,7 @@ struct Range {
     int64_t begin, end;
 };
 
+template <bool kRazor>
 void flip_outputs(const BrownoutFlips &flips, Range range) {
     constexpr int64_t kAhead = 16;  // They are far apart in memory, and known long before.
     const BrownoutHits &hits = flips.outputs;
@@ -32,7 +33,7 @@ void flip_outputs(const BrownoutFlips &flips, Range range) {
         if (i + kAhead < range.end) __builtin_prefetch(place(i + kAhead), 1);
         int32_t &sum = *place(i);
         const int64_t before = sum;
-        sum ^= 1 << error_bit(pick(hits.draws[i]), flips.thresholds);
+        sum = kRazor ? 0 : sum ^ 1 << error_bit(pick(hits.draws[i]), flips.thresholds);
         flips.output_deltas[i] = sum - before;
     }
 }
@@ -91,7 +92,8 @@ std::vector<int8_t> digits_of(const BrownoutFlips &flips, int32_t group) {
     return digits;
 }
 
-/// Sums of digit rows are only computed where a bit of them is inverted.
+/// Sums of digit rows are only computed where they err.
+template <bool kRazor>
 void flip_digits(const BrownoutFlips &flips, Range range) {
     const BrownoutHits &hits = flips.digit_hits;
     const int64_t k = flips.k;
@@ -107,8 +109,11 @@ void flip_digits(const BrownoutFlips &flips, Range range) {
         } else {
             for (int64_t j = 0; j < k; ++j) sum += x[j] * column[j * flips.w_row];
         }
-        const uint32_t flip = 1u << error_bit(pick(hits.draws[i]), flips.thresholds);
-        const uint32_t change = sum & flip ? -flip : flip;
+        uint32_t change = -static_cast<uint32_t>(sum);
+        if (!kRazor) {
+            const uint32_t flip = 1u << error_bit(pick(hits.draws[i]), flips.thresholds);
+            change = sum & flip ? -flip : flip;
+        }
         flips.digit_groups[i] = group;
         flips.digit_deltas[i] = change << (8 * d);
     }
@@ -116,17 +121,20 @@ void flip_digits(const BrownoutFlips &flips, Range range) {
 
 }  // namespace
 
-/// Inverts the bits of all errors found: in `y` those of the outputs, elsewhere only in what is told of them.
+/// Inverts the bits of all errors found, or with `razor` drops the sums of outputs and digit rows: in `y` those of the
+/// outputs, elsewhere only in what is told of them.
 extern "C" void brownout_flip(const BrownoutFlips *flips) {
     const BrownoutFlips &f = *flips;
     const int64_t hits = f.outputs.found + f.digit_hits.found + f.check_hits.found;
     const auto threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(f.threads, hits / kHitsPerThread)));
     const int64_t pieces = threads == 1 ? 1 : threads * kPiecesPerThread;
+    const auto outputs = f.razor ? flip_outputs<true> : flip_outputs<false>;
+    const auto digits = f.razor ? flip_digits<true> : flip_digits<false>;
     parallel_for(pieces, threads, [&](int64_t i) {
         const int64_t begin = f.m * i / pieces, end = f.m * (i + 1) / pieces;
         flip_checks(f, {f.check_hits, begin, end});
-        flip_outputs(f, {f.outputs, begin, end});
+        outputs(f, {f.outputs, begin, end});
         const int64_t first_group = f.group_count * i / pieces, end_group = f.group_count * (i + 1) / pieces;
-        flip_digits(f, {f.digit_hits, first_group * f.digits, end_group * f.digits});
+        digits(f, {f.digit_hits, first_group * f.digits, end_group * f.digits});
     });
 }

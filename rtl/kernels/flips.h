@@ -36,6 +36,7 @@ struct BrownoutFlips {
     int64_t w_row, w_col, k;
     const uint32_t *thresholds;
     int32_t segment_cols;
+    int32_t razor;  // Sums that err become zero.
     const int32_t *weights, *widths, *moduli;  // Of the checks: (checks, segment_cols), (checks), (checks).
     // Results, for each hit: by how much a sum has changed; of digit rows times 256^digit, as it enters a column check.
     int64_t *output_deltas, *check_deltas;

@@ -19,6 +19,7 @@ from brownout.hw.commands import (
     SetPointCommand,
 )
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
+from brownout.hw.matrix_layout import tiled_activations, tiled_output, tiled_weights
 from brownout.hw.registers import CHECK_COUNTERS
 
 FLAGS = (GemmFlag(0), GemmFlag.CHANNEL, GemmFlag.CHANNEL | GemmFlag.REQUANT)
@@ -29,6 +30,8 @@ CHECK_FLAGS = (
     GemmFlag.CHECK | GemmFlag.CORRECT | GemmFlag.ZERO,
     GemmFlag.CHECK | GemmFlag.SUPPRESS,
 )
+ALL_TILED = GemmFlag.A_TILED | GemmFlag.W_TILED | GemmFlag.Y_TILED
+TILED_FLAGS = (GemmFlag(0), GemmFlag(0), ALL_TILED, ALL_TILED, GemmFlag.A_TILED, GemmFlag.W_TILED, GemmFlag.Y_TILED)
 
 
 def place_command(
@@ -43,13 +46,23 @@ def place_command(
     padding: int = 0,
     log_bytes: int = 0,
 ) -> GemmCommand:
-    """A command whose operands follow each other from `base` on; `padding` bus words more than needed between rows."""
+    """A command whose operands follow each other from `base` on.
+
+    `padding`: bus words more than needed between rows that are not in tiles.
+    """
     bus = config.bus_bytes
 
     def row_bytes(count: int) -> int:
         return (-(-count // bus) + padding) * bus
 
-    lda, ldw, ldy = row_bytes(k), row_bytes(n), row_bytes(n * (1 if flags & GemmFlag.REQUANT else 4))
+    item_bytes = 1 if flags & GemmFlag.REQUANT else 4
+    lda, ldw, ldy = row_bytes(k), row_bytes(n), row_bytes(n * item_bytes)
+    if flags & GemmFlag.A_TILED:
+        lda = tiled_activations(config, m, k).row_bytes
+    if flags & GemmFlag.W_TILED:
+        ldw = tiled_weights(config, k, n).row_bytes
+    if flags & GemmFlag.Y_TILED:
+        ldy = tiled_output(config, m, n, item_bytes).row_bytes
     w_addr = base + batch * m * lda
     table = w_addr + batch * k * ldw
     log_addr = table + -(-CHANNEL_RECORD_BYTES * n // bus) * bus
@@ -80,7 +93,7 @@ def random_command(
     while batch * m * -(-n // config.cols) * -(-k // config.rows) > most_passes:
         cut = rng.randrange(4)
         m, n, k, batch = (-(-value // 2) if cut == i else value for i, value in enumerate((m, n, k, batch)))
-    flags, log_bytes = rng.choice(FLAGS), 0
+    flags, log_bytes = rng.choice(FLAGS) | rng.choice(TILED_FLAGS), 0
     padding = rng.choice([0, 0, 1, 3])
     if config.checksum is not None:
         flags |= rng.choice(CHECK_FLAGS)
@@ -149,9 +162,11 @@ def random_clock(rng: random.Random) -> Fraction:
 
 def random_checksum(rng: random.Random, block_rows: int, lanes: int) -> ChecksumConfig:
     scheme = rng.choice(["classic", "matched", "weighted", "residue"])
+    column_checks = scheme in ("classic", "matched") or rng.random() < 0.6
     return ChecksumConfig(
         scheme=scheme,
-        column_checks=scheme in ("classic", "matched") or rng.random() < 0.6,
+        column_checks=column_checks,
+        pairs=scheme == "residue" and not column_checks and rng.random() < 0.5,
         group_rows=rng.choice([rows for rows in range(1, block_rows + 1) if block_rows % rows == 0]),
         segment_cols=rng.choice([lanes, lanes + 1, 16]),
     )

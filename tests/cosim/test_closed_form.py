@@ -14,7 +14,7 @@ from brownout.hw.commands import GemmFlag
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 from brownout.hw.tiling import blocks, ideal_cycles, slabs
 
-from .command_cases import FLAGS, place_command, random_checksum
+from .command_cases import ALL_TILED, FLAGS, place_command, random_checksum
 
 COMMAND_BYTES, RECORD_BYTES = 256, 16
 
@@ -35,6 +35,7 @@ class Form:
     table: bool
     element_bytes: int
     check: bool = False
+    tiled: bool = False
 
     @property
     def fill(self) -> int:
@@ -53,7 +54,7 @@ class Form:
         begin = first_col_tile * c.cols
         cols = min(self.n, begin + col_tiles * c.cols) - begin
         chunks = sum(ceil_div(min(c.cols, cols - at), c.lanes) for at in range(0, cols, c.cols))
-        offset = begin * self.element_bytes % c.bus_bytes
+        offset = 0 if self.tiled else begin * self.element_bytes % c.bus_bytes
         return max(chunks, ceil_div(offset + cols * self.element_bytes, c.bus_bytes))
 
     @property
@@ -69,6 +70,15 @@ class Form:
         return c.checksum.digits * per_k_tile * ceil_div(self.k, c.rows)
 
     @property
+    def stride_checks(self) -> int:
+        """Cycles in which widths of tiles that are not whole beats are summed up."""
+        c = self.config
+        pieces = [len(list(slabs(c, self.k)))] if c.rows % c.bus_bytes else []
+        if c.cols % c.bus_bytes:
+            pieces.append(sum(block.first_row == block.batch == 0 for block in blocks(c, self.m, self.n)))
+        return max(pieces) + 1 if self.tiled and pieces else 0
+
+    @property
     def cycles(self) -> int:
         c = self.config
         *_, last = blocks(c, self.m, self.n)
@@ -81,6 +91,7 @@ class Form:
             + c.cols
             + last.rows * self.drain(last.first_col_tile, last.col_tiles)
             + self.digit_rows
+            + self.stride_checks
             + (40 if self.table else 41)
             + (5 if c.checksum is not None else 0)
         )
@@ -136,8 +147,9 @@ def test_compute_bound_products_follow_the_closed_form(protected: bool) -> None:
         # At least max(R, 3) rows in every block, one whole tile of K and N.
         m, n, k = rng.randint(64, 400), rng.randint(cols, 8 * cols), rng.randint(rows, 40 * rows)
         batch, flags = rng.choice([1, 1, 2]), rng.choice(FLAGS)
-        check = protected and rng.random() < 0.7
-        command = place_command(config, m, n, k, batch=batch, flags=flags | (GemmFlag.CHECK if check else 0))
+        check, tiled = protected and rng.random() < 0.7, rng.random() < 0.4
+        all_flags = flags | (GemmFlag.CHECK if check else 0) | (ALL_TILED if tiled else 0)
+        command = place_command(config, m, n, k, batch=batch, flags=all_flags)
         # At any clock at which the memory still gives a beat per cycle.
         clock = rng.choice([Fraction(1), Fraction(7, 10), Fraction(memory.bytes_per_cycle, bus)])
         model, timing = CycleModel(config), MemoryTiming.at_clock(memory, clock)
@@ -147,7 +159,7 @@ def test_compute_bound_products_follow_the_closed_form(protected: bool) -> None:
             memory, latency_cycles=timing.latency_cycles, bytes_per_cycle=timing.bandwidth >> 16
         )
         config = dataclasses.replace(config, memory=memory)
-        form = Form(config, m, n, k, batch, bool(flags), 1 if flags & 2 else 4, check)
+        form = Form(config, m, n, k, batch, bool(flags), 1 if flags & 2 else 4, check, tiled)
         first_data = memory.latency_cycles + form.fill + (4 if flags else 5)
         stalls = [counts[f"stall_{cause}_cycles"] for cause in ("load", "weight", "drain")]
         if stalls == [first_data, 3, 0] and form.drains_evenly() and form.drains_in_time():

@@ -95,7 +95,7 @@ GEMM_CASES: list[tuple[ErrorCause, dict[str, Any]]] = [
     (ErrorCause.FLAGS, {"flags": int(GemmFlag.SUPPRESS)}),
     (ErrorCause.FLAGS, {"flags": int(GemmFlag.ZERO)}),
     (ErrorCause.FLAGS, {"flags": int(CHECK | GemmFlag.SUPPRESS | GemmFlag.ZERO)}),
-    (ErrorCause.FLAGS, {"flags": 64}),
+    (ErrorCause.FLAGS, {"flags": 2 * max(GemmFlag)}),
     (ErrorCause.THETA, {"flags": int(CHECK), "theta": 64}),
     (ErrorCause.THETA, {"theta": 1}),
     (ErrorCause.LOG, {"flags": int(CHECK), "log_addr": 0, "log_bytes": 16}),

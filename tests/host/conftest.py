@@ -12,9 +12,9 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "rtl: builds and runs a simulator")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Small products are slower on more threads, and tests share the machine."""
+    """Small products are slower on more threads, and tests share the machine. For fixtures of modules too."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

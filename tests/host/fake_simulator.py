@@ -58,6 +58,8 @@ class FakeSimulator:
         self._counts = dict.fromkeys([counter.name for counter in COUNTERS], 0)
         if self.config.checksum is not None:
             self._counts |= dict.fromkeys(CHECK_COUNTERS, 0)
+        if self.config.razor:
+            self._counts["dropped"] = 0
         self.errors = ErrorState()
         self.memory_settings: dict[str, int] = {}
 
@@ -196,6 +198,5 @@ class FakeSimulator:
         self.memory[at : at + len(result.log)] = result.log
         assert len(result.log) % self.config.log_record_bytes == 0
         self._log_left = at + len(result.log), room - len(result.log)
-        for name in CHECK_COUNTERS:
-            if name in self._counts:
-                self._counts[name] += result.counters[name]
+        for name in result.counters.keys() & self._counts.keys():
+            self._counts[name] += result.counters[name]

@@ -13,6 +13,8 @@ import torch
 from brownout.host import Accelerator, MismatchError, MixedOptions, Protection, Requantisation
 from brownout.host.backends.mixed import MixedBackend
 from brownout.host.backends.rtl import RtlBackend
+from brownout.host.errors import FileRefusedError
+from brownout.host.files import write_tensors
 from brownout.host.mixed.case import load_case
 from brownout.host.mixed.checker import COUNTED_TOGETHER, Checker, ObservedTwin
 from brownout.host.twin.protect import Deltas
@@ -39,6 +41,8 @@ CONFIGS = {
     "carry": configuration("carry"),
     "carry-rows": configuration("carry", "residue"),
     "carry-columns": configuration("carry", "residue", group=4, voltage_domains=2),
+    "flip-razor": configuration("flip", "residue", group=4, razor=True),
+    "carry-razor": configuration("carry", razor=True),
 }
 
 
@@ -111,7 +115,7 @@ class Setup:
 @pytest.fixture(autouse=True)
 def counters_of_the_stand_in(monkeypatch):
     """It knows no times: what it does not count is not compared."""
-    counted = {*CHECK_COUNTERS, "macs"}
+    counted = {*CHECK_COUNTERS, "dropped", "macs"}
     counters = Checker._counters
 
     def known(checker):
@@ -352,7 +356,7 @@ def test_other_errors_of_the_whole_product_are_found(make, generator, monkeypatc
         setup.mixed.coverage  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["flip-columns", "carry-columns"])
+@pytest.mark.parametrize("name", ["flip-columns", "carry-columns", "flip-razor", "carry-razor"])
 def test_a_pass_that_is_no_part_of_its_product_is_found(make, generator, monkeypatch, name):
     # Both devices get other weights for the pass alone.
     monkeypatch.setattr("brownout.host.mixed.case.Case.product", other_pass())
@@ -421,14 +425,28 @@ def test_options_without_a_use_are_refused(config):
             twin.coverage  # noqa: B018
 
 
-def test_other_files_are_no_reproducers(tmp_path):
-    from safetensors.numpy import save_file
+def test_a_state_is_the_twins_and_the_rtl_starts_anew(make, generator):
+    setup = make(CONFIGS["flip-rows"], Protection(on_mark="suppress"), passes_per_product=2)
+    setup.err()
+    setup.gemm(generator)
+    assert setup.mixed.settings == setup.twin.settings
+    state = setup.twin.state()
+    setup.twin.restart()
+    setup.err(0.3)
+    setup.both(lambda accelerator: accelerator.load_state(state))
+    assert len(setup.simulators) == 2
+    setup.gemm(generator)
+    assert setup.mixed.stats == setup.twin.stats
+    assert setup.mixed.stats["macs"] == 2 * 2 * 19 * 11 * 12
+    coverage = setup.mixed.coverage
+    assert (coverage.products, coverage.replayed, coverage.mismatches) == (2, 4, 0)
 
+
+def test_other_files_are_no_reproducers(tmp_path):
     (tmp_path / "text").write_text("nothing")
-    save_file({"a": np.zeros(2)}, tmp_path / "plain")
-    save_file({"a": np.zeros(2)}, tmp_path / "future", {"brownout_replay": '{"format": 99}'})
-    for name, reason in (("text", "is not a repr"), ("plain", "its metadata has no"), ("future", "has format 99, ")):
-        with pytest.raises(ValueError, match=reason):
+    write_tensors(tmp_path / "other", "calibration", {}, {})
+    for name, reason in (("text", "is damaged, or no safetensors file"), ("other", "holds 'calibration', not 'reprod")):
+        with pytest.raises(FileRefusedError, match=reason):
             load_case(tmp_path / name)
 
 
@@ -443,3 +461,13 @@ def test_products_of_several_threads_are_counted_once(make, generator):
     assert all(torch.equal(result, expected) for result in results)
     coverage = setup.mixed.coverage
     assert (coverage.products, coverage.replayed, len(setup.cases)) == (13, 26, 26)
+
+
+def test_products_may_be_made_in_inference_mode_and_outside_of_it(make, generator):
+    setup = make(CONFIGS["flip-columns"], Protection(on_mark="suppress"))
+    setup.err()
+    with torch.inference_mode():
+        setup.gemm(generator)
+        assert setup.mixed.coverage.replayed > 0
+    setup.gemm(generator)
+    assert setup.mixed.coverage.mismatches == 0

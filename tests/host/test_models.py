@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from brownout.host import WeightsNotFoundError, load_classifier, load_denoiser
 from brownout.host.models.classifier import Classifier
 from brownout.host.models.data import load_dataset
 from brownout.host.models.evaluate import evaluate, model_card
+from brownout.host.models.spec import DIGITS, MNIST_PATCH2, build_denoiser
+from brownout.host.models.train import adopt_blocks, initialise_adaln_zero, train_classifier
 from brownout.host.quality import class_agreement
 
 
@@ -26,7 +29,7 @@ def test_a_missing_file_says_how_to_train(tmp_path, name):
 
 
 def test_an_unknown_model_is_refused():
-    with pytest.raises(ValueError, match=r"^unknown model 'cats'; choose one of digits, emoji, mnist$"):
+    with pytest.raises(ValueError, match=r"^unknown model 'cats'; choose one of digits, emoji, mnist, mnist-patch2$"):
         load_classifier("cats")
 
 
@@ -66,3 +69,30 @@ def test_the_model_card_tells_how_it_was_trained_and_how_good_it_is():
     assert card["denoiser"]["recipe"]["iterations"] > 0
     assert card["class_agreement"]["images"] == 20
     assert 0.9 <= card["class_agreement"]["int8"] <= 1
+
+
+def test_models_of_one_data_set_share_their_judge():
+    a, b = load_classifier("mnist"), load_classifier("mnist-patch2")
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    with pytest.raises(ValueError, match=r"^the judge of mnist-patch2 is the classifier of mnist; train that one$"):
+        train_classifier(MNIST_PATCH2, epochs=1, batch_size=1, peak_lr=1e-3)
+
+
+def test_a_model_with_small_patches_starts_from_the_blocks_of_its_teacher():
+    """A picture that is the same in each large patch is embedded with half its weight, and predicted as its mean."""
+    teacher = build_denoiser(replace(DIGITS, patch_size=4))
+    torch.manual_seed(0)
+    initialise_adaln_zero(teacher)
+    torch.nn.init.normal_(teacher.proj_out_2.weight)
+    pupil = build_denoiser(DIGITS)
+    adopt_blocks(pupil, teacher)
+    blocks = teacher.transformer_blocks.state_dict()
+    assert all(torch.equal(value, blocks[name]) for name, value in pupil.transformer_blocks.state_dict().items())
+    flat = torch.full((1, 1, 8, 8), 0.7)
+    large, small = (each.pos_embed.proj(flat) - each.pos_embed.proj.bias.view(1, -1, 1, 1) for each in (teacher, pupil))
+    torch.testing.assert_close(small[:, :, 0, 0], large[:, :, 0, 0] / 2)
+    hidden = torch.randn(5, 64)
+    pixels = teacher.proj_out_2(hidden).view(5, 2, 2, 2, 2).mean((2, 4)).flatten(1)
+    torch.testing.assert_close(pupil.proj_out_2(hidden), pixels)
+    with pytest.raises(ValueError, match=r"^patches of 4 pixels cannot be divided into patches of 8$"):
+        adopt_blocks(build_denoiser(replace(DIGITS, patch_size=8)), teacher)

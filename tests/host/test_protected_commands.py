@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,20 +19,26 @@ from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
 pytestmark = [pytest.mark.rtl, pytest.mark.xdist_group("protected")]
 
+ALL_TILED = GemmFlag.A_TILED | GemmFlag.W_TILED | GemmFlag.Y_TILED
 LOG_ROOM = 1 << 14
 GUARD = 0xEE
-COUNTERS = ("checks", "detected", "corrected", "suppressed", "log_records", "log_dropped")
+TILED = [0, 0, ALL_TILED, ALL_TILED, GemmFlag.A_TILED, GemmFlag.W_TILED, GemmFlag.Y_TILED]
 
 
-def config(rows: int, cols: int, model: str, checksum: ChecksumConfig | None, **fields: int) -> AcceleratorConfig:
+def config(rows: int, cols: int, model: str, checksum: ChecksumConfig | None, **fields: Any) -> AcceleratorConfig:
     settings = {"block_rows": 16, **fields}
     memory = MemoryConfig(size_bytes=1 << 22)
     return AcceleratorConfig(rows=rows, cols=cols, timing_model=model, checksum=checksum, memory=memory, **settings)
 
 
-def checks(scheme: str, width: int, group: int = 0, locators: int = -1) -> ChecksumConfig:
+def checks(scheme: str, width: int, group: int = 0, locators: int = -1, *, pairs: bool = False) -> ChecksumConfig:
     return ChecksumConfig(
-        scheme=scheme, locators=locators, segment_cols=width, column_checks=group > 0, group_rows=group or 32
+        scheme=scheme,
+        locators=locators,
+        segment_cols=width,
+        column_checks=group > 0,
+        group_rows=group or 32,
+        pairs=pairs,
     )
 
 
@@ -42,6 +49,7 @@ CONFIGS = {
     "classic-flip": config(4, 4, "flip", checks("classic", 2, 4), drain_lanes=1, bus_bytes=4),
     "residue-carry": config(4, 6, "carry", checks("residue", 4, 8, locators=2), voltage_domains=2, bus_bytes=64),
     "weighted-carry": config(4, 6, "carry", checks("weighted", 6, 8)),
+    "pairs-flip": config(2, 14, "flip", checks("residue", 8, pairs=True), drain_lanes=8, voltage_domains=2),
 }
 LONG_CONFIGS = {
     "none-flip": config(3, 9, "flip", None),
@@ -51,6 +59,11 @@ LONG_CONFIGS = {
     "three-digits-flip": config(3, 4, "flip", checks("matched", 4, 512), block_rows=512),
     "one-flip": config(1, 1, "flip", checks("residue", 1, 1), drain_lanes=1),
     "matched-carry": config(5, 7, "carry", checks("matched", 4, 4)),
+    "razor-flip": config(3, 9, "flip", checks("residue", 4, 8), razor=True, voltage_domains=2),
+    "razor-carry": config(5, 7, "carry", None, razor=True),
+    "pairs-two-locators-flip": config(3, 9, "flip", checks("residue", 4, locators=2, pairs=True), drain_lanes=3),
+    "pairs-wide-flip": config(2, 20, "flip", checks("residue", 16, pairs=True), bus_bytes=64),
+    "pairs-carry": config(5, 7, "carry", checks("residue", 4, pairs=True)),
     "classic-carry": config(2, 3, "carry", checks("classic", 3, 16), drain_lanes=2),
 }
 
@@ -83,6 +96,7 @@ class Totals:
 
     injected: int = 0
     corrected: int = 0
+    pairs: int = 0
     suppressed: int = 0
 
 
@@ -151,7 +165,13 @@ class Bench:
         a, w = random_int8(rng, *batch, m, k), random_int8(rng, *batch, k, n)
         channels = random_channels(rng, n) if rng.integers(2) else None
         requantise = channels is not None and bool(rng.integers(2))
-        case = GemmCase(config, a, w, channels=channels, requantise=requantise, row_padding=int(rng.integers(2)))
+        case = GemmCase(
+            *(config, a, w),
+            channels=channels,
+            requantise=requantise,
+            row_padding=int(rng.integers(2)),
+            tiled=int(rng.choice(TILED)),
+        )
         case.write(memory)
         before = rng.integers(-128, 128, case.result(memory).shape).astype(np.int8 if requantise else np.int32)
         case.fill_output(memory, before)
@@ -180,16 +200,20 @@ class Bench:
         counted = self.simulator.counters()
         self.simulator.run([*commands, command.encode()])
         after = self.simulator.counters()
-        description = f"m={m} n={n} k={k} batch={batch} {options} {errors}"
+        description = f"m={m} n={n} k={k} batch={batch} {command.flags=} {options} {errors}"
         assert np.array_equal(case.result(memory), expected.output), description
+        case.check_around(memory)
         end = log_addr + len(expected.log)
         assert bytes(memory[log_addr:end]) == expected.log, description
         assert (memory[end : log_addr + LOG_ROOM] == GUARD).all(), description
-        if config.checksum is not None:
-            got = {name: after[name] - counted[name] for name in COUNTERS}
-            assert got == {name: expected.counters[name] for name in COUNTERS}, description
+        got = {name: after[name] - counted[name] for name in expected.counters.keys() & after.keys()}
+        assert got == {name: expected.counters[name] for name in got}, description
+        assert len(got) == 6 * (config.checksum is not None) + config.razor
         self.totals.injected += expected.counters["injected"]
         self.totals.corrected += expected.counters["corrected"]
+        if options.log_bytes:
+            words = np.frombuffer(expected.log, "<u4").reshape(-1, config.log_record_bytes // 4)
+            self.totals.pairs += int((words[:, 3] >> 26 & 1).sum())
         self.totals.suppressed += expected.counters["suppressed"]
 
 
@@ -212,6 +236,7 @@ def test_random_commands(name: str) -> None:
     assert totals.injected > 1000
     assert totals.suppressed > 100
     assert totals.corrected > 0 or name.startswith("classic")
+    assert (totals.pairs > 0) == name.startswith("pairs")
 
 
 @pytest.mark.soak

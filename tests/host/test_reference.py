@@ -79,10 +79,16 @@ def test_late_bits_are_carries_from_too_far(length):
 
 def test_carry_pass_without_late_bits_is_a_product():
     a, w = operands(6, 4, 5)
-    out, wrong = carry_pass(
-        a.astype(np.int64), w.astype(np.int64), np.full((4, 5), 31), np.full(5, 32), np.zeros(5, bool)
+    out, wrong, dropped = carry_pass(
+        a.astype(np.int64),
+        w.astype(np.int64),
+        np.full((4, 5), 31),
+        np.full(5, 32),
+        np.zeros(5, bool),
+        np.zeros(5, bool),
     )
-    assert wrong == 0
+    assert not wrong.any()
+    assert not dropped.any()
     assert np.array_equal(out, a.astype(np.int64) @ w.astype(np.int64))
 
 
@@ -91,13 +97,20 @@ def test_a_late_carry_leaves_the_bits_of_the_row_before():
     a = np.array([[85, 15], [1, 1]], np.int64)
     w = np.array([[15], [0]], np.int64)
     # First row: 1275 settles. Second: 15 + 0, no carries at all.
-    out, wrong = carry_pass(a, w, np.full((2, 1), 2), np.array([32]), np.array([False]))
-    assert (out[:, 0].tolist(), wrong) == ([1275, 15], 0)
+    elements = np.full((2, 1), 2), np.array([32]), np.array([False])
+    out, wrong, _ = carry_pass(a, w, *elements, np.array([False]))
+    assert (out[:, 0].tolist(), wrong.tolist()) == ([1275, 15], [0])
     a = np.array([[100, 100], [127, 1]], np.int64)
     w = np.array([[1], [1]], np.int64)
-    out, wrong = carry_pass(a, w, np.full((2, 1), 2), np.array([32]), np.array([False]))
+    out, wrong, _ = carry_pass(a, w, *elements, np.array([False]))
     # 127 + 1: generated at bit 0; bits 1 and 2 in time, bits 3..7 from 200 = 0b11001000 instead of 0b10000000.
-    assert (out[:, 0].tolist(), wrong) == ([200, 0b11001000], 1)
+    assert (out[:, 0].tolist(), wrong.tolist()) == ([200, 0b11001000], [1])
+    # With Razor flip-flops the sum is finished, and if there is an element below, its product, here 7, is dropped.
+    out, wrong, dropped = carry_pass(a, w, *elements, np.array([True]))
+    assert (out[:, 0].tolist(), wrong.tolist(), dropped.tolist()) == ([200, 128], [1], [0])
+    a, w = np.hstack([a, [[5], [7]]]), np.ones((3, 1), np.int64)
+    out, wrong, dropped = carry_pass(a, w, np.full((3, 1), 2), *elements[1:], np.array([True]))
+    assert (out[:, 0].tolist(), wrong.tolist(), dropped.tolist()) == ([205, 128], [1], [1])
 
 
 def test_digits_are_balanced_and_add_up():

@@ -10,6 +10,7 @@ from brownout.host import Accelerator, Protection
 from brownout.host.protection import Outcome, parse_log
 from brownout.host.reload import Places, marked_places
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
+from brownout.hw.matrix_layout import row_major, tiled_output
 
 from .test_protected_commands import CONFIGS as DEVICES
 
@@ -31,9 +32,26 @@ def operands(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_runs_join_neighbours() -> None:
     places = Places(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 3, 0, 9, 0]))
     # Rows of ten bytes: the last byte of a row and the first one of the next are neighbours.
-    assert places.runs(10, 1).tolist() == [[0, 2], [3, 1], [10, 1], [19, 2]]
-    assert places.runs(48, 4).tolist() == [[0, 8], [12, 4], [48, 4], [84, 4], [96, 4]]
-    assert Places(np.array([0]), np.array([0])).runs(16, 4).tolist() == [[0, 4]]
+    assert places.runs(row_major(3, 10, 10)).tolist() == [[0, 2], [3, 1], [10, 1], [19, 2]]
+    assert places.runs(row_major(3, 10, 48, 4)).tolist() == [[0, 8], [12, 4], [48, 4], [84, 4], [96, 4]]
+    # The third row is the first one of a second product.
+    assert places.runs(row_major(2, 10, 10)).tolist() == [[0, 2], [3, 1], [10, 1], [19, 2]]
+    assert Places(np.array([0]), np.array([0])).runs(row_major(1, 1, 16, 4)).tolist() == [[0, 4]]
+
+
+def test_runs_in_tiles_are_where_the_tiles_are() -> None:
+    """Every element of two products, one run each, against the tiles walked one by one."""
+    config = AcceleratorConfig(rows=3, cols=5, bus_bytes=4, block_rows=4, block_col_tiles=2)
+    m, n = 11, 37
+    layout = tiled_output(config, m, n, 1)
+    place = np.zeros((2, m, n), np.int64)
+    for tile in layout.tiles():
+        for product, row, col in np.ndindex(2, tile.rows, tile.cols):
+            offset = product * m * layout.row_bytes + tile.offset + row * tile.row_bytes + col
+            place[product, tile.first_row + row, tile.first_col + col] = offset
+    for row, col in np.ndindex(2 * m, n):
+        runs = Places(np.array([row]), np.array([col])).runs(layout)
+        assert runs.tolist() == [[place.reshape(2 * m, n)[row, col], 1]]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=["rows", "located", "classic"])
@@ -108,14 +126,16 @@ def test_a_copy_reads_and_writes_every_byte_once(dtype: torch.dtype) -> None:
         assert stats["time_s"] > 0
 
 
-@pytest.mark.parametrize("name", ["weighted-flip", "classic-flip"])
-def test_rtl_and_twin_agree(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "layout"), [("weighted-flip", "row-major"), ("weighted-flip", "tiled"), ("classic-flip", "tiled")]
+)
+def test_rtl_and_twin_agree(name: str, layout: str) -> None:
     """Without column checks, and with them on a bus narrower than an entry of the list."""
     config = DEVICES[name]
     results = []
     for backend in ("twin", "rtl"):
         protection = Protection(on_mark="reload", correct=False, log_records=5000)
-        with Accelerator(config, backend=backend, protection=protection) as accelerator:
+        with Accelerator(config, backend=backend, protection=protection, layout=layout) as accelerator:
             slot, checkpoint = accelerator.new_slot(37, 23), accelerator.new_slot(37, 23)
             found = []
             for step in range(3):

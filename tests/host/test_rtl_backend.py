@@ -103,6 +103,23 @@ def test_restart_brings_resident_weights_back(setup, generator):
     assert np.array_equal(accelerator.gemm(a, weights[1]).numpy(), expected)
 
 
+def test_a_restart_that_failed_can_be_tried_again(setup, generator, monkeypatch):
+    w = random_int8(generator, 9, 6)
+    weights = setup.accelerator.upload(w)
+    with monkeypatch.context() as patch:
+
+        def die():
+            raise FakeDiedError
+
+        patch.setattr(setup.simulator, "restart", die)
+        for _ in range(2):
+            with pytest.raises(FakeDiedError):
+                setup.accelerator.restart()
+    setup.accelerator.restart()
+    a = random_int8(generator, 3, 9)
+    assert np.array_equal(setup.accelerator.gemm(a, weights).numpy(), golden_gemm(a.numpy(), w.numpy()))
+
+
 def test_stats_count_from_the_last_reset(setup):
     a, w = torch.ones(2, 3, dtype=torch.int8), torch.ones(3, 4, dtype=torch.int8)
     setup.accelerator.gemm(a, w)

@@ -47,11 +47,14 @@ TIMINGS = (
 )
 
 
+LAYOUTS = ("row-major", "tiled", "tiled")
+
+
 class Pair:
     """Both backends, given the same calls."""
 
-    def __init__(self, config):
-        self.both = [Accelerator(config, backend=name) for name in ("rtl", "twin")]
+    def __init__(self, config, layout="row-major"):
+        self.both = [Accelerator(config, backend=name, layout=layout) for name in ("rtl", "twin")]
         self.weights = {}  # by name: on either backend
 
     def upload(self, name, w):
@@ -75,8 +78,8 @@ class Pair:
 def open_pair():
     pairs = []
 
-    def make(config):
-        pairs.append(Pair(config))
+    def make(config, **options):
+        pairs.append(Pair(config, **options))
         return pairs[-1]
 
     yield make
@@ -125,12 +128,12 @@ def random_call(rng, generator, pair):
         pair.gemm(random_int8(generator, *batch, m, k), w, **options)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_any_sequence_of_calls_counts_the_same(open_pair, config, seed):
+@pytest.mark.parametrize(("seed", "layout"), [(0, "row-major"), (1, "row-major"), (2, "tiled")])
+def test_any_sequence_of_calls_counts_the_same(open_pair, config, seed, layout):
     print(f"seed {seed}")
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     fields = config.to_dict() | {"memory": MEMORY}
-    pair = open_pair(AcceleratorConfig.from_dict(fields))
+    pair = open_pair(AcceleratorConfig.from_dict(fields), layout=layout)
     for _ in range(60):
         random_call(rng, generator, pair)
         pair.assert_same_stats()
@@ -200,7 +203,7 @@ def test_any_sequence_of_protected_calls_counts_the_same(open_pair, name, seed):
     print(f"seed {seed}")
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     memory = dataclasses.replace(MEMORY, **TIMINGS[seed])
-    pair = open_pair(dataclasses.replace(PROTECTED[name], memory=memory))
+    pair = open_pair(dataclasses.replace(PROTECTED[name], memory=memory), layout=LAYOUTS[seed])
     seen = set()
     for _ in range(150):
         protected_call(rng, generator, pair)

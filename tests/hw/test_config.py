@@ -16,6 +16,11 @@ from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
         ({"rows": True}, "AcceleratorConfig.rows must be an integer in 1..128, not True"),
         ({"bus_bytes": 2}, "AcceleratorConfig.bus_bytes must be an integer in 4..128, not 2"),
         ({"bus_bytes": 24}, "AcceleratorConfig.bus_bytes must be a power of two, not 24"),
+        ({"razor": 1}, "AcceleratorConfig.razor must be a bool, not 1"),
+        (
+            {"razor": True},
+            "AcceleratorConfig.razor=True needs a timing_model whose errors it can see, 'flip' or 'carry', not 'none'",
+        ),
         ({"memory": 4096}, "AcceleratorConfig.memory must be a MemoryConfig, not 4096"),
         (
             {"address_bits": 32, "memory": MemoryConfig(size_bytes=1 << 33)},
@@ -59,9 +64,10 @@ def test_every_field_but_the_memory_changes_the_rtl_hash():
         "checksum": ChecksumConfig(), "timing_model": "carry", "voltage_domains": 2, "operating_points": 3,
     }  # fmt: skip
     names = {field.name for field in dataclasses.fields(AcceleratorConfig)} - {"memory"}
-    assert names == set(changed)
-    hashes = {base.rtl_hash} | {dataclasses.replace(base, **{k: v}).rtl_hash for k, v in changed.items()}
-    assert len(hashes) == len(changed) + 1
+    assert names == set(changed) | {"razor"}
+    configs = [base, *(dataclasses.replace(base, **{k: v}) for k, v in changed.items())]
+    configs.append(dataclasses.replace(base, timing_model="carry", razor=True))
+    assert len({config.rtl_hash for config in configs}) == len(configs)
 
 
 def test_memory_timing_does_not_change_the_rtl_hash():

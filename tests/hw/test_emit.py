@@ -27,6 +27,13 @@ def test_the_command_line_writes_verilog_and_a_c_header_that_compiles(tmp_path):
     subprocess.run([compiler, "-fsyntax-only", "-Wall", "-Werror", str(source)], check=True)
 
 
+def test_each_segment_has_a_locator_of_pairs_if_pairs_are_asked_for(tmp_path):
+    verilog = tmp_path / "accelerator.v"
+    size = ["--rows", "1", "--cols", "5", "--checksum", "residue", "--checksum-segment-cols", "4"]
+    assert main([*size, "--no-checksum-column-checks", "--checksum-pairs", "-o", str(verilog)]) == 0
+    assert re.findall(r"pairs_\d(?= \($)", verilog.read_text(), re.MULTILINE) == ["pairs_0", "pairs_1"]
+
+
 def test_a_bad_option_is_an_error_with_its_value(capsys):
     assert main(["--rows", "0"]) == 2
     assert capsys.readouterr().err == "error: AcceleratorConfig.rows must be an integer in 1..128, not 0\n"

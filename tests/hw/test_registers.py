@@ -2,7 +2,9 @@ from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 from brownout.hw.registers import ADDRESS_BITS, COUNTER_BASE, REGISTERS, counter_offset, counters
 
 ALL_COUNTERS = counters(
-    AcceleratorConfig(timing_model="carry", checksum=ChecksumConfig(), voltage_domains=8, operating_points=8)
+    AcceleratorConfig(
+        timing_model="carry", razor=True, checksum=ChecksumConfig(), voltage_domains=8, operating_points=8
+    )
 )
 
 

@@ -220,8 +220,8 @@ def test_damaged_and_foreign_files_are_refused(saved, tmp_path):
     path.write_bytes(content.replace(b"percentile", b"Percentile"))
     with pytest.raises(ValueError, match=r" is damaged: its content does not have the checksum"):
         Calibration.load(path)
-    path.write_bytes(content.replace(b'\\"version\\": 1', b'\\"version\\": 7'))
-    with pytest.raises(ValueError, match=r" has version 7 of its format; this program reads version 1$"):
+    path.write_bytes(content.replace(b'\\"version\\": 2', b'\\"version\\": 7'))
+    with pytest.raises(ValueError, match=r" has version 7 of its format; this program reads version 2$"):
         Calibration.load(path)
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match=r" is a safetensors file, but Brownout did not write it$"):

@@ -137,3 +137,50 @@ def test_empty_and_integer_inputs_are_refused(twin, generator):
         net(torch.empty(0, 6, 7, 8))
     with pytest.raises(TypeError, match=r"^layer '0' must get a floating-point input, not torch\.int32$"):
         net(torch.zeros(1, 6, 7, 8, dtype=torch.int32))
+
+
+@pytest.mark.parametrize(
+    ("options", "reach"),
+    [
+        ({"kernel_size": 3, "padding": 1}, (1, 1)),
+        ({"kernel_size": 3, "padding": 1, "stride": 2}, (1, 0)),
+        ({"kernel_size": 3, "padding": (2, 0), "dilation": (2, 1)}, (2, 2)),
+        ({"kernel_size": 5, "padding": 2, "groups": 3}, (2, 2)),
+        ({"kernel_size": 2, "padding": "same"}, (0, 1)),
+        ({"kernel_size": 1, "stride": 2}, (0, 0)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_rows_with_what_they_read_of_others_give_the_bits_of_the_whole(options, reach, twin, generator):
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Conv2d(6, 12, **options)).requires_grad_(False)
+    values = torch.randn(2, 6, 12, 5, generator=generator)
+    offload(net, twin, calibration=run(values))
+    conv = net[0]
+    assert isinstance(conv, OffloadedConv2d)
+    assert conv.divides_rows
+    assert conv.reach == reach
+    whole = net(values)
+    step = float(conv.input_scale[0])
+    pixels = torch.round(values / step).clamp(-128, 127).to(torch.int8).permute(0, 2, 3, 1)
+    padded = nn.functional.pad(pixels, (0, 0, 0, 0, *reach))
+    outputs = []
+    for start, stop in ((0, 2), (2, 6), (6, 12)):
+
+        def halo(image, got, start=start, stop=stop):
+            assert got == step
+            assert torch.equal(image, pixels[:, start:stop])
+            return padded[:, start : start + reach[0]], padded[:, stop + reach[0] : stop + sum(reach)]
+
+        conv.halo = halo
+        outputs.append(net(values[:, :, start:stop]))
+    assert torch.equal(torch.cat(outputs, 2), whole)
+
+
+@pytest.mark.parametrize(
+    "options", [{"kernel_size": 3}, {"kernel_size": 3, "stride": 2}, {"kernel_size": 1, "padding": 1}]
+)
+def test_convolutions_that_change_the_number_of_rows_otherwise_are_told(options, twin):
+    net = nn.Sequential(nn.Conv2d(2, 4, **options)).requires_grad_(False)
+    offload(net, twin, calibration=run(torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(1))))
+    assert not net[0].divides_rows

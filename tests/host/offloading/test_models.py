@@ -10,6 +10,8 @@ from torch import nn
 from brownout.host import Accelerator, calibrate, load_offloaded, offload, report, restore, save_offloaded
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 
+from .. import tiny_denoisers
+
 SEED = 11
 
 
@@ -21,17 +23,7 @@ def dit():
 
 
 def pixart():
-    model = diffusers.PixArtTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=4,
-        out_channels=8,
-        num_layers=1,
-        sample_size=8,
-        patch_size=2,
-        cross_attention_dim=16,
-        caption_channels=12,
-    )
+    model = tiny_denoisers.pixart()
     arguments = {
         "hidden_states": torch.randn(2, 4, 8, 8),
         "encoder_hidden_states": torch.randn(2, 7, 12),
@@ -42,34 +34,12 @@ def pixart():
 
 
 def unet_sd15():
-    model = diffusers.UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(4, 8),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=12,
-        attention_head_dim=2,
-        norm_num_groups=2,
-    )
+    model = tiny_denoisers.unet_sd15()
     return model, {"sample": torch.randn(2, 4, 8, 8), "encoder_hidden_states": torch.randn(2, 7, 12)}
 
 
 def unet_sdxl():
-    model = diffusers.UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(4, 8),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=12,
-        attention_head_dim=(1, 2),
-        norm_num_groups=2,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=4,
-        projection_class_embeddings_input_dim=32,
-    )
+    model = tiny_denoisers.unet_sdxl()
     added = {"text_embeds": torch.randn(2, 8), "time_ids": torch.rand(2, 6)}
     arguments = {
         "sample": torch.randn(2, 4, 8, 8),
@@ -80,21 +50,7 @@ def unet_sdxl():
 
 
 def sd3():
-    model = diffusers.SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=2,
-        in_channels=4,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=12,
-        caption_projection_dim=16,
-        pooled_projection_dim=10,
-        out_channels=4,
-        pos_embed_max_size=8,
-        dual_attention_layers=(0,),
-        qk_norm="rms_norm",
-    )
+    model = tiny_denoisers.sd3(dual_attention_layers=(0,), qk_norm="rms_norm")
     arguments = {
         "hidden_states": torch.randn(2, 4, 8, 8),
         "encoder_hidden_states": torch.randn(2, 7, 12),

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from brownout.host import Accelerator, Protection, calibrate, offload, offloaded_model, report, restore
-from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
+
+from ..small import CONFIG
 
 
 class Tiny(nn.Module):
@@ -23,21 +24,6 @@ class Tiny(nn.Module):
     def forward(self, image):
         tokens = self.linear(self.conv(image).flatten(2).mT).unflatten(-1, (2, 4)).transpose(1, 2)
         return F.scaled_dot_product_attention(tokens, tokens, tokens)
-
-
-# As in test_stats, so that both share a simulator.
-CONFIG = AcceleratorConfig(
-    rows=4,
-    cols=4,
-    block_rows=8,
-    block_col_tiles=2,
-    slab_bytes=8,
-    voltage_domains=2,
-    operating_points=3,
-    timing_model="flip",
-    checksum=ChecksumConfig(scheme="residue", group_rows=4, segment_cols=4),
-    memory=MemoryConfig(size_bytes=1 << 21, row_bytes=512, banks=8, latency_cycles=20),
-)
 
 
 @pytest.fixture
@@ -170,3 +156,17 @@ def test_rtl_gives_the_same_bits_errors_and_cycles(on_mark, image):
     assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
     assert counts[0] == counts[1] > 0
     assert cycles[0] == cycles[1]
+
+
+@pytest.mark.parametrize("backend", ["twin", "rtl"])
+def test_inference_mode_may_come_and_go(image, backend):
+    with Accelerator(CONFIG, backend=backend, protection=Protection(on_mark="suppress")) as accelerator:
+        with torch.inference_mode():
+            net = make(accelerator, image)
+            first = net(image)
+        accelerator.set_error_rate(0.05, seed=1)
+        with torch.no_grad():
+            net(image)
+        accelerator.set_error_rate(0, seed=1)
+        with torch.inference_mode():
+            assert torch.equal(net(image), first)

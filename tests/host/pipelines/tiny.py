@@ -12,6 +12,8 @@ from typing import Any
 import diffusers
 import torch
 
+from .. import tiny_denoisers
+
 SIZE = 16
 """Height and width of images in pixels."""
 
@@ -67,17 +69,7 @@ def dit() -> Tiny:
 
 
 def pixart() -> Tiny:
-    transformer = diffusers.PixArtTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=4,
-        out_channels=8,
-        num_layers=1,
-        sample_size=8,
-        patch_size=2,
-        cross_attention_dim=16,
-        caption_channels=12,
-    )
+    transformer = tiny_denoisers.pixart()
     pipeline = diffusers.PixArtAlphaPipeline(
         tokenizer=None,
         text_encoder=None,
@@ -91,16 +83,7 @@ def pixart() -> Tiny:
 
 
 def sd() -> Tiny:
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(4, 8),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=12,
-        attention_head_dim=2,
-        norm_num_groups=2,
-    )
+    unet = tiny_denoisers.unet_sd15()
     pipeline = diffusers.StableDiffusionPipeline(
         vae=vae(),
         text_encoder=None,
@@ -115,20 +98,7 @@ def sd() -> Tiny:
 
 
 def sdxl() -> Tiny:
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(4, 8),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=12,
-        attention_head_dim=(1, 2),
-        norm_num_groups=2,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=4,
-        projection_class_embeddings_input_dim=32,
-    )
+    unet = tiny_denoisers.unet_sdxl()
     pipeline = diffusers.StableDiffusionXLPipeline(
         vae=vae(),
         text_encoder=None,
@@ -144,19 +114,7 @@ def sdxl() -> Tiny:
 
 
 def sd3() -> Tiny:
-    transformer = diffusers.SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=2,
-        in_channels=4,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=12,
-        caption_projection_dim=16,
-        pooled_projection_dim=10,
-        out_channels=4,
-        pos_embed_max_size=8,
-    )
+    transformer = tiny_denoisers.sd3()
     pipeline = diffusers.StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),

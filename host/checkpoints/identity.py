@@ -1,0 +1,33 @@
+"""What must be the same for a run to go on with the same bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..files import digest_of
+from ..offloading import OffloadedModel
+
+
+def identity(module: nn.Module, model: OffloadedModel | None) -> dict[str, Any]:
+    """Facts as JSON, by name; those that are short to say come first.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The denoiser: all of its parameters and buffers count, so also int8 weights and scales.
+    model : OffloadedModel or None
+        Where it is offloaded; its accelerator's settings count.
+    """
+    facts: dict[str, Any] = {"denoiser": type(module).__qualname__, "torch": torch.__version__}
+    if model is not None:
+        facts |= {
+            **model.accelerator.settings,
+            "timestep_bounds": model.groups.bounds.tolist(),
+            "products": [[product.name, product.kind] for product in model.products],
+            "stateful": sorted(model.stateful),
+            **model.execution.describe(),
+        }
+    return {**facts, "weights": digest_of(module.state_dict(), None)}

@@ -1,0 +1,97 @@
+"""The runs that the demo compares: nominal, undervolted without protection, undervolted with rollback."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from brownout.hw.config import AcceleratorConfig
+
+from ..drift.schedule import Phases, Schedule, constant
+from ..drift.setting import GUARD_BAND_V, NOMINAL, Setting
+from ..drift.strategies import Rollback, Strategy, Unprotected
+from ..timing import TimingLaw
+from . import DEFAULT_VOLTAGE_V
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One of the runs.
+
+    Attributes
+    ----------
+    name : str
+        In names of metrics.
+    title : str
+        On the page.
+    setting : Setting
+        Where most of the run is.
+    schedule : callable
+        What each product runs at.
+    strategy : Strategy
+        What is done about errors.
+    """
+
+    name: str
+    title: str
+    setting: Setting
+    schedule: Schedule
+    strategy: Strategy
+
+
+def undervolted(voltage_v: float) -> Setting:
+    """Array at a voltage at which it errs, its checksum units half way to the guard band.
+
+    Raises
+    ------
+    ValueError
+        Nothing errs at that voltage, or it is beyond what the timing law covers.
+    """
+    low = Setting(voltage_v=voltage_v, check_voltage_v=(voltage_v + GUARD_BAND_V) / 2)
+    if not TimingLaw().error_rate(low.voltage_v, low.frequency_hz):
+        raise ValueError(f"nothing errs at {voltage_v!r} V; choose a voltage below {GUARD_BAND_V} V")
+    return low
+
+
+def scenarios(voltage_v: float = DEFAULT_VOLTAGE_V) -> tuple[Scenario, Scenario, Scenario]:
+    """The three runs, in the order of the page.
+
+    Both undervolted runs have one schedule: every product, attention and embeddings included, is at the low point from
+    the second evaluation on. The first is nominal, because there is nothing to go back to.
+
+    Raises
+    ------
+    ValueError
+        As `undervolted`.
+    """
+    low = undervolted(voltage_v)
+    schedule = Phases(low=low, first=1)
+    return (
+        Scenario(
+            name="nominal",
+            title="Nominal voltage",
+            setting=NOMINAL,
+            schedule=constant(NOMINAL),
+            strategy=Unprotected(),
+        ),
+        Scenario(
+            name="unprotected",
+            title="Undervolted, unprotected",
+            setting=low,
+            schedule=schedule,
+            strategy=Unprotected(),
+        ),
+        Scenario(
+            name="rollback",
+            title="Undervolted, with rollback",
+            setting=low,
+            schedule=schedule,
+            # Attention is not repeated where checks cannot correct it: that would cost more in memory traffic than
+            # undervolting saves, and does not show in the pictures.
+            strategy=Rollback(attempts=0),
+        ),
+    )
+
+
+def hardware(config: AcceleratorConfig) -> AcceleratorConfig:
+    """The one accelerator on which all of them run: `config` with timing errors and what rollback needs."""
+    return Rollback().hardware(replace(config, timing_model="flip"))

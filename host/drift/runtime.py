@@ -1,0 +1,296 @@
+"""Runs the products of an offloaded model by a schedule of operating points and a strategy against errors."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..accelerator import Accelerator
+from ..offloading import OffloadedModel, OffloadedProduct, offloaded_model
+from ..offloading.execution import Execution, ProductCall
+from ..offloading.timesteps import timestep_reader
+from ..protection import Protection
+from ..state import State, join, split
+from ..timing import TRANSITION_S, TimingLaw
+from .cell import Cell, block_of, kind_of_product
+from .schedule import Listener, Schedule, describe_schedule
+from .setting import NOMINAL, Setting
+
+if TYPE_CHECKING:
+    from .strategies.base import Strategy
+
+UNCHECKED = Protection(check=False)
+
+_COUNTS = ("evaluation", "moves", "clean", "recomputed_rows")
+
+RETRY_SHIFT = 14
+"""Bits of an error key's evaluation below the number of the attempt."""
+
+
+class DriftExecution(Execution):
+    """Moves operating points before each product, and lets a strategy run it.
+
+    Parameters
+    ----------
+    model : OffloadedModel
+        Whose products they are.
+    strategy : Strategy
+        What is done about errors.
+    schedule : Schedule
+        What each product runs at.
+    safe : Setting
+        For products that must not err: recomputed ones, and those that have nothing to go back to.
+    seed : int
+        uint32 of the draws of timing errors (`timing_model="flip"`).
+    transition_s : float
+        Time of a move between operating points.
+
+    Attributes
+    ----------
+    evaluation : int
+        Of the denoiser; -1 before the first.
+    timestep : float
+        Its timestep, NaN if unknown.
+    moves : int
+        Changes of the setting.
+    clean : int
+        Products that ran at the safe setting although the schedule had another, for want of a history.
+    recomputed_rows : int
+        Rows of products that were computed again.
+    assumed_law : TimingLaw or None
+        What settings are judged by where they must be safe; None for the accelerator's present law, which no program
+        could know after the chip has warmed up. Schedules that allow for that set it.
+    """
+
+    def __init__(
+        self,
+        model: OffloadedModel,
+        strategy: Strategy,
+        schedule: Schedule,
+        *,
+        safe: Setting = NOMINAL,
+        seed: int = 0,
+        transition_s: float = TRANSITION_S,
+    ) -> None:
+        self.model, self.strategy, self.schedule = model, strategy, schedule
+        self.safe, self.seed, self.transition_s = safe, seed, transition_s
+        self._present: Setting | None = None
+        self.assumed_law: TimingLaw | None = None
+        self._judged_by: TimingLaw | None = None
+        self._safety: dict[Setting, bool] = {}
+        strategy.check_hardware(self.accelerator.config)
+        if not self.is_safe(safe):
+            raise ValueError(f"safe must be a setting without timing errors, not {safe}")
+        # A schedule that is more than a function wants to know what happens.
+        self.listener = schedule if isinstance(schedule, Listener) else None
+        self.begin_run(model)
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """Where products run."""
+        return self.model.accelerator
+
+    def begin_run(self, model: OffloadedModel) -> None:
+        self.evaluation, self.timestep = -1, math.nan
+        self.moves = self.clean = self.recomputed_rows = 0
+        self._present = None
+        self._sites: Counter[tuple[int, int]] = Counter()
+        self.strategy.begin_run(self)
+        if self.listener is not None:
+            self.listener.begin_run(self)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            **super().describe(),
+            "strategy": self.strategy.describe(),
+            "schedule": describe_schedule(self.schedule),
+            "safe": asdict(self.safe),
+            "seed": self.seed,
+            "transition_s": self.transition_s,
+        }
+
+    def state(self) -> State:
+        present = None if self._present is None else asdict(self._present)
+        counts = {name: getattr(self, name) for name in _COUNTS}
+        timestep = None if math.isnan(self.timestep) else self.timestep
+        own = State({"present": present, "timestep": timestep, **counts})
+        schedule = State() if self.listener is None else State({"schedule": dict(self.listener.state())})
+        return join({"run": own, "strategy": self.strategy.state(), "schedule": schedule})
+
+    def load_state(self, state: State) -> None:
+        parts = split(state)
+        values = parts["run"].values
+        present, timestep = values["present"], values["timestep"]
+        if present is not None and present["bit_weights"] is not None:
+            present = {**present, "bit_weights": tuple(present["bit_weights"])}
+        self._present = None if present is None else Setting(**present)
+        self.timestep = math.nan if timestep is None else timestep
+        for name in _COUNTS:
+            setattr(self, name, values[name])
+        self.strategy.load_state(parts["strategy"], self)
+        if self.listener is not None:
+            self.listener.load_state(parts["schedule"].values["schedule"])
+
+    def begin_evaluation(self, timestep: float) -> None:
+        """The next evaluation of the denoiser begins."""
+        self.evaluation += 1
+        self._sites.clear()
+        self.model.evaluation, self.timestep = self.evaluation, timestep
+        if self.listener is not None:
+            self.listener.begin_evaluation(self)
+        self.strategy.begin_evaluation(self)
+
+    def is_safe(self, setting: Setting) -> bool:
+        """Whether nothing errs at a setting, by `assumed_law` or else by the accelerator's present law."""
+        law = self.accelerator.timing_law if self.assumed_law is None else self.assumed_law
+        if law is not self._judged_by:
+            self._safety.clear()
+            self._judged_by = law
+        known = self._safety.get(setting)
+        if known is None:
+            known = self._safety[setting] = setting.is_safe(self.accelerator, law)
+        return known
+
+    def enter(self, setting: Setting) -> None:
+        """Move the accelerator to a setting, unless it is there."""
+        if setting == self._present:
+            return
+        setting.apply(self.accelerator, seed=self.seed, transition_s=self.transition_s)
+        self._present = setting
+        self.moves += 1
+
+    def cell(self, product: OffloadedProduct) -> Cell:
+        """Where a product is in the run."""
+        name = product.name
+        return Cell(self.evaluation, self.timestep, name, block_of(name), kind_of_product(name, product.kind))
+
+    def layer(self, call: ProductCall) -> torch.Tensor:
+        setting = self.strategy.setting(self.schedule(self.cell(call.product)))
+        # A layer may be called several times in an evaluation, with other inputs each time.
+        place = (call.product.number, self.model.part)
+        call = replace(call, site=self._sites[place])
+        self._sites[place] += 1
+        return self.strategy.layer(self, call, setting)
+
+    def pair(self, call: ProductCall, out: torch.Tensor) -> None:
+        setting = self.strategy.setting(self.schedule(self.cell(call.product)))
+        if self.is_safe(setting):
+            self.run(call, out, setting)
+        else:
+            self.strategy.pair(self, call, setting, out)
+
+    def run(
+        self,
+        call: ProductCall,
+        out: torch.Tensor,
+        setting: Setting,
+        protection: Protection = UNCHECKED,
+        *,
+        checkpoint: torch.Tensor | None = None,
+        attempt: int = 0,
+    ) -> torch.Tensor:
+        """Run a product at a setting into `out`; further attempts (1 to 3) have errors of their own."""
+        self.enter(setting)
+        watched = self.listener is not None and protection.check
+        before = self.accelerator.check_counts if watched else {}
+        result = self.accelerator.gemm(
+            call.a,
+            call.w,
+            out=out,
+            checkpoint=checkpoint,
+            protection=protection,
+            error_key=call.key ^ attempt << RETRY_SHIFT,
+            first_row=call.first_row,
+            tally=call.product.tally,
+        )
+        if watched:
+            assert self.listener is not None
+            after = self.accelerator.check_counts
+            found = {name: after[name] - before[name] for name in after}
+            self.listener.product_checked(self, call, setting, protection, found)
+        return result
+
+    def scratch(self, name: str, call: ProductCall) -> torch.Tensor:
+        """int32 memory of the shape of a product's sums."""
+        return self.model.scratch(name, call.shape, torch.int32, call.a.device)
+
+    def history(self, call: ProductCall) -> tuple[torch.Tensor, bool]:
+        """Slot of a product with the sums of the evaluation before, and whether there are any."""
+        return self.model.history.slot(
+            call.history_key, call.shape, call.a.device, step=call.step, evaluation=self.evaluation
+        )
+
+    def recompute_rows(self, call: ProductCall, out: torch.Tensor, rows: torch.Tensor) -> None:
+        """Compute some rows again at the safe setting: all of them if they are many, or of a batch.
+
+        Parameters
+        ----------
+        rows : torch.Tensor
+            int64, ascending: rows of the product (``product * M + row`` in a batch).
+        """
+        if not len(rows):
+            return
+        if call.a.ndim == 3 or 2 * len(rows) > len(call.a):
+            self.recomputed_rows += call.a.shape[:-1].numel()
+            self.run(call, out, self.safe)
+            return
+        self.recomputed_rows += len(rows)
+        part = replace(call, a=call.a[rows])
+        again = self.model.scratch("rows again", part.shape, torch.int32, call.a.device)
+        out[rows] = self.run(part, again, self.safe)
+
+
+@contextlib.contextmanager
+def protect(
+    module: nn.Module,
+    strategy: Strategy,
+    schedule: Schedule,
+    *,
+    safe: Setting = NOMINAL,
+    seed: int = 0,
+    transition_s: float = TRANSITION_S,
+) -> Iterator[DriftExecution]:
+    """Run an offloaded denoiser by a schedule, with a strategy against the errors that it causes.
+
+    A run begins: histories are forgotten. Within the ``with``, pipelines and `sample` are used as always; call
+    `OffloadedModel.begin_run` before another image that is not drawn by a pipeline. Afterwards the accelerator is at
+    its nominal point, and products run as before.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The denoiser, offloaded.
+    strategy, schedule, safe, seed, transition_s
+        As in `DriftExecution`.
+
+    Raises
+    ------
+    ValueError
+        `module` is not offloaded, its accelerator lacks what the strategy needs, or `safe` is not.
+    """
+    model = offloaded_model(module)
+    execution = DriftExecution(model, strategy, schedule, safe=safe, seed=seed, transition_s=transition_s)
+    read_timestep = timestep_reader(module)
+
+    def before(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        timestep = read_timestep(arguments, named)
+        execution.begin_evaluation(math.nan if timestep is None else float(timestep))
+
+    previous, model.execution = model.execution, execution
+    model.begin_run()
+    handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield execution
+    finally:
+        handle.remove()
+        model.execution = previous
+        execution.enter(NOMINAL)
+        if execution.listener is not None:
+            execution.listener.end_run(execution)

@@ -1,0 +1,22 @@
+"""Strategies against timing errors, behind one interface: `Strategy`."""
+
+from __future__ import annotations
+
+from .base import Strategy
+from .checksums import PublishedDrift, RecomputeAbft, ZeroingAbft
+from .ours import RESIDUE, PredictedRollback, Rollback
+from .unprotected import Dmr, Drop, GuardBand, Unprotected
+
+__all__ = [
+    "RESIDUE",
+    "Dmr",
+    "Drop",
+    "GuardBand",
+    "PredictedRollback",
+    "PublishedDrift",
+    "RecomputeAbft",
+    "Rollback",
+    "Strategy",
+    "Unprotected",
+    "ZeroingAbft",
+]

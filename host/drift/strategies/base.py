@@ -1,0 +1,92 @@
+"""What every strategy against timing errors provides."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import asdict, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig
+
+from ...offloading.execution import ProductCall
+from ...state import State
+from ..setting import Setting
+
+if TYPE_CHECKING:
+    from ..runtime import DriftExecution
+
+
+def _as_json(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+class Strategy(abc.ABC):
+    """What is done about timing errors in products.
+
+    Attributes
+    ----------
+    name : str
+        How reports call it.
+    checksum : ChecksumConfig or None
+        Checksum units that it needs.
+    razor : bool
+        Whether it needs elements that detect their own errors.
+    """
+
+    name: ClassVar[str]
+    checksum: ChecksumConfig | None = None
+    razor: bool = False
+
+    def hardware(self, config: AcceleratorConfig) -> AcceleratorConfig:
+        """`config` with what the strategy needs, and without what it does not."""
+        return replace(config, checksum=self.checksum)
+
+    def check_hardware(self, config: AcceleratorConfig) -> None:
+        """Refuse an accelerator that lacks what is needed.
+
+        Raises
+        ------
+        ValueError
+            With the remedy.
+        """
+        if config.timing_model == "none":
+            raise ValueError(
+                f"strategy {self.name!r} needs an AcceleratorConfig with timing_model='flip' or 'carry', not 'none'"
+            )
+        if self.checksum is not None and config.checksum != self.checksum:
+            raise ValueError(
+                f"strategy {self.name!r} needs checksum={self.checksum}, but the accelerator has {config.checksum}; "
+                "make it with strategy.hardware(config)"
+            )
+
+    def begin_run(self, run: DriftExecution) -> None:  # noqa: B027 - most have nothing to forget
+        """Another image begins: forget everything about the last."""
+
+    def begin_evaluation(self, run: DriftExecution) -> None:  # noqa: B027
+        """The next evaluation of the denoiser begins."""
+
+    def describe(self) -> dict[str, Any]:
+        """Name and parameters, as JSON."""
+        parameters = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return {"name": self.name, **{name: _as_json(value) for name, value in parameters.items()}}
+
+    def state(self) -> State:
+        """What the next evaluation depends on, beside histories."""
+        return State()
+
+    def load_state(self, state: State, run: DriftExecution) -> None:  # noqa: B027
+        """Take up a state of an equal strategy."""
+
+    def setting(self, scheduled: Setting) -> Setting:
+        """What a product runs at, from what the schedule says."""
+        return scheduled
+
+    @abc.abstractmethod
+    def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
+        """Run a Linear or Conv2d layer's product; the int32 sums may lie in memory that is used again."""
+
+    @abc.abstractmethod
+    def pair(self, run: DriftExecution, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+        """Run a block of a product of attention at a setting at which it may err."""

@@ -1,0 +1,178 @@
+"""Published strategies that detect errors with checksums: zeroing, recomputing, and DRIFT's rollback."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple
+
+import torch
+
+from brownout.hw.config import ChecksumConfig
+
+from ...offloading.execution import ProductCall
+from ...offloading.history import HistoryKey
+from ...protection import Protection
+from ...state import State
+from ..runtime import UNCHECKED, DriftExecution
+from ..setting import Setting
+from .base import Strategy
+
+PUBLISHED_TILE = 32
+
+
+def classic(tile: int) -> ChecksumConfig:
+    """Plain row and column sums of square tiles."""
+    return ChecksumConfig(scheme="classic", segment_cols=tile, group_rows=tile)
+
+
+LOG_RECORDS = 1 << 20
+"""Room for everything that the hardware logs."""
+
+
+class ZeroingAbft(Strategy):
+    """Flagged rows x flagged columns become zero (ApproxABFT).
+
+    Parameters
+    ----------
+    theta : int
+        Syndromes below 2^theta are let pass.
+    tile : int
+        Rows and columns of a tile.
+    """
+
+    name = "zeroing"
+
+    def __init__(self, theta: int = 10, *, tile: int = PUBLISHED_TILE) -> None:
+        self.theta, self.checksum = theta, classic(tile)
+
+    def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
+        out = run.scratch("sums", call)
+        self.pair(run, call, setting, out)
+        return out
+
+    def pair(self, run: DriftExecution, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+        zero = Protection(correct=False, on_mark="zero", theta=self.theta, log_records=0)
+        run.run(call, out, setting, UNCHECKED if run.is_safe(setting) else zero)
+
+
+class RecomputeAbft(Strategy):
+    """Rows whose syndrome matters statistically are computed again at the safe point (ReaLM, StatABFT).
+
+    What matters is measured: a product's threshold is the power of two next below `deviations` standard deviations of
+    its sums in the last evaluation, which a single error of that size could pass for. The first evaluation is clean.
+
+    Parameters
+    ----------
+    deviations : float
+        Errors of fewer standard deviations are let pass.
+    tile : int
+        Rows and columns of a tile.
+    """
+
+    name = "recompute"
+
+    def __init__(self, deviations: float = 1.0, *, tile: int = PUBLISHED_TILE) -> None:
+        if not deviations > 0:
+            raise ValueError(f"deviations must be positive, not {deviations!r}")
+        self.deviations, self.checksum = deviations, classic(tile)
+        self._theta: dict[HistoryKey, int] = {}
+
+    def begin_run(self, run: DriftExecution) -> None:
+        self._theta.clear()
+
+    def state(self) -> State:
+        return State({"theta": [[*astuple(key), theta] for key, theta in self._theta.items()]})
+
+    def load_state(self, state: State, run: DriftExecution) -> None:
+        self._theta = {HistoryKey(*key): theta for *key, theta in state.values["theta"]}
+
+    def _learn(self, key: HistoryKey, out: torch.Tensor) -> None:
+        spread = self.deviations * float(out.double().std()) if out.numel() > 1 else 1.0
+        self._theta[key] = max(0, math.floor(math.log2(max(spread, 1.0))))
+
+    def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
+        out = run.scratch("sums", call)
+        key = call.history_key
+        if run.is_safe(setting) or key not in self._theta:
+            if not run.is_safe(setting):
+                run.clean += 1
+                setting = run.safe
+            run.run(call, out, setting)
+        else:
+            self._checked(run, call, setting, out, self._theta[key])
+        self._learn(key, out)
+        return out
+
+    def pair(self, run: DriftExecution, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+        # Scores and exponentials of different images have nothing in common: everything that is seen matters.
+        self._checked(run, call, setting, out, 0)
+
+    @staticmethod
+    def _checked(run: DriftExecution, call: ProductCall, setting: Setting, out: torch.Tensor, theta: int) -> None:
+        accelerator = run.accelerator
+        before = accelerator.check_counts["log_dropped"]
+        run.run(call, out, setting, Protection(correct=False, theta=theta, log_records=LOG_RECORDS))
+        rows = torch.tensor(sorted({record.row - call.first_row for record in accelerator.last_log}), dtype=torch.int64)
+        if accelerator.check_counts["log_dropped"] > before:
+            # The log does not say where the others are.
+            rows = torch.arange(out.shape[:-1].numel())
+        run.recompute_rows(call, out, rows)
+
+
+class PublishedDrift(Strategy):
+    """DRIFT as published (arXiv 2604.09073): flagged rows x flagged columns go back to a checkpoint of some steps ago.
+
+    Attention has no checkpoints: its marked elements stay as they are. (The paper's attention does not err.)
+
+    Parameters
+    ----------
+    theta : int
+        Syndromes below 2^theta are let pass.
+    interval : int
+        Evaluations from one checkpoint to the next.
+    tile : int
+        Rows and columns of a tile.
+    """
+
+    name = "drift"
+
+    def __init__(self, theta: int = 10, interval: int = 10, *, tile: int = PUBLISHED_TILE) -> None:
+        if interval < 1:
+            raise ValueError(f"interval must be at least 1, not {interval!r}")
+        self.theta, self.interval, self.checksum = theta, interval, classic(tile)
+        self._checkpoints: dict[HistoryKey, torch.Tensor] = {}
+
+    def begin_run(self, run: DriftExecution) -> None:
+        self._checkpoints.clear()
+
+    def state(self) -> State:
+        keys = [[*astuple(key), str(values.device)] for key, values in self._checkpoints.items()]
+        tensors = {str(place): values for place, values in enumerate(self._checkpoints.values())}
+        return State({"checkpoints": keys}, tensors)
+
+    def load_state(self, state: State, run: DriftExecution) -> None:
+        self._checkpoints = {
+            HistoryKey(*key): run.accelerator.load_slot(state.tensors[str(place)], unwritten=False, device=device)
+            for place, (*key, device) in enumerate(state.values["checkpoints"])
+        }
+
+    def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
+        key = call.history_key
+        out, valid = run.history(call)
+        checkpoint = self._checkpoints.get(key) if valid else None
+        if checkpoint is None or run.is_safe(setting):
+            if not run.is_safe(setting):
+                run.clean += 1
+                setting = run.safe
+            run.run(call, out, setting)
+        else:
+            reload = Protection(correct=False, on_mark="reload", theta=self.theta, log_records=LOG_RECORDS)
+            run.run(call, out, setting, reload, checkpoint=checkpoint)
+        if checkpoint is None or run.evaluation % self.interval == 0:
+            if checkpoint is None:
+                checkpoint = self._checkpoints[key] = run.accelerator.new_slot(*call.shape, device=out.device)
+            run.accelerator.copy(out, checkpoint)
+        return out
+
+    def pair(self, run: DriftExecution, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+        run.run(call, out, setting, Protection(correct=False, theta=self.theta, log_records=0))

@@ -1,0 +1,149 @@
+"""Correct what can be located, keep the last evaluation's value of the rest, repeat attention where it was marked."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from brownout.hw.config import ChecksumConfig
+
+from ...caching import ProductPredictor
+from ...offloading.execution import ProductCall
+from ...offloading.history import HistoryKey
+from ...protection import Protection
+from ...reload import Places
+from ...state import State
+from ..runtime import DriftExecution
+from ..setting import Setting
+from .base import Strategy
+
+RESIDUE = ChecksumConfig(scheme="residue", segment_cols=16, column_checks=False, pairs=True)
+
+ATTEMPTS_LIMIT = 3
+
+LOG_RECORDS = 1 << 20
+"""Room for everything that the hardware logs."""
+
+NOWHERE = Places(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+class Rollback(Strategy):
+    """Residue checks correct errors on the fly; what they cannot locate is not written and keeps its last value.
+
+    Neither costs memory traffic. A product without a last value runs at the safe point. Products of attention, whose
+    history would be larger than the model, are repeated at the same point where something was marked: what was marked
+    before and is not marked now is overwritten, so that after n repetitions only what was marked every time is left.
+
+    Parameters
+    ----------
+    checksum : ChecksumConfig
+        The checksum units.
+    theta : int
+        Syndromes below 2^theta are let pass.
+    attempts : int
+        Most repetitions of a product of attention, 0 to 3.
+    """
+
+    name = "ours"
+
+    def __init__(self, checksum: ChecksumConfig = RESIDUE, *, theta: int = 0, attempts: int = 2) -> None:
+        if not 0 <= attempts <= ATTEMPTS_LIMIT:
+            raise ValueError(f"attempts must be in 0..{ATTEMPTS_LIMIT}, not {attempts!r}")
+        self.checksum, self.theta, self.attempts = checksum, theta, attempts
+
+    def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
+        out, valid = run.history(call)
+        if run.is_safe(setting):
+            return run.run(call, out, setting)
+        if not valid:
+            run.clean += 1
+            return run.run(call, out, run.safe)
+        return run.run(call, out, setting, Protection(on_mark="suppress", theta=self.theta, log_records=0))
+
+    def pair(self, run: DriftExecution, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+        counts = run.accelerator.check_counts["suppressed"]
+        run.run(call, out, setting, Protection(on_mark="keep", theta=self.theta, log_records=0))
+        for attempt in range(1, self.attempts + 1):
+            marked = run.accelerator.check_counts["suppressed"]
+            if marked == counts:
+                break
+            counts = marked
+            run.recomputed_rows += call.a.shape[:-1].numel()
+            again = Protection(on_mark="suppress", theta=self.theta, log_records=0)
+            run.run(call, out, setting, again, attempt=attempt)
+
+
+@dataclass
+class _Held:
+    """The predictor of a product, and the input scale of what it holds."""
+
+    predictor: ProductPredictor
+    step: float
+
+
+class PredictedRollback(Rollback):
+    """As `Rollback`, but what cannot be corrected gets an extrapolation of the last two evaluations.
+
+    The host writes it at the marked elements that the log names, which costs traffic. Of those that the log has no room
+    for (64 records of each block) the value is two evaluations old, so this is for low error rates.
+
+    Parameters
+    ----------
+    checksum, theta, attempts
+        As of `Rollback`.
+    damping : float
+        Share of the last change that is expected to come again, 0 to 1.
+    """
+
+    name = "predicted"
+
+    def __init__(
+        self, checksum: ChecksumConfig = RESIDUE, *, theta: int = 0, attempts: int = 2, damping: float = 0.5
+    ) -> None:
+        super().__init__(checksum, theta=theta, attempts=attempts)
+        self.damping = damping
+        self._held: dict[HistoryKey, _Held] = {}
+
+    def begin_run(self, run: DriftExecution) -> None:
+        self._held.clear()
+
+    def state(self) -> State:
+        values: list[list[Any]] = []
+        tensors: dict[str, torch.Tensor] = {}
+        for place, (key, held) in enumerate(self._held.items()):
+            state = held.predictor.state()
+            values.append([*astuple(key), held.step, state["nodes"]])
+            tensors |= {f"{place}.{name}": slot for name, slot in state.items() if name != "nodes"}
+        return State({"held": values}, tensors)
+
+    def load_state(self, state: State, run: DriftExecution) -> None:
+        self._held.clear()
+        for place, (*key, step, nodes) in enumerate(state.values["held"]):
+            predictor = ProductPredictor(run.accelerator, damping=self.damping)
+            slots = {f"slot{index}": state.tensors.get(f"{place}.slot{index}") for index in range(2)}
+            predictor.load_state({"nodes": nodes, **{name: slot for name, slot in slots.items() if slot is not None}})
+            self._held[HistoryKey(*key)] = _Held(predictor, step)
+
+    def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
+        held = self._held.get(call.history_key)
+        if held is None or held.step != call.step:
+            predictor = ProductPredictor(run.accelerator, damping=self.damping)
+            held = self._held[call.history_key] = _Held(predictor, call.step)
+        predictor = held.predictor
+        out = predictor.slot(call.shape, call.a.device)
+        if run.is_safe(setting) or not predictor.evaluations:
+            if not run.is_safe(setting):
+                run.clean += 1
+                setting = run.safe
+            run.run(call, out, setting)
+            predictor.settle(NOWHERE, evaluation=run.evaluation)
+            return out
+        suppress = Protection(on_mark="suppress", theta=self.theta, log_records=LOG_RECORDS)
+        run.run(call, out, setting, suppress)
+        places = run.accelerator.last_marked(call.first_row)
+        writes = predictor.settle(places, evaluation=run.evaluation)
+        run.accelerator.add_host_traffic(writes.bytes)
+        return out

@@ -1,0 +1,114 @@
+"""How the products of an offloaded model are run: the place where strategies against timing errors come in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..operands import ResidentWeights
+from ..state import State
+from .history import HistoryKey
+
+if TYPE_CHECKING:
+    from .products import OffloadedModel, OffloadedProduct
+
+
+@dataclass(frozen=True)
+class ProductCall:
+    """One evaluation of a layer's product, or one block of a product of attention.
+
+    Attributes
+    ----------
+    product : OffloadedProduct
+        Which.
+    a : torch.Tensor
+        int8 (M, K) or (B, M, K).
+    w : ResidentWeights or torch.Tensor
+        Resident weights of a layer, or int8 (B, K, N) of attention.
+    key : int
+        Error key of the evaluation.
+    step : float
+        Value of one step of `a`, on which the meaning of the sums depends; 1 for attention.
+    first_row : int
+        Place of the first row in the whole product, for draws of errors.
+    site : int
+        Which call of the layer in its evaluation it is, for those who count.
+    """
+
+    product: OffloadedProduct
+    a: torch.Tensor
+    w: ResidentWeights | torch.Tensor
+    key: int
+    step: float = 1.0
+    first_row: int = 0
+    site: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the sums."""
+        return (*self.a.shape[:-1], self.w.shape[-1])
+
+    @property
+    def history_key(self) -> HistoryKey:
+        """Whose history the sums become."""
+        return HistoryKey(self.product.number, self.product.model.part, self.site)
+
+
+class Execution:
+    """Runs products as the accelerator's protection says.
+
+    Subclasses do more: move operating points, run a product again, go back to other values. There is one for each
+    offloaded model (`OffloadedModel.execution`).
+    """
+
+    def begin_run(self, model: OffloadedModel) -> None:
+        """Another image begins: forget everything about the last."""
+
+    def describe(self) -> dict[str, Any]:
+        """What makes this execution different from others, as JSON: a run goes on with an equal one only."""
+        return {"execution": type(self).__name__}
+
+    def state(self) -> State:
+        """What the next evaluation depends on."""
+        return State()
+
+    def load_state(self, state: State) -> None:
+        """Take up a state of an equal execution."""
+
+    def layer(self, call: ProductCall) -> torch.Tensor:
+        """Run the product of a Linear or Conv2d layer.
+
+        Returns
+        -------
+        torch.Tensor
+            int32 sums, in memory that the next call may reuse.
+        """
+        model = call.product.model
+        protection = model.accelerator.protection
+        if protection is not None and protection.check and protection.on_mark == "suppress":
+            key, device = call.history_key, call.a.device
+            out, _ = model.history.slot(key, call.shape, device, step=call.step, evaluation=model.evaluation)
+        else:
+            out = model.scratch("sums", call.shape, torch.int32, call.a.device)
+        return model.accelerator.gemm(call.a, call.w, out=out, error_key=call.key, tally=call.product.tally)
+
+    def pair(self, call: ProductCall, out: torch.Tensor) -> None:
+        """Run a block of a product of attention into int32 `out`.
+
+        Marked elements are kept as they are: their history would take more memory than the model.
+        """
+        accelerator = call.product.model.accelerator
+        protection = accelerator.protection
+        if protection is not None and protection.on_mark == "suppress":
+            protection = replace(protection, on_mark="keep")
+        accelerator.gemm(
+            call.a,
+            call.w,
+            out=out,
+            protection=protection,
+            error_key=call.key,
+            first_row=call.first_row,
+            tally=call.product.tally,
+        )

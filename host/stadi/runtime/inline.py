@@ -1,0 +1,106 @@
+"""Workers as threads of this process: what is simplest to debug."""
+
+from __future__ import annotations
+
+import copy
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from .executor import Answer, Command, Done, Executor, Failed, Lost, serve
+from .post import Letter, Post
+from .worker import Recipe, Worker
+
+END_S = 30.0
+"""Seconds that all workers may take to end: as long as an evaluation of a small model."""
+
+NEVER = 1 << 62
+"""Epoch that no interval reaches."""
+
+Commands = queue.Queue[tuple[int, Command] | None]
+
+
+def _sharing_copy(model: nn.Module) -> nn.Module:
+    """A model with modules of its own, which a worker replaces, and the weights of another."""
+    tensors = (*model.parameters(), *model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+class InlineExecutor(Executor):
+    """Workers as threads; letters are handed over directly.
+
+    A thread cannot be ended from outside: one that hangs is left behind when it is given up.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._posts: dict[str, Post] = {}
+        self._commands: dict[str, Commands] = {}
+        self._threads: dict[str, threading.Thread] = {}
+
+    def start(self, recipes: Sequence[Recipe]) -> None:
+        for recipe in recipes:
+            name = recipe.device.name
+            self._posts[name] = Post(name, self._carry, recipe.patience_s)
+            self._commands[name] = queue.Queue()
+        for recipe in recipes:
+            name = recipe.device.name
+            own = replace(recipe, denoiser=_sharing_copy(recipe.denoiser))
+            arguments = (own, self._posts[name], self._commands[name])
+            self._threads[name] = threading.Thread(
+                target=self._work, args=arguments, name=f"worker {name}", daemon=True
+            )
+            self._threads[name].start()
+
+    def _carry(self, receiver: str, letter: Letter) -> None:
+        post = self._posts.get(receiver)
+        if post is not None:
+            post.deliver(letter)
+
+    def _work(self, recipe: Recipe, post: Post, commands: Commands) -> None:
+        name = recipe.device.name
+        try:
+            worker = Worker(recipe, post)
+        except Exception as error:
+            self.answers.put((name, 0, Failed(f"{type(error).__name__}: {error}")))
+            return
+        self.answers.put((name, 0, Done(None)))
+        try:
+            while (told := commands.get()) is not None:
+                number, command = told
+
+                def reply(answer: Answer, number: int = number) -> None:
+                    self.answers.put((name, number, answer))
+
+                serve(worker, command, reply)
+        finally:
+            worker.close()
+
+    def tell(self, device: str, number: int, command: Command) -> None:
+        if device not in self._posts:
+            self.answers.put((device, None, Lost("its worker was ended")))
+        else:
+            self._commands[device].put((number, command))
+
+    def interrupt(self, device: str, epoch: int) -> None:
+        post = self._posts.get(device)
+        if post is not None:
+            post.interrupt(epoch)
+
+    def kill(self, device: str) -> None:
+        # Nobody hears of it any more, and it ends after its evaluation.
+        post = self._posts.pop(device, None)
+        if post is not None:
+            post.interrupt(NEVER)
+            self._commands[device].put(None)
+
+    def close(self) -> None:
+        for device in list(self._posts):
+            self.kill(device)
+        deadline = time.monotonic() + END_S
+        for thread in self._threads.values():
+            thread.join(max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,162 @@
+"""Keys and values of self-attention: those of all rows are needed, so each device sends those of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import PlanError
+from ...offloading.attention import SUBMODULE, AttentionCall, Gather, OffloadedAttention
+from ..plan import Share
+from .exchange import Exchange
+from .kept import KeptOfDevices, Ranges
+from .residuals import Residuals, whole
+
+
+def rescaled(values: torch.Tensor, old: float, new: float) -> torch.Tensor:
+    """int8 values whose step is `old`, in steps of `new`."""
+    if old == new:
+        return values
+    return (values.float() * (old / new)).round().clamp(-128, 127).to(torch.int8)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Keys and values of some rows in a self-attention.
+
+    Attributes
+    ----------
+    step : int
+        Evaluation from which they are; -1 for what was held when the plan began.
+    rows : (int, int)
+        Whose they are.
+    key, value : torch.Tensor
+        int8 (B, H, S, E) and (B, H, S, V), S tokens in `rows`.
+    steps : (float, float)
+        Value of one step of each.
+    """
+
+    step: int
+    rows: tuple[int, int]
+    key: torch.Tensor
+    value: torch.Tensor
+    steps: tuple[float, float]
+
+    def cut(self, rows: tuple[int, int]) -> Piece:
+        """Part of it."""
+        tokens = self.key.shape[2] // (self.rows[1] - self.rows[0])
+        place = slice((rows[0] - self.rows[0]) * tokens, (rows[1] - self.rows[0]) * tokens)
+        return replace(self, rows=rows, key=self.key[:, :, place], value=self.value[:, :, place])
+
+    def scaled(self, steps: tuple[float, float]) -> Piece:
+        """Quantised by other steps: timesteps may have scales of their own."""
+        if steps == self.steps:
+            return self
+        key, value = (
+            rescaled(each, old, new) for each, old, new in zip((self.key, self.value), self.steps, steps, strict=True)
+        )
+        return replace(self, key=key, value=value, steps=steps)
+
+
+def join(pieces: list[Piece]) -> Piece:
+    """Neighbouring rows as one piece, with the steps of the first."""
+    same = [piece.scaled(pieces[0].steps) for piece in pieces]
+    if len(same) == 1:
+        return same[0]
+    key, value = (torch.cat([getattr(piece, name) for piece in same], 2) for name in ("key", "value"))
+    return Piece(-1, (same[0].rows[0], same[-1].rows[1]), key, value, same[0].steps)
+
+
+class KeysValues(KeptOfDevices[Piece]):
+    """Keys and values of all rows in each self-attention.
+
+    Parameters
+    ----------
+    rows : int
+        Into which an image can be divided.
+    """
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self._residuals = Residuals()
+
+    def gather(self, site: str, present: Callable[[], Exchange]) -> Gather:
+        """For `AttentionCall.gather`; `present` tells the exchange of the present evaluation."""
+
+        def gather(
+            key: torch.Tensor, value: torch.Tensor, steps: tuple[float, float]
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            exchange = present()
+            exchange.reached()
+            if exchange.alone:
+                return key, value
+            own = Piece(exchange.step, exchange.rows(exchange.me), key.clone(), value.clone(), steps)
+            held = self.share(site, exchange, own)
+            # In the order of rows, which is that of the plan.
+            joined = join([held[share.device].scaled(steps) for share in exchange.plan.shares])
+            return joined.key, joined.value
+
+        return gather
+
+    def pack(self, own: Piece) -> dict[str, torch.Tensor]:
+        return whole(own)
+
+    def unpack(self, step: int, rows: tuple[int, int], tensors: dict[str, torch.Tensor]) -> Piece:
+        scales = tensors["steps"].tolist()
+        return Piece(step, rows, tensors["key"], tensors["value"], (scales[0], scales[1]))
+
+    def _send(self, site: str, exchange: Exchange, own: Piece) -> None:
+        self._residuals.send(site, exchange, own, self._held.get(site, {}).get(exchange.me.device))
+
+    def _receive(self, site: str, exchange: Exchange, sender: Share, step: int) -> dict[str, torch.Tensor]:
+        return self._residuals.receive(site, exchange, sender, step, self._held[site].get(sender.device))
+
+    def held(self) -> Any:
+        return super().held(), self._residuals.state()
+
+    def restore(self, held: Any) -> None:
+        pieces, known = held
+        super().restore(pieces)
+        self._residuals.restore(known)
+
+    def forget(self) -> None:
+        super().forget()
+        self._residuals.forget()
+
+    def redistribute(self, after: Ranges) -> None:
+        self._residuals.redistribute()
+        for site, pieces in self._held.items():
+            ordered = sorted(pieces.values(), key=lambda piece: piece.rows)
+            joined = join(ordered)
+            if joined.rows != (0, self.rows):
+                raise PlanError(
+                    f"keys and values of rows {joined.rows[0]}..{joined.rows[1]} of {self.rows} are held only"
+                )
+            self._held[site] = {device: replace(joined, step=-1).cut(rows) for device, rows in after.items()}
+
+
+def self_attention(module: nn.Module) -> Iterator[AttentionCall]:
+    """Offloaded calls of self-attention.
+
+    Raises
+    ------
+    PlanError
+        Some self-attention is not offloaded.
+    """
+    for name, owner in module.named_modules():
+        if getattr(owner, "is_cross_attention", None) is not False:
+            continue
+        offloaded = owner._modules.get(SUBMODULE)
+        if not isinstance(offloaded, OffloadedAttention):
+            raise PlanError(
+                f"self-attention {name!r} is not offloaded, but keys and values are exchanged in int8; "
+                "let filter_fn select it"
+            )
+        for call in offloaded.calls:
+            assert isinstance(call, AttentionCall)
+            yield call

@@ -1,0 +1,154 @@
+"""Runs by a strategy that are broken off and resumed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from brownout.host import Accelerator, CheckpointError, OffloadedPipeline, offloaded_model
+from brownout.host.caching import TaylorCache
+from brownout.host.checkpoints import journal
+from brownout.host.drift.adaptive import AdaptiveSchedule
+from brownout.host.drift.controller import RateController, voltage_ladder
+from brownout.host.drift.runtime import protect
+from brownout.host.drift.schedule import Phases, Table, constant, describe_schedule
+from brownout.host.drift.setting import Setting, only_bits
+from brownout.host.drift.strategies import Dmr, PredictedRollback, PublishedDrift, RecomputeAbft, Rollback
+from brownout.host.models.evaluate import calibration_run
+from brownout.host.pipelines.shipped import ShippedPipeline
+from brownout.hw.config import AcceleratorConfig
+
+from .denoiser import CONFIG, RESIDUE, inputs, offloaded
+
+STEPS = 5
+LOW = Setting(error_rate=0.05, check_rate=0.02)
+SAFE = Setting(error_rate=0.0)
+
+
+class BrokenOffError(Exception):
+    pass
+
+
+def run(make, folder, *, stop=None, seed=1, low=LOW):
+    """Outputs and statistics of a run; broken off before an evaluation."""
+    strategy = make()
+    with Accelerator(strategy.hardware(CONFIG), backend="twin") as accelerator:
+        net = offloaded(accelerator, STEPS)
+        schedule = Phases(low=low, safe=SAFE, first=1)
+        with protect(net, strategy, schedule, safe=SAFE, seed=seed) as execution, journal(net, folder):
+            outputs = []
+            for index, x in enumerate(inputs(STEPS)):
+                if index == stop:
+                    raise BrokenOffError
+                outputs.append(net(x, 1000 - index))
+        counts = (execution.evaluation, execution.clean, execution.recomputed_rows)
+        return outputs, dict(accelerator.stats), counts
+
+
+STRATEGIES = {
+    "ours": lambda: Rollback(RESIDUE),
+    "predicted": lambda: PredictedRollback(RESIDUE),
+    "drift": lambda: PublishedDrift(theta=0, interval=2, tile=4),
+    "recompute": lambda: RecomputeAbft(tile=4),
+    "dmr": Dmr,
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("stop", [1, 4])
+def test_a_resumed_run_gives_the_same_bits_and_figures(name, stop, tmp_path):
+    whole = run(STRATEGIES[name], tmp_path / "whole")
+    with pytest.raises(BrokenOffError):
+        run(STRATEGIES[name], tmp_path / "broken", stop=stop)
+    resumed = run(STRATEGIES[name], tmp_path / "broken")
+    assert all(torch.equal(a, b) for a, b in zip(whole[0], resumed[0], strict=True))
+    assert whole[1] == pytest.approx(resumed[1], rel=1e-12)
+    assert whole[2] == resumed[2]
+
+
+def test_a_controller_knows_what_it_knew(tmp_path):
+    def draw(folder, stop=None):
+        config = Rollback(RESIDUE).hardware(CONFIG)
+        with Accelerator(config, backend="twin") as accelerator:
+            net = offloaded(accelerator, STEPS)
+            controller = RateController(config, accelerator.timing_law, voltage_ladder(0.6, 0.82), 1e-2)
+            schedule = AdaptiveSchedule(Phases(low=Setting(voltage_v=0.7), first=1), controller)
+            with protect(net, Rollback(RESIDUE), schedule, seed=3), journal(net, folder):
+                outputs = []
+                for index, x in enumerate(inputs(STEPS)):
+                    if index == stop:
+                        raise BrokenOffError
+                    outputs.append(net(x, 1000 - index))
+            return outputs, dict(accelerator.stats), controller.candidate
+
+    whole = draw(tmp_path / "whole")
+    with pytest.raises(BrokenOffError):
+        draw(tmp_path / "broken", stop=3)
+    resumed = draw(tmp_path / "broken")
+    assert all(torch.equal(a, b) for a, b in zip(whole[0], resumed[0], strict=True))
+    assert whole[1] == pytest.approx(resumed[1], rel=1e-12)
+    assert whole[2] == resumed[2]
+
+
+def test_a_cached_run_under_errors_goes_on(tmp_path):
+    pipeline = ShippedPipeline("digits")
+    calibration = calibration_run(pipeline.spec)
+    strategy = Rollback()
+    low = Phases(low=Setting(voltage_v=0.66, check_voltage_v=0.72), first=1)
+
+    def draw(folder, stop=None):
+        steps = []
+
+        def count(step, _timestep, _latents):
+            steps.append(step)
+            if step == stop:
+                raise BrokenOffError
+
+        config = strategy.hardware(AcceleratorConfig(timing_model="flip"))
+        with Accelerator(config, backend="twin") as accelerator:
+            with OffloadedPipeline.from_pipe(ShippedPipeline("digits"), accelerator, calibration=calibration) as pipe:
+                cache = TaylorCache(interval=2, order=1, damping=0.5)
+                with cache.attach(pipe.denoiser), protect(pipe.denoiser, strategy, low, seed=3):
+                    images = pipe([4, 9], seed=1, callback=count, checkpoint=folder)
+                    ages = dict(offloaded_model(pipe.denoiser).history.ages)
+                    return images, pipe.stats, ages
+
+    whole = draw(tmp_path / "whole")
+    # The cache is where it was: the sixth evaluation is predicted from the fifth.
+    with pytest.raises(BrokenOffError):
+        draw(tmp_path / "broken", stop=4)
+    resumed = draw(tmp_path / "broken")
+    assert torch.equal(whole[0], resumed[0])
+    assert whole[1] == pytest.approx(resumed[1], rel=1e-12)
+    # Blocks that a cache skips go back two evaluations.
+    assert whole[2] == resumed[2]
+    assert whole[2][2] > 0
+
+
+def test_schedules_are_told_apart_whatever_the_order_of_their_sets():
+    low, other = Setting(voltage_v=0.7), Setting(voltage_v=0.71)
+    assert describe_schedule(constant(low)) != describe_schedule(constant(other))
+    names = [f"transformer_blocks.{index}" for index in range(40)]
+    one, two = (Phases(low=low, blocks=set(each)) for each in (names, names[::-1]))
+    # Of sets that are equal but were filled in another order.
+    assert describe_schedule(one) == describe_schedule(two) != describe_schedule(Phases(low=low, blocks=names[:3]))
+    table, more = Table({(3, "b"): low}), Table({(3, "b"): other})
+    assert describe_schedule(table) != describe_schedule(more)
+    assert json.loads(json.dumps(describe_schedule(one))) == describe_schedule(one)
+    weighted = Phases(low=Setting(error_rate=0.1, bit_weights=only_bits([3])))
+    assert json.loads(json.dumps(describe_schedule(weighted))) == describe_schedule(weighted)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"seed": 2}, {"low": Setting(error_rate=0.06)}, {"make": lambda: Rollback(RESIDUE, theta=3)}],
+    ids=["seed", "schedule", "strategy"],
+)
+def test_a_run_under_other_conditions_is_refused(other, tmp_path):
+    with pytest.raises(BrokenOffError):
+        run(STRATEGIES["ours"], tmp_path, stop=3)
+    arguments = {"make": STRATEGIES["ours"], **other}
+    with pytest.raises(CheckpointError):
+        run(arguments.pop("make"), tmp_path, **arguments)
