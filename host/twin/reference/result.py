@@ -1,0 +1,66 @@
+"""What a command does and sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .numbers import Ints
+
+
+class Outcome(IntEnum):
+    """What happened to a segment of a row; all but NOT_FLAGGED as in a log record."""
+
+    NOT_FLAGGED = -1
+    IGNORED = 0
+    CORRECTED = 1
+    MARKED_BY_FIT = 2
+    MARKED = 3
+
+
+@dataclass
+class ReferenceResult:
+    """All that a command does and sees. B products, M rows, N columns, T column tiles, S segments, J row checks.
+
+    Attributes
+    ----------
+    output : int32 or int8 array (B, M, N)
+        What memory holds afterwards.
+    sums : int32 array (B, M, N)
+        Final sums with their errors, before corrections and bias.
+    corrected_sums : int32 array (B, M, N)
+        The same after corrections.
+    row_syndromes : int64 array (B, M, T, S, J)
+        r_j; zero where a segment is left out, and without CHECK.
+    column_syndromes : int64 array (B, M, N)
+        q of the group that the row is in, as signed 32 bits; zero without column checks.
+    outcome : int8 array (B, M, T, S)
+        `Outcome` of each segment of each row.
+    fit : int64 array (B, M, T, S)
+        Column of the tile to which the evidence points, -1 if to none or to two.
+    corrected : bool array (B, M, N)
+        Elements from which an error was subtracted, also one that is a multiple of 2^32.
+    marked : bool array (B, M, N)
+        Elements marked.
+    log : bytes
+        Records written, 16 bytes each.
+    counters : dict of str to int
+        ``checks``, ``detected``, ``corrected``, ``suppressed``, ``log_records``, ``log_dropped``, and the host's
+        ``injected``, ``missed``, ``wrong``; with ``razor``, ``dropped``.
+    """
+
+    output: NDArray[Any]
+    sums: NDArray[np.int32]
+    corrected_sums: NDArray[np.int32]
+    row_syndromes: Ints
+    column_syndromes: Ints
+    outcome: NDArray[np.int8]
+    fit: Ints
+    corrected: NDArray[np.bool_]
+    marked: NDArray[np.bool_]
+    log: bytes = b""
+    counters: dict[str, int] = field(default_factory=dict)
