@@ -48,10 +48,10 @@ from brownout.host import (
     restore,
     write_results,
 )
-from brownout.host.drift.adaptive import AdaptiveSchedule
-from brownout.host.drift.controller import RateController, voltage_ladder
-from brownout.host.drift.estimate import PUBLISHED_CURVE, RateCurve, estimate_rate, measured_curve
-from brownout.host.drift.rules import rate_within_budget
+from brownout.host.drift.adaptive.controller import RateController, voltage_ladder
+from brownout.host.drift.adaptive.estimate import PUBLISHED_CURVE, RateCurve, estimate_rate, measured_curve
+from brownout.host.drift.adaptive.rules import rate_within_budget
+from brownout.host.drift.adaptive.schedule import AdaptiveSchedule
 from brownout.host.drift.runtime import DriftExecution, protect
 from brownout.host.drift.schedule import BLOCK_LINEAR_KINDS, Phases, Schedule
 from brownout.host.drift.setting import Setting

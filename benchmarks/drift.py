@@ -27,8 +27,8 @@ from drift_quality import BATCH, VARIANTS, Bench, Store, points_of
 
 from brownout.cosim.cache import build_root
 from brownout.host import Accelerator, TimingLaw, load_denoiser, offload, restore, sample
-from brownout.host.drift.costs import OURS, Choice, saving_at_rate, speedup_at_rate
-from brownout.host.drift.published import ERROR_RATE, PUBLISHED, PublishedModel
+from brownout.host.drift.accounting.costs import OURS, Choice, saving_at_rate, speedup_at_rate
+from brownout.host.drift.accounting.published import ERROR_RATE, PUBLISHED, PublishedModel
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Phases
 from brownout.host.drift.setting import GUARD_BAND_V, Setting

@@ -25,7 +25,7 @@ import typer
 from tqdm import tqdm
 
 from brownout.host import TimingLaw, write_results
-from brownout.host.drift.costs import (
+from brownout.host.drift.accounting.costs import (
     CHECK_SHARES,
     DRIFT,
     NONE,
@@ -35,9 +35,9 @@ from brownout.host.drift.costs import (
     saving_at_rate,
     speedup_at_rate,
 )
-from brownout.host.drift.intensity import IntensityPoint, saving_over_intensity, square_array
-from brownout.host.drift.measured import CHECKPOINTING, CLASSIC_32, RESIDUE_32, Cost, ImageCounter
-from brownout.host.drift.published import (
+from brownout.host.drift.accounting.intensity import IntensityPoint, saving_over_intensity, square_array
+from brownout.host.drift.accounting.measured import CHECKPOINTING, CLASSIC_32, RESIDUE_32, Cost, ImageCounter
+from brownout.host.drift.accounting.published import (
     CHECK_ENERGY,
     ERROR_RATE,
     PUBLISHED,

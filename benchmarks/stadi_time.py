@@ -33,8 +33,8 @@ import numpy as np
 from tqdm import tqdm
 
 from brownout.host import write_results
-from brownout.host.drift.counting import CountedWorkload
-from brownout.host.drift.published import PUBLISHED
+from brownout.host.drift.accounting.counting import CountedWorkload
+from brownout.host.drift.accounting.published import PUBLISHED
 from brownout.host.energy import EnergyModel
 from brownout.host.errors import PlanError
 from brownout.host.stadi.allocation import largest_ratio

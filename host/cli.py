@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from .drift.profile import ResilienceProfile
-    from .drift.search import Policy, Trial
+    from .drift.characterisation.profile import ResilienceProfile
+    from .drift.characterisation.subject import Subject
+    from .drift.policy.search import Policy, Trial
     from .drift.strategies import Strategy
-    from .drift.subject import Subject
 
 GRIDS: dict[str, dict[str, list[int]]] = {
     "ours": {"theta": [0, 6, 10], "attempts": [0, 2]},
@@ -44,7 +44,7 @@ def _subject(
 
     import torch
 
-    from .drift.subject import CONFIG, pipeline, shipped
+    from .drift.characterisation.subject import CONFIG, pipeline, shipped
     from .models.spec import SPECS
 
     if threads:
@@ -129,10 +129,18 @@ def characterise(
 ) -> None:
     """Measure which bits, or which steps and blocks, damage the image most."""
     from .drift.cell import BLOCK_LINEAR_KINDS
-    from .drift.characterise import characterise as sweep
+    from .drift.characterisation.characterise import characterise as sweep
+    from .drift.characterisation.slices import (
+        Slice,
+        bit_slices,
+        block_slices,
+        cross,
+        evaluation_slices,
+        layout_of,
+        split,
+    )
+    from .drift.characterisation.stopping import Stopping
     from .drift.setting import Setting
-    from .drift.slices import Slice, bit_slices, block_slices, cross, evaluation_slices, layout_of, split
-    from .drift.stopping import Stopping
     from .drift.strategies import Unprotected
 
     kinds = None if attention else BLOCK_LINEAR_KINDS
@@ -183,8 +191,10 @@ def search(
 ) -> None:
     """Find an operating point for each step and block: least energy, or time, within a budget of damage."""
     from .drift.cell import BLOCK_LINEAR_KINDS
-    from .drift.characterise import characterise as sweep
-    from .drift.search import (
+    from .drift.characterisation.characterise import characterise as sweep
+    from .drift.characterisation.slices import Slice, block_slices, cross, evaluation_slices, layout_of, split
+    from .drift.characterisation.stopping import Stopping
+    from .drift.policy.search import (
         FREQUENCIES_HZ,
         VOLTAGES_V,
         overclock_points,
@@ -192,8 +202,6 @@ def search(
         search_policy,
         undervolt_points,
     )
-    from .drift.slices import Slice, block_slices, cross, evaluation_slices, layout_of, split
-    from .drift.stopping import Stopping
     from .drift.strategies import PublishedDrift, Rollback
 
     builders: dict[str, Callable[..., Strategy]] = {"ours": Rollback, "drift": PublishedDrift}

@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..drift.counting import SUPPRESSING, UNCHECKED, CountedWorkload
-from ..drift.workloads import ModelProduct
+from ..drift.accounting.counting import SUPPRESSING, UNCHECKED, CountedWorkload
+from ..drift.accounting.workloads import ModelProduct
 from ..energy import EnergyModel
 from ..errors import DeviceMemoryError, PlanError
 from ..operands import GemmShape

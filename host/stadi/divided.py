@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..drift.workloads import ModelProduct, Workload
+from ..drift.accounting.workloads import ModelProduct, Workload
 from ..offloading.attention import ROWS_AT_ONCE
 from .coding import ExchangeCoding
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from ..drift.workloads import ModelProduct, Workload
+from ..drift.accounting.workloads import ModelProduct, Workload
 from .coding import ExchangeCoding
 from .divided import LATENT_BYTES, Exchange, Stage, check_part, cut_attention, merge_blocks, queries
 

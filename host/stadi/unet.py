@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..drift.workloads import ModelProduct, Workload, trace_workload
+from ..drift.accounting.workloads import ModelProduct, Workload, trace_workload
 from ..offloading.selection import supported_layers
 from .coding import ExchangeCoding
 from .divided import LATENT_BYTES, Exchange, Stage, check_part, cut_attention, merge_blocks, queries

@@ -11,8 +11,8 @@ import torch
 from typer.testing import CliRunner
 
 from brownout.host import cli
-from brownout.host.drift.profile import ResilienceProfile
-from brownout.host.drift.search import Policy
+from brownout.host.drift.characterisation.profile import ResilienceProfile
+from brownout.host.drift.policy.search import Policy
 
 from .pipelines import tiny
 

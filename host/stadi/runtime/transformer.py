@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...drift.workloads import trace_workload
+from ...drift.accounting.workloads import trace_workload
 from ...errors import PlanError
 from ..patches import PatchedWorkload
 from .denoiser import PatchedDenoiser, traceable

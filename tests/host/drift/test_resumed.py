@@ -10,8 +10,8 @@ import torch
 from brownout.host import Accelerator, CheckpointError, OffloadedPipeline, offloaded_model
 from brownout.host.caching import TaylorCache
 from brownout.host.checkpoints import journal
-from brownout.host.drift.adaptive import AdaptiveSchedule
-from brownout.host.drift.controller import RateController, voltage_ladder
+from brownout.host.drift.adaptive.controller import RateController, voltage_ladder
+from brownout.host.drift.adaptive.schedule import AdaptiveSchedule
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Phases, Table, constant, describe_schedule
 from brownout.host.drift.setting import Setting, only_bits

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from brownout.host.drift.counting import CountedWorkload
-from brownout.host.drift.workloads import trace_workload
+from brownout.host.drift.accounting.counting import CountedWorkload
+from brownout.host.drift.accounting.workloads import trace_workload
 from brownout.host.errors import PlanError
 from brownout.host.models.spec import DIGITS, build_denoiser
 from brownout.host.stadi.coding import ExchangeCoding

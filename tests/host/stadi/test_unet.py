@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from brownout.host.drift.counting import CountedWorkload
+from brownout.host.drift.accounting.counting import CountedWorkload
 from brownout.host.stadi.coding import ExchangeCoding
 from brownout.host.stadi.costs import CostModel
 from brownout.host.stadi.device import DeviceSpec, FleetSpec

@@ -1,0 +1,1 @@
+"""What runs and workloads cost: as published, and counted on our accelerators."""

@@ -1,0 +1,207 @@
+"""What characterisation finds: how much each slice of a run damages the image at each setting."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from ...quality.paired import PairedBound, paired_bound
+from ..setting import Setting
+from .slices import Slice
+from .stopping import Estimate, Stopping
+
+FORMAT = "brownout resilience profile 1"
+
+Values = Mapping[str, Sequence[float]]
+"""Damage of each image by each metric."""
+
+
+@dataclass(frozen=True)
+class OrderChange:
+    """Between two settings, another slice becomes the worse one.
+
+    Attributes
+    ----------
+    before, after : Setting
+        The last setting at which `worse_before` is shown to be worse, and the first at which `worse_after` is.
+    worse_before, worse_after : str
+        Names of slices.
+    """
+
+    before: Setting
+    after: Setting
+    worse_before: str
+    worse_after: str
+
+    @property
+    def error_rate(self) -> float:
+        """Geometric mean of both error rates.
+
+        Raises
+        ------
+        ValueError
+            The settings have none.
+        """
+        low, high = self.before.error_rate, self.after.error_rate
+        if low is None or high is None:
+            raise ValueError(f"an order change between {self.before.label} and {self.after.label} has no error rate")
+        return math.sqrt(low * high)
+
+
+@dataclass(frozen=True)
+class ResilienceProfile:
+    """Damage per image of slices at settings, against the clean int8 run with the same noise.
+
+    Images of different slices and settings are paired: image i has the same noise in all.
+
+    Attributes
+    ----------
+    slices : tuple of Slice
+        With names of their own.
+    settings : tuple of Setting
+        In the order in which they were given.
+    metrics : tuple of str
+        The first is the one that decisions were made on.
+    values : mapping
+        From (name of the slice, index of the setting).
+    unrelated : mapping
+        Mean damage by each metric between clean images that have nothing to do with each other.
+    stopping : Stopping
+        When measuring stopped.
+    about : mapping
+        What it was measured on, for JSON.
+    """
+
+    slices: tuple[Slice, ...]
+    settings: tuple[Setting, ...]
+    metrics: tuple[str, ...]
+    values: Mapping[tuple[str, int], Values]
+    unrelated: Mapping[str, float]
+    stopping: Stopping = field(default_factory=Stopping)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def _at(self, slice_name: str, setting: Setting | int) -> Values:
+        index = setting if isinstance(setting, int) else self.settings.index(setting)
+        try:
+            return self.values[slice_name, index]
+        except KeyError:
+            known = ", ".join(each.name for each in self.slices)
+            raise KeyError(f"slice {slice_name!r} was not measured; there are {known}") from None
+
+    def damage(self, slice_name: str, setting: Setting | int, metric: str | None = None) -> Estimate:
+        """Mean damage of a slice at a setting (or its index), with its interval.
+
+        Raises
+        ------
+        KeyError, ValueError
+            It was not measured.
+        """
+        chosen = self.metrics[0] if metric is None else metric
+        return self.stopping.estimate(self._at(slice_name, setting)[chosen], self.unrelated[chosen])
+
+    def difference(
+        self, first: str, second: str, setting: Setting | int, *, metric: str | None = None, confidence: float = 0.95
+    ) -> PairedBound:
+        """Mean damage of one slice minus that of another, over the images that both have."""
+        chosen = self.metrics[0] if metric is None else metric
+        a, b = (self._at(name, setting)[chosen] for name in (first, second))
+        count = min(len(a), len(b))
+        return paired_bound(a[:count], b[:count], confidence=confidence)
+
+    def worse(self, first: str, second: str, setting: Setting | int) -> str | None:
+        """Which of two slices is shown to damage more, at the profile's confidence for all looks; None if neither."""
+        bound = self.difference(first, second, setting, confidence=self.stopping.look_confidence)
+        return first if bound.lower > 0 else second if bound.upper < 0 else None
+
+    def ranking(self, setting: Setting | int, names: Sequence[str] | None = None) -> list[tuple[str, Estimate]]:
+        """Slices from the most to the least damaging, with intervals; all of them, or those named."""
+        chosen = [each.name for each in self.slices] if names is None else names
+        found = [(name, self.damage(name, setting)) for name in chosen]
+        return sorted(found, key=lambda each: -each[1].mean)
+
+    def ordered_pairs(self, setting: Setting | int, names: Sequence[str] | None = None) -> list[tuple[str, str]]:
+        """Pairs (worse, better) whose order is shown, with the error shared by all pairs and looks (Bonferroni)."""
+        ranked = [name for name, _ in self.ranking(setting, names)]
+        pairs = list(combinations(ranked, 2))
+        confidence = 1 - (1 - self.stopping.look_confidence) / max(1, len(pairs))
+        return [pair for pair in pairs if self.difference(*pair, setting, confidence=confidence).lower > 0]
+
+    def order_changes(self, first: str, second: str) -> list[OrderChange]:
+        """Where, along the settings, the order of two slices turns; settings without a shown order are passed over."""
+        changes: list[OrderChange] = []
+        last: tuple[Setting, str] | None = None
+        for index, setting in enumerate(self.settings):
+            worse = self.worse(first, second, index)
+            if worse is None:
+                continue
+            if last is not None and last[1] != worse:
+                changes.append(OrderChange(last[0], setting, last[1], worse))
+            last = setting, worse
+        return changes
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A table: one row for each slice, setting and metric."""
+        return [
+            {"slice": each.name, "setting": setting.label, "metric": metric}
+            | asdict(self.damage(each.name, index, metric))
+            for each in self.slices
+            for index, setting in enumerate(self.settings)
+            for metric in self.metrics
+        ]
+
+    def to_json(self) -> str:
+        """All of it."""
+        document = {
+            "format": FORMAT,
+            "about": dict(self.about),
+            "stopping": asdict(self.stopping),
+            "metrics": list(self.metrics),
+            "unrelated": dict(self.unrelated),
+            "settings": [each.to_dict() for each in self.settings],
+            "slices": [each.to_dict() for each in self.slices],
+            "values": [
+                {"slice": name, "setting": index} | {metric: list(each) for metric, each in values.items()}
+                for (name, index), values in self.values.items()
+            ],
+        }
+        return json.dumps(document, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> ResilienceProfile:
+        """Undo `to_json`.
+
+        Raises
+        ------
+        ValueError
+            It is something else.
+        """
+        data = json.loads(text)
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ValueError(f"this is no resilience profile: its format is not {FORMAT!r}")
+        metrics = tuple(data["metrics"])
+        return cls(
+            slices=tuple(Slice.from_dict(each) for each in data["slices"]),
+            settings=tuple(Setting.from_dict(each) for each in data["settings"]),
+            metrics=metrics,
+            values={
+                (each["slice"], each["setting"]): {metric: tuple(each[metric]) for metric in metrics}
+                for each in data["values"]
+            },
+            unrelated=data["unrelated"],
+            stopping=Stopping(**data["stopping"]),
+            about=data["about"],
+        )
+
+    def save(self, path: Path | str) -> None:
+        """Write `to_json` to a file."""
+        Path(path).write_text(self.to_json())
+
+    @classmethod
+    def load(cls, path: Path | str) -> ResilienceProfile:
+        """Read what `save` wrote; errors as `from_json`."""
+        return cls.from_json(Path(path).read_text())

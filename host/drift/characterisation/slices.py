@@ -1,0 +1,202 @@
+"""Slices of a run: the cells, and bits, in which characterisation lets errors happen."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from ..cell import Cell
+from ..runtime import protect
+from ..schedule import Schedule
+from ..setting import NOMINAL, Setting, only_bits
+from ..strategies import Unprotected
+
+T = TypeVar("T")
+
+Run = Callable[[int, int], torch.Tensor]
+"""``run(seed, count)``: one sampling run of the offloaded denoiser, images (count, C, H, W) in [0, 1].
+
+The noise follows from `seed` alone, and all images go through the denoiser together.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Some of a run's products, and some bits of their sums; what is None is not restricted.
+
+    Attributes
+    ----------
+    name : str
+        How profiles call it.
+    bits : tuple of int, optional
+        Bits that are hit, all alike.
+    evaluations : tuple of int, optional
+        Of the denoiser, from 0 on.
+    blocks, kinds : tuple of str, optional
+        As in `Cell`.
+    """
+
+    name: str
+    bits: tuple[int, ...] | None = None
+    evaluations: tuple[int, ...] | None = None
+    blocks: tuple[str, ...] | None = None
+    kinds: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.bits is not None:
+            only_bits(self.bits)
+        for name in ("evaluations", "blocks", "kinds"):
+            if getattr(self, name) == ():
+                raise ValueError(f"Slice.{name} of {self.name!r} is empty; None stands for all")
+
+    def __contains__(self, cell: Cell) -> bool:
+        return (
+            (self.evaluations is None or cell.evaluation in self.evaluations)
+            and (self.blocks is None or cell.block in self.blocks)
+            and (self.kinds is None or cell.kind in self.kinds)
+        )
+
+    def __and__(self, other: Slice) -> Slice:
+        """What is in both; named after both.
+
+        Raises
+        ------
+        ValueError
+            Nothing can be in both.
+        """
+        both: dict[str, Any] = {}
+        for each in fields(self)[1:]:
+            mine, theirs = getattr(self, each.name), getattr(other, each.name)
+            if mine is not None and theirs is not None:
+                both[each.name] = tuple(value for value in mine if value in theirs)
+            else:
+                both[each.name] = theirs if mine is None else mine
+        return Slice(name=f"{self.name}/{other.name}", **both)
+
+    def low(self, setting: Setting) -> Setting:
+        """What its cells run at.
+
+        Raises
+        ------
+        ValueError
+            Bits are chosen, but the setting has no error rate of its own.
+        """
+        if self.bits is None:
+            return setting
+        if setting.error_rate is None:
+            raise ValueError(f"slice {self.name!r} chooses bits, which needs settings with error_rate, not {setting}")
+        return replace(setting, bit_weights=only_bits(self.bits))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is restricted, for JSON."""
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not None}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Slice:
+        """Undo `to_dict`."""
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+        }
+        return cls(**given)
+
+
+def bit_slices(bits: Iterable[int], within: Slice | None = None) -> list[Slice]:
+    """One slice for each bit, named ``bit8``; `within` restricts them further."""
+    base = Slice(name="") if within is None else within
+    return [replace(base, name=f"bit{bit}", bits=(bit,)) for bit in bits]
+
+
+def evaluation_slices(groups: Iterable[Sequence[int]], within: Slice | None = None) -> list[Slice]:
+    """One slice for each group of evaluations, named ``steps0-4``."""
+    base = Slice(name="") if within is None else within
+    return [
+        replace(base, name=f"steps{group[0]}" + f"-{group[-1]}" * (len(group) > 1), evaluations=tuple(group))
+        for group in groups
+    ]
+
+
+def block_slices(groups: Iterable[Sequence[str]], within: Slice | None = None) -> list[Slice]:
+    """One slice for each group of blocks, named after its first and last."""
+    base = Slice(name="") if within is None else within
+    return [replace(base, name=group[0] + f"..{group[-1]}" * (len(group) > 1), blocks=tuple(group)) for group in groups]
+
+
+def kind_slices(kinds: Iterable[str], within: Slice | None = None) -> list[Slice]:
+    """One slice for each kind of product."""
+    base = Slice(name="") if within is None else within
+    return [replace(base, name=kind, kinds=(kind,)) for kind in kinds]
+
+
+def cross(first: Iterable[Slice], second: Iterable[Slice]) -> list[Slice]:
+    """Every slice of one list with every slice of the other."""
+    others = list(second)
+    return [one & other for one in first for other in others]
+
+
+def split(values: Sequence[T], parts: int) -> list[Sequence[T]]:
+    """Neighbours in `parts` groups of about the same size.
+
+    Raises
+    ------
+    ValueError
+        There are fewer values than groups.
+    """
+    if not 1 <= parts <= len(values):
+        raise ValueError(f"parts must be in 1..{len(values)}, not {parts!r}")
+    bounds = [len(values) * part // parts for part in range(parts + 1)]
+    return [values[low:high] for low, high in itertools.pairwise(bounds)]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a sampling run is made of.
+
+    Attributes
+    ----------
+    evaluations : int
+        Of the denoiser.
+    blocks, kinds : tuple of str
+        In the order in which they run.
+    """
+
+    evaluations: int
+    blocks: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+
+def recording(schedule: Schedule, cells: list[Cell]) -> Schedule:
+    """A schedule that notes every cell that it is asked for."""
+
+    def record(cell: Cell) -> Setting:
+        cells.append(cell)
+        return schedule(cell)
+
+    return record
+
+
+def layout_of(module: nn.Module, run: Run, *, kinds: Collection[str] | None = None) -> Layout:
+    """Find evaluations, blocks and kinds of an offloaded denoiser by drawing one image without errors.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The denoiser.
+    run : callable
+        `Run`.
+    kinds : collection of str, optional
+        Only blocks with products of these kinds; by default all.
+    """
+    cells: list[Cell] = []
+    with protect(module, Unprotected(), recording(lambda cell: NOMINAL, cells)):
+        run(0, 1)
+    chosen = [cell for cell in cells if kinds is None or cell.kind in kinds]
+    return Layout(
+        max((cell.evaluation for cell in cells), default=-1) + 1,
+        tuple(dict.fromkeys(cell.block for cell in chosen)),
+        tuple(dict.fromkeys(cell.kind for cell in chosen)),
+    )

@@ -1,0 +1,271 @@
+"""Delays that change while an accelerator runs, and schedules that follow."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from brownout.host import Accelerator, Protection, TimingLaw, offloaded_model
+from brownout.host.drift.adaptive.controller import RateController, voltage_ladder
+from brownout.host.drift.adaptive.rules import best_theta
+from brownout.host.drift.adaptive.schedule import AdaptiveSchedule
+from brownout.host.drift.runtime import protect
+from brownout.host.drift.schedule import Phases, constant
+from brownout.host.drift.setting import NOMINAL, Setting
+from brownout.host.drift.strategies import PublishedDrift, Rollback, Unprotected
+from brownout.host.timing import error_rate_of_delay
+
+from ..denoiser import CONFIG, RESIDUE, inputs, offloaded, products
+
+LOW = Setting(voltage_v=0.65, check_voltage_v=0.75)
+LADDER = voltage_ladder(0.6, 0.82)
+TARGET = 1e-2
+
+
+def slower(accelerator, factor):
+    accelerator.set_timing_law(replace(accelerator.timing_law, delay_factor=factor))
+
+
+@pytest.fixture
+def accelerator():
+    with Accelerator(CONFIG, backend="twin") as each:
+        yield each
+
+
+def test_rates_follow_the_law_where_they_came_from_it(accelerator):
+    accelerator.set_operating_point(voltage_v=0.7)
+    slower(accelerator, 1.05)
+    rates = [point.error_rate for point in accelerator.operating_points]
+    assert rates == [pytest.approx(error_rate_of_delay(1.671 * 1.05))] * 2 + [0.0]
+    accelerator.set_error_rate(0.25, check_rate=0.5)
+    slower(accelerator, 1.1)
+    assert [point.error_rate for point in accelerator.operating_points] == [0.25, 0.25, 0.5]
+    # Moves go by the present law.
+    accelerator.set_operating_point(voltage_v=0.8, domain="check")
+    assert accelerator.operating_points[2].error_rate == pytest.approx(error_rate_of_delay(1.265 * 1.1))
+
+
+def test_lengths_follow_the_law():
+    config = replace(CONFIG, timing_model="carry")
+    generator = torch.Generator().manual_seed(1)
+    a, w = (torch.randint(-128, 128, shape, dtype=torch.int8, generator=generator) for shape in ((40, 24), (24, 12)))
+
+    def product(factor, at_once):
+        law = TimingLaw(variation=0.0)
+        with Accelerator(config, backend="twin", timing_law=replace(law, delay_factor=at_once)) as accelerator:
+            accelerator.set_operating_point(voltage_v=0.82)
+            slower(accelerator, factor)
+            return accelerator.gemm(a, w), accelerator.stats
+
+    shifted, stats = product(1.06, at_once=1.0)
+    direct, expected = product(1.06, at_once=1.06)
+    assert torch.equal(shifted, direct)
+    assert stats["injected"] == expected["injected"] > 0
+    assert not torch.equal(shifted, product(1.0, at_once=1.0)[0])
+    # And back, to where nothing errs.
+    assert torch.equal(product(0.9, at_once=1.06)[0], a.int() @ w.int())
+
+
+def test_it_costs_nothing(accelerator):
+    accelerator.set_operating_point(voltage_v=0.7)
+    before = dict(accelerator.stats)
+    slower(accelerator, 1.05)
+    assert dict(accelerator.stats) == before
+    a, w = torch.ones(8, 8, dtype=torch.int8), torch.ones(8, 8, dtype=torch.int8)
+    accelerator.gemm(a, w)
+    assert accelerator.stats["time_s"] > before["time_s"]
+
+
+def test_what_the_law_does_not_cover_changes_nothing(accelerator):
+    accelerator.set_operating_point(voltage_v=0.65)
+    law, points = accelerator.timing_law, accelerator.operating_points
+    with pytest.raises(ValueError, match=r"a relative delay of 2.308 is beyond the table"):
+        slower(accelerator, 1.2)
+    assert accelerator.timing_law is law
+    assert accelerator.operating_points == points
+    with pytest.raises(ValueError, match=r"TimingLaw.delay_factor must be positive, not 0"):
+        slower(accelerator, 0)
+    with Accelerator(backend="twin") as other, pytest.raises(ValueError, match="set_timing_law needs"):
+        other.set_timing_law(TimingLaw())
+
+
+def test_safe_settings_are_judged_again(accelerator):
+    net = offloaded(accelerator)
+    edge = Setting(voltage_v=0.86)
+    with protect(net, Rollback(RESIDUE), constant(edge)) as run:
+        assert run.is_safe(edge)
+        products(net, inputs(2), offloaded_model(net))
+        assert accelerator.stats["checks"] == 0
+        slower(accelerator, 1.05)
+        assert not run.is_safe(edge)
+        products(net, inputs(2), offloaded_model(net))
+        assert accelerator.stats["checks"] > 0
+
+
+def adaptive(**options):
+    controller = RateController(CONFIG, TimingLaw(), LADDER, TARGET, worst_factor=1.1)
+    return AdaptiveSchedule(Phases(low=LOW, first=1), controller, **options)
+
+
+def run(schedule, accelerator, net, steps=6, shift_at=None, strategy=None):
+    """Sums of all products of a run in which delays grow by 8 %."""
+    seen = {}
+    strategy = Rollback(RESIDUE) if strategy is None else strategy
+    with protect(net, strategy, schedule, seed=2):
+        observe = offloaded_model(net)
+        observe.observer = lambda name, sums: seen.setdefault(name, []).append(sums.clone())
+        for index, x in enumerate(inputs(steps)):
+            if index == shift_at:
+                slower(accelerator, 1.08)
+            net(x, 1000 - index)
+        observe.observer = None
+    return seen
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("model", ["flip", "carry"])
+def test_rtl_and_twin_shift_alike(model):
+    """With CONFIG's elaboration, and that of test_protection_rtl."""
+    generator = torch.Generator().manual_seed(1)
+    a, w = (torch.randint(-128, 128, shape, dtype=torch.int8, generator=generator) for shape in ((20, 24), (24, 12)))
+    results = []
+    for backend in ("twin", "rtl"):
+        found = []
+        law = TimingLaw(variation=0.01)
+        with Accelerator(replace(CONFIG, timing_model=model), backend=backend, timing_law=law) as accelerator:
+            accelerator.set_operating_point(voltage_v=0.7 if model == "flip" else 0.81)
+            for factor in (1.0, 1.2, 0.98):
+                slower(accelerator, factor)
+                found.append(accelerator.gemm(a, w, protection=Protection()))
+            results.append((found, accelerator.stats))
+    (twin, twin_stats), (rtl, rtl_stats) = results
+    assert all(torch.equal(x, y) for x, y in zip(twin, rtl, strict=True))
+    assert twin_stats == {name: rtl_stats[name] for name in twin_stats}
+    assert twin_stats["detected"] > 0
+
+
+@pytest.mark.rtl
+def test_rtl_and_twin_adapt_alike():
+    results = []
+    for backend in ("twin", "rtl"):
+        with Accelerator(CONFIG, backend=backend) as accelerator:
+            schedule = adaptive()
+            seen = run(schedule, accelerator, offloaded(accelerator, 4), steps=4, shift_at=2)
+            results.append((seen, dict(accelerator.stats), schedule.controller.records))
+    (twin, twin_stats, twin_records), (rtl, rtl_stats, rtl_records) = results
+    assert all(torch.equal(a, b) for name in twin for a, b in zip(twin[name], rtl[name], strict=True))
+    assert twin_stats == pytest.approx(rtl_stats)
+    assert twin_records == rtl_records
+    assert twin_stats["injected"] > 0
+
+
+def test_low_products_run_at_the_controllers_setting_and_all_others_as_before(accelerator):
+    schedule, seen = adaptive(), []
+    net = offloaded(accelerator)
+    with protect(net, Rollback(RESIDUE), schedule):
+        observe = offloaded_model(net)
+        observe.observer = lambda name, sums: seen.append(accelerator.operating_points[0].voltage_v)
+        for x in inputs(3):
+            net(x, 0)
+    assert set(seen[:8]) == {0.9}
+    records = schedule.controller.records
+    assert set(seen[8:16]) == {records[1].voltage_v}
+    assert records[1].voltage_v < 0.8
+
+
+def test_candidates_may_be_clocks(accelerator):
+    clocks = [Setting(frequency_hz=clock * 1e6, check_voltage_v=0.9) for clock in range(2400, 4200, 200)]
+    controller = RateController(CONFIG, TimingLaw(), clocks, TARGET, worst_factor=1.1)
+    schedule = AdaptiveSchedule(Phases(low=LOW, first=1), controller)
+    net, seen = offloaded(accelerator), []
+    with protect(net, Rollback(RESIDUE), schedule, seed=2):
+        observe = offloaded_model(net)
+        observe.observer = lambda name, sums: seen.append(accelerator.operating_points[2].frequency_hz)
+        for x in inputs(4):
+            net(x, 0)
+    chosen = [record.frequency_hz for record in controller.records]
+    assert seen[8:] == [clock for clock in chosen[1:] for _ in range(8)]
+    # 1e-2 is at a delay of 1.915, over 1.1 and the margin.
+    assert chosen[0] == 3.4e9
+    assert max(error_rate_of_delay(clock / 2e9) for clock in chosen) <= TARGET
+    assert controller.records[-1].factor_high < 1.2
+
+
+def test_counts_are_those_of_the_checks(accelerator):
+    schedule = adaptive()
+    run(schedule, accelerator, offloaded(accelerator))
+    records = schedule.controller.records
+    assert len(records) == 6
+    assert records[0].checks == 0
+    assert sum(each.checks for each in records) == accelerator.stats["checks"]
+    assert sum(each.detected for each in records) == accelerator.stats["detected"] > 0
+
+
+def test_it_goes_on_from_its_state_in_mid_run(accelerator):
+    net = offloaded(accelerator)
+
+    def voltages(schedule, saved=None):
+        with protect(net, Rollback(RESIDUE), schedule, seed=2):
+            for index, x in enumerate(inputs(6)):
+                if saved is not None and index == 3:
+                    saved.append(json.loads(json.dumps(schedule.state())))
+                net(x, 0)
+        return schedule.controller.records
+
+    saved, straight = [], adaptive()
+    records = voltages(adaptive(), saved)
+    assert voltages(straight) == records
+    resumed = adaptive()
+    resumed.load_state(saved[0])
+    assert resumed.controller.records == records[:3]
+    assert resumed.controller.candidate.voltage_v == records[3].voltage_v
+
+
+def test_theta_follows_the_rate(accelerator):
+    strategy = Rollback(RESIDUE)
+    schedule = adaptive(staleness=100.0)
+    run(schedule, accelerator, offloaded(accelerator), strategy=strategy)
+    records = schedule.controller.records
+    assert schedule.thetas
+    assert len(schedule.thetas) == sum(each.rate is not None for each in records[:-1])
+    assert strategy.theta == schedule.thetas[-1]
+    assert best_theta(TARGET / 30, 100.0, RESIDUE) <= strategy.theta <= best_theta(TARGET * 3, 100.0, RESIDUE)
+
+
+def test_checkpoints_follow_what_is_rolled_back():
+    strategy = PublishedDrift(theta=0, interval=4, tile=4)
+    config = strategy.hardware(CONFIG)
+    intervals = {}
+    for design_share in (1e-4, 0.9):
+        controller = RateController(config, TimingLaw(), LADDER, 3 * TARGET, worst_factor=1.1)
+        schedule = AdaptiveSchedule(Phases(low=LOW, first=1), controller, design_share=design_share)
+        with Accelerator(config, backend="twin") as accelerator:
+            strategy = PublishedDrift(theta=0, interval=4, tile=4)
+            run(schedule, accelerator, offloaded(accelerator), strategy=strategy)
+        intervals[design_share] = schedule.intervals
+    assert intervals[1e-4][0] == intervals[0.9][0] == 4
+    assert intervals[1e-4][-1] == 1
+    assert intervals[0.9][-1] > 4
+    assert np.all(np.array(intervals[0.9]) >= 4)
+
+
+def test_what_cannot_follow_is_refused(accelerator):
+    net = offloaded(accelerator)
+
+    def begin(schedule, strategy, **options):
+        with protect(net, strategy, schedule, **options):
+            pass
+
+    with pytest.raises(ValueError, match="strategy 'ours' has no interval that could follow"):
+        begin(adaptive(design_share=0.1), Rollback(RESIDUE))
+    with pytest.raises(ValueError, match="strategy 'unprotected' has no theta that could follow"):
+        begin(adaptive(staleness=1.0), Unprotected())
+    with pytest.raises(ValueError, match=r"errs where delays are worst_factor=1.1 times the law's; choose a safer one"):
+        begin(adaptive(), Rollback(RESIDUE), safe=Setting(voltage_v=0.86))
+    other = RateController(replace(CONFIG, cols=8), TimingLaw(), LADDER, TARGET)
+    with pytest.raises(ValueError, match="the controller is for another AcceleratorConfig"):
+        begin(AdaptiveSchedule(constant(NOMINAL), other), Rollback(RESIDUE))
