@@ -14,7 +14,7 @@ JOBS ?= 2
 BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint sim bench soak clean
+.PHONY: help venv demo test lint sim bench soak formal clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,10 +42,14 @@ lint: $(READY) ## ruff and mypy
 	MYPYPATH=build/typecheck:benchmarks $(VENV)/bin/mypy --scripts-are-modules benchmarks/*.py
 
 test: lint ## All quick tests
-	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not soak"
+	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not soak and not formal"
 
 soak: $(READY) ## Long random sweeps of the RTL, and random kills of processes
 	$(PY) -m pytest -n $(JOBS) -m soak
+
+formal: $(READY) ## Proofs about the units with a solver; traces of counterexamples in build/formal
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,formal]'
+	$(PY) -m pytest -n $(JOBS) -m formal tests/formal
 
 sim: $(READY) ## cocotb testbenches; TEST=name WAVES=1 ROWS=4 COLS=4
 	$(PY) -m brownout.cosim.run_tests --test $(TEST) --rows $(ROWS) --cols $(COLS) $(if $(WAVES),--waves)

@@ -1,0 +1,192 @@
+"""The ring engine: what it starts was legal, what it refuses is reported, and after an error it rests."""
+
+import pytest
+from amaranth.hdl import Assert, Assume, Cat, Const, Mux, Signal
+
+from brownout.hw.commands import COMMAND_BYTES, GEMM_FIELDS
+from brownout.hw.config import AcceleratorConfig
+from brownout.hw.control import command_processor
+from brownout.hw.control.command_processor import CommandProcessor
+
+from ..prover import ProofFailedError, Spec, prove
+
+BUS_BYTES = 128
+CONFIG = AcceleratorConfig(rows=4, cols=4, bus_bytes=BUS_BYTES, address_bits=32, slab_bytes=4, block_col_tiles=1)
+EXTENT_CYCLES = 29
+"""From the doorbell to the start of a product: fetch, fields, four operands in five cycles each."""
+
+
+def at_once_spec():
+    """One command of any bytes, on a bus that answers in every cycle."""
+    spec = Spec()
+    m = spec.module
+    m.submodules.unit = unit = CommandProcessor(CONFIG)
+    spec.inputs.append(unit.beat.payload)
+    cycle, command = Signal(8), Signal(8 * COMMAND_BYTES)
+    beats = Signal()
+    m.d.sync += cycle.eq(cycle + 1)
+    m.d.comb += [
+        unit.doorbell.eq(cycle == 0),
+        unit.ring_entries.eq(2),
+        unit.tail.eq(1),
+        unit.beat.valid.eq(1),
+        unit.request.ready.eq(1),
+        unit.bus_idle.eq(1),
+    ]
+    with m.If(unit.fetching & unit.beat.ready):
+        m.d.sync += [beats.eq(1), command.word_select(beats, 8 * BUS_BYTES).eq(unit.beat.payload)]
+    fields = {field.name: command[8 * field.offset : 8 * field.offset + field.bits] for field in GEMM_FIELDS}
+    return spec, unit, cycle, fields
+
+
+def test_every_command_is_started_or_done_or_refused():
+    spec, unit, cycle, _ = at_once_spec()
+    m = spec.module
+    ended = Signal(2)
+    now = unit.start + unit.failed + unit.command_done
+    m.d.comb += Assert(now + ended <= 1)
+    m.d.sync += ended.eq(ended + now)
+    m.d.comb += Assert((cycle < EXTENT_CYCLES + 2) | (ended == 1))
+    prove(spec, "commands-end", depth=EXTENT_CYCLES + 4)
+
+
+def legal_fields_spec():
+    spec, unit, _, fields = at_once_spec()
+    flags = fields["flags"]
+    requant, channel = flags[1], flags[0]
+
+    def aligned(*names):
+        return Cat(fields[name][:7] == 0 for name in names).all()
+
+    spec.module.d.comb += [
+        Assert(~unit.start | legal)
+        for legal in (
+            (fields["opcode"] == 1) & (fields["version"] == 1),
+            (fields["batch"] >= 1) & (fields["batch"] <= 65535),
+            (fields["m"] >= 1) & (fields["m"] < 1 << 24) & (fields["n"] >= 1) & (fields["n"] < 1 << 24),
+            (fields["k"] >= 1) & (fields["k"] <= 131071),
+            aligned("lda", "ldw", "ldy", "a_addr", "w_addr", "y_addr"),
+            aligned("a_batch_stride", "w_batch_stride", "y_batch_stride", "read_base", "read_limit"),
+            aligned("write_base", "write_limit"),
+            fields["ldy"] >= Mux(requant, fields["n"], 4 * fields["n"]),
+            ~requant | channel,
+            Mux(channel, aligned("channel_addr"), fields["channel_addr"] == 0),
+            # No checksum units: neither their flags nor their fields.
+            (flags & 0xFE3C) == 0,
+            (fields["theta"] == 0) & (fields["log_addr"] == 0) & (fields["log_bytes"] == 0),
+            (fields["read_base"] < fields["read_limit"]) & (fields["read_limit"] <= 1 << 32),
+            (fields["write_base"] < fields["write_limit"]) & (fields["write_limit"] <= 1 << 32),
+        )
+    ]
+    return spec
+
+
+def test_products_that_start_have_legal_fields():
+    prove(legal_fields_spec(), "commands-fields", depth=EXTENT_CYCLES + 3)
+
+
+def test_a_longer_k_is_found(monkeypatch):
+    monkeypatch.setattr(command_processor, "K_LIMIT", 131072)
+    with pytest.raises(ProofFailedError, match=r"trace: .*bounded\.vcd"):
+        prove(legal_fields_spec(), "commands-mutant", depth=EXTENT_CYCLES + 3)
+
+
+def test_products_that_start_stay_inside_their_windows():
+    """Without tiles: the last byte of each operand, in numbers that cannot wrap, for all sizes and strides."""
+    spec, unit, cycle, fields = at_once_spec()
+    m = spec.module
+    flags = fields["flags"]
+
+    def beats(count):
+        return (count + BUS_BYTES - 1) >> 7 << 7
+
+    def wide(value):
+        return Cat(value, Const(0, 72 - len(value)))
+
+    columns = Mux(flags[1], fields["n"], fields["n"] << 2)
+    m.d.comb += Assume((cycle < 10) | (flags[6:9] == 0))
+    for address, rows, stride, step, row, window, wanted in (
+        ("a_addr", fields["m"], "lda", "a_batch_stride", fields["k"], "read", 1),
+        ("w_addr", fields["k"], "ldw", "w_batch_stride", fields["n"], "read", 1),
+        ("y_addr", fields["m"], "ldy", "y_batch_stride", columns, "write", 1),
+        ("channel_addr", None, None, None, fields["n"] * 16, "read", flags[0]),
+    ):
+        end = Signal(72, name=f"{address}_end")
+        total = wide(fields[address]) + wide(beats(row))
+        if rows is not None:
+            total += wide((rows - 1)[:32] * fields[stride]) + wide((fields["batch"] - 1)[:32] * fields[step])
+        m.d.comb += [
+            end.eq(total),
+            Assert(~(unit.start & wanted) | (fields[address] >= fields[f"{window}_base"])),
+            Assert(~(unit.start & wanted) | (end <= fields[f"{window}_limit"])),
+        ]
+    prove(spec, "commands-windows", depth=EXTENT_CYCLES + 2)
+
+
+def any_time_spec():
+    """Whatever the host, the bus and the engines do."""
+    spec = Spec()
+    m = spec.module
+    m.submodules.unit = unit = CommandProcessor(CONFIG)
+    spec.free(unit, driven=(unit.ring_base, unit.ring_entries, unit.timeout))
+    for name in ("ring_base", "ring_entries", "timeout"):
+        signal = getattr(unit, name)
+        m.d.comb += signal.eq(spec.constant(signal.shape(), name=f"any_{name}"))
+    return spec, unit
+
+
+def test_after_an_error_nothing_moves_until_the_host_has_acknowledged_it():
+    spec, unit = any_time_spec()
+    m = spec.module
+    rests, before, moved = Signal(), Signal(16), Signal()
+    head = Mux((unit.head + 1)[:17] == unit.ring_entries, 0, unit.head + 1)
+    following, resetting = Signal(16), Signal()
+    m.d.comb += following.eq(head)
+    m.d.sync += [before.eq(unit.head), moved.eq(unit.command_done | (unit.acknowledge & unit.stopped))]
+    m.d.sync += resetting.eq(resetting | unit.soft_reset)
+    with m.If(unit.failed):
+        m.d.sync += rests.eq(1)
+    with m.Elif(unit.acknowledge):
+        m.d.sync += rests.eq(0)
+    expected = Signal(16)
+    m.d.sync += expected.eq(following)
+    m.d.comb += [
+        Assert(unit.start + unit.failed + unit.command_done <= 1),
+        Assert(resetting | (unit.stopped == rests)),
+        Assert(~(rests & ~resetting) | ~(unit.request.valid | unit.start | unit.running | unit.failed)),
+        Assume(~unit.fault | (unit.fault_cause != 0)),
+        Assert(~unit.failed | (unit.cause != 0)),
+        Assert(resetting | moved | (unit.head == before)),
+        Assert(resetting | (unit.head == before) | (unit.head == expected)),
+        Assert(~unit.request.valid | (unit.request.payload.addr == (unit.ring_base + (unit.head << 8))[:32])),
+        Assert(~unit.request.valid | (unit.ring_base[:8] == 0)),
+        Assert(~unit.datapath_reset | unit.stop),
+        Assert(~unit.start | unit.busy),
+    ]
+    prove(spec, "commands-rest", depth=14)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=ProofFailedError,
+    reason="after a second time-out the abort is given up, and the ports are released while the bus still owes answers",
+)
+def test_an_abort_lasts_until_nothing_is_outstanding():
+    spec, unit = any_time_spec()
+    m = spec.module
+    aborted = Signal()
+    m.d.sync += aborted.eq(unit.stop & ~unit.bus_idle)
+    m.d.comb += Assert(~aborted | unit.stop)
+    prove(spec, "commands-abort", depth=14)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=ProofFailedError, reason="ERROR_CAUSE keeps its value until the next command is checked"
+)
+def test_an_acknowledged_error_has_no_cause():
+    spec, unit = any_time_spec()
+    m = spec.module
+    acknowledged = Signal()
+    m.d.sync += acknowledged.eq(unit.acknowledge & unit.stopped)
+    m.d.comb += Assert(~acknowledged | (unit.cause == 0))
+    prove(spec, "commands-cause", depth=8)
