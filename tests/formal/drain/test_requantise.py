@@ -46,7 +46,9 @@ def formula_spec(*, rounding=1):
         *(valid[i].eq(valid[i - 1]) for i in (1, 2)),
         *(marked[i].eq(marked[i - 1]) for i in (1, 2)),
     ]
-    y, total, quotient = Signal(8), Signal(signed(66)), Signal(signed(66))
+    total = Signal(signed(66))
+    quotient = Signal(signed(66))
+    y = Signal(8)
     m.d.comb += [
         total.eq(scaled + (Array(1 << max(bits - 1, 0) for bits in range(64))[shift_2] if rounding else 0)),
         # Division by a power of two, rounded down: the digits above.

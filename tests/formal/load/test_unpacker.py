@@ -1,5 +1,7 @@
 """Beats become elements with the same bytes in the same order, whatever waits."""
 
+from math import gcd
+
 import pytest
 from amaranth.hdl import Assert, Assume, Mux, Signal
 
@@ -39,6 +41,8 @@ def unpacker_spec(element_bytes, *, late=0):
         Assume((bytes_total != 0) & (bytes_total <= job["elements"] * element_bytes)),
         Assume(job["beats"] == (job["offset"] + bytes_total + BUS_BYTES - 1) >> 2),
         Assume(index < job["elements"] * element_bytes),
+        # Rows begin at an element of theirs.
+        Assume(job["offset"] & (gcd(element_bytes, BUS_BYTES) - 1) == 0),
     ]
     # What came: beats of the current row; the watched byte.
     rows_in, beats_in, value = Signal(4), Signal(4), Signal(8)
