@@ -92,7 +92,7 @@ def test_a_longer_k_is_found(monkeypatch):
 
 
 def test_products_that_start_stay_inside_their_windows():
-    """Without tiles: the last byte of each operand, in numbers that cannot wrap, for all columns, addresses and strides.
+    """Without tiles: the last byte of each operand, in numbers that cannot wrap, for all widths, addresses and strides.
 
     Up to 16 rows and 4 products: the solver does not come to an end with full multipliers.
     """

@@ -14,7 +14,7 @@ DEPTH = 4
 
 
 def corrector_spec(*, pairs, checks_err):
-    """A vector of four columns, one chunk, in every cycle, with one or two errors; `checks_err`: the plain check may."""
+    """A vector of four columns, one chunk, in every cycle, with one or two errors; `checks_err`: also of the check."""
     spec = Spec()
     m = spec.module
     checksum = ChecksumConfig(segment_cols=COLS, locators=1, column_checks=False, pairs=pairs)
@@ -74,8 +74,8 @@ def test_without_locators_of_pairs_single_errors_are_corrected_and_two_in_column
 @pytest.mark.xfail(
     strict=True,
     raises=ProofFailedError,
-    reason="weights are powers of 17 = 2^4 + 1: an error e in a column and 16 e in the plain check pass for 17 e in the "
-    "column before",
+    reason="weights are powers of 17 = 2^4 + 1: errors e in a column and 16 e in the plain check pass for 17 e in the "
+    "column before it",
 )
 def test_without_locators_of_pairs_errors_of_a_column_and_of_the_check_are_marked():
     prove(corrector_spec(pairs=False, checks_err=True), "corrector-check", depth=DEPTH)

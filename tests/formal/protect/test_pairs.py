@@ -111,7 +111,7 @@ def explained_spec(cols):
     m.d.comb += [
         Assert(~claims | (one_place[0] & one_place[1] & ~(unit.first & unit.second).any())),
         Assert(~claims | ((unit.first | unit.second) & inside).any()),
-        Assert(~claims | ((unit.first | unit.second) & ~inside)[:cols].any() == 0),
+        Assert(~(claims & ((unit.first | unit.second) & ~inside)[:cols].any())),
         Assert(~claims | (larger + errors[1] == plain)),
         Assert(~claims | is_power_of_two(m, errors[0], "first_is_power")),
         Assert(~claims | is_power_of_two(m, errors[1], "second_is_power")),
