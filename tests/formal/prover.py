@@ -24,6 +24,7 @@ YOSYS_SCRIPT = """
 read_rtlil design.il
 hierarchy -top top
 chformal -lower
+proc -norom
 prep -flatten -top top
 {memory}
 async2sync
