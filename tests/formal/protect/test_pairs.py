@@ -98,10 +98,12 @@ def explained_spec(cols):
         for place, weight in enumerate(weights(cols)):
             largest = Mux(minus, -(weight << 31) % MODULUS, (weight << 31) % MODULUS)
             terms.append(Mux(places[place] & (error == -(1 << 31)), largest, 0))
-        value = Const(0, 13)
-        for term in terms:
-            value = value | term
-        m.d.comb += part.eq(value)
+        # In steps of signals: one deep expression is too deep for the compiler.
+        for index, term in enumerate(terms):
+            so_far = Signal(13, name=f"part_{name}_{index}")
+            m.d.comb += so_far.eq((terms_so_far if index else Const(0, 13)) | term)
+            terms_so_far = so_far
+        m.d.comb += part.eq(terms_so_far)
         parts.append(part)
     total = sum_of_residues(m, parts[0], parts[1], "reported")
     inside = Cat(unit.inside, Const(0, 1))
