@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 
 venv: $(READY) ## Create .venv with the project and its tools
 
-demo: $(READY) ## Ten digits on the RTL: nominal, undervolted, with rollback; MODEL=digits|mnist VOLTAGE=0.67
+demo: $(READY) ## Ten pictures on the RTL: nominal, undervolted, with rollback; MODEL=digits|mnist|emoji VOLTAGE=0.67
 	$(PY) -m brownout.host.demo --model $(MODEL) $(if $(VOLTAGE),--voltage $(VOLTAGE))
 
 # mypy does not follow the import hook of an editable installation: it gets the same packages as a folder of links.

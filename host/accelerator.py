@@ -16,9 +16,11 @@ from brownout.hw.config import AcceleratorConfig
 from brownout.hw.tiling import ideal_cycles
 
 from .backends.base import Backend
-from .energy import EnergyModel, Meter
+from .backends.make import make_backend
+from .energy import EnergyModel
 from .errors import AcceleratorClosedError
 from .files import digest_of
+from .ledger import Ledger
 from .mixed.options import Coverage, MixedOptions
 from .operands import (
     Requantisation,
@@ -37,45 +39,6 @@ from .slots import Slots
 from .state import State, join, split
 from .timing import TRANSITION_S, TimingLaw
 from .twin.state import NOMINAL_LENGTH, CommandOptions, bit_thresholds
-
-BACKENDS = ("rtl", "twin", "mixed")
-
-
-def _make_backend(
-    config: AcceleratorConfig,
-    name: str,
-    *,
-    waves: Path | None,
-    check_axi: bool,
-    deadline_s: float,
-    mixed: MixedOptions | None,
-    layout: str,
-) -> Backend:
-    if name in ("rtl", "mixed"):
-        from brownout.cosim.simulator import Simulator
-
-        from .backends.rtl import RtlBackend
-
-        def start() -> Simulator:
-            return Simulator(config, waves=waves, check_axi=check_axi, deadline_s=deadline_s)
-
-        def start_rtl() -> RtlBackend:
-            return RtlBackend(config, start, deadline_s=deadline_s, layout=layout)
-
-        if name == "rtl":
-            return start_rtl()
-
-        from .backends.mixed import MixedBackend
-
-        options = MixedOptions() if mixed is None else mixed
-        return MixedBackend(config, options, start_rtl, layout=layout)
-    if name == "twin":
-        from .backends.twin import TwinBackend
-
-        if waves is not None:
-            raise ValueError("waves are recorded from RTL; use backend='rtl', not 'twin'")
-        return TwinBackend(config, layout=layout)
-    raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, not {name!r}")
 
 
 class Accelerator:
@@ -132,7 +95,7 @@ class Accelerator:
         self._check_protection(protection)
         self.protection = protection
         self._points = DomainPoints(self.config, TimingLaw() if timing_law is None else timing_law)
-        self._meter = Meter(self.config, EnergyModel() if energy_model is None else energy_model)
+        self._ledger = Ledger(self.config, EnergyModel() if energy_model is None else energy_model)
         self._slots = Slots()
         self._log = b""
         if mixed is not None and backend != "mixed":
@@ -142,7 +105,7 @@ class Accelerator:
                 f"layout={layout!r} needs a backend by name; give the backend's own constructor the layout"
             )
         if isinstance(backend, str):
-            backend = _make_backend(
+            backend = make_backend(
                 *(self.config, backend),
                 waves=waves,
                 check_axi=check_axi,
@@ -152,11 +115,6 @@ class Accelerator:
             )
         self._device: Backend | None = backend
         self.backend, self.layout = backend.name, layout
-        self._ideal_cycles = 0
-        self._suppressed_unwritten = self._reloaded = 0
-        self._baseline: dict[str, int] = {}
-        # What the device had counted before, in another process or before it was lost.
-        self._carried: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -263,13 +221,13 @@ class Accelerator:
             reloaded = len(places)
             if reloaded:
                 device.copy(as_batch(checkpoint), product.out, places)
-            self._reloaded += reloaded
+            self._ledger.reloaded += reloaded
         if fresh and options.suppress:
-            self._suppressed_unwritten += device.check_counts()["suppressed"] - before - reloaded
+            self._ledger.suppressed_unwritten += device.check_counts()["suppressed"] - before - reloaded
         shape = product.shape
         if options.check:
-            self._meter.add_checks(shape)
-        self._ideal_cycles += ideal_cycles(self.config, shape.m, shape.n, shape.k, shape.batch)
+            self._ledger.meter.add_checks(shape)
+        self._ledger.ideal_cycles += ideal_cycles(self.config, shape.m, shape.n, shape.k, shape.batch)
         return result
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
@@ -373,13 +331,10 @@ class Accelerator:
         """
         self._require_errors("set_timing_law", "flip", "carry")
         device, points = self._open(), self._points.with_law(law)
-        before = device.counters()
-        self._meter.update(before)
+        self._ledger.charge(device)
+        before = self._ledger.counters(device)
         self._points.apply(device, points, law=law)
-        after = device.counters()
-        for name, value in after.items():
-            self._baseline[name] = self._baseline.get(name, 0) + value - before.get(name, 0)
-        self._meter.skip(after)
+        self._ledger.leave_out(before, self._ledger.counters(device))
 
     def add_host_traffic(self, count: int) -> None:
         """Charge bytes of device memory that the host reads or writes because of timing errors.
@@ -394,7 +349,7 @@ class Accelerator:
         """
         if count < 0:
             raise ValueError(f"count must not be negative, but is {count!r}")
-        self._meter.add_traffic(count)
+        self._ledger.meter.add_traffic(count)
 
     def new_slot(
         self, *shape: int, dtype: torch.dtype = torch.int32, device: torch.device | str = "cpu"
@@ -447,10 +402,10 @@ class Accelerator:
     def _move(self, points: Sequence[OperatingPoint], **settings: object) -> None:
         device = self._open()
         # What has been done so far was done at the old points.
-        self._meter.update(self._counters())
+        self._ledger.charge(device)
         self._points.apply(device, points, **settings)  # type: ignore[arg-type]
-        self._meter.voltages_v = [point.voltage_v for point in self._points.wanted]
-        self._meter.frequency_hz = self._points.frequency_hz
+        self._ledger.meter.voltages_v = [point.voltage_v for point in self._points.wanted]
+        self._ledger.meter.frequency_hz = self._points.frequency_hz
 
     def set_error_rate(
         self,
@@ -605,16 +560,7 @@ class Accelerator:
         In simulated time: ``time_s`` and ``energy_j``, and its parts ``energy_mac_j``, ``energy_check_j``,
         ``energy_sram_j``, ``energy_dram_j``, ``energy_activation_j``, ``energy_leakage_j`` and ``energy_host_j``.
         """
-        counts = self._counters()
-        stats: dict[str, float] = {name: value - self._baseline.get(name, 0) for name, value in counts.items()}
-        stats["ideal_cycles"] = self._ideal_cycles
-        if self.config.checksum is not None:
-            stats["suppressed_unwritten"] = self._suppressed_unwritten
-            stats["reloaded"] = self._reloaded
-        return {**stats, **self._meter.totals(counts)}
-
-    def _counters(self) -> dict[str, int]:
-        return {name: value + self._carried.get(name, 0) for name, value in self._open().counters().items()}
+        return self._ledger.stats(self._open())
 
     def state(self) -> State:
         """What results and `stats` of later calls depend on, but for resident weights and slots: settings and counts.
@@ -625,17 +571,8 @@ class Accelerator:
             As in `gemm`.
         """
         device = self._open()
-        counts = State(
-            {
-                "counters": self._counters(),
-                "baseline": dict(self._baseline),
-                "ideal_cycles": self._ideal_cycles,
-                "suppressed_unwritten": self._suppressed_unwritten,
-                "reloaded": self._reloaded,
-            }
-        )
-        parts = {"device": device.state(), "points": self._points.state(), "meter": self._meter.state()}
-        return join({**parts, "counts": counts})
+        parts = {"device": device.state(), "points": self._points.state(), "meter": self._ledger.meter.state()}
+        return join({**parts, "counts": self._ledger.state(device)})
 
     def load_state(self, state: State) -> None:
         """Restart the device with the settings of a state, of this or another accelerator of the same configuration.
@@ -650,12 +587,8 @@ class Accelerator:
         device, parts = self._open(), split(state)
         device.load_state(parts["device"])
         self._points.load_state(parts["points"])
-        self._meter.load_state(parts["meter"])
-        counts = parts["counts"].values
-        self._carried = {name: counts["counters"][name] - value for name, value in device.counters().items()}
-        self._baseline = dict(counts["baseline"])
-        self._ideal_cycles = counts["ideal_cycles"]
-        self._suppressed_unwritten, self._reloaded = counts["suppressed_unwritten"], counts["reloaded"]
+        self._ledger.meter.load_state(parts["meter"])
+        self._ledger.load_state(parts["counts"], device)
         self._log = b""
 
     @property
@@ -669,7 +602,7 @@ class Accelerator:
             "layout": self.layout,
             "protection": None if self.protection is None else asdict(self.protection),
             "timing_law": asdict(self._points.law),
-            "energy_model": asdict(self._meter.model),
+            "energy_model": asdict(self._ledger.meter.model),
             "operating_points": points["wanted"],
             "error_seed": points["seed"],
             "bit_thresholds": points["bits"],
@@ -698,9 +631,7 @@ class Accelerator:
 
     def reset_stats(self) -> None:
         """Count from zero again."""
-        self._baseline = self._counters()
-        self._meter.reset(self._baseline)
-        self._ideal_cycles = self._suppressed_unwritten = self._reloaded = 0
+        self._ledger.reset(self._open())
 
     def restart(self) -> None:
         """Start the device anew, for example after its simulator died.
@@ -713,9 +644,7 @@ class Accelerator:
             After `close`.
         """
         self._open().restart()
-        self._baseline, self._carried = {}, {}
-        self._meter.reset({})
-        self._ideal_cycles = self._suppressed_unwritten = self._reloaded = 0
+        self._ledger.restart()
 
     def close(self) -> None:
         """Free the device. Closing twice does no harm.

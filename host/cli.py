@@ -26,7 +26,7 @@ GRIDS: dict[str, dict[str, list[int]]] = {
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Diffusion models below their safe voltage.")
 
-Model = Annotated[str, typer.Argument(help="digits, mnist, or a diffusers pipeline: folder or hub id")]
+Model = Annotated[str, typer.Argument(help="digits, mnist, emoji, or a diffusers pipeline: folder or hub id")]
 Call = Annotated[
     str, typer.Option(help='of a pipeline: arguments of its calls as JSON, lists in turn; {"class_labels": [1, 2]}')
 ]

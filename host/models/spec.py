@@ -120,7 +120,7 @@ EMOJI = ModelSpec(
     guidance_scale=2.0,
     shift_augmentation=2,
 )
-"""32x32 emoji in colour, to be trained: no weights of it are shipped."""
+"""32x32 emoji in colour."""
 
 SPECS = {spec.name: spec for spec in (DIGITS, MNIST, MNIST_PATCH2, EMOJI)}
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from brownout.host import Accelerator, Protection
+from brownout.host import Accelerator, Protection, TimingLaw
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
 SUPPRESS = Protection(on_mark="suppress", correct=False)
@@ -40,6 +42,7 @@ class Work:
     def go_on(self):
         self.multiply(2)
         self.accelerator.set_operating_point(domain=0, voltage_v=0.7)
+        self.accelerator.set_timing_law(replace(self.accelerator.timing_law, delay_factor=1.02))
         self.multiply(3)
         return self.slot, dict(self.accelerator.stats)
 
@@ -80,7 +83,8 @@ def test_results_and_stats_go_on_in_another_accelerator(timing_model):
         assert second.operating_points != first.operating_points
         same(other.go_on(), expected)
         assert second.operating_points == first.operating_points
-        # And back again in the same.
+        # And back again in the same, in the world as it was.
+        first.set_timing_law(TimingLaw())
         begun.load(state)
         same(begun.go_on(), expected)
         begun.accelerator.restart()
@@ -125,5 +129,6 @@ def test_rtl_and_twin_take_up_each_others_state():
         on_twin.load(state)
         begun = on_twin.state()
         same(on_twin.go_on(), expected)
+        rtl.set_timing_law(TimingLaw())
         on_rtl.load(begun)
         same(on_rtl.go_on(), expected)

@@ -14,7 +14,7 @@ from brownout.host.models import data_emoji, train
 from brownout.host.models.augment import hue_rotation, vary
 from brownout.host.models.data import Dataset, Originals, load_dataset
 from brownout.host.models.spec import EMOJI, build_denoiser
-from brownout.host.quality import perceptual_distance, psnr
+from brownout.host.quality import perceptual_distance, psnr, recognised
 from brownout.host.sampling import initial_latents
 from brownout.hw.config import AcceleratorConfig
 
@@ -183,3 +183,11 @@ def test_models_of_colour_pictures_are_trained_and_loaded(plain_colours, tmp_pat
     images = plain_colours.train_images[:10]
     assert perceptual_distance(images, images, classifier) == 0
     assert perceptual_distance(images, images.flip(1), classifier) > 0
+
+
+def test_emoji_are_drawn_as_asked():
+    classifier, denoiser = load_classifier("emoji"), load_denoiser("emoji")
+    images = sample(denoiser, EMOJI, range(10), seed=0)
+    assert recognised(images, torch.arange(10), classifier).sum() >= 9
+    # On white, as in the data.
+    assert images[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].mean() > 0.95

@@ -30,7 +30,7 @@ class Strategy(abc.ABC):
     name : str
         How reports call it.
     checksum : ChecksumConfig or None
-        Checksum units that it needs.
+        Checksum units that it needs, if these are always the same.
     razor : bool
         Whether it needs elements that detect their own errors.
     """
@@ -41,7 +41,11 @@ class Strategy(abc.ABC):
 
     def hardware(self, config: AcceleratorConfig) -> AcceleratorConfig:
         """`config` with what the strategy needs, and without what it does not."""
-        return replace(config, checksum=self.checksum)
+        return replace(config, checksum=self.checksum_for(config))
+
+    def checksum_for(self, config: AcceleratorConfig) -> ChecksumConfig | None:
+        """Checksum units that it needs in an accelerator with this model of timing errors."""
+        return self.checksum
 
     def check_hardware(self, config: AcceleratorConfig) -> None:
         """Refuse an accelerator that lacks what is needed.
@@ -55,9 +59,10 @@ class Strategy(abc.ABC):
             raise ValueError(
                 f"strategy {self.name!r} needs an AcceleratorConfig with timing_model='flip' or 'carry', not 'none'"
             )
-        if self.checksum is not None and config.checksum != self.checksum:
+        needed = self.checksum_for(config)
+        if needed is not None and config.checksum != needed:
             raise ValueError(
-                f"strategy {self.name!r} needs checksum={self.checksum}, but the accelerator has {config.checksum}; "
+                f"strategy {self.name!r} needs checksum={needed}, but the accelerator has {config.checksum}; "
                 "make it with strategy.hardware(config)"
             )
 

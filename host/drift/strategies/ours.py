@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from brownout.hw.config import ChecksumConfig
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 
 from ...caching import ProductPredictor
 from ...offloading.execution import ProductCall
@@ -20,7 +20,8 @@ from ..runtime import DriftExecution
 from ..setting import Setting
 from .base import Strategy
 
-RESIDUE = ChecksumConfig(scheme="residue", segment_cols=16, column_checks=False, pairs=True)
+RESIDUE = ChecksumConfig(scheme="residue", segment_cols=16, column_checks=False)
+RESIDUE_PAIRS = replace(RESIDUE, pairs=True)
 
 ATTEMPTS_LIMIT = 3
 
@@ -39,8 +40,10 @@ class Rollback(Strategy):
 
     Parameters
     ----------
-    checksum : ChecksumConfig
-        The checksum units.
+    checksum : ChecksumConfig, optional
+        The checksum units; by default residue checks of 16 columns. They locate pairs of errors too where errors are
+        inverted bits (``timing_model="flip"``); late carries change runs of bits, which pass for pairs that they are
+        not.
     theta : int
         Syndromes below 2^theta are let pass.
     attempts : int
@@ -49,10 +52,15 @@ class Rollback(Strategy):
 
     name = "ours"
 
-    def __init__(self, checksum: ChecksumConfig = RESIDUE, *, theta: int = 0, attempts: int = 2) -> None:
+    def __init__(self, checksum: ChecksumConfig | None = None, *, theta: int = 0, attempts: int = 2) -> None:
         if not 0 <= attempts <= ATTEMPTS_LIMIT:
             raise ValueError(f"attempts must be in 0..{ATTEMPTS_LIMIT}, not {attempts!r}")
         self.checksum, self.theta, self.attempts = checksum, theta, attempts
+
+    def checksum_for(self, config: AcceleratorConfig) -> ChecksumConfig:
+        if self.checksum is not None:
+            return self.checksum
+        return RESIDUE if config.timing_model == "carry" else RESIDUE_PAIRS
 
     def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
         out, valid = run.history(call)
@@ -101,7 +109,7 @@ class PredictedRollback(Rollback):
     name = "predicted"
 
     def __init__(
-        self, checksum: ChecksumConfig = RESIDUE, *, theta: int = 0, attempts: int = 2, damping: float = 0.5
+        self, checksum: ChecksumConfig | None = None, *, theta: int = 0, attempts: int = 2, damping: float = 0.5
     ) -> None:
         super().__init__(checksum, theta=theta, attempts=attempts)
         self.damping = damping

@@ -11,11 +11,11 @@ import pytest
 from brownout.host import TimingLaw
 from brownout.host.drift.adaptive.controller import RateController, voltage_ladder
 from brownout.host.drift.setting import Setting
-from brownout.host.drift.strategies import RESIDUE
+from brownout.host.drift.strategies import RESIDUE_PAIRS
 from brownout.host.timing import error_rate_of_delay
 from brownout.hw.config import AcceleratorConfig
 
-CONFIG = AcceleratorConfig(rows=32, cols=32, timing_model="flip", checksum=RESIDUE)
+CONFIG = AcceleratorConfig(rows=32, cols=32, timing_model="flip", checksum=RESIDUE_PAIRS)
 LADDER = voltage_ladder(0.62, 0.84)
 TARGET = 3e-3
 

@@ -21,6 +21,7 @@ from brownout.host.drift.strategies import (
     Unprotected,
     ZeroingAbft,
 )
+from brownout.hw.config import AcceleratorConfig
 
 from ..denoiser import CONFIG, RESIDUE, inputs, offloaded, products
 
@@ -185,4 +186,11 @@ def test_rtl_and_twin_go_back_to_the_same_values():
 def test_hardware_is_what_the_strategy_needs():
     assert Unprotected().hardware(CONFIG).checksum is None
     assert Rollback(RESIDUE).hardware(replace(CONFIG, checksum=None)).checksum == RESIDUE
+    # Late carries change runs of bits, which are no pairs of single bits.
+    for timing_model, pairs in (("flip", True), ("carry", False)):
+        own = Rollback().hardware(AcceleratorConfig(timing_model=timing_model))
+        assert own.checksum.pairs == pairs
+        Rollback().check_hardware(own)
+        with pytest.raises(ValueError, match=r"^strategy 'ours' needs checksum=.*strategy\.hardware\(config\)$"):
+            Rollback().check_hardware(replace(own, checksum=replace(own.checksum, pairs=not pairs)))
     assert PublishedDrift().hardware(replace(CONFIG, rows=32, cols=32, block_rows=64)).checksum.segment_cols == 32
