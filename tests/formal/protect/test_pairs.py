@@ -1,7 +1,7 @@
 """Pairs of errors: each is found; what is reported as the only explanation is one, and the only one."""
 
 import pytest
-from amaranth.hdl import Assert, Assume, Cat, Const, Mux, Signal
+from amaranth.hdl import Assert, Assume, Cat, Const, Mux, Signal, Value
 
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 from brownout.hw.protect import pairs
@@ -98,12 +98,13 @@ def explained_spec(cols):
         for place, weight in enumerate(weights(cols)):
             largest = Mux(minus, -(weight << 31) % MODULUS, (weight << 31) % MODULUS)
             terms.append(Mux(places[place] & (error == -(1 << 31)), largest, 0))
-        # In steps of signals: one deep expression is too deep for the compiler.
+        # In steps of signals: one expression of so many terms is too deep for the compiler.
+        value: Value = Const(0, 13)
         for index, term in enumerate(terms):
-            so_far = Signal(13, name=f"part_{name}_{index}")
-            m.d.comb += so_far.eq((terms_so_far if index else Const(0, 13)) | term)
-            terms_so_far = so_far
-        m.d.comb += part.eq(terms_so_far)
+            step = Signal(13, name=f"part_{name}_{index}")
+            m.d.comb += step.eq(value | term)
+            value = step
+        m.d.comb += part.eq(value)
         parts.append(part)
     total = sum_of_residues(m, parts[0], parts[1], "reported")
     inside = Cat(unit.inside, Const(0, 1))
