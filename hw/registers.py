@@ -38,7 +38,7 @@ REGISTERS = (
     Register("RING_HEAD", 0x028, "ro", "index of the next command to be fetched"),
     Register("RING_TAIL", 0x02C, "rw", "doorbell: index after the last valid command; starts the ring"),
     Register("TIMEOUT", 0x030, "rw", "cycles without bus progress that count as an error; 0: never"),
-    Register("ERROR_CAUSE", 0x034, "ro", "ErrorCause; cleared by writing bit 1 of IRQ"),
+    Register("ERROR_CAUSE", 0x034, "ro", "ErrorCause of the last failed command; of use while bit 1 of IRQ is set"),
     Register("ERROR_INDEX", 0x038, "ro", "ring index of the command that failed"),
     Register("SNAPSHOT", 0x03C, "wo", "any write copies all counters to the snapshot"),
 )

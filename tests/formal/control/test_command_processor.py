@@ -1,7 +1,7 @@
 """The ring engine: what it starts was legal, what it refuses is reported, and after an error it rests."""
 
 import pytest
-from amaranth.hdl import Assert, Assume, Cat, Const, Mux, Signal
+from amaranth.hdl import Assert, Assume, Cat, Mux, Signal
 
 from brownout.hw.commands import COMMAND_BYTES, GEMM_FIELDS
 from brownout.hw.config import AcceleratorConfig
@@ -91,42 +91,6 @@ def test_a_longer_k_is_found(monkeypatch):
         prove(legal_fields_spec(), "commands-mutant", depth=LAST_CYCLE + 1, first=LAST_CYCLE)
 
 
-def test_products_that_start_stay_inside_their_windows():
-    """Without tiles: the last byte of each operand, in numbers that cannot wrap, for all widths, addresses and strides.
-
-    Up to 16 rows and 4 products: the solver does not come to an end with full multipliers.
-    """
-    spec, unit, cycle, fields = at_once_spec()
-    m = spec.module
-    flags = fields["flags"]
-
-    def beats(count):
-        return (count + BUS_BYTES - 1) >> 7 << 7
-
-    def wide(value):
-        return Cat(value, Const(0, 72 - len(value)))
-
-    columns = Mux(flags[1], fields["n"], fields["n"] << 2)
-    small = (flags[6:9] == 0) & (fields["m"] <= 16) & (fields["k"] <= 16) & (fields["batch"] <= 4)
-    m.d.comb += Assume((cycle < 10) | small)
-    for address, rows, stride, step, row, window, wanted in (
-        ("a_addr", fields["m"], "lda", "a_batch_stride", fields["k"], "read", 1),
-        ("w_addr", fields["k"], "ldw", "w_batch_stride", fields["n"], "read", 1),
-        ("y_addr", fields["m"], "ldy", "y_batch_stride", columns, "write", 1),
-        ("channel_addr", None, None, None, fields["n"] * 16, "read", flags[0]),
-    ):
-        end = Signal(72, name=f"{address}_end")
-        total = wide(fields[address]) + wide(beats(row))
-        if rows is not None:
-            total += wide((rows - 1)[:4] * fields[stride]) + wide((fields["batch"] - 1)[:2] * fields[step])
-        m.d.comb += [
-            end.eq(total),
-            Assert(spec.so_far(~(unit.start & wanted) | (fields[address] >= fields[f"{window}_base"]))),
-            Assert(spec.so_far(~(unit.start & wanted) | (end <= fields[f"{window}_limit"]))),
-        ]
-    prove(spec, "commands-windows", depth=LAST_CYCLE + 1, first=LAST_CYCLE)
-
-
 def any_time_spec():
     """Whatever the host, the bus and the engines do."""
     spec = Spec()
@@ -182,15 +146,3 @@ def test_an_abort_lasts_until_nothing_is_outstanding():
     m.d.sync += aborted.eq(unit.stop & ~unit.bus_idle)
     m.d.comb += Assert(~aborted | unit.stop)
     prove(spec, "commands-abort", depth=14)
-
-
-@pytest.mark.xfail(
-    strict=True, raises=ProofFailedError, reason="ERROR_CAUSE keeps its value until the next command is checked"
-)
-def test_an_acknowledged_error_has_no_cause():
-    spec, unit = any_time_spec()
-    m = spec.module
-    acknowledged = Signal()
-    m.d.sync += acknowledged.eq(unit.acknowledge & unit.stopped)
-    m.d.comb += Assert(~acknowledged | (unit.cause == 0))
-    prove(spec, "commands-cause", depth=8)
