@@ -90,6 +90,9 @@ WITH_POINTS = {
     "carry-unprotected": protected(None, timing_model="carry", bus_bytes=4, cols=5, rows=9),
 }
 
+SOAKED = ("three-digits", "carry-unprotected")
+"""Left to the soak: building their simulators takes longer than all that the quick tests would ask of them."""
+
 
 def assert_same(model: CycleModel, simulator: Simulator, commands: Sequence[Command]) -> None:
     """Run `commands` on both; what they add to the counters must be equal."""
@@ -153,22 +156,21 @@ def sweep(config: AcceleratorConfig, count: int, seed: int, *, most_passes: int,
     [
         (small_config(4, 4), 100, 20_000),
         (small_config(3, 5), 100, 20_000),
-        (small_config(16, 4), 60, 20_000),
         (small_config(16, 16), 30, 6_000),
         (SMALL_BLOCKS, 60, 4_000),
     ],
-    ids=["4x4", "3x5-bus64", "16x4", "16x16", "4x4-small-blocks"],
+    ids=["4x4", "3x5-bus64", "16x16", "4x4-small-blocks"],
 )
 def test_counters_equal_the_rtl(config: AcceleratorConfig, count: int, most_passes: int) -> None:
     sweep(config, count, config.rows * 100 + config.cols, most_passes=most_passes)
 
 
-@pytest.mark.parametrize("name", PROTECTED)
+@pytest.mark.parametrize("name", [name for name in PROTECTED if name not in SOAKED])
 def test_counters_equal_the_rtl_with_checksum_units(name: str) -> None:
     sweep(PROTECTED[name], 60, len(name), most_passes=6_000, settings=0.1)
 
 
-@pytest.mark.parametrize("name", WITH_POINTS)
+@pytest.mark.parametrize("name", [name for name in WITH_POINTS if name not in SOAKED])
 def test_counters_equal_the_rtl_with_operating_points(name: str) -> None:
     sweep(WITH_POINTS[name], 60, len(name), most_passes=2_000, settings=0.6)
 

@@ -48,10 +48,10 @@ CONFIGS = {
     "matched-flip": config(4, 8, "flip", checks("matched", 8, 8)),
     "classic-flip": config(4, 4, "flip", checks("classic", 2, 4), drain_lanes=1, bus_bytes=4),
     "residue-carry": config(4, 6, "carry", checks("residue", 4, 8, locators=2), voltage_domains=2, bus_bytes=64),
-    "weighted-carry": config(4, 6, "carry", checks("weighted", 6, 8)),
     "pairs-flip": config(2, 14, "flip", checks("residue", 8, pairs=True), drain_lanes=8, voltage_domains=2),
 }
 LONG_CONFIGS = {
+    "weighted-carry": config(4, 6, "carry", checks("weighted", 6, 8)),
     "none-flip": config(3, 9, "flip", None),
     "none-carry": config(3, 5, "carry", None),
     "weighted-q-flip": config(4, 8, "flip", checks("weighted", 5, 16), drain_lanes=3),
