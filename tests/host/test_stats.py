@@ -205,7 +205,7 @@ def test_any_sequence_of_protected_calls_counts_the_same(open_pair, name, seed):
     memory = dataclasses.replace(MEMORY, **TIMINGS[seed])
     pair = open_pair(dataclasses.replace(PROTECTED[name], memory=memory), layout=LAYOUTS[seed])
     seen = set()
-    for _ in range(150):
+    for _ in range(100):
         protected_call(rng, generator, pair)
         pair.assert_same_stats()
         seen |= {name for name, value in pair.both[0].stats.items() if value > 0}
