@@ -31,7 +31,9 @@ from tqdm import tqdm
 from brownout.cosim import build_simulator
 from brownout.cosim.build import build_verilog
 from brownout.cosim.cache import build_root
+from brownout.cosim.descriptors import reserve_standard_descriptors
 from brownout.cosim.dram import settings_text, timing_settings
+from brownout.cosim.environment import needed_environment
 from brownout.cosim.scoreboard import GemmCase
 from brownout.cosim.simulator import ring_bytes
 from brownout.cosim.testbench import CONFIG_VARIABLE
@@ -69,6 +71,7 @@ class BareLoop:
         size = config.memory.size_bytes
         self._executable = build_simulator(config, "bare")
         self._case = GemmCase(config, a, w)
+        reserve_standard_descriptors()
         self._fd = os.memfd_create("brownout-bare")
         os.ftruncate(self._fd, size)
         self._memory = np.memmap(f"/proc/self/fd/{self._fd}", np.uint8, mode="r+")
@@ -82,7 +85,7 @@ class BareLoop:
             **timing_settings(config.memory),
             "check_axi": 0,
         }
-        self._environment = {**os.environ, "BROWNOUT_DRAM": settings_text(settings)}
+        self._environment = {**needed_environment(), "BROWNOUT_DRAM": settings_text(settings)}
 
     def run(self) -> float:
         """Run the command and check its result; returns cycles per second."""

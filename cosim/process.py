@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
@@ -17,6 +18,8 @@ import cocotb_tools.config
 import find_libpython
 
 from .build import TOP
+from .descriptors import reserve_standard_descriptors
+from .environment import needed_environment
 from .errors import ProtocolError, SimulatorDied, SimulatorTimeout
 from .link import Link, LinkClosed, LinkGarbled, LinkTimeout
 
@@ -38,13 +41,28 @@ STOP_GRACE_S = 5.0
 """How long a simulator that was told to end may take before it is killed."""
 
 
-def cocotb_environment(test_module: str) -> dict[str, str]:
-    """Environment in which a simulator finds Python, cocotb and the test module; as cocotb's own runner sets it."""
-    libpython = os.environ.get("LIBPYTHON_LOC") or find_libpython.find_libpython()
-    if libpython is None:
-        raise ProtocolError("cannot find libpython: this Python was built without its shared library")
+def _libpython() -> str:
+    # The variable is cocotb's way out where nothing is found; elsewhere it may name the library of another Python.
+    found: str | None = find_libpython.find_libpython() or os.environ.get("LIBPYTHON_LOC")
+    if found is None or not Path(found).exists():
+        raise ProtocolError(
+            f"cannot find libpython{'' if found is None else f': {found} does not exist'}; use a Python that was built "
+            "with its shared library, or name the library in the environment variable LIBPYTHON_LOC"
+        )
+    return found
+
+
+def cocotb_environment(test_module: str, base: Mapping[str, str]) -> dict[str, str]:
+    """`base` with what a simulator needs to find Python, cocotb and the test module; as cocotb's own runner sets it.
+
+    Raises
+    ------
+    ProtocolError
+        Python has no shared library.
+    """
+    libpython = _libpython()
     return {
-        **os.environ,
+        **base,
         "PYTHONPATH": os.pathsep.join(sys.path),
         "PYGPI_PYTHON_BIN": sys.executable,
         "GPI_USERS": f"{libpython};{cocotb_tools.config.pygpi_entry_point()}",
@@ -84,10 +102,11 @@ class SimulatorProcess:
     def __init__(
         self, executable: Path, *, memory_fd: int, settings: str, waves: Path | None, logs: Path, deadline_s: float
     ) -> None:
+        reserve_standard_descriptors()
         logs.mkdir(parents=True, exist_ok=True)
         self.log = logs / f"simulator-{os.getpid()}-{next(_numbers)}.log"
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        environment = cocotb_environment("brownout.cosim.server") | {
+        environment = cocotb_environment("brownout.cosim.server", needed_environment()) | {
             "BROWNOUT_SOCKET_FD": str(theirs.fileno()),
             "BROWNOUT_PARENT_PID": str(os.getpid()),
             "BROWNOUT_DRAM": f"fd={memory_fd},{settings}",

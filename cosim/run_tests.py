@@ -19,7 +19,9 @@ from brownout.hw.config import AcceleratorConfig, MemoryConfig
 
 from .build import build_simulator
 from .cache import build_root as resolve_build_root
+from .descriptors import reserve_standard_descriptors
 from .dram import settings_text, timing_settings
+from .environment import own_environment
 from .errors import SimulatorError
 from .process import cocotb_environment
 from .testbench import CONFIG_VARIABLE
@@ -74,7 +76,8 @@ def run_benches(
     build_root : Path or str, optional
         See `brownout.cosim.cache.build_root`.
     environment : mapping, optional
-        Further environment variables.
+        Further environment variables. Those of cocotb, GPI, Verilator and Python in this process's are left out
+        (`brownout.cosim.environment`).
 
     Raises
     ------
@@ -88,7 +91,7 @@ def run_benches(
     results = root / "results" / f"bench-{test}-{os.getpid()}.xml"
     results.parent.mkdir(parents=True, exist_ok=True)
     settings: dict[str, int | str | Path] = {"size_bytes": config.memory.size_bytes, **timing_settings(config.memory)}
-    env = cocotb_environment(",".join(f"{_PREFIX}{name}" for name in chosen)) | {
+    env = cocotb_environment(",".join(f"{_PREFIX}{name}" for name in chosen), own_environment()) | {
         "BROWNOUT_DRAM": settings_text(settings),
         CONFIG_VARIABLE: json.dumps(config.to_dict()),
         "COCOTB_RESULTS_FILE": str(results),
@@ -102,6 +105,7 @@ def run_benches(
     if vcd is not None:
         vcd.parent.mkdir(parents=True, exist_ok=True)
         command += ["--trace", "--trace-file", str(vcd)]
+    reserve_standard_descriptors()
     status = subprocess.run(command, env=env, check=False).returncode
     if not results.exists():
         raise SimulatorError(f"the simulator ended with status {status} and without results")

@@ -17,6 +17,7 @@ from brownout.hw.registers import ID_WORD, INTERFACE_VERSION, OFFSETS, STATUS_BU
 
 from .build import build_simulator
 from .cache import build_root as resolve_build_root
+from .descriptors import reserve_standard_descriptors
 from .dram import StallConfig, settings_text, timing_settings
 from .errors import AxiViolation, CommandError, ProtocolError, SimulatorDied
 from .process import SimulatorProcess
@@ -102,6 +103,7 @@ class Simulator:
         self.ring_base = self.usable_bytes
         self._entries = self.ring_bytes // COMMAND_BYTES
         self._tail = 0
+        reserve_standard_descriptors()
         # The file has no name, so nothing is left of it once both processes are gone.
         self.memory_fd = os.memfd_create("brownout-dram")
         self.memory: mmap.mmap = None  # type: ignore[assignment]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from .models.spec import ModelSpec, build_scheduler
+from .progress import progress_bar
 from .quality.images import to_unit_range
 
 StepCallback = Callable[[int, int, torch.Tensor], None]
@@ -90,7 +90,7 @@ def sample(
     latents = initial_latents(spec, len(classes), seed)
     guided = scale != 1
     conditions = torch.cat([classes, torch.full_like(classes, spec.null_label)]) if guided else classes
-    for step, timestep in enumerate(tqdm(scheduler.timesteps, desc="sampling", unit="step", disable=not progress)):
+    for step, timestep in enumerate(progress_bar(scheduler.timesteps, desc="sampling", unit="step", show=progress)):
         inputs = torch.cat([latents, latents]) if guided else latents
         predicted = model(inputs, timestep=timestep.expand(len(inputs)), class_labels=conditions).sample
         if guided:

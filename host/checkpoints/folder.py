@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from brownout.cosim.descriptors import reserve_standard_descriptors
+
 from ..errors import CheckpointError, CheckpointWarning, FileRefusedError
 from ..files import TEMPORARY, read_tensors, read_with_digest, sync_folder, write_tensors
 from ..state import State
@@ -68,6 +70,7 @@ class RunFolder:
         self._run, self._last = "", ""
         path.mkdir(parents=True, exist_ok=True)
         # Freed by the system when the process ends, however it ends.
+        reserve_standard_descriptors()
         self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from brownout.hw.config import AcceleratorConfig
 
@@ -20,6 +19,7 @@ from ..models.evaluate import calibration_run
 from ..models.load import load_classifier, load_denoiser
 from ..models.spec import ModelSpec, get_spec
 from ..offloading import Calibration, LayerReport, offload, report, restore
+from ..progress import progress_bar
 from ..quality import class_agreement, perceptual_distance, psnr, psnr_per_image, recognised
 from ..sampling import sample
 from . import DEFAULT_VOLTAGE_V
@@ -218,7 +218,7 @@ def _run_on_rtl(job: Job, wanted: tuple[Scenario, ...], twins: list[Run], *, sho
     """All scenarios on RTL, `SIMULATORS` at a time, in their order."""
     steps = len(wanted) * job.spec.num_inference_steps
     with (
-        tqdm(total=steps, desc="RTL", unit="step", disable=not show_progress) as bar,
+        progress_bar(total=steps, desc="RTL", unit="step", show=show_progress) as bar,
         ThreadPoolExecutor(SIMULATORS) as pool,
     ):
         runs = [

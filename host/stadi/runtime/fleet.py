@@ -12,13 +12,13 @@ from typing import Any, Self
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from brownout.hw.config import AcceleratorConfig
 
 from ...checkpoints import RunCheckpoint
 from ...errors import FleetError, PlanError
 from ...offloading import Calibration, calibrate
+from ...progress import progress_bar
 from ..coding import AUTO, AUTO_GAIN, ExchangeCoding
 from ..costs import CostModel
 from ..device import DeviceSpec, FleetSpec
@@ -342,7 +342,7 @@ class PlacedDenoiser:
                 log=log,
             )
             bar = stack.enter_context(
-                tqdm(total=num_inference_steps, desc="generating", unit="step", disable=not progress)
+                progress_bar(total=num_inference_steps, desc="generating", unit="step", show=progress)
             )
             return run.generate(chosen, job, solver.begin(latents), callback, bar)
 

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Sequence
 from socket import socket, socketpair
 
+from brownout.cosim.descriptors import reserve_standard_descriptors
+
 from .executor import Command, Executor, Lost
 from .wire import TornError, Wire
 from .worker import Recipe
@@ -34,6 +36,7 @@ class ProcessExecutor(Executor):
     def start(self, recipes: Sequence[Recipe]) -> None:
         names = [recipe.device.name for recipe in recipes]
         ends: dict[str, dict[str, socket]] = {name: {} for name in names}
+        reserve_standard_descriptors()
         try:
             for index, first in enumerate(names):
                 for second in names[index + 1 :]:
