@@ -303,6 +303,7 @@ class Simulator:
             By name: those of `MemoryConfig` except the size; ``bandwidth``: bytes per cycle times 2^16, for fractions
             of a byte; ``seed`` and ``stall_aw``, ``stall_w``, ``stall_b``, ``stall_ar``, ``stall_r`` (per 65536);
             ``slverr_base`` and ``slverr_limit``: accesses to bytes from base up to limit are answered with SLVERR;
+            ``wrong_id_base`` and ``wrong_id_limit``: likewise with another transaction ID than theirs;
             ``hang``: while 1 nothing is accepted or answered; ``check_axi``, ``check_bounds``: AXI checks, and among
             them that addresses are inside memory.
         """

@@ -76,7 +76,7 @@ class Testbench:
         bench = cls(dut)
         # The model belongs to the process, so it still has what the test before this one asked of it.
         bench.stall(StallConfig())
-        for knob in ("hang", "slverr_base", "slverr_limit"):
+        for knob in ("hang", "slverr_base", "slverr_limit", "wrong_id_base", "wrong_id_limit"):
             bench.dram.set(knob, 0)
         for _ in range(RESET_CYCLES):
             await FallingEdge(dut.clk)

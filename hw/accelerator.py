@@ -224,8 +224,8 @@ class Accelerator(wiring.Component):
             processor.fault_cause.eq(
                 Mux(
                     read_port.error,
-                    ErrorCause.AXI_READ,
-                    Mux(write_port.error, ErrorCause.AXI_WRITE, ErrorCause.CHANNEL_RECORD),
+                    read_port.cause,
+                    Mux(write_port.error, write_port.cause, ErrorCause.CHANNEL_RECORD),
                 )
             ),
             read_port.stop.eq(processor.stop),

@@ -171,6 +171,10 @@ RESERVED_RANGES = reserved_ranges(GEMM_FIELDS)
 """Byte ranges of a GEMM command that must be zero."""
 
 
+CAUSE_BITS = 8
+"""Width of an `ErrorCause` in hardware."""
+
+
 class ErrorCause(enum.IntEnum):
     """Why the ring stopped: the ERROR_CAUSE register."""
 
@@ -215,6 +219,7 @@ class ErrorCause(enum.IntEnum):
     TARGET = 38
     LIST = 39
     RUN = 40
+    AXI_ID = 41
 
 
 ERROR_MEANING = {
@@ -259,6 +264,7 @@ ERROR_MEANING = {
     ErrorCause.TARGET: "target_addr is not a multiple of 4096, or the region reaches outside the write window",
     ErrorCause.LIST: "list_addr is not bus-aligned, or the list reaches outside the read window",
     ErrorCause.RUN: "a run is empty or reaches outside its region",
+    ErrorCause.AXI_ID: "an AXI response had another ID than the request",
 }
 
 

@@ -9,6 +9,7 @@ namespace brownout {
 namespace {
 
 constexpr uint8_t BURST_INCR = 1;
+constexpr uint16_t LOCK = 1, MODIFIABLE = 1 << 2, ALLOCATE = 3 << 3;
 constexpr uint64_t BOUNDARY_BYTES = 4096;
 
 std::string describe(const char* channel, const AddressPins& pins) {
@@ -62,6 +63,9 @@ void AxiChecker::check_address(const char* channel, const AddressPins& pins, con
     const uint64_t bytes = uint64_t(pins.length + 1) * m_bus_bytes;
     if (pins.burst != BURST_INCR) violation(describe(channel, pins) + ": burst type is not INCR");
     if ((1u << pins.size) != m_bus_bytes) violation(describe(channel, pins) + ": size is not the width of the bus");
+    if (pins.attributes & LOCK) violation(describe(channel, pins) + ": exclusive access");
+    if ((pins.attributes & ALLOCATE) && !(pins.attributes & MODIFIABLE))
+        violation(describe(channel, pins) + ": cache allocation of an access that must not be modified");
     if (pins.address % m_bus_bytes) violation(describe(channel, pins) + ": not aligned to the width of the bus");
     if (pins.address % BOUNDARY_BYTES + bytes > BOUNDARY_BYTES)
         violation(describe(channel, pins) + ": crosses a 4 KiB boundary");

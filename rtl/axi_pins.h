@@ -16,10 +16,11 @@ struct AddressPins {
     uint8_t burst;
     uint8_t id;
     bool valid;
+    uint16_t attributes;  // bit 0 lock, 4..1 cache, 7..5 prot, 11..8 qos
 
     bool same_payload(const AddressPins& other) const {
         return address == other.address && length == other.length && size == other.size && burst == other.burst
-               && id == other.id;
+               && id == other.id && attributes == other.attributes;
     }
 };
 

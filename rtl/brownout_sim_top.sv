@@ -54,6 +54,10 @@ module brownout_sim_top #(
     logic [             7:0] m_axi_awlen;
     logic [             2:0] m_axi_awsize;
     logic [             1:0] m_axi_awburst;
+    logic                    m_axi_awlock;
+    logic [             3:0] m_axi_awcache;
+    logic [             2:0] m_axi_awprot;
+    logic [             3:0] m_axi_awqos;
     logic                    m_axi_awvalid;
     logic                    m_axi_awready;
     logic [ 8*BUS_BYTES-1:0] m_axi_wdata;
@@ -70,6 +74,10 @@ module brownout_sim_top #(
     logic [             7:0] m_axi_arlen;
     logic [             2:0] m_axi_arsize;
     logic [             1:0] m_axi_arburst;
+    logic                    m_axi_arlock;
+    logic [             3:0] m_axi_arcache;
+    logic [             2:0] m_axi_arprot;
+    logic [             3:0] m_axi_arqos;
     logic                    m_axi_arvalid;
     logic                    m_axi_arready;
     logic                    m_axi_rid;
@@ -120,9 +128,15 @@ module brownout_sim_top #(
             next_status = dram_cycle(
                 {26'b0, m_axi_rready, m_axi_arvalid, m_axi_bready, m_axi_wlast, m_axi_wvalid, m_axi_awvalid},
                 64'(m_axi_awaddr),
-                {18'b0, m_axi_awid, m_axi_awburst, m_axi_awsize, m_axi_awlen},
+                {
+                    6'b0, m_axi_awqos, m_axi_awprot, m_axi_awcache, m_axi_awlock,
+                    m_axi_awid, m_axi_awburst, m_axi_awsize, m_axi_awlen
+                },
                 64'(m_axi_araddr),
-                {18'b0, m_axi_arid, m_axi_arburst, m_axi_arsize, m_axi_arlen},
+                {
+                    6'b0, m_axi_arqos, m_axi_arprot, m_axi_arcache, m_axi_arlock,
+                    m_axi_arid, m_axi_arburst, m_axi_arsize, m_axi_arlen
+                },
                 m_axi_wdata,
                 m_axi_wstrb,
                 next_rdata,

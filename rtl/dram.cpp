@@ -44,6 +44,8 @@ uint64_t* Dram::parameter(const std::string& name) {
     if (name == "hang") return &m_hang;
     if (name == "slverr_base") return &m_slverr_base;
     if (name == "slverr_limit") return &m_slverr_limit;
+    if (name == "wrong_id_base") return &m_wrong_id_base;
+    if (name == "wrong_id_limit") return &m_wrong_id_limit;
     if (name == "row_activations") return &m_row_activations;
     if (name == "read_beats") return &m_read_beats;
     if (name == "write_beats") return &m_write_beats;
@@ -113,6 +115,10 @@ uint8_t Dram::response_at(uint64_t address) const {
     return RESP_OKAY;
 }
 
+bool Dram::wrong_id_at(uint64_t address) const {
+    return address < m_wrong_id_limit && address + m_bus_bytes > m_wrong_id_base;
+}
+
 void Dram::touch_row(uint64_t address) {
     const uint64_t row = address / m_row_bytes;
     if (row == m_last_row) return;  // that row is open: nothing was opened since
@@ -148,7 +154,7 @@ bool Dram::write_candidate() const { return m_buffer_count && !m_writes.empty();
 void Dram::perform_read() {
     Burst& burst = m_reads.front();
     m_out.rvalid = true;
-    m_out.rid = burst.id;
+    m_out.rid = uint8_t(burst.id ^ wrong_id_at(burst.address));
     m_out.rresp = response_at(burst.address);
     m_out.rlast = burst.beats_left == 1;
     if (m_out.rresp == RESP_OKAY) {
@@ -169,6 +175,7 @@ void Dram::perform_write() {
     --m_buffer_count;
     const uint8_t response = response_at(burst.address);
     burst.response = std::max(burst.response, response);
+    burst.wrong_id |= wrong_id_at(burst.address);
     if (response == RESP_OKAY) {
         uint8_t* target = m_memory + burst.address;
         bool any = false;
@@ -187,7 +194,7 @@ void Dram::perform_write() {
     burst.address += m_bus_bytes;
     ++m_write_beats;
     if (--burst.beats_left == 0) {
-        m_responses.push_back({m_cycle + m_latency_cycles, burst.id, burst.response});
+        m_responses.push_back({m_cycle + m_latency_cycles, uint8_t(burst.id ^ burst.wrong_id), burst.response});
         m_writes.pop_front();
     }
 }

@@ -73,6 +73,7 @@ private:
         uint32_t beats_left;
         uint8_t id;
         uint8_t response;
+        bool wrong_id = false;
     };
     struct Beat {
         alignas(16) uint8_t data[MAX_BUS_BYTES];
@@ -92,6 +93,7 @@ private:
     void perform_write();
     void update_outputs();
     uint8_t response_at(uint64_t address) const;
+    bool wrong_id_at(uint64_t address) const;
     void touch_row(uint64_t address);
     bool stall(uint64_t probability);
     void resize_banks();
@@ -114,6 +116,7 @@ private:
     uint64_t m_random = 1;
     uint64_t m_hang = 0;
     uint64_t m_slverr_base = 0, m_slverr_limit = 0;
+    uint64_t m_wrong_id_base = 0, m_wrong_id_limit = 0;
 
     // Statistics.
     uint64_t m_row_activations = 0, m_read_beats = 0, m_write_beats = 0;

@@ -75,13 +75,13 @@ void dram_open(int bus_bytes) {
 void dram_reset() { g_dram->reset(); }
 
 // DPI. One rising edge. Bits of `controls`: 0 awvalid, 1 wvalid, 2 wlast, 3 bready, 4 arvalid, 5 rready. Bits of
-// `awinfo` and `arinfo`: 7..0 len, 10..8 size, 12..11 burst, 13 id. Bits of the result: 0 awready, 1 wready, 2 bvalid,
+// `awinfo` and `arinfo`: 7..0 len, 10..8 size, 12..11 burst, 13 id, 14 lock, 18..15 cache, 21..19 prot, 25..22 qos. Bits of the result: 0 awready, 1 wready, 2 bvalid,
 // 4..3 bresp, 5 bid, 6 arready, 7 rvalid, 8 rlast, 10..9 rresp, 11 rid, 12 call again next edge, 13 AXI violation.
 unsigned dram_cycle(unsigned controls, unsigned long long awaddr, unsigned awinfo, unsigned long long araddr, unsigned arinfo,
                     const uint32_t* wdata, const uint32_t* wstrb, uint32_t* rdata, int bus_bytes) {
     const auto address = [](uint64_t value, unsigned info, bool valid) {
         return brownout::AddressPins{value, uint8_t(info), uint8_t(info >> 8 & 7), uint8_t(info >> 11 & 3), uint8_t(info >> 13 & 1),
-                                     valid};
+                                     valid, uint16_t(info >> 14 & 0xFFF)};
     };
     MasterPins pins;
     pins.aw = address(awaddr, awinfo, controls & 1);

@@ -5,6 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 RESP_OKAY = 0
 RESP_SLVERR = 2
@@ -15,6 +16,12 @@ MAX_BURST_BEATS = 256
 BURST_BOUNDARY_BYTES = 4096
 
 ID_BITS = 1
+TRANSACTION_ID = 0
+"""Of every transaction: all are in order. Responses with another ID are errors."""
+
+ADDRESS_ATTRIBUTES = {"lock": (1, 0), "cache": (4, 0b0011), "prot": (3, 0b000), "qos": (4, 0)}
+"""Width and constant value of what AWx and ARx say beside the burst: normal access, normal memory without caches
+(modifiable, bufferable), unprivileged secure data access, no quality of service."""
 
 
 class Axi4Signature(wiring.Signature):
@@ -35,6 +42,7 @@ class Axi4Signature(wiring.Signature):
             "len": Out(8),
             "size": Out(3),
             "burst": Out(2),
+            **{name: Out(bits) for name, (bits, _) in ADDRESS_ATTRIBUTES.items()},
             "valid": Out(1),
             "ready": In(1),
         }
@@ -57,6 +65,13 @@ class Axi4Signature(wiring.Signature):
             "rready": Out(1),
         }
         super().__init__(members)
+
+
+def constant_outputs(axi: wiring.PureInterface, channel: str, data_bytes: int) -> list[object]:
+    """Statements that drive what is the same in every burst on ``"aw"`` or ``"ar"``."""
+    values = {"id": TRANSACTION_ID, "size": exact_log2(data_bytes), "burst": BURST_INCR}
+    values |= {name: value for name, (_, value) in ADDRESS_ATTRIBUTES.items()}
+    return [getattr(axi, f"{channel}{name}").eq(value) for name, value in values.items()]
 
 
 class Axi4LiteSignature(wiring.Signature):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Signal
+from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
 
+from ..commands import CAUSE_BITS, ErrorCause
 from ..config import AcceleratorConfig
-from .axi import BURST_INCR, RESP_OKAY, Axi4Signature
+from .axi import RESP_OKAY, TRANSACTION_ID, Axi4Signature, constant_outputs
 
 
 def burst_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -28,7 +28,8 @@ class ReadPort(wiring.Component):
     beat : stream of data beats
     stop : drop everything
     idle : nothing is outstanding
-    error : pulse, a beat carried an error response
+    error : pulse, a beat carried an error response or another ID
+    cause : ErrorCause of `error`
     progress : pulse, a handshake happened on AR or R
     """
 
@@ -42,6 +43,7 @@ class ReadPort(wiring.Component):
                 "stop": In(1),
                 "idle": Out(1),
                 "error": Out(1),
+                "cause": Out(CAUSE_BITS),
                 "progress": Out(1),
             }
         )
@@ -52,11 +54,11 @@ class ReadPort(wiring.Component):
         bursts = Signal(range(self.config.read_outstanding + 1))
         taken = Signal()
         finished = Signal()
+        wrong_id = Signal()
         has_room = Signal()
         m.d.comb += [
-            axi.arid.eq(0),
-            axi.arsize.eq(exact_log2(self.config.bus_bytes)),
-            axi.arburst.eq(BURST_INCR),
+            constant_outputs(axi, "ar", self.config.bus_bytes),
+            wrong_id.eq(axi.rid != TRANSACTION_ID),
             has_room.eq(bursts < Const(self.config.read_outstanding)),
             self.request.ready.eq(~self.stop & has_room & (~axi.arvalid | axi.arready)),
             taken.eq(self.request.valid & self.request.ready),
@@ -65,7 +67,8 @@ class ReadPort(wiring.Component):
             self.beat.payload.eq(axi.rdata),
             finished.eq(axi.rvalid & axi.rready & axi.rlast),
             self.idle.eq(bursts == 0),
-            self.error.eq(axi.rvalid & axi.rready & (axi.rresp != RESP_OKAY)),
+            self.error.eq(axi.rvalid & axi.rready & ((axi.rresp != RESP_OKAY) | wrong_id)),
+            self.cause.eq(Mux(wrong_id, ErrorCause.AXI_ID, ErrorCause.AXI_READ)),
             self.progress.eq((axi.rvalid & axi.rready) | (axi.arvalid & axi.arready)),
         ]
         # A burst counts from the moment it is taken: AR may still be waiting for its handshake.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Signal
+from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
 
+from ..commands import CAUSE_BITS, ErrorCause
 from ..config import AcceleratorConfig
-from .axi import BURST_INCR, RESP_OKAY, Axi4Signature
+from .axi import RESP_OKAY, TRANSACTION_ID, Axi4Signature, constant_outputs
 from .read_port import burst_layout
 
 BURST_QUEUE = 8
@@ -33,7 +33,8 @@ class WritePort(wiring.Component):
     beat : stream of beats, in the order of the bursts
     stop : finish without data
     idle : nothing is outstanding
-    error : pulse, an error response
+    error : pulse, an error response or one with another ID
+    cause : ErrorCause of `error`
     progress : pulse, a handshake happened on AW, W or B
     """
 
@@ -47,6 +48,7 @@ class WritePort(wiring.Component):
                 "stop": In(1),
                 "idle": Out(1),
                 "error": Out(1),
+                "cause": Out(CAUSE_BITS),
                 "progress": Out(1),
             }
         )
@@ -57,15 +59,14 @@ class WritePort(wiring.Component):
         m.submodules.lengths = lengths = SyncFIFOBuffered(width=8, depth=BURST_QUEUE)
         bursts = Signal(range(self.config.write_outstanding + 1))
         taken = Signal()
+        wrong_id = Signal()
         left = Signal(8)
         in_burst = Signal()
         # Strobes stay as they are while W waits: stop must not change a beat that was already offered.
         offered = Signal()
         blank = Signal()
         m.d.comb += [
-            axi.awid.eq(0),
-            axi.awsize.eq(exact_log2(self.config.bus_bytes)),
-            axi.awburst.eq(BURST_INCR),
+            constant_outputs(axi, "aw", self.config.bus_bytes),
             self.request.ready.eq(
                 ~self.stop
                 & lengths.w_rdy
@@ -82,7 +83,9 @@ class WritePort(wiring.Component):
             self.beat.ready.eq(in_burst & axi.wready & ~blank),
             axi.bready.eq(1),
             self.idle.eq(bursts == 0),
-            self.error.eq(axi.bvalid & (axi.bresp != RESP_OKAY)),
+            wrong_id.eq(axi.bid != TRANSACTION_ID),
+            self.error.eq(axi.bvalid & ((axi.bresp != RESP_OKAY) | wrong_id)),
+            self.cause.eq(Mux(wrong_id, ErrorCause.AXI_ID, ErrorCause.AXI_WRITE)),
             self.progress.eq((axi.awvalid & axi.awready) | (axi.wvalid & axi.wready) | axi.bvalid),
             lengths.r_en.eq(~in_burst | (axi.wvalid & axi.wready & axi.wlast)),
         ]

@@ -10,6 +10,7 @@ from amaranth.utils import exact_log2
 from ..bus.axi import BURST_BOUNDARY_BYTES
 from ..bus.read_port import burst_layout
 from ..commands import (
+    CAUSE_BITS,
     CHANNEL_RECORD_BYTES,
     COMMAND_BYTES,
     COMMAND_FIELDS,
@@ -49,7 +50,6 @@ def stored_bytes(config: AcceleratorConfig) -> int:
     return max(spec.offset + spec.bits // 8 for opcode in known_opcodes(config) for spec in COMMAND_FIELDS[opcode])
 
 
-CAUSE_BITS = 8
 PAGE_BITS = exact_log2(BURST_BOUNDARY_BYTES)
 RING_INDEX_BITS = 16
 

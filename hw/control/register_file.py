@@ -7,6 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..bus.axi import RESP_DECERR, RESP_OKAY, Axi4LiteSignature
+from ..commands import CAUSE_BITS
 from ..config import AcceleratorConfig
 from ..registers import (
     ADDRESS_BITS,
@@ -19,7 +20,7 @@ from ..registers import (
     counter_offset,
     counters,
 )
-from .command_processor import CAUSE_BITS, RING_INDEX_BITS
+from .command_processor import RING_INDEX_BITS
 from .counters import COUNTER_BITS
 
 DEFAULT_TIMEOUT = 1_000_000

@@ -22,9 +22,10 @@ class Address:
     beats: int
     size: int = BUS_BYTES.bit_length() - 1
     burst: int = 1
+    attributes: int = 0
 
     def info(self) -> int:
-        return self.beats - 1 | self.size << 8 | self.burst << 11
+        return self.beats - 1 | self.size << 8 | self.burst << 11 | self.attributes << 14
 
 
 @dataclass(frozen=True)

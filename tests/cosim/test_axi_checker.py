@@ -61,6 +61,8 @@ def test_legal_traffic_passes(port: MemoryPort) -> None:
         (Address(8, 1), "not aligned to the width of the bus"),
         (Address(SIZE, 1), "outside memory"),
         (Address(1 << 39, 1), "outside memory"),
+        (Address(0, 1, attributes=0b00001), "of address 0x0, 1 beats: exclusive access"),
+        (Address(0, 1, attributes=0b01010), "cache allocation of an access that must not be modified"),
     ],
 )
 def test_illegal_burst(port: MemoryPort, channel: str, address: Address, message: str) -> None:
@@ -71,9 +73,10 @@ def test_illegal_burst(port: MemoryPort, channel: str, address: Address, message
 
 
 @pytest.mark.parametrize("channel", ["aw", "ar"])
-def test_address_that_changes_while_waiting(deaf_port: MemoryPort, channel: str) -> None:
+@pytest.mark.parametrize("changed", [Address(64, 1), Address(0, 1, attributes=1 << 8)])
+def test_address_that_changes_while_waiting(deaf_port: MemoryPort, channel: str, changed: Address) -> None:
     deaf_port.edge(**{channel: Address(0, 1)})
-    deaf_port.edge(**{channel: Address(64, 1)})
+    deaf_port.edge(**{channel: changed})
     assert f"{channel.upper()} payload changed while waiting" in deaf_port.model.violation()
 
 

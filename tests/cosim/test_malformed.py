@@ -181,6 +181,20 @@ def test_error_response_to_the_fetch_of_a_command(simulator: Simulator) -> None:
     assert caught.value.cause is ErrorCause.AXI_READ
 
 
+@pytest.mark.parametrize("answer_to", ["command", "read", "write"])
+def test_response_with_another_id(simulator: Simulator, answer_to: str) -> None:
+    case = make_case(simulator)
+    case.write(memory_array(simulator))
+    command = case.command()
+    base = {"command": simulator.ring_base, "read": command.a_addr, "write": command.y_addr}[answer_to]
+    limit = base + (simulator.ring_bytes if answer_to == "command" else 16)
+    simulator.set_memory({"wrong_id_base": base, "wrong_id_limit": limit})
+    with pytest.raises(CommandError) as caught:
+        simulator.run([command.encode()])
+    simulator.set_memory({"wrong_id_base": 0, "wrong_id_limit": 0})
+    assert caught.value.cause is ErrorCause.AXI_ID
+
+
 def test_operands_beyond_memory_are_seen_by_the_checker(simulator: Simulator) -> None:
     """A window may promise more memory than there is: the bus answers with an error, the checker names the address."""
     beyond = simulator.config.memory.size_bytes
@@ -241,7 +255,7 @@ def test_every_cause_is_provoked_here() -> None:
     by_field = {cause for cause, _ in FIELD_CASES}
     elsewhere = {
         *(ErrorCause.NONE, ErrorCause.RESERVED, ErrorCause.CHANNEL_RECORD, ErrorCause.RING),
-        *(ErrorCause.AXI_READ, ErrorCause.AXI_WRITE, ErrorCause.BUS_TIMEOUT),
+        *(ErrorCause.AXI_READ, ErrorCause.AXI_WRITE, ErrorCause.AXI_ID, ErrorCause.BUS_TIMEOUT),
         *(ErrorCause.A_ADDR, ErrorCause.W_ADDR, ErrorCause.Y_ADDR, ErrorCause.CHANNEL_ADDR),
         # In test_protection_commands.py.
         *(ErrorCause.THETA, ErrorCause.LOG, ErrorCause.DOMAIN, ErrorCause.POINT, ErrorCause.RATE, ErrorCause.LENGTHS),

@@ -1,8 +1,9 @@
 """The read side of the AXI master under a slave and a datapath that wait as they like."""
 
-from amaranth.hdl import Assert, Assume, Cat, Signal
+from amaranth.hdl import Assert, Assume, Cat, Mux, Signal
 
 from brownout.hw.bus.read_port import ReadPort
+from brownout.hw.commands import ErrorCause
 from brownout.hw.config import AcceleratorConfig
 
 from ..prover import Spec, prove
@@ -31,7 +32,8 @@ def port_spec():
 def test_addresses_wait_unchanged_and_are_those_of_the_requests():
     spec, unit, _, _, taken = port_spec()
     m, axi = spec.module, unit.axi
-    offered = Cat(axi.araddr, axi.arlen, axi.arsize, axi.arburst, axi.arid)
+    attributes = Cat(axi.arlock, axi.arcache, axi.arprot, axi.arqos)
+    offered = Cat(axi.araddr, axi.arlen, axi.arsize, axi.arburst, axi.arid, attributes)
     was_offered, waited, was_taken = Signal.like(offered), Signal(), Signal()
     request = Signal.like(unit.request.payload.as_value())
     m.d.sync += [
@@ -46,7 +48,7 @@ def test_addresses_wait_unchanged_and_are_those_of_the_requests():
         # Each request once: no address appears but after a request, and none is overwritten before it was taken.
         Assert(~axi.arvalid | waited | was_taken | ~_started(m)),
         Assert(~(waited & was_taken)),
-        Assert((axi.arsize == 2) & (axi.arburst == 1) & (axi.arid == 0)),
+        Assert((axi.arsize == 2) & (axi.arburst == 1) & (axi.arid == 0) & (attributes == 0b0000_000_0011_0)),
         Assert(~(unit.stop & unit.request.ready)),
     ]
     prove(spec, "read-port-addresses", depth=3, unbounded=True)
@@ -65,7 +67,8 @@ def test_beats_pass_unchanged_and_once():
     m.d.comb += [
         Assert((unit.beat.valid & unit.beat.ready) == (arrives & ~unit.stop)),
         Assert(~unit.beat.valid | (unit.beat.payload == axi.rdata)),
-        Assert(unit.error == (arrives & (axi.rresp != 0))),
+        Assert(unit.error == (arrives & ((axi.rresp != 0) | (axi.rid != 0)))),
+        Assert(~unit.error | (unit.cause == Mux(axi.rid != 0, ErrorCause.AXI_ID, ErrorCause.AXI_READ))),
         Assert(~unit.stop | axi.rready),
         Assert(unit.progress == (arrives | (axi.arvalid & axi.arready))),
     ]

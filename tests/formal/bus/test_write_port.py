@@ -6,6 +6,7 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 
 from brownout.hw.bus import write_port
 from brownout.hw.bus.write_port import WritePort
+from brownout.hw.commands import ErrorCause
 from brownout.hw.config import AcceleratorConfig
 
 from ..prover import ProofFailedError, Spec, prove
@@ -54,8 +55,10 @@ class WriteSpec(Spec):
 def stable(spec):
     """Assert that what is offered on AW and W stays until it is taken."""
     m, axi = spec.module, spec.unit.axi
+    attributes = Cat(axi.awlock, axi.awcache, axi.awprot, axi.awqos)
+    m.d.comb += Assert((axi.awsize == 2) & (axi.awburst == 1) & (axi.awid == 0) & (attributes == 0b0000_000_0011_0))
     for channel, offered in (
-        ("aw", Cat(axi.awaddr, axi.awlen, axi.awsize, axi.awburst, axi.awid)),
+        ("aw", Cat(axi.awaddr, axi.awlen, axi.awsize, axi.awburst, axi.awid, attributes)),
         # Bytes without strobe mean nothing.
         ("w", Cat(axi.wstrb, axi.wlast, *(Mux(axi.wstrb[i], axi.wdata.word_select(i, 8), 0) for i in range(4)))),
     ):
@@ -78,7 +81,8 @@ def counted(spec):
         Assert(~axi.wvalid | (axi.wlast == (beats == lengths[:8]))),
         Assert(spec.asked <= CONFIG.write_outstanding),
         Assert(unit.idle == (spec.asked == 0)),
-        Assert(unit.error == (axi.bvalid & (axi.bresp != 0))),
+        Assert(unit.error == (axi.bvalid & ((axi.bresp != 0) | (axi.bid != 0)))),
+        Assert(~unit.error | (unit.cause == Mux(axi.bid != 0, ErrorCause.AXI_ID, ErrorCause.AXI_WRITE))),
         Assert(~(unit.stop & unit.request.ready)),
         # Each beat of the datapath goes to the bus once; what the port itself adds changes nothing.
         Assert(~(unit.beat.valid & unit.beat.ready) | spec.data),
