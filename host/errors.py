@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 
@@ -18,12 +19,12 @@ class PipelineClosedError(RuntimeError):
 
 
 class FileRefusedError(ValueError):
-    """A file of tensors is damaged, foreign, or of another version.
+    """What was read is damaged, foreign, of another version, or has values that cannot be.
 
     Parameters
     ----------
-    path : Path
-        The file.
+    path : Path or str
+        The file; of what was read from elsewhere, its name.
     reason : str
         What is wrong with it.
 
@@ -33,13 +34,45 @@ class FileRefusedError(ValueError):
         As given.
     """
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"{path} {reason}")
         self.path, self.reason = path, reason
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class FileUnwrittenError(OSError):
+    """A file could not be written; what was there before is as it was, and nothing half-written is left.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    cause : OSError
+        Why.
+
+    Attributes
+    ----------
+    path
+        As given.
+    """
+
+    def __init__(self, path: Path, cause: OSError) -> None:
+        remedy = "choose another folder"
+        if cause.errno in _FULL:
+            remedy = "free space there, or choose a folder on another disk"
+        elif cause.errno == errno.EFBIG:
+            remedy = "raise the limit of file sizes (ulimit -f), or choose another file system"
+        elif cause.errno in _FORBIDDEN:
+            remedy = "allow this user to write there, or choose another folder"
+        super().__init__(f"{path} cannot be written: {cause.strerror or cause}; {remedy}")
+        self.errno, self.path = cause.errno, path
+
+
 class CheckpointError(RuntimeError):
-    """A run cannot be resumed from the folder that it was given, or the folder is in use; the message says why."""
+    """A run cannot be resumed from the folder that it was given, or not be kept there; the message says why."""
 
 
 class CheckpointWarning(UserWarning):

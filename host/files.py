@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .errors import FileRefusedError
+from .decoding import Digest, check, decode, parse, read_text
+from .errors import FileRefusedError, FileUnwrittenError
+
+T = TypeVar("T")
 
 VERSION = 2
 """Raised when files of another form are written, whatever is in them."""
@@ -22,6 +29,19 @@ TEMPORARY = ".tmp"
 """Ending of files that are being written."""
 
 _KEY = "brownout"
+
+_UNREADABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What safetensors leaves to PyTorch, such as dtypes that only one of them has, fails there in many ways."""
+
+
+@dataclass(frozen=True)
+class _Document:
+    """What is in the metadata."""
+
+    kind: str
+    version: int
+    details: dict[str, Any]
+    digest: Digest
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
@@ -62,6 +82,29 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a name to write to; afterwards the file is flushed, and takes the place of `path`."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        # Above all where there is no room.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise FileUnwrittenError(path, error) from error
+
+
+def _os_error(error: SafetensorError) -> OSError | None:
+    """The system's error that safetensors reports as text."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
+
+
 def write_tensors(path: Path, kind: str, tensors: Mapping[str, torch.Tensor], details: Mapping[str, Any]) -> str:
     """Write a file as a whole: readers see the old one or the new one, also after a loss of power.
 
@@ -83,23 +126,47 @@ def write_tensors(path: Path, kind: str, tensors: Mapping[str, torch.Tensor], de
 
     Raises
     ------
-    OSError
+    FileUnwrittenError
         It cannot be written.
     """
     stored = _storable(tensors)
     document: dict[str, Any] = {"kind": kind, "version": VERSION, "details": details}
     digest = digest_of(stored, document)
-    temporary = path.with_name(path.name + TEMPORARY)
-    save_file(stored, temporary, metadata={_KEY: json.dumps({**document, "digest": digest}, allow_nan=False)})
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+    metadata = {_KEY: json.dumps({**document, "digest": digest}, allow_nan=False)}
+    with _replacing(path) as temporary:
+        try:
+            save_file(stored, temporary, metadata=metadata)
+        except SafetensorError as error:
+            if (cause := _os_error(error)) is None:
+                raise
+            raise cause from error
     return digest
 
 
-def read_tensors(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text as `write_tensors` writes, with its errors; the folder is made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileUnwrittenError(path, error) from error
+    with _replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def read_json(path: Path, schema: type[T]) -> T:
+    """A file of JSON as a schema says; raises FileNotFoundError, and FileRefusedError as `decode`."""
+    return decode(read_text(path), schema, path)
+
+
+def read_tensors(path: Path, kind: str, schema: type[T]) -> tuple[dict[str, torch.Tensor], T]:
     """Read what `write_tensors` wrote.
+
+    Parameters
+    ----------
+    path, kind
+        As given there.
+    schema : type
+        What the details have to be, as for `brownout.host.decoding.decode`.
 
     Raises
     ------
@@ -108,11 +175,11 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[s
     FileRefusedError
         It is damaged, of another kind or version, or not Brownout's.
     """
-    tensors, details, _ = read_with_digest(path, kind)
+    tensors, details, _ = read_with_digest(path, kind, schema)
     return tensors, details
 
 
-def read_with_digest(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any], str]:
+def read_with_digest(path: Path, kind: str, schema: type[T]) -> tuple[dict[str, torch.Tensor], T, str]:
     """As `read_tensors`, with the checksum, which is that of the content."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -120,17 +187,32 @@ def read_with_digest(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], di
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO):
+            raise
+        raise FileRefusedError(path, f"cannot be read: {error}") from error
+    # What safetensors leaves to PyTorch, such as dtypes that only one of them has, fails there in many ways.
+    except (
+        SafetensorError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise FileRefusedError(path, f"is damaged, or no safetensors file: {error}") from error
-    try:
-        document = json.loads(metadata[_KEY])
-        found, version, digest, details = (document[key] for key in ("kind", "version", "digest", "details"))
-    except (KeyError, ValueError, TypeError) as error:
-        raise FileRefusedError(path, "is a safetensors file, but Brownout did not write it") from error
-    if found != kind:
-        raise FileRefusedError(path, f"holds {found!r}, not {kind!r}")
-    if version != VERSION:
+    if _KEY not in metadata:
+        raise FileRefusedError(path, "is a safetensors file, but Brownout did not write it")
+    facts = parse(metadata[_KEY], path)
+    # First of all: what else there is may differ between versions.
+    if isinstance(facts, dict) and facts.get("version", VERSION) != VERSION:
+        version = facts["version"]
         raise FileRefusedError(path, f"has version {version!r} of its format; this program reads version {VERSION}")
-    if digest != digest_of(tensors, {"kind": kind, "version": version, "details": details}):
+    document = check(facts, _Document, path)
+    if document.kind != kind:
+        raise FileRefusedError(path, f"holds {document.kind!r}, not {kind!r}")
+    del facts["digest"]
+    if document.digest != digest_of(tensors, facts):
         raise FileRefusedError(path, "is damaged: its content does not have the checksum that was written with it")
-    return tensors, details, digest
+    return tensors, check(document.details, schema, path), document.digest

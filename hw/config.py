@@ -369,12 +369,21 @@ class AcceleratorConfig:
         ValueError
             A field is unknown or its value is out of range.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(fields) - known):
-            raise ValueError(f"AcceleratorConfig has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        _check_fields(cls, fields)
         memory, checksum = fields.get("memory", {}), fields.get("checksum")
-        if isinstance(memory, dict):
+        if not isinstance(memory, MemoryConfig):
+            _check_fields(MemoryConfig, memory)
             memory = MemoryConfig(**memory)
-        if isinstance(checksum, dict):
+        if checksum is not None and not isinstance(checksum, ChecksumConfig):
+            _check_fields(ChecksumConfig, checksum)
             checksum = ChecksumConfig(**checksum)
         return cls(**{**fields, "memory": memory, "checksum": checksum})
+
+
+def _check_fields(kind: type[Any], fields: Any) -> None:
+    """Refuse what does not name fields of a configuration."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"the fields of {kind.__name__} must be a dict, not {fields!r}")
+    known = {field.name for field in dataclasses.fields(kind)}
+    if unknown := sorted(map(str, set(fields) - known)):
+        raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")

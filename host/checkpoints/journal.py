@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +14,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from ..decoding import Form, check
 from ..errors import CheckpointError
 from ..offloading import OffloadedModel, offloaded_model
 from ..state import State
@@ -19,6 +22,20 @@ from .folder import Found, RunFolder
 from .identity import identity
 from .options import RunCheckpoint
 from .values import decode, describe, difference, encode
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """Values of an evaluation in its file."""
+
+    inputs: dict[str, str]
+    output: Any
+
+
+def _check_generator(state: State, source: Path | str) -> None:
+    """Refuse what is no state of PyTorch's generator on the CPU."""
+    if "generator" in state.tensors:
+        Form(torch.uint8, tuple(torch.get_rng_state().shape)).check("generator", state.tensors["generator"], source)
 
 
 class Journal:
@@ -76,7 +93,7 @@ class Journal:
             self._identity = identity(self.module, self.model)
             if self.options.overwrite:
                 self._folder.clear()
-            self._resume(self._folder.find(self._identity))
+            self._resume(self._find())
         except BaseException:
             self._folder.close()
             raise
@@ -115,7 +132,28 @@ class Journal:
         CheckpointError
             There is no state to go on from.
         """
-        self._resume(self._open().find(self._identity))
+        self._resume(self._find())
+
+    def _find(self) -> Found | None:
+        found = self._open().find(self._identity, self._try_state, self._try_evaluation)
+        if found is not None:
+            _check_generator(found.facts, self.options.folder)
+        return found
+
+    def _try_state(self, state: State) -> None:
+        """Load a state once; whatever comes of it, the model is as before."""
+        before = self._state()
+        before = State(copy.deepcopy(before.values), {name: each.clone() for name, each in before.tensors.items()})
+        try:
+            self._load(state)
+        finally:
+            self._load(before)
+
+    @staticmethod
+    def _try_evaluation(values: State) -> None:
+        check(values.values, _Evaluation, "an evaluation")
+        decode(values.values["output"], values.tensors)
+        _check_generator(values, "an evaluation")
 
     def _resume(self, found: Found | None) -> None:
         if self.model is not None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 import torch
 from diffusers.utils import BaseOutput
 
+from ..decoding import Count, check
 from ..files import tensor_bytes
 
 SHOWN = 8
@@ -53,30 +55,63 @@ def encode(value: Any, tensors: dict[str, torch.Tensor]) -> Tree:
 
 
 def decode(tree: Tree, tensors: Mapping[str, torch.Tensor]) -> Any:
-    """Undo `encode`."""
+    """Undo `encode`.
+
+    Raises
+    ------
+    ValueError
+        It is nothing that `encode` returns.
+    """
+    if isinstance(tree, dict):
+        raise ValueError("an object stands where a value should be")
     if not isinstance(tree, list):
         return tree
-    kind, *rest = tree
+    kind, *rest = tree or [None]
     if kind == "tensor":
-        name, device, stride = rest
-        stored = tensors[name]
-        value = torch.empty_strided(stored.shape, stride, dtype=stored.dtype, device=device)
-        return value.copy_(stored)
+        name, device, stride = check(rest, _Tensor, "a tensor among the values")
+        return _laid_out(name, device, stride, tensors)
     if kind == "output":
-        module, qualified, items = rest
+        module, qualified, items = check(rest, _Output, "an output among the values")
         return _output_class(module, qualified)(**{name: decode(each, tensors) for name, each in items.items()})
     if kind == "dict":
-        return {name: decode(each, tensors) for name, each in rest[0].items()}
+        (items,) = check(rest, _Dict, "a dict among the values")
+        return {name: decode(each, tensors) for name, each in items.items()}
+    if kind not in ("tuple", "list"):
+        raise ValueError(f"values cannot be of kind {kind!r}")
     values = [decode(each, tensors) for each in rest]
     return tuple(values) if kind == "tuple" else values
 
 
+_Tensor: Any = tuple[str, str, list[Count]]
+_Output: Any = tuple[str, str, dict[str, Any]]
+_Dict: Any = tuple[dict[str, Any]]
+
+
+def _laid_out(name: str, device: str, stride: Sequence[int], tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """A tensor of a file with the device and the strides that it had."""
+    if name not in tensors:
+        raise ValueError(f"tensor {name!r} is missing")
+    stored = tensors[name]
+    # All in one piece, each element in a place of its own: so strides ask for no more memory than there are elements.
+    last = sum((length - 1) * step for length, step in zip(stored.shape, stride, strict=False))
+    if len(stride) != stored.ndim or (stored.numel() and last + 1 != stored.numel()):
+        raise ValueError(f"tensor {name!r} of shape {tuple(stored.shape)} cannot have strides {list(stride)}")
+    try:
+        value = torch.empty_strided(stored.shape, stride, dtype=stored.dtype, device=device)
+    except RuntimeError as error:
+        raise ValueError(f"tensor {name!r} cannot be on device {device!r}: {error}") from error
+    return value.copy_(stored)
+
+
 def _output_class(module: str, qualified: str) -> Callable[..., BaseOutput]:
-    found: Any = importlib.import_module(module) if module.partition(".")[0] == "diffusers" else None
+    found: Any = None
+    if module.partition(".")[0] == "diffusers":
+        with contextlib.suppress(ImportError):
+            found = importlib.import_module(module)
     for name in qualified.split("."):
         found = getattr(found, name, None)
     if not (isinstance(found, type) and issubclass(found, BaseOutput)):
-        raise TypeError(f"{module}.{qualified} is no output class of diffusers")
+        raise ValueError(f"{module}.{qualified} is no output class of diffusers")
     return found
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from annotated_types import Interval, Len
 
 from brownout.hw.commands import GemmFlag
-from brownout.hw.config import AcceleratorConfig
+from brownout.hw.config import K_LIMIT, AcceleratorConfig
 
+from ..decoding import Count, Form, Uint32, check_tensors
+from ..errors import FileRefusedError
 from ..files import read_tensors, write_tensors
 from ..operands import GemmShape, Product, Requantisation, ResidentWeights
-from ..twin.state import CommandOptions, ErrorState
+from ..protection import THETA_LIMIT
+from ..twin.state import BITS, CommandOptions, ErrorState, check_columns
 from .passes import Tile, TileErrors
 
 KIND = "reproducer"
@@ -236,6 +242,99 @@ class Saved:
     same_rtl: bool
 
 
+@dataclass(frozen=True)
+class _Options:
+    """`CommandOptions` in a file."""
+
+    flags: Annotated[int, Interval(ge=0, lt=1 << 6)]
+    error_key: Uint32
+    first_row: Uint32
+    first_col: Uint32
+    theta: Annotated[int, Interval(ge=0, le=THETA_LIMIT)]
+    log_bytes: Uint32
+
+
+@dataclass(frozen=True)
+class _State:
+    """`ErrorState` in a file, without lengths."""
+
+    seed: Uint32
+    rates: list[Uint32]
+    bits: Annotated[list[Uint32], Len(BITS - 1, BITS - 1)]
+    points: list[Count]
+
+    def __post_init__(self) -> None:
+        if any(after < before for before, after in pairwise(self.bits)):
+            raise ValueError("thresholds of bits must not fall")
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What a file has beside the tensors."""
+
+    difference: str
+    config: AcceleratorConfig
+    rtl_hash: str
+    number: Count
+    tile: Tile
+    k_tile: Count
+    options: _Options
+    state: _State
+    counters: dict[str, int]
+
+    def __post_init__(self) -> None:
+        tile, config, points = self.tile, self.config, self.state.points
+        if min(tile.batch, tile.first_row, tile.first_col) < 0:
+            raise ValueError(f"{tile} begins below zero")
+        if not (0 < tile.rows <= config.block_rows and 0 < tile.cols <= config.cols):
+            raise ValueError(
+                f"a tile has 1..{config.block_rows} rows and 1..{config.cols} columns, not {tile.rows} and {tile.cols}"
+            )
+        if len(points) > config.check_domain + 1 or any(point >= config.operating_points for point in points):
+            raise ValueError(f"points {points} are not those of {config.check_domain + 1} voltage domains")
+        if len(self.state.rates) > config.operating_points:
+            raise ValueError(f"there are {config.operating_points} operating points, but rates {self.state.rates}")
+
+
+def _forms(facts: _Facts, given: Mapping[str, torch.Tensor], path: Path) -> dict[str, Form]:
+    """What tensors there have to be."""
+    rows, cols, config = facts.tile.rows, facts.tile.cols, facts.config
+    k = given["a"].shape[-1] if "a" in given and given["a"].ndim else 0
+    if not facts.k_tile * config.rows < k <= K_LIMIT:
+        raise FileRefusedError(path, f"replays k-tile {facts.k_tile} of operands with K = {k}")
+    out = Form(torch.int8 if "mult" in given else torch.int32, (rows, cols))
+    forms = {
+        "a": Form(torch.int8, (rows, k)),
+        "w": Form(torch.int8, (k, cols)),
+        "output": out,
+        "expected.output": out,
+        "expected.log": Form(torch.uint8, (None,)),
+    }
+    if "bias" in given:
+        forms["bias"] = Form(torch.int32, (cols,))
+    if "mult" in given:
+        forms |= {"mult": Form(torch.int64, (cols,)), "shift": Form(torch.int64, (cols,))}
+    if "lengths" in given:
+        forms["lengths"] = Form(torch.uint8, (config.rows, config.cols + check_columns(config)))
+    if "errors.outputs" in given:
+        forms |= {f"errors.{kind}": Form(torch.int64, (3, None)) for kind in _KINDS}
+    return forms
+
+
+def _check_places(errors: TileErrors, facts: _Facts, path: Path) -> None:
+    """Refuse errors outside of the tile."""
+    rows, config = facts.tile.rows, facts.config
+    limits = {
+        "outputs": (rows, facts.tile.cols),
+        "checks": (rows, check_columns(config)),
+        "digits": (rows, config.cols),
+    }
+    for kind, (rows_limit, cols_limit) in limits.items():
+        places = getattr(errors, kind)[:2]
+        if places.size and (places.min() < 0 or places[0].max() >= rows_limit or places[1].max() >= cols_limit):
+            raise FileRefusedError(path, f"has errors of {kind} outside of its {rows_limit} x {cols_limit} places")
+
+
 def load_case(path: Path) -> Saved:
     """Read what `save_case` has written.
 
@@ -246,17 +345,18 @@ def load_case(path: Path) -> Saved:
     FileRefusedError
         It is not a reproducer, damaged, or of another version.
     """
-    values, facts = read_tensors(path, KIND)
-    config = AcceleratorConfig.from_dict(facts["config"])
-    options, state = facts["options"], facts["state"]
+    values, facts = read_tensors(path, KIND, _Facts)
+    check_tensors(values, _forms(facts, values, path), path)
+    options, state = facts.options, facts.state
     errors = None
     if "errors.outputs" in values:
         errors = TileErrors(*(values[f"errors.{kind}"].numpy() for kind in _KINDS))
+        _check_places(errors, facts, path)
     case = Case(
-        config=config,
-        number=facts["number"],
-        tile=Tile(**facts["tile"]),
-        k_tile=facts["k_tile"],
+        config=facts.config,
+        number=facts.number,
+        tile=facts.tile,
+        k_tile=facts.k_tile,
         search=False,
         a=values["a"],
         w=values["w"],
@@ -264,15 +364,19 @@ def load_case(path: Path) -> Saved:
         mult=values.get("mult"),
         shift=values.get("shift"),
         output=values["output"],
-        options=CommandOptions(**{**options, "flags": GemmFlag(options["flags"])}),
+        options=CommandOptions(**{**dataclasses.asdict(options), "flags": GemmFlag(options.flags)}),
         state=ErrorState(
-            seed=state["seed"],
-            rates=tuple(state["rates"]),
-            bits=tuple(state["bits"]),
-            points=tuple(state["points"]),
+            seed=state.seed,
+            rates=tuple(state.rates),
+            bits=tuple(state.bits),
+            points=tuple(state.points),
             lengths=values["lengths"].numpy() if "lengths" in values else None,
         ),
         errors=errors,
     )
-    expected = Result(values["expected.output"], values["expected.log"].numpy().tobytes(), facts["counters"])
-    return Saved(case, facts["difference"], expected, config.rtl_hash == facts["rtl_hash"])
+    try:
+        case.product()
+    except (TypeError, ValueError) as error:
+        raise FileRefusedError(path, f"has operands that no product has: {error}") from error
+    expected = Result(values["expected.output"], values["expected.log"].numpy().tobytes(), facts.counters)
+    return Saved(case, facts.difference, expected, facts.config.rtl_hash == facts.rtl_hash)

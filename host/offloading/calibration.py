@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 from torch import nn
 
+from ..decoding import Form, Positive, check_tensors
 from ..files import read_tensors, write_tensors
 from ..quantization import Method
 
 KIND = "calibration"
+
+Kind = Literal["linear", "conv2d", "attention"]
+
+
+@dataclass(frozen=True)
+class _Details:
+    """What a file has beside the tensors."""
+
+    layers: list[tuple[str, Kind, float | None]]
+    method: Method
+    percentile: Annotated[float, Interval(gt=0, le=100)]
+    smoothing: Positive | None
+    timestep_bounds: list[float]
+
+    def __post_init__(self) -> None:
+        names = [name for name, _, _ in self.layers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"layer {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        for before, after in pairwise(self.timestep_bounds):
+            if not before < after:
+                raise ValueError(f"timestep_bounds must rise, but {after!r} follows {before!r}")
 
 
 @dataclass(frozen=True)
@@ -96,17 +121,26 @@ class Calibration:
         ------
         FileNotFoundError
             There is no such file.
-        ValueError
-            It is damaged or foreign; the message says how.
+        FileRefusedError
+            It is damaged or foreign, or has scales that cannot be; the message says how.
         """
-        tensors, details = read_tensors(Path(path), KIND)
+        path = Path(path)
+        tensors, details = read_tensors(path, KIND, _Details)
+        groups = len(details.timestep_bounds) + 1
+        forms: dict[str, Form] = {}
+        for name, kind, _ in details.layers:
+            shape = (groups, 3) if kind == "attention" else (groups,)
+            forms[f"{name}/scales"] = Form(torch.float64, shape, positive=True)
+            if kind != "attention" and f"{name}/smoothing" in tensors:
+                forms[f"{name}/smoothing"] = Form(torch.float32, (None,), positive=True)
+        check_tensors(tensors, forms, path)
         return cls(
             layers={
                 name: LayerCalibration(kind, tensors[f"{name}/scales"], tensors.get(f"{name}/smoothing"), sqnr_db)
-                for name, kind, sqnr_db in details["layers"]
+                for name, kind, sqnr_db in details.layers
             },
-            method=details["method"],
-            percentile=details["percentile"],
-            smoothing=details["smoothing"],
-            timestep_bounds=tuple(details["timestep_bounds"]),
+            method=details.method,
+            percentile=details.percentile,
+            smoothing=details.smoothing,
+            timestep_bounds=tuple(details.timestep_bounds),
         )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..accelerator import Accelerator
+from ..decoding import Form
 from ..files import read_tensors, write_tensors
 from .attention import SUBMODULE
 from .calibrate import kind_of
-from .calibration import Calibration
+from .calibration import Calibration, Kind
 from .layer import OffloadedLayer
 from .offload import calibration_of, offload, restore
 from .products import OffloadedModel, ProductObserver
@@ -19,6 +23,18 @@ from .selection import supported_layers
 
 KIND = "offloaded model"
 MODEL_FILE, CALIBRATION_FILE = "model.safetensors", "calibration.safetensors"
+SCALES = ("weight_scale", "input_scale", "smoothing", "scales")
+"""Buffers of offloaded layers that are divided by."""
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+@dataclass(frozen=True)
+class _Details:
+    """What ``model.safetensors`` has beside the tensors."""
+
+    architecture: str
+    layers: dict[str, Kind]
 
 
 def _offloaded_names(module: nn.Module) -> dict[str, str]:
@@ -77,20 +93,22 @@ def load_offloaded(
     ------
     FileNotFoundError
         A file is missing.
+    FileRefusedError
+        A file is damaged or foreign, or has values that cannot be; the model is as before.
     ValueError
-        A file is damaged or foreign, or of another architecture; the model is as before.
+        It is of another architecture; the model is as before.
     """
     folder = Path(folder)
     calibration = Calibration.load(folder / CALIBRATION_FILE)
-    tensors, details = read_tensors(folder / MODEL_FILE, KIND)
-    if details["architecture"] != type(module).__name__:
-        raise ValueError(f"{folder} holds a {details['architecture']}, not a {type(module).__name__}")
-    _check_layers(module, folder, details["layers"])
+    tensors, details = read_tensors(folder / MODEL_FILE, KIND, _Details)
+    if details.architecture != type(module).__name__:
+        raise ValueError(f"{folder} holds a {details.architecture}, not a {type(module).__name__}")
+    _check_layers(module, folder, details.layers)
     model = offload(
         module,
         accelerator,
         calibration=calibration,
-        filter_fn=lambda _, name: name in details["layers"],
+        filter_fn=lambda _, name: name in details.layers,
         observer=observer,
     )
     try:
@@ -102,7 +120,7 @@ def load_offloaded(
     return model
 
 
-def _check_layers(module: nn.Module, folder: Path, layers: dict[str, str]) -> None:
+def _check_layers(module: nn.Module, folder: Path, layers: Mapping[str, str]) -> None:
     modules = dict(module.named_modules())
     supported = supported_layers(module)
     for name, kind in layers.items():
@@ -118,6 +136,7 @@ def _check_layers(module: nn.Module, folder: Path, layers: dict[str, str]) -> No
 
 def _check_tensors(module: nn.Module, folder: Path, tensors: dict[str, Any]) -> None:
     wanted = module.state_dict()
+    parameters = {name for name, _ in module.named_parameters()}
     if wrong := sorted(set(tensors) ^ set(wanted)):
         where = "the folder" if wrong[0] in tensors else "the model"
         raise ValueError(
@@ -130,3 +149,10 @@ def _check_tensors(module: nn.Module, folder: Path, tensors: dict[str, Any]) -> 
                 f"{folder} does not fit this {type(module).__name__}: {name!r} has shape {tuple(tensor.shape)} there "
                 f"and {tuple(wanted[name].shape)} here; make the model with the configuration that it was saved with"
             )
+        positive = name.rpartition(".")[2] in SCALES and name not in parameters
+        Form(_stored_dtypes(wanted[name]), positive=positive).check(name, tensor, folder / MODEL_FILE)
+
+
+def _stored_dtypes(tensor: torch.Tensor) -> torch.dtype | tuple[torch.dtype, ...]:
+    """What may be loaded into a tensor: floating-point numbers of any width, everything else as it is."""
+    return FLOATS if tensor.is_floating_point() else tensor.dtype

@@ -11,8 +11,10 @@ import sys
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
-from brownout.host import CheckpointError, CheckpointWarning, FileRefusedError, RunCheckpoint
+from brownout.host import CheckpointError, CheckpointWarning, FileRefusedError, RunCheckpoint, files
 from brownout.host.checkpoints.folder import RunFolder
 from brownout.host.files import read_tensors
 
@@ -83,6 +85,17 @@ def flip(file, place, bit=0):
     file.write_bytes(content)
 
 
+def rewrite(file, text):
+    """A safetensors file whose metadata is some text."""
+    save_file({"x": torch.zeros(1)}, file, metadata={"brownout": text})
+
+
+def make_folder(file):
+    file.unlink()
+    file.mkdir()
+    (file / "kept").touch()
+
+
 def truncate(file):
     os.truncate(file, file.stat().st_size * 2 // 3)
 
@@ -94,17 +107,83 @@ def truncate(file):
         (lambda file: file.write_bytes(b""), "is damaged, or no safetensors file: "),
         (lambda file: flip(file, -5), "is damaged: its content does not have the checksum"),
         (lambda file: flip(file, 3, 7), "is damaged, or no safetensors file: "),
+        (lambda file: rewrite(file, "[" * 2000 + "]" * 2000), "is no JSON that this program reads: arrays and objects"),
+        (lambda file: rewrite(file, "[]"), "has a wrong form: it is refused: "),
+        (lambda file: save_file({"x": torch.zeros(1)}, file), "is a safetensors file, but Brownout did not write it"),
+        (make_folder, ""),
         (lambda file: shutil.copy(state(file.parent, 5), file), "is of another run: its 'number' is 5, not 6"),
         (lambda file: shutil.copy(evaluation(file.parent, 5), file), "holds 'checkpoint: evaluation', not 'checkpoint"),
     ],
 )
 def test_a_damaged_state_is_refused_with_the_reason_and_the_one_before_is_used(damage, reason, folder, expected):
     damage(state(folder))
-    with pytest.warns(CheckpointWarning, match=rf"state-000006.safetensors {reason}.*; going on from state 5$"):
+    with pytest.warns(CheckpointWarning, match=rf"state-000006.safetensors ?{reason}.*; going on from state 5$"):
         got = toy.run(folder)
     assert_same(got, expected)
     assert got[2] == 1
     assert toy.run(folder)[2] == 0
+
+
+def test_a_folder_with_the_name_of_a_state_keeps_what_is_in_it(folder):
+    for _ in range(2):
+        make_folder(state(folder))
+        with pytest.warns(
+            CheckpointWarning, match=r"there is no file .*state-000006.safetensors; going on from state 5"
+        ):
+            toy.run(folder)
+    assert (folder / "state-000006.safetensors.refused" / "kept").exists()
+    assert (folder / "state-000006.safetensors.refused1" / "kept").exists()
+
+
+def test_names_that_are_not_written_here_are_nobodys_states(folder, expected):
+    names = ("state-²²²", "state-١٢٣٤٥٦", "state-7", "state-0000007", "state-000007x", "state--00007")
+    for name in names:
+        (folder / f"{name}.safetensors").touch()
+    got = toy.run(folder)
+    assert_same(got, expected)
+    assert got[2] == 0
+    toy.run(RunCheckpoint(folder, overwrite=True))
+    assert all((folder / f"{name}.safetensors").exists() for name in names)
+
+
+def test_what_was_being_written_at_a_kill_is_tidied_up(folder):
+    for name in (".tmpAb3dE9", "state-000007.safetensors.tmp"):
+        (folder / name).touch()
+    (folder / ".tmp-mine").touch()
+    toy.run(folder)
+    assert [file.name for file in folder.glob("*tmp*")] == [".tmp-mine"]
+
+
+@pytest.mark.parametrize("kind", ["evaluation", "state"])
+def test_a_full_disk_costs_nothing_but_the_time(kind, tmp_path, expected, monkeypatch):
+    folder = tmp_path / "run"
+
+    def full(tensors, path, metadata):
+        if path.name.startswith(f"{kind}-000004"):
+            path.write_bytes(b"half")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save_file(tensors, path, metadata)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "save_file", full)
+        at = 4 if kind == "evaluation" else 3
+        message = (
+            f"{kind}-000004.safetensors cannot be written: No space left on device; free space there, or choose a "
+            f"folder on another disk; the run is kept up to state {at}, where the same program, run again, goes on"
+        )
+        for _ in range(2):
+            with pytest.raises(CheckpointError, match=rf"^{folder}/{re.escape(message)}$"):
+                toy.run(folder)
+    assert not list(folder.glob("*.tmp"))
+    got = toy.run(folder)
+    assert_same(got, expected)
+    assert got[2] == toy.STEPS - at
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_the_cause(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=rf"^{tmp_path}/file/run cannot be written: Not a directory; choose "):
+        toy.run(tmp_path / "file" / "run")
 
 
 def test_a_missing_state_is_no_loss_while_there_is_another(folder, expected):
@@ -232,7 +311,7 @@ def test_a_folder_serves_one_run_at_a_time(folder):
 def test_no_flipped_bit_goes_unnoticed(finished, tmp_path):
     """In the header as in the tensors."""
     content = state(finished).read_bytes()
-    read = read_tensors(state(finished), "checkpoint: state")
+    read = read_tensors(state(finished), "checkpoint: state", dict)
     seed = 3
     print(f"seed {seed}")
     rng = random.Random(seed)
@@ -242,7 +321,7 @@ def test_no_flipped_bit_goes_unnoticed(finished, tmp_path):
         place = rng.randrange(len(content))
         file.write_bytes(content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :])
         try:
-            tensors, details = read_tensors(file, "checkpoint: state")
+            tensors, details = read_tensors(file, "checkpoint: state", dict)
         except FileRefusedError:
             refused += 1
             continue

@@ -203,7 +203,7 @@ def test_outputs_that_no_file_can_hold_are_refused(tmp_path):
 
 def test_only_outputs_of_diffusers_are_made_from_names():
     for module, name in (("os", "system"), ("diffusers.utils", "logging"), ("builtins", "dict")):
-        with pytest.raises(TypeError, match=rf"^{module}.{name} is no output class of diffusers$"):
+        with pytest.raises(ValueError, match=rf"^{module}.{name} is no output class of diffusers$"):
             decode(["output", module, name, {}], {})
 
 

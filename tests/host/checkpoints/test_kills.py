@@ -47,7 +47,7 @@ class Nursery:
             assert not out.exists()
             return None
         assert ended["status"] == 0
-        tensors, facts = read_tensors(out, "result")
+        tensors, facts = read_tensors(out, "result", dict)
         out.unlink()
         return tensors["images"], facts, ended["passed"]
 

@@ -174,7 +174,7 @@ def test_what_is_packed_comes_back(tmp_path):
     tensors = {}
     tree = pack(value, tensors)
     write_tensors(tmp_path / "x", "test", tensors, {"tree": tree})
-    read, details = read_tensors(tmp_path / "x", "test")
+    read, details = read_tensors(tmp_path / "x", "test", dict)
     got = unpack(details["tree"], read)
     assert torch.equal(got[("a", 1)][0], torch.arange(3))
     assert got[("a", 1)][1] == (None, True, 1.5)
