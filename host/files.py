@@ -158,7 +158,11 @@ def read_json(path: Path, schema: type[T]) -> T:
     return decode(read_text(path), schema, path)
 
 
-def read_tensors(path: Path, kind: str, schema: type[T]) -> tuple[dict[str, torch.Tensor], T]:
+def read_tensors(
+    path: Path,
+    kind: str,
+    schema: type[T] = dict,  # type: ignore[assignment]
+) -> tuple[dict[str, torch.Tensor], T]:
     """Read what `write_tensors` wrote.
 
     Parameters
@@ -166,7 +170,8 @@ def read_tensors(path: Path, kind: str, schema: type[T]) -> tuple[dict[str, torc
     path, kind
         As given there.
     schema : type
-        What the details have to be, as for `brownout.host.decoding.decode`.
+        What the details have to be, as for `brownout.host.decoding.decode`; by default a dict, which readers of one
+        kind of file have no use for.
 
     Raises
     ------
