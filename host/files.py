@@ -170,8 +170,8 @@ def read_tensors(
     path, kind
         As given there.
     schema : type
-        What the details have to be, as for `brownout.host.decoding.decode`; by default a dict, which readers of one
-        kind of file have no use for.
+        What the details have to be, as for `brownout.host.decoding.decode`; by default any
+        dict.
 
     Raises
     ------
