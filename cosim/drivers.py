@@ -13,11 +13,15 @@ from typing import Any
 
 from cocotb.triggers import ReadOnly, RisingEdge, Trigger
 
-from brownout.hw.registers import IRQ_DONE, IRQ_ERROR, OFFSETS, STATUS_ERROR
+from brownout.hw.registers import IRQ_DONE, IRQ_ERROR, OFFSETS, RETIRED_MODULUS, STATUS_BUSY, STATUS_ERROR
 
 
 class AxiLiteError(Exception):
     """A register access was answered with an error response."""
+
+
+class RingBusyError(Exception):
+    """Commands are to be run, but the device has not been left idle."""
 
 
 class AxiLiteDriver:
@@ -145,6 +149,29 @@ class RingStop:
     head: int
 
 
+@dataclass(frozen=True)
+class RingRun:
+    """What the device says after a doorbell.
+
+    Attributes
+    ----------
+    began, retired : int
+        RETIRED before the doorbell and after the interrupt: commands that it has completed since hard reset, modulo
+        `brownout.hw.registers.RETIRED_MODULUS`.
+    stop : RingStop or None
+        None if it says that all commands up to the tail have succeeded.
+    """
+
+    began: int
+    retired: int
+    stop: RingStop | None
+
+    @property
+    def completed(self) -> int:
+        """Commands completed in between."""
+        return (self.retired - self.began) % RETIRED_MODULUS
+
+
 class RingDriver:
     """Rings the doorbell and handles the interrupt. The commands are in memory already.
 
@@ -172,20 +199,30 @@ class RingDriver:
         await self._bus.write_register("RING_ENTRIES", entries)
         return await self._bus.read_register("RING_HEAD")
 
-    async def run_to(self, tail: int) -> RingStop | None:
-        """Run the commands up to ring entry `tail`, acknowledge the interrupt; None if all of them succeeded."""
+    async def run_to(self, tail: int) -> RingRun:
+        """Run the commands up to ring entry `tail`, and acknowledge the interrupt.
+
+        Raises
+        ------
+        RingBusyError
+            The device is at work, or stopped, already: what it completes would not be known from what is asked for now.
+        """
+        status, began = await self._bus.read_many([OFFSETS["STATUS"], OFFSETS["RETIRED"]])
+        if status:
+            raise RingBusyError("the device is busy" if status & STATUS_BUSY else "the ring is stopped by an error")
         await self._bus.write_register("RING_TAIL", tail)
         if self._irq.value != 1:
             await self._irq_edge
             if self._align is not None:
                 await self._align()
-        failed = await self._bus.read_register("IRQ") & IRQ_ERROR
+        irq, retired = await self._bus.read_many([OFFSETS["IRQ"], OFFSETS["RETIRED"]])
+        failed = irq & IRQ_ERROR
         if failed:
             cause, index = await self._bus.read_many([OFFSETS["ERROR_CAUSE"], OFFSETS["ERROR_INDEX"]])
         await self._bus.write_register("IRQ", IRQ_DONE | IRQ_ERROR)
         if not failed:
-            return None
+            return RingRun(began, retired, None)
         # The ring leaves the bad command a few cycles after the write; until then the head is not the next entry.
         while await self._bus.read_register("STATUS") & STATUS_ERROR:
             pass
-        return RingStop(cause, index, await self._bus.read_register("RING_HEAD"))
+        return RingRun(began, retired, RingStop(cause, index, await self._bus.read_register("RING_HEAD")))

@@ -63,3 +63,34 @@ class CommandError(SimulatorError):
         super().__init__(f"command {index} failed: {ERROR_MEANING[cause]} ({cause.name})", log)
         self.cause = cause
         self.index = index
+
+
+class ForkedProcessError(RuntimeError):
+    """Something that a process has opened was used in a child that was forked from it.
+
+    Parameters
+    ----------
+    what : str
+        What was used.
+    opened_in, used_in : int
+        Process identifiers.
+    remedy : str
+        What to do instead.
+
+    Attributes
+    ----------
+    opened_in, used_in : int
+        As given.
+    """
+
+    def __init__(self, what: str, opened_in: int, used_in: int, remedy: str) -> None:
+        super().__init__(
+            f"{what} was opened in process {opened_in} and cannot be used in process {used_in}, which was forked from "
+            f"it; {remedy}"
+        )
+        self.opened_in, self.used_in = opened_in, used_in
+        self._arguments = (what, opened_in, used_in, remedy)
+
+    def __reduce__(self) -> tuple[type[ForkedProcessError], tuple[str, int, int, str]]:
+        # Children tell their parents of it.
+        return type(self), self._arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -94,5 +95,12 @@ class Link:
         return data
 
     def close(self) -> None:
-        """Close this end; the other side sees the end of the stream."""
+        """Close this end; the other side sees the end of the stream, whoever else has this end open."""
+        # It may be closed already, by either side.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def abandon(self) -> None:
+        """Close this process's copy of this end; the stream goes on if another process has one."""
         self._socket.close()

@@ -22,6 +22,7 @@ from .descriptors import reserve_standard_descriptors
 from .environment import needed_environment
 from .errors import ProtocolError, SimulatorDied, SimulatorTimeout
 from .link import Link, LinkClosed, LinkGarbled, LinkTimeout
+from .ownership import ProcessLock, cut_off_in_children
 
 _numbers = itertools.count()
 
@@ -134,6 +135,9 @@ class SimulatorProcess:
         finally:
             theirs.close()
         self.alive = True
+        self._owner = ProcessLock("this simulator process", "start another one in this process")
+        self._requests = itertools.count()
+        cut_off_in_children(self)
         self.receive(deadline_s, time.monotonic())
 
     @property
@@ -147,14 +151,24 @@ class SimulatorProcess:
         Raises
         ------
         SimulatorDied, SimulatorTimeout, ProtocolError
-            There is no reply. The process is gone afterwards.
+            There is no reply, or one to another request. The process is gone afterwards.
+        ForkedProcessError
+            Another process has started it.
         """
+        self._owner.check()
         start = time.monotonic()
+        # Of this process alone, should another one have got hold of the socket.
+        number = [os.getpid(), next(self._requests)]
         try:
-            self.link.send(message)
+            self.link.send({**message, "number": number})
         except LinkClosed:
             self._died()
-        return self.receive(deadline_s, start)
+        reply = self.receive(deadline_s, start)
+        if reply.get("number") != number:
+            self.kill()
+            other = reply.get("number")
+            raise ProtocolError(f"the simulator answered request {other} instead of {number}", self.log)
+        return reply
 
     def receive(self, deadline_s: float, start: float) -> dict[str, object]:
         """Wait for a message until `deadline_s` after `start`; exceptions as for `request`."""
@@ -185,8 +199,11 @@ class SimulatorProcess:
         raise SimulatorDied(f"the simulator {how}", self.log) from None
 
     def stop(self) -> None:
-        """End it in order, so that waves are complete; then as `kill`. Its log is removed if it ended well."""
-        if not self.alive:
+        """End it in order, so that waves are complete; then as `kill`. Its log is removed if it ended well.
+
+        Does nothing in a forked child.
+        """
+        if not self.alive or self._owner.foreign:
             return
         self.link.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -195,8 +212,19 @@ class SimulatorProcess:
             self.log.unlink(missing_ok=True)
         self.kill()
 
+    def cut_off(self) -> None:
+        """In a forked child: let go of the socket, whose end the simulator could not see while it is open here."""
+        self.link.abandon()
+
+    def interrupt(self) -> None:
+        """End it while another thread waits for its reply, which gets `SimulatorDied`."""
+        if not self._owner.foreign:
+            self._process.kill()
+
     def kill(self) -> None:
-        """End it at once. Idempotent."""
+        """End it at once. Idempotent; does nothing in a forked child."""
+        if self._owner.foreign:
+            return
         self.alive = False
         self.link.close()
         if self._process.poll() is None:

@@ -67,8 +67,11 @@ class Server:
         """
         beat = request["bus_bytes"] * BANDWIDTH_ONE
         await Timer(-(-beat // self._memory.get("bandwidth")) * CLOCK_PERIOD_PS, "ps")
-        stop = await self._ring.run_to(request["tail"])
-        return {} if stop is None else {"error_cause": stop.cause, "error_index": stop.index, "head": stop.head}
+        run = await self._ring.run_to(request["tail"])
+        reply = {"began": run.began, "retired": run.retired, "completed": run.completed}
+        if (stop := run.stop) is not None:
+            reply |= {"error_cause": stop.cause, "error_index": stop.index, "head": stop.head}
+        return reply
 
     async def counters(self, request: dict[str, Any]) -> dict[str, Any]:
         """Take a snapshot of the counters and read those of some ``indices``."""
@@ -85,7 +88,11 @@ class Server:
         return {}
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Reply to one request; what goes wrong is part of the reply."""
+        """Reply to one request, under its number; what goes wrong is part of the reply."""
+        number, host = request["number"], int(os.environ["BROWNOUT_PARENT_PID"])
+        if number[0] != host:
+            # It has inherited the socket. The reply may reach the host, which knows by the number that it is not its.
+            return {"number": number, "failed": f"process {number[0]} has not started this simulator, but {host}"}
         try:
             handlers = {
                 "reset": self.reset,
@@ -102,7 +109,7 @@ class Server:
         if self._memory.get("violations"):
             reply["axi_violation"] = self._memory.violation()
             self._memory.clear_violations()
-        return reply
+        return {**reply, "number": number}
 
 
 @cocotb.test()

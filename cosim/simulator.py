@@ -5,21 +5,21 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from brownout.hw.commands import COMMAND_BYTES, ErrorCause, Opcode, PlainCommand
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.registers import ID_WORD, INTERFACE_VERSION, OFFSETS, STATUS_BUSY, counters
+from brownout.hw.registers import ID_WORD, INTERFACE_VERSION, OFFSETS, RETIRED_MODULUS, STATUS_BUSY, counters
 
 from .build import build_simulator
 from .cache import build_root as resolve_build_root
 from .descriptors import reserve_standard_descriptors
 from .dram import StallConfig, settings_text, timing_settings
 from .errors import AxiViolation, CommandError, ProtocolError, SimulatorDied
+from .ownership import ProcessLock, address_of, cut_off_in_children, make_private
 from .process import SimulatorProcess
 
 RING_BYTES = 1 << 16
@@ -40,7 +40,11 @@ class Simulator:
     when `run` returns. The process ends with this object or with this Python, whatever happens first. After
     `SimulatorDied` or `SimulatorTimeout` the object can be revived by `restart`.
 
-    Calls from several threads are served one after another.
+    Calls from several threads are served one after another; where their operands are in memory is theirs to agree on.
+    `close` lets a call of another thread end, which after a few seconds gets `SimulatorDied`.
+
+    A process that is forked from this one cannot use the object: its calls raise `ForkedProcessError`, `close` does
+    nothing there, and what it writes to `memory` stays in it.
 
     Parameters
     ----------
@@ -74,6 +78,8 @@ class Simulator:
         No simulator could be built or started.
     ProtocolError
         The device is not what `config` describes.
+    ForkedProcessError
+        From any call in a forked process.
     """
 
     def __init__(
@@ -90,7 +96,8 @@ class Simulator:
         self._waves = waves
         self._deadline_s = deadline_s
         self._root = resolve_build_root(build_root)
-        self._lock = threading.Lock()
+        # Ring, tail and the reply belong together.
+        self._lock = ProcessLock("this simulator", "open another Simulator in this process")
         self._process: SimulatorProcess | None = None
         self._executable = build_simulator(config, "server", waves=waves is not None, build_root=self._root)
         size = config.memory.size_bytes
@@ -102,7 +109,7 @@ class Simulator:
         self.usable_bytes = size - self.ring_bytes
         self.ring_base = self.usable_bytes
         self._entries = self.ring_bytes // COMMAND_BYTES
-        self._tail = 0
+        self._tail = self._retired = 0
         reserve_standard_descriptors()
         # The file has no name, so nothing is left of it once both processes are gone.
         self.memory_fd = os.memfd_create("brownout-dram")
@@ -110,6 +117,8 @@ class Simulator:
         try:
             os.ftruncate(self.memory_fd, size)
             self.memory = mmap.mmap(self.memory_fd, size)
+            self._address = address_of(self.memory)
+            cut_off_in_children(self)
             self._open()
         except BaseException:
             self.close()
@@ -166,25 +175,30 @@ class Simulator:
 
     def _program_ring(self) -> None:
         self._move_ring(self.ring_base)
-        self._tail = self.read_register("RING_HEAD")
+        addresses = [OFFSETS["RING_HEAD"], OFFSETS["RETIRED"]]
+        self._tail, self._retired = self._request(op="read", addresses=addresses)["values"]
 
     def _move_ring(self, base: int) -> None:
         values = {"RING_BASE_LO": base & 0xFFFFFFFF, "RING_BASE_HI": base >> 32, "RING_ENTRIES": self._entries}
         self._request(op="write", pairs=[(OFFSETS[name], value) for name, value in values.items()])
 
-    def _request(self, *, deadline_s: float | None = None, **message: Any) -> dict[str, Any]:
+    def _exchange(self, deadline_s: float | None = None, **message: Any) -> dict[str, Any]:
+        """Send a request and return its reply, whatever it says."""
         with self._lock:
             if self._process is None or not self._process.alive:
                 log = self._process.log if self._process is not None else None
                 raise SimulatorDied("the simulator is not running; restart() starts another one", log)
-            reply: dict[str, Any] = self._process.request(message, deadline_s or self._deadline_s)
-        if "head" in reply:
-            # The ring stopped at a command: where it goes on has to be known whatever is raised about it.
-            self._tail = reply["head"]
+            return self._process.request(message, deadline_s or self._deadline_s)
+
+    def _check(self, op: str, reply: Mapping[str, Any]) -> None:
         if violation := reply.get("axi_violation"):
             raise AxiViolation(str(violation), self.log)
         if failed := reply.get("failed"):
-            raise ProtocolError(f"request {message['op']!r} failed in the simulator: {failed}", self.log)
+            raise ProtocolError(f"request {op!r} failed in the simulator: {failed}", self.log)
+
+    def _request(self, *, op: str, **message: Any) -> dict[str, Any]:
+        reply = self._exchange(op=op, **message)
+        self._check(op, reply)
         return reply
 
     def run(self, commands: Sequence[bytes], *, deadline_s: float | None = None) -> None:
@@ -207,19 +221,47 @@ class Simulator:
             if len(command) != COMMAND_BYTES:
                 raise ValueError(f"a command is {COMMAND_BYTES} bytes, not {len(command)}")
         at_once = self._entries - 1  # a full ring would look like an empty one
-        for start in range(0, len(commands), at_once):
-            self._run_ring(commands[start : start + at_once], start, deadline_s)
+        with self._lock:
+            for start in range(0, len(commands), at_once):
+                part = commands[start : start + at_once]
+                for i, command in enumerate(part):
+                    address = self.ring_base + (self._tail + i) % self._entries * COMMAND_BYTES
+                    self.memory[address : address + COMMAND_BYTES] = command
+                self._ring(len(part), start, deadline_s)
 
-    def _run_ring(self, commands: Sequence[bytes], first_index: int, deadline_s: float | None) -> None:
+    def _ring(self, count: int, first_index: int = 0, deadline_s: float | None = None) -> None:
+        """Let the device run the next `count` commands of the ring; the first is number `first_index` of a call."""
         first_entry = self._tail
-        for i, command in enumerate(commands):
-            address = self.ring_base + (first_entry + i) % self._entries * COMMAND_BYTES
-            self.memory[address : address + COMMAND_BYTES] = command
-        self._tail = (first_entry + len(commands)) % self._entries
-        reply = self._request(op="run", tail=self._tail, bus_bytes=self.config.bus_bytes, deadline_s=deadline_s)
-        if "error_cause" in reply:
-            index = (reply["error_index"] - first_entry) % self._entries
-            raise CommandError(ErrorCause(reply["error_cause"]), first_index + index, self.log)
+        tail = (first_entry + count) % self._entries
+        reply = self._exchange(deadline_s, op="run", tail=tail, bus_bytes=self.config.bus_bytes)
+        if "retired" not in reply:
+            # What it has done of the ring is not known.
+            self._kill()
+            self._check("run", reply)
+            self._refuse("not said how many commands it has completed")
+        # The ring may have stopped at a command: where it goes on has to be known whatever is raised about it.
+        self._tail = reply.get("head", tail)
+        expected, self._retired = self._retired, reply["retired"]
+        if reply["began"] != expected:
+            unknown = (reply["began"] - expected) % RETIRED_MODULUS
+            self._refuse(f"completed {unknown} commands of which this object does not know")
+        failed = "error_cause" in reply
+        succeeded = (reply["error_index"] - first_entry) % self._entries if failed else count
+        if reply["completed"] != succeeded or (failed and succeeded >= count):
+            done = reply["completed"]
+            self._refuse(f"completed {done} commands, where {succeeded} of {count} are said to have succeeded")
+        self._check("run", reply)
+        if failed:
+            raise CommandError(ErrorCause(reply["error_cause"]), first_index + succeeded, self.log)
+
+    def _refuse(self, what: str) -> NoReturn:
+        """End a device that has done something else than this object knows of."""
+        self._kill()
+        raise ProtocolError(f"the device has {what}; no result of it can be trusted, so it was ended", self.log)
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
 
     def resume_at(self, ring_index: int, open_rows: Sequence[int | None]) -> None:
         """Bring a simulator that was just started to where another one of the same configuration was.
@@ -237,19 +279,19 @@ class Simulator:
         row_bytes = self.config.memory.row_bytes
         rows = [row for row in open_rows if row is not None and row_bytes >= COMMAND_BYTES]
         fence = PlainCommand(opcode=Opcode.FENCE).encode()
-        self.run([fence] * ((ring_index - self._tail - len(rows)) % self._entries))
-        self.set_memory({"row_bytes": row_bytes})  # closes all rows
-        for row in rows:
-            # The fetch of a command opens the row in which it lies. Addresses wrap, so any entry can lie anywhere.
-            place = slice(row * row_bytes, row * row_bytes + COMMAND_BYTES)
-            self._move_ring((place.start - self._tail * COMMAND_BYTES) % (1 << self.config.address_bits))
-            kept, self.memory[place] = self.memory[place], fence
-            self._tail = (self._tail + 1) % self._entries
-            try:
-                self._request(op="run", tail=self._tail, bus_bytes=self.config.bus_bytes)
-            finally:
-                self.memory[place] = kept
-        self._move_ring(self.ring_base)
+        with self._lock:
+            self.run([fence] * ((ring_index - self._tail - len(rows)) % self._entries))
+            self.set_memory({"row_bytes": row_bytes})  # closes all rows
+            for row in rows:
+                # The fetch of a command opens the row in which it lies. Addresses wrap, so any entry can lie anywhere.
+                place = slice(row * row_bytes, row * row_bytes + COMMAND_BYTES)
+                self._move_ring((place.start - self._tail * COMMAND_BYTES) % (1 << self.config.address_bits))
+                kept, self.memory[place] = self.memory[place], fence
+                try:
+                    self._ring(1)
+                finally:
+                    self.memory[place] = kept
+            self._move_ring(self.ring_base)
 
     def read_register(self, name: str) -> int:
         """Value of a register by its name in `brownout.hw.registers`.
@@ -317,33 +359,52 @@ class Simulator:
         ProtocolError
             The accelerator stays busy.
         """
-        self.write_register("CONTROL", 1)
-        for _ in range(_SOFT_RESET_POLLS):
-            if not self.read_register("STATUS") & STATUS_BUSY:
-                break
-        else:
-            raise ProtocolError("the accelerator stays busy after a soft reset", self.log)
-        self._program_ring()
+        with self._lock:
+            self.write_register("CONTROL", 1)
+            for _ in range(_SOFT_RESET_POLLS):
+                if not self.read_register("STATUS") & STATUS_BUSY:
+                    break
+            else:
+                raise ProtocolError("the accelerator stays busy after a soft reset", self.log)
+            self._program_ring()
 
     def hard_reset(self) -> None:
         """Assert the reset pin of accelerator and memory model; what was in flight is lost, memory content stays."""
-        self._request(op="reset")
-        self._program_ring()
+        with self._lock:
+            self._request(op="reset")
+            self._program_ring()
 
     def restart(self) -> None:
         """End the simulator process, if it still runs, and start a fresh one on the same memory."""
-        if self._process is not None:
-            self._process.kill()
-        self._open()
+        with self._lock:
+            self._kill()
+            self._open()
 
     def close(self) -> None:
         """End the process and release the memory. Idempotent; arrays that still use the memory keep it alive."""
+        self._lock.close(self._free, self._interrupt)
+
+    def _interrupt(self) -> None:
+        if (process := self._process) is not None:
+            process.interrupt()
+
+    def _free(self) -> None:
         if self._process is not None:
             self._process.stop()
             self._process = None
         if self.memory_fd >= 0:
-            os.close(self.memory_fd)
-            self.memory_fd = -1
+            # First, so that a child that is forked now does not close what another thread has opened.
+            descriptor, self.memory_fd = self.memory_fd, -1
+            os.close(descriptor)
             if self.memory is not None:
                 with contextlib.suppress(BufferError):  # arrays still use it
                     self.memory.close()
+
+    def cut_off(self) -> None:
+        """In a forked child: what is written to memory stays there."""
+        if self.memory_fd < 0:
+            return
+        if not self.memory.closed:
+            make_private(self._address, len(self.memory), self.memory_fd)
+        descriptor, self.memory_fd = self.memory_fd, -1
+        os.close(descriptor)

@@ -21,7 +21,7 @@ from brownout.hw.config import AcceleratorConfig
 from .build import CLOCK_PERIOD_PS
 from .dram import DramModel, StallConfig
 from .drivers import AxiLiteDriver, RingDriver
-from .errors import AxiViolation, CommandError
+from .errors import AxiViolation, CommandError, ProtocolError
 from .scoreboard import GemmCase
 from .simulator import ring_bytes
 
@@ -99,6 +99,8 @@ class Testbench:
             A command failed.
         AxiViolation
             The device broke a rule of AXI.
+        ProtocolError
+            It has not completed as many commands as it was given.
         """
         if len(commands) >= self._entries:
             raise ValueError(f"the ring holds {self._entries - 1} commands, not {len(commands)}")
@@ -107,11 +109,14 @@ class Testbench:
             address = self._ring_base + (first + i) % self._entries * COMMAND_BYTES
             self.memory[address : address + COMMAND_BYTES] = np.frombuffer(command, np.uint8)
         self._tail = (first + len(commands)) % self._entries
-        stop = await self.ring.run_to(self._tail)
+        run = await self.ring.run_to(self._tail)
         self.check_axi()
-        if stop is not None:
-            self._tail = stop.head
-            raise CommandError(ErrorCause(stop.cause), (stop.index - first) % self._entries)
+        index = len(commands) if run.stop is None else (run.stop.index - first) % self._entries
+        if run.completed != index:
+            raise ProtocolError(f"the device has completed {run.completed} commands, but says that {index} succeeded")
+        if run.stop is not None:
+            self._tail = run.stop.head
+            raise CommandError(ErrorCause(run.stop.cause), index)
 
     async def run_case(self, case: GemmCase) -> None:
         """Put the operands of `case` into memory, run it and check every byte of the case's memory.

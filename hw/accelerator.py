@@ -213,7 +213,7 @@ class Accelerator(wiring.Component):
         connect(m, wiring.flipped(self.s_axil), registers.axil)
         for name in ("ring_base", "ring_entries", "tail", "timeout", "doorbell", "acknowledge", "soft_reset"):
             m.d.comb += getattr(processor, name).eq(getattr(registers, name))
-        for name in ("head", "busy", "stopped", "cause", "drained", "failed"):
+        for name in ("head", "busy", "stopped", "cause", "drained", "failed", "command_done"):
             m.d.comb += getattr(registers, name).eq(getattr(processor, name))
         m.d.comb += [
             self.irq.eq(registers.irq),

@@ -41,7 +41,11 @@ REGISTERS = (
     Register("ERROR_CAUSE", 0x034, "ro", "ErrorCause of the last failed command; of use while bit 1 of IRQ is set"),
     Register("ERROR_INDEX", 0x038, "ro", "ring index of the command that failed"),
     Register("SNAPSHOT", 0x03C, "wo", "any write copies all counters to the snapshot"),
+    Register("RETIRED", 0x040, "ro", "commands completed since hard reset, modulo 2^32; a soft reset leaves it"),
 )
+
+RETIRED_MODULUS = 1 << 32
+"""Where RETIRED begins at zero again."""
 
 STATUS_BUSY = 1
 STATUS_ERROR = 2

@@ -41,6 +41,7 @@ class RegisterFile(wiring.Component):
     doorbell, acknowledge, soft_reset, capture : pulses
     head, busy, stopped, cause : status
     drained, failed : pulses that set interrupt bits
+    command_done : pulse, another command is counted as retired
     snapshot : counters
     """
 
@@ -65,6 +66,7 @@ class RegisterFile(wiring.Component):
                 "cause": In(CAUSE_BITS),
                 "drained": In(1),
                 "failed": In(1),
+                "command_done": In(1),
                 "snapshot": In(data.ArrayLayout(COUNTER_BITS, len(self.counters))),
             }
         )
@@ -74,6 +76,8 @@ class RegisterFile(wiring.Component):
         config = self.config
         irq = Signal(2)
         error_index = Signal(RING_INDEX_BITS)
+        # In step with the interrupt: whoever has seen the bit of the last command reads a number that includes it.
+        retired = Signal(32)
         m.d.comb += self.irq.eq(irq.any())
 
         readable = {
@@ -91,6 +95,7 @@ class RegisterFile(wiring.Component):
             "TIMEOUT": self.timeout,
             "ERROR_CAUSE": self.cause,
             "ERROR_INDEX": error_index,
+            "RETIRED": retired,
         }
         writable = {
             "RING_BASE_LO": self.ring_base[:32],
@@ -118,6 +123,7 @@ class RegisterFile(wiring.Component):
             # One cycle after the write, so that the ring engine sees the new tail.
             self.doorbell.eq(write & (write_address == OFFSETS["RING_TAIL"])),
             irq.eq((irq & ~clear) | Cat(self.drained, self.failed)),
+            retired.eq(retired + self.command_done),
         ]
         with m.If(write & (write_address == OFFSETS["IRQ"])):
             m.d.comb += clear.eq(write_data[: len(clear)])

@@ -130,3 +130,17 @@ def test_interrupt_bits_are_set_by_events_and_cleared_by_writing_ones():
         assert not ctx.get(device.irq)
 
     run(bench)
+
+
+def test_retired_counts_completed_commands_through_soft_resets():
+    async def bench(ctx, device, config):
+        for completed in (1, 2):
+            ctx.set(device.command_done, 1)
+            await ctx.tick()
+            ctx.set(device.command_done, 0)
+            # At once: the interrupt of the same cycle has risen too.
+            assert await read(ctx, device, OFFSETS["RETIRED"]) == (completed, RESP_OKAY)
+            await write(ctx, device, OFFSETS["CONTROL"], 1)
+            assert await read(ctx, device, OFFSETS["RETIRED"]) == (completed, RESP_OKAY)
+
+    run(bench)

@@ -94,19 +94,26 @@ def test_only_writes_change_settings_and_illegal_ones_change_nothing():
     prove(spec, "registers-settings", depth=2, unbounded=True)
 
 
-def test_interrupts_stay_until_the_host_clears_them():
+def test_interrupts_stay_until_the_host_clears_them_and_no_completion_is_lost():
     spec = RegisterSpec()
     m, unit = spec.module, spec.unit
-    done, error, index = Signal(), Signal(), Signal(16)
+    done, error, index, retired = Signal(), Signal(), Signal(16), Signal(32)
     clear = Mux(spec.writes("IRQ"), unit.axil.wdata[:2], 0)
     reset = unit.soft_reset
     m.d.sync += [
         done.eq(~reset & ((done & ~clear[0]) | unit.drained)),
         error.eq(~reset & ((error & ~clear[1]) | unit.failed)),
         index.eq(Mux(reset, 0, Mux(unit.failed, unit.head, index))),
+        retired.eq(retired + unit.command_done),
     ]
     status = Cat(unit.busy, unit.stopped)
-    reads = {"IRQ": Cat(done, error), "ERROR_INDEX": index, "STATUS": status, "RING_HEAD": unit.head}
+    reads = {
+        "IRQ": Cat(done, error),
+        "ERROR_INDEX": index,
+        "STATUS": status,
+        "RING_HEAD": unit.head,
+        "RETIRED": retired,
+    }
     m.d.comb += Assert(unit.irq == (done | error))
     for name, value in reads.items():
         asked, expected = Signal(name=f"{name.lower()}_asked"), Signal(32, name=f"{name.lower()}_expected")
