@@ -62,7 +62,8 @@ class ProcessLock:
             raise ForkedProcessError(self._what, self._pid, pid, self._remedy)
 
     def __enter__(self) -> Self:
-        self.check()
+        if os.getpid() != self._pid:
+            self.check()
         self._lock.acquire()
         if self._closed and self._depth == 0 and self._closed_error is not None:
             self._lock.release()
@@ -74,8 +75,11 @@ class ProcessLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._depth -= 1
+        if self._last is None:
+            self._lock.release()
+            return
         try:
-            if self._last is not None and self._depth == 0:
+            if self._depth == 0:
                 self._finish()
         finally:
             self._lock.release()

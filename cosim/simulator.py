@@ -382,9 +382,11 @@ class Simulator:
 
     def close(self) -> None:
         """End the process and release the memory. Idempotent; arrays that still use the memory keep it alive."""
-        self._lock.close(self._free, self._interrupt)
+        self._lock.close(self._free, self.interrupt)
 
-    def _interrupt(self) -> None:
+    def interrupt(self) -> None:
+        """End the process while another thread waits for it; its call raises `SimulatorDied`."""
+        self._lock.check()
         if (process := self._process) is not None:
             process.interrupt()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,10 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from brownout.cosim.errors import SimulatorError
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.tiling import ideal_cycles
 
-from .backends.base import Backend
+from .backends.base import Backend, closed_error, device_lock
 from .backends.make import make_backend
 from .energy import EnergyModel
 from .errors import AcceleratorClosedError
@@ -41,10 +45,49 @@ from .timing import TRANSITION_S, TimingLaw
 from .twin.state import NOMINAL_LENGTH, CommandOptions, bit_thresholds
 
 
+class _Call:
+    """Context of a call: no other thread has the device, which is not closed at its beginning."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+
+    def __enter__(self) -> Backend:
+        lock = self._accelerator._lock
+        lock.__enter__()
+        device = self._accelerator._device
+        if device is None:
+            lock.__exit__(None, None, None)
+            raise closed_error()
+        return device
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._accelerator._lock.__exit__(kind, error, trace)
+        if isinstance(error, SimulatorError) and self._accelerator._device is None:
+            raise AcceleratorClosedError("this accelerator was closed while a call was under way") from error
+
+
+_forked = False
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
 class Accelerator:
     """A systolic-array accelerator, on simulated RTL, on its bit-exact twin, or on both.
 
     Use it as a context manager: ``with Accelerator(config) as accelerator: y = accelerator.gemm(a, w)``.
+
+    Threads may share it: their calls are served one after another, each as a whole, and `exclusive` keeps several calls
+    together. Results and tallies are those of the call; `last_log` is the calling thread's; counts and settings are
+    everybody's. A process that is forked from the one that opened it cannot use it: there every call raises
+    `ForkedProcessError`, `close` does nothing, and another one can be opened, which puts PyTorch there on one thread.
 
     Parameters
     ----------
@@ -91,13 +134,19 @@ class Accelerator:
         mixed: MixedOptions | None = None,
         layout: str = "row-major",
     ) -> None:
+        if _forked and torch.get_num_threads() > 1:
+            # Threads of OpenMP do not outlive a fork, but are waited for.
+            torch.set_num_threads(1)
         self.config = AcceleratorConfig() if config is None else config
         self._check_protection(protection)
         self.protection = protection
         self._points = DomainPoints(self.config, TimingLaw() if timing_law is None else timing_law)
         self._ledger = Ledger(self.config, EnergyModel() if energy_model is None else energy_model)
         self._slots = Slots()
-        self._log = b""
+        # Ledger, slots and device belong together; each thread has a log.
+        self._lock = device_lock(closed=False)
+        self._call = _Call(self)
+        self._logs = threading.local()
         if mixed is not None and backend != "mixed":
             raise ValueError(f"mixed= needs backend='mixed', not {backend!r}")
         if layout != "row-major" and not isinstance(backend, str):
@@ -129,9 +178,33 @@ class Accelerator:
         return f"Accelerator({self.config.rows}x{self.config.cols}, backend={self.backend!r}{state})"
 
     def _open(self) -> Backend:
+        self._lock.check()
         if self._device is None:
-            raise AcceleratorClosedError("this accelerator is closed; make a new one")
+            raise closed_error()
         return self._device
+
+    def exclusive(self) -> contextlib.AbstractContextManager[object]:
+        """``with accelerator.exclusive():`` lets no other thread use it: for calls that belong together.
+
+        Raises
+        ------
+        ForkedProcessError
+            From the ``with`` statement: another process has opened it.
+        """
+        return self._lock
+
+    def _using(self) -> _Call:
+        """The device, for one call."""
+        return self._call
+
+    @property
+    def _log(self) -> bytes:
+        log: bytes = getattr(self._logs, "last", b"")
+        return log
+
+    @_log.setter
+    def _log(self, log: bytes) -> None:
+        self._logs.last = log
 
     def gemm(
         self,
@@ -210,24 +283,25 @@ class Accelerator:
         device.check_device("a", a.device)
         if isinstance(product.w, ResidentWeights) and product.w.backend is not device:
             raise ValueError("w was uploaded to another accelerator; upload it to this one")
-        fresh = self._slots.take(result)
-        before = device.check_counts()["suppressed"] if fresh and options.suppress else 0
         if checkpoint is not None:
             check_like("checkpoint", checkpoint, "out", result)
-        self._log = device.gemm(product)
-        reloaded = 0
-        if checkpoint is not None and self._log:
-            places = marked_places(self.config, self._log, first_row, first_col)
-            reloaded = len(places)
-            if reloaded:
-                device.copy(as_batch(checkpoint), product.out, places)
-            self._ledger.reloaded += reloaded
-        if fresh and options.suppress:
-            self._ledger.suppressed_unwritten += device.check_counts()["suppressed"] - before - reloaded
-        shape = product.shape
-        if options.check:
-            self._ledger.meter.add_checks(shape)
-        self._ledger.ideal_cycles += ideal_cycles(self.config, shape.m, shape.n, shape.k, shape.batch)
+        with self._using():
+            fresh = self._slots.take(result)
+            before = device.check_counts()["suppressed"] if fresh and options.suppress else 0
+            self._log = device.gemm(product)
+            reloaded = 0
+            if checkpoint is not None and self._log:
+                places = marked_places(self.config, self._log, first_row, first_col)
+                reloaded = len(places)
+                if reloaded:
+                    device.copy(as_batch(checkpoint), product.out, places)
+                self._ledger.reloaded += reloaded
+            if fresh and options.suppress:
+                self._ledger.suppressed_unwritten += device.check_counts()["suppressed"] - before - reloaded
+            shape = product.shape
+            if options.check:
+                self._ledger.meter.add_checks(shape)
+            self._ledger.ideal_cycles += ideal_cycles(self.config, shape.m, shape.n, shape.k, shape.batch)
         return result
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
@@ -253,9 +327,10 @@ class Accelerator:
         check_output("source", source)
         check_like("target", target, "source", source)
         device.check_device("source", source.device)
-        self._log = b""
-        self._slots.take(target)
-        device.copy(as_batch(source), as_batch(target), None)
+        with self._using():
+            self._log = b""
+            self._slots.take(target)
+            device.copy(as_batch(source), as_batch(target), None)
 
     def _check_protection(self, protection: Protection | None) -> None:
         if protection is not None and protection.check and self.config.checksum is None:
@@ -285,14 +360,14 @@ class Accelerator:
 
     @property
     def last_log(self) -> list[LogRecord]:
-        """Flagged segments of the last product, in the order in which the hardware found them.
+        """Flagged segments of this thread's last product, in the order in which the hardware found them.
 
         At most 64 of each block and `Protection.log_records` in all; ``stats["log_dropped"]`` counts the others.
         """
         return parse_log(self._log, self.config.log_record_bytes)
 
     def last_marked(self, first_row: int = 0, first_col: int = 0) -> Places:
-        """Elements that `last_log` says were marked in the last product, which had this first row and column."""
+        """Elements that `last_log` says were marked in the product, which had this first row and column."""
         return marked_places(self.config, self._log, first_row, first_col)
 
     @property
@@ -301,7 +376,8 @@ class Accelerator:
 
         Cheaper than `stats`, because nobody has to know the time: what a product has added says how it went.
         """
-        return self._open().check_counts()
+        with self._using() as device:
+            return device.check_counts()
 
     @property
     def timing_law(self) -> TimingLaw:
@@ -330,11 +406,12 @@ class Accelerator:
             After `close`.
         """
         self._require_errors("set_timing_law", "flip", "carry")
-        device, points = self._open(), self._points.with_law(law)
-        self._ledger.charge(device)
-        before = self._ledger.counters(device)
-        self._points.apply(device, points, law=law)
-        self._ledger.leave_out(before, self._ledger.counters(device))
+        with self._using() as device:
+            points = self._points.with_law(law)
+            self._ledger.charge(device)
+            before = self._ledger.counters(device)
+            self._points.apply(device, points, law=law)
+            self._ledger.leave_out(before, self._ledger.counters(device))
 
     def add_host_traffic(self, count: int) -> None:
         """Charge bytes of device memory that the host reads or writes because of timing errors.
@@ -349,7 +426,8 @@ class Accelerator:
         """
         if count < 0:
             raise ValueError(f"count must not be negative, but is {count!r}")
-        self._ledger.meter.add_traffic(count)
+        with self._lock:
+            self._ledger.meter.add_traffic(count)
 
     def new_slot(
         self, *shape: int, dtype: torch.dtype = torch.int32, device: torch.device | str = "cpu"
@@ -368,7 +446,8 @@ class Accelerator:
         device : torch.device
             That of the operands.
         """
-        return self._slots.make(shape, dtype, device)
+        with self._lock:
+            return self._slots.make(shape, dtype, device)
 
     def load_slot(self, values: torch.Tensor, *, unwritten: bool, device: torch.device | str = "cpu") -> torch.Tensor:
         """Make a slot as one was in another process.
@@ -382,11 +461,12 @@ class Accelerator:
         device : torch.device
             That of the operands.
         """
-        slot = self._slots.make(values.shape, values.dtype, device)
-        slot.copy_(values)
-        if not unwritten:
-            self._slots.take(slot)
-        return slot
+        with self._lock:
+            slot = self._slots.make(values.shape, values.dtype, device)
+            slot.copy_(values)
+            if not unwritten:
+                self._slots.take(slot)
+            return slot
 
     def is_unwritten(self, slot: torch.Tensor) -> bool:
         """Whether no product has been written to a tensor that `new_slot` made."""
@@ -400,12 +480,12 @@ class Accelerator:
             )
 
     def _move(self, points: Sequence[OperatingPoint], **settings: object) -> None:
-        device = self._open()
-        # What has been done so far was done at the old points.
-        self._ledger.charge(device)
-        self._points.apply(device, points, **settings)  # type: ignore[arg-type]
-        self._ledger.meter.voltages_v = [point.voltage_v for point in self._points.wanted]
-        self._ledger.meter.frequency_hz = self._points.frequency_hz
+        with self._using() as device:
+            # What has been done so far was done at the old points.
+            self._ledger.charge(device)
+            self._points.apply(device, points, **settings)  # type: ignore[arg-type]
+            self._ledger.meter.voltages_v = [point.voltage_v for point in self._points.wanted]
+            self._ledger.meter.frequency_hz = self._points.frequency_hz
 
     def set_error_rate(
         self,
@@ -444,7 +524,8 @@ class Accelerator:
                 raise ValueError(f"{name} must be in 0..1, not {value!r}")
         if check_rate:
             self._points.domains("check")
-        self._move(self._points.with_errors(rate, check_rate), seed=seed, bits=bit_thresholds(bit_weights))
+        with self._lock:
+            self._move(self._points.with_errors(rate, check_rate), seed=seed, bits=bit_thresholds(bit_weights))
 
     def set_operating_point(
         self,
@@ -483,8 +564,9 @@ class Accelerator:
             After `close`.
         """
         self._require_errors("set_operating_point", "flip", "carry")
-        points = self._points.with_voltage(domain, voltage_v, frequency_hz)
-        self._move(points, seed=seed, transition_s=transition_s)
+        with self._lock:
+            points = self._points.with_voltage(domain, voltage_v, frequency_hz)
+            self._move(points, seed=seed, transition_s=transition_s)
 
     def set_carry_lengths(self, lengths: NDArray[np.uint8]) -> None:
         """Let carries that are longer than each element's length come late (`timing_model="carry"`).
@@ -510,9 +592,9 @@ class Accelerator:
             raise ValueError(f"lengths must be uint8 of shape {shape}, not {lengths.dtype} of shape {lengths.shape}")
         if lengths.size and lengths.max() > NOMINAL_LENGTH:
             raise ValueError(f"lengths must be in 0..{NOMINAL_LENGTH}, not {int(lengths.max())}")
-        device = self._open()
-        for domain in range(self.config.domains):
-            device.set_point(domain, self._points.number(domain), lengths=lengths)
+        with self._using() as device:
+            for domain in range(self.config.domains):
+                device.set_point(domain, self._points.number(domain), lengths=lengths)
 
     @property
     def operating_points(self) -> tuple[OperatingPoint, ...]:
@@ -540,11 +622,14 @@ class Accelerator:
         device = self._open()
         check_weights(w)
         device.check_device("w", w.device)
-        return device.upload(w)
+        with self._using():
+            return device.upload(w)
 
     @property
     def stats(self) -> Mapping[str, float]:
         """Counters since the start, `restart` or the last `reset_stats`.
+
+        While another thread computes this waits for the end of its product.
 
         Every hardware counter (`brownout.hw.registers.counters`) by its name, ``dram_row_activations``, ``dram_bytes``
         (read and written) and ``ideal_cycles`` (of an array that is never idle). The same calls give the same values
@@ -560,7 +645,8 @@ class Accelerator:
         In simulated time: ``time_s`` and ``energy_j``, and its parts ``energy_mac_j``, ``energy_check_j``,
         ``energy_sram_j``, ``energy_dram_j``, ``energy_activation_j``, ``energy_leakage_j`` and ``energy_host_j``.
         """
-        return self._ledger.stats(self._open())
+        with self._using() as device:
+            return self._ledger.stats(device)
 
     def state(self) -> State:
         """What results and `stats` of later calls depend on, but for resident weights and slots: settings and counts.
@@ -570,9 +656,9 @@ class Accelerator:
         AcceleratorClosedError, brownout.cosim.errors.SimulatorError
             As in `gemm`.
         """
-        device = self._open()
-        parts = {"device": device.state(), "points": self._points.state(), "meter": self._ledger.meter.state()}
-        return join({**parts, "counts": self._ledger.state(device)})
+        with self._using() as device:
+            parts = {"device": device.state(), "points": self._points.state(), "meter": self._ledger.meter.state()}
+            return join({**parts, "counts": self._ledger.state(device)})
 
     def load_state(self, state: State) -> None:
         """Restart the device with the settings of a state, of this or another accelerator of the same configuration.
@@ -584,30 +670,32 @@ class Accelerator:
         AcceleratorClosedError, brownout.cosim.errors.SimulatorError
             As in `restart`.
         """
-        device, parts = self._open(), split(state)
-        device.load_state(parts["device"])
-        self._points.load_state(parts["points"])
-        self._ledger.meter.load_state(parts["meter"])
-        self._ledger.load_state(parts["counts"], device)
-        self._log = b""
+        with self._using() as device:
+            parts = split(state)
+            device.load_state(parts["device"])
+            self._points.load_state(parts["points"])
+            self._ledger.meter.load_state(parts["meter"])
+            self._ledger.load_state(parts["counts"], device)
+            self._logs = threading.local()
 
     @property
     def settings(self) -> dict[str, object]:
         """All settings on which results, times and energies depend, as JSON: configuration, laws, operating points."""
-        device = self._open().state()
-        points = self._points.state().values
-        return {
-            "config": self.config.to_dict(),
-            "rtl_hash": self.config.rtl_hash,
-            "layout": self.layout,
-            "protection": None if self.protection is None else asdict(self.protection),
-            "timing_law": asdict(self._points.law),
-            "energy_model": asdict(self._ledger.meter.model),
-            "operating_points": points["wanted"],
-            "error_seed": points["seed"],
-            "bit_thresholds": points["bits"],
-            "carry_lengths": digest_of(device.tensors, None),
-        }
+        with self._using() as backend:
+            device = backend.state()
+            points = self._points.state().values
+            return {
+                "config": self.config.to_dict(),
+                "rtl_hash": self.config.rtl_hash,
+                "layout": self.layout,
+                "protection": None if self.protection is None else asdict(self.protection),
+                "timing_law": asdict(self._points.law),
+                "energy_model": asdict(self._ledger.meter.model),
+                "operating_points": points["wanted"],
+                "error_seed": points["seed"],
+                "bit_thresholds": points["bits"],
+                "carry_lengths": digest_of(device.tensors, None),
+            }
 
     @property
     def coverage(self) -> Coverage:
@@ -624,14 +712,15 @@ class Accelerator:
         """
         from .backends.mixed import MixedBackend
 
-        device = self._open()
-        if not isinstance(device, MixedBackend):
-            raise ValueError(f"coverage is what backend='mixed' replays, but the backend is {self.backend!r}")
-        return device.coverage
+        with self._using() as device:
+            if not isinstance(device, MixedBackend):
+                raise ValueError(f"coverage is what backend='mixed' replays, but the backend is {self.backend!r}")
+            return device.coverage
 
     def reset_stats(self) -> None:
         """Count from zero again."""
-        self._ledger.reset(self._open())
+        with self._using() as device:
+            self._ledger.reset(device)
 
     def restart(self) -> None:
         """Start the device anew, for example after its simulator died.
@@ -643,17 +732,23 @@ class Accelerator:
         AcceleratorClosedError
             After `close`.
         """
-        self._open().restart()
-        self._ledger.restart()
+        with self._using() as device:
+            device.restart()
+            self._ledger.restart()
 
     def close(self) -> None:
-        """Free the device. Closing twice does no harm.
+        """Free the device. Closing twice does no harm, and nor does closing in a forked child, which does nothing.
+
+        A call of another thread may end within a few seconds; after that a simulator is ended, and the call raises
+        `AcceleratorClosedError`. Products of the twin end as ever.
 
         Raises
         ------
         MismatchError, brownout.cosim.errors.SimulatorError
             What the last replays have found (``"mixed"`` only); the device is free all the same.
         """
+        if self._lock.foreign:
+            return
         device, self._device = self._device, None
         if device is not None:
             device.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from brownout.cosim.errors import ForkedProcessError as ForkedProcessError
+
 
 class AcceleratorClosedError(RuntimeError):
     """The accelerator was used after `Accelerator.close`."""

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from brownout.cosim.ownership import ProcessLock
+
+from ..errors import AcceleratorClosedError
 from ..operands import Product, ResidentWeights
 from ..reload import Places
 from ..state import State
@@ -18,8 +21,23 @@ if TYPE_CHECKING:
     from brownout.cosim.dram import MemoryTiming
 
 
+def closed_error() -> AcceleratorClosedError:
+    """Of whoever comes after `close`."""
+    return AcceleratorClosedError("this accelerator is closed; make a new one")
+
+
+def device_lock(closed: bool = True) -> ProcessLock:
+    """Lock of an accelerator or of its backend; `closed`: whether nobody may take it after `ProcessLock.close`."""
+    return ProcessLock("this accelerator", "open an Accelerator in this process", closed_error if closed else None)
+
+
 class Backend(abc.ABC):
-    """Carries out validated products and counts exactly, or not at all."""
+    """Carries out validated products and counts exactly, or not at all.
+
+    Calls of several threads are served one after another, each as a whole: from the places of its operands to its
+    result and its counts. `close` lets a call of another thread end, or, where it takes long, makes it fail. In a
+    forked child `close` does nothing and everything else raises `ForkedProcessError`.
+    """
 
     name: str
     """How `Accelerator` calls it."""

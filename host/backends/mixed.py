@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -25,7 +24,7 @@ from ..mixed.passes import choose, pass_count, tile_map
 from ..operands import Product, ResidentWeights
 from ..reload import Places
 from ..state import State
-from .base import Backend
+from .base import Backend, device_lock
 from .rtl import RtlBackend
 
 REPLAYED_TOGETHER = 8
@@ -79,7 +78,7 @@ class MixedBackend(Backend):
         self._worker.submit(torch.set_num_threads, 1).result()
         torch.set_num_threads(threads)
         # A product, what erred in it, the choice of its passes and their replay belong together.
-        self._lock = threading.RLock()
+        self._lock = device_lock()
         self._waiting: list[Case] = []
         self._open: Future[list[Verdict]] | None = None
         self._failure: BaseException | None = None
@@ -106,7 +105,8 @@ class MixedBackend(Backend):
         self._twin.check_device(name, device)
 
     def upload(self, w: torch.Tensor) -> ResidentWeights:
-        weights = self._twin.upload(w)
+        with self._lock:
+            weights = self._twin.upload(w)
         weights.backend = self
         return weights
 
@@ -240,19 +240,23 @@ class MixedBackend(Backend):
         return MismatchError(f"{case}", difference, path)
 
     def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:
-        self._twin.copy(source, target, places)
+        with self._lock:
+            self._twin.copy(source, target, places)
 
     def set_memory_timing(self, timing: MemoryTiming) -> None:
         # Replays have their own, on which no result depends.
-        self._twin.set_memory_timing(timing)
+        with self._lock:
+            self._twin.set_memory_timing(timing)
 
     def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:
-        self._twin.set_errors(seed, rates, bits)
+        with self._lock:
+            self._twin.set_errors(seed, rates, bits)
 
     def set_point(
         self, domain: int, point: int, *, transition_cycles: int = 0, lengths: NDArray[np.uint8] | None = None
     ) -> None:
-        self._twin.set_point(domain, point, transition_cycles=transition_cycles, lengths=lengths)
+        with self._lock:
+            self._twin.set_point(domain, point, transition_cycles=transition_cycles, lengths=lengths)
 
     def counters(self) -> Mapping[str, int]:
         with self._lock:
@@ -302,6 +306,12 @@ class MixedBackend(Backend):
         MismatchError, brownout.cosim.errors.SimulatorError
             What the replays have found, unless it was raised before; everything is closed all the same.
         """
+        self._lock.close(self._free, self._interrupt)
+
+    def _interrupt(self) -> None:
+        self._checker.interrupt()
+
+    def _free(self) -> None:
         if self._closed:
             return
         self._closed = True

@@ -20,7 +20,7 @@ from ..operands import Product, ResidentWeights
 from ..reload import Places
 from ..state import State
 from ..twin.protect import COUNTERS, TRUTH
-from .base import Backend
+from .base import Backend, device_lock
 from .layout import Layout
 from .twin import TwinBackend
 
@@ -66,6 +66,8 @@ class RtlBackend(Backend):
     ) -> None:
         self.config = config
         self.deadline_s = deadline_s
+        # A product's operands, its entry in the ring, its result and its log belong together.
+        self._lock = device_lock()
         self._simulator = start()
         self._layout = Layout(config, self._simulator.usable_bytes, layout)
         self._twin = TwinBackend(config)
@@ -85,17 +87,20 @@ class RtlBackend(Backend):
         values = w.detach().clone(memory_format=torch.contiguous_format)
         batch = values if values.ndim == 3 else values.unsqueeze(0)
         weights = ResidentWeights(self, batch, tuple(w.shape))
-        self._store(batch, self._layout.place_weights(weights), self._layout.weights(*batch.shape[1:]))
+        with self._lock:
+            self._store(batch, self._layout.place_weights(weights), self._layout.weights(*batch.shape[1:]))
         return weights
 
     def gemm(self, product: Product) -> bytes:
-        log, command = self._execute(product)
-        self._twin.follow(command, self._count_truth(product) if self.config.timing_model != "none" else None)
-        return log
+        with self._lock:
+            log, command = self._execute(product)
+            self._twin.follow(command, self._count_truth(product) if self.config.timing_model != "none" else None)
+            return log
 
     def execute(self, product: Product) -> bytes:
         """As `gemm`, but without counting which results are wrong, and unseen by `state`."""
-        return self._execute(product)[0]
+        with self._lock:
+            return self._execute(product)[0]
 
     def _execute(self, product: Product) -> tuple[bytes, GemmCommand]:
         shape, options = product.shape, product.options
@@ -120,7 +125,7 @@ class RtlBackend(Backend):
             return self._written(self._simulator.memory[log]), command
 
     def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:
-        with self._layout.place_copy(source, places) as (command, runs):
+        with self._lock, self._layout.place_copy(source, places) as (command, runs):
             matrix = self._layout.output(source.shape[1], source.shape[2], source.element_size())
             self._store(source, command.source_addr, matrix)
             self._store(target, command.target_addr, matrix)
@@ -145,18 +150,21 @@ class RtlBackend(Backend):
         return self._twin.find(dataclasses.replace(product, w=w, out=product.out.clone()))
 
     def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:
-        self._twin.set_errors(seed, rates, bits)
-        self._send_errors()
+        with self._lock:
+            self._twin.set_errors(seed, rates, bits)
+            self._send_errors()
 
     def set_point(
         self, domain: int, point: int, *, transition_cycles: int = 0, lengths: NDArray[np.uint8] | None = None
     ) -> None:
-        self._twin.set_point(domain, point, transition_cycles=transition_cycles, lengths=lengths)
-        self._send_point(domain)
+        with self._lock:
+            self._twin.set_point(domain, point, transition_cycles=transition_cycles, lengths=lengths)
+            self._send_point(domain)
 
     def set_memory_timing(self, timing: MemoryTiming) -> None:
-        self._simulator.set_memory(timing.settings())
-        self._twin.set_memory_timing(timing)
+        with self._lock:
+            self._simulator.set_memory(timing.settings())
+            self._twin.set_memory_timing(timing)
 
     def _send_errors(self) -> None:
         errors = self._twin.errors
@@ -177,26 +185,34 @@ class RtlBackend(Backend):
             self._simulator.run([command.encode()], deadline_s=deadline)
 
     def counters(self) -> Mapping[str, int]:
-        counts = dict(self._simulator.counters())
+        with self._lock:
+            counts = dict(self._simulator.counters())
+            known = self._twin.counters() if self.config.timing_model != "none" else None
         counts["dram_bytes"] = counts["dram_read_bytes"] + counts["dram_write_bytes"]
-        if self.config.timing_model != "none":
-            known = self._twin.counters()
+        if known is not None:
             counts |= {name: known[name] for name in TRUTH}
         return counts
 
     def check_counts(self) -> Mapping[str, int]:
-        return self._simulator.counters(COUNTERS) if self.config.checksum is not None else {}
+        with self._lock:
+            return self._simulator.counters(COUNTERS) if self.config.checksum is not None else {}
 
     def state(self) -> State:
-        return self._twin.state()
+        with self._lock:
+            return self._twin.state()
 
     def load_state(self, state: State) -> None:
-        self._twin.load_settings(state)
-        self.restart()
-        self._simulator.resume_at(state.values["ring_index"], state.values["open_rows"])
-        self._twin.load_place(state)
+        with self._lock:
+            self._twin.load_settings(state)
+            self.restart()
+            self._simulator.resume_at(state.values["ring_index"], state.values["open_rows"])
+            self._twin.load_place(state)
 
     def restart(self) -> None:
+        with self._lock:
+            self._restart()
+
+    def _restart(self) -> None:
         # A mapping with exported buffers cannot be closed, should the simulator want a fresh one.
         self._bytes = self._words = torch.empty(0)
         self._simulator.restart()
@@ -212,6 +228,13 @@ class RtlBackend(Backend):
             self._send_point(domain)
 
     def close(self) -> None:
+        self._lock.close(self._free, self.interrupt)
+
+    def interrupt(self) -> None:
+        """Let a product of another thread fail at once."""
+        self._simulator.interrupt()
+
+    def _free(self) -> None:
         self._bytes = self._words = torch.empty(0)
         self._simulator.close()
 

@@ -51,7 +51,8 @@ class ShapeBackend(TwinBackend):
 
     def upload(self, w: torch.Tensor) -> ResidentWeights:
         weights = ResidentWeights(self, w if w.ndim == 3 else w.unsqueeze(0), tuple(w.shape))
-        self._layout.place_weights(weights)
+        with self._lock:
+            self._layout.place_weights(weights)
         return weights
 
     def _compute(self, product: Product) -> tuple[bytes, Found | None]:

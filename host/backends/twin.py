@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping
 
 import numpy as np
@@ -25,7 +24,7 @@ from ..twin.matmul import exact_matmul
 from ..twin.protect import COUNTERS, DROPPED, TRUTH, Findings, inject_carries, inject_flips
 from ..twin.requantise import add_bias_, requantise
 from ..twin.state import Call, ErrorState
-from .base import Backend
+from .base import Backend, device_lock
 from .layout import Layout
 
 LOAD_ALONE = (os.cpu_count() or 1) + 0.5
@@ -75,7 +74,7 @@ class TwinBackend(Backend):
             *(TRUTH if config.timing_model != "none" else ()),
         )
         # Buffers and counters are shared by calls from several threads.
-        self._lock = threading.Lock()
+        self._lock = device_lock()
         # Commands whose time nobody has asked for yet: to know it takes longer than the product itself when there are
         # errors.
         self._untimed: list[tuple[Command, Found | Runs | None, Tally | None]] = []
@@ -95,7 +94,8 @@ class TwinBackend(Backend):
         # Column-major: as fast as row-major for many rows of activations, three times as fast for one.
         values = w.detach().mT.clone(memory_format=torch.contiguous_format).mT
         weights = ResidentWeights(self, values if values.ndim == 3 else values.unsqueeze(0), tuple(w.shape))
-        self._layout.place_weights(weights)
+        with self._lock:
+            self._layout.place_weights(weights)
         return weights
 
     def gemm(self, product: Product) -> bytes:
@@ -132,11 +132,13 @@ class TwinBackend(Backend):
 
     def find(self, product: Product) -> Found | None:
         """Fill ``product.out`` and count errors, as `compute`; what the cycle model has to know of it."""
-        return self._compute(product)[1]
+        with self._lock:
+            return self._compute(product)[1]
 
     def compute(self, product: Product) -> bytes:
         """Fill ``product.out`` and count errors, without the time and the memory that it takes."""
-        return self._compute(product)[0]
+        with self._lock:
+            return self._compute(product)[0]
 
     def _compute(self, product: Product) -> tuple[bytes, Found | None]:
         """The log, and what the cycle model has to know."""
@@ -248,30 +250,32 @@ class TwinBackend(Backend):
     def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:
         with self._lock, self._layout.place_copy(source, places) as (command, runs):
             self._time(command, Runs(runs))
-        if places is None:
-            target.copy_(source)
-            return
-        rows, cols = (torch.from_numpy(x).to(source.device) for x in (places.rows, places.cols))
-        product, row = rows // source.shape[1], rows % source.shape[1]
-        target[product, row, cols] = source[product, row, cols]
+            if places is None:
+                target.copy_(source)
+                return
+            rows, cols = (torch.from_numpy(x).to(source.device) for x in (places.rows, places.cols))
+            product, row = rows // source.shape[1], rows % source.shape[1]
+            target[product, row, cols] = source[product, row, cols]
 
     def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:
-        self.errors.seed, self.errors.rates, self.errors.bits = seed, rates, bits
-        self.errors_set = True
-        self._send_errors()
+        with self._lock:
+            self.errors.seed, self.errors.rates, self.errors.bits = seed, rates, bits
+            self.errors_set = True
+            self._send_errors()
 
     def set_point(
         self, domain: int, point: int, *, transition_cycles: int = 0, lengths: NDArray[np.uint8] | None = None
     ) -> None:
-        self.errors.move(self.config, domain, point, lengths)
-        self.moves[domain] = (point, transition_cycles, lengths)
-        self._send_point(domain)
+        with self._lock:
+            self.errors.move(self.config, domain, point, lengths)
+            self.moves[domain] = (point, transition_cycles, lengths)
+            self._send_point(domain)
 
     def set_memory_timing(self, timing: MemoryTiming) -> None:
         with self._lock:
             self._catch_up()
             self._cycle_model.set_memory_timing(timing)
-        self.memory_timing = timing
+            self.memory_timing = timing
 
     def _send_errors(self) -> None:
         errors = self.errors
@@ -289,16 +293,20 @@ class TwinBackend(Backend):
     def counters(self) -> Mapping[str, int]:
         with self._lock:
             self._catch_up()
-        counts = self._cycle_model.counters()
+            counts = {**self._cycle_model.counters(), **self._counts}
         counts["dram_bytes"] = counts["dram_read_bytes"] + counts["dram_write_bytes"]
-        return {**counts, **self._counts}
+        return counts
 
     def check_counts(self) -> Mapping[str, int]:
-        return {name: self._counts[name] for name in COUNTERS if name in self._counts}
+        with self._lock:
+            return {name: self._counts[name] for name in COUNTERS if name in self._counts}
 
     def state(self) -> State:
         with self._lock:
             self._catch_up()
+            return self._state()
+
+    def _state(self) -> State:
         errors, timing = self.errors, self.memory_timing
         lengths = {str(domain): move[2] for domain, move in self.moves.items() if move[2] is not None}
         return State(
@@ -330,18 +338,23 @@ class TwinBackend(Backend):
         self.memory_timing = None if timing is None else MemoryTiming(*timing)
 
     def load_state(self, state: State) -> None:
-        self.load_settings(state)
-        self.restart()
-        self.load_place(state)
+        with self._lock:
+            self.load_settings(state)
+            self.restart()
+            self.load_place(state)
 
     def load_place(self, state: State) -> None:
         """Take over the place in the command ring and the open rows of a state."""
         with self._lock:
             self._catch_up()
-        self._cycle_model.ring_index = state.values["ring_index"]
-        self._cycle_model.open_rows = state.values["open_rows"]
+            self._cycle_model.ring_index = state.values["ring_index"]
+            self._cycle_model.open_rows = state.values["open_rows"]
 
     def restart(self) -> None:
+        with self._lock:
+            self._restart()
+
+    def _restart(self) -> None:
         self._counts = dict.fromkeys(self._names, 0)
         self._forget_untimed()
         self._cycle_model.reset()
@@ -353,7 +366,10 @@ class TwinBackend(Backend):
             self._send_point(domain)
 
     def close(self) -> None:
-        with self._lock:
-            # Who wants to know what his products cost may still ask.
-            self._catch_up()
+        # A product of another thread ends by itself.
+        self._lock.close(self._free, lambda: None)
+
+    def _free(self) -> None:
+        # Who wants to know what his products cost may still ask.
+        self._catch_up()
         self._scratch.clear()

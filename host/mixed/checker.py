@@ -253,6 +253,10 @@ class Checker:
         self._rtl.close()
         self._begin()
 
+    def interrupt(self) -> None:
+        """Let a replay in another thread fail at once."""
+        self._rtl.interrupt()
+
     def close(self) -> None:
         """End the simulator."""
         self._rtl.close()

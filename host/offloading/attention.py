@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import kernels
 from .calibration import LayerCalibration
-from .products import OffloadedModel, OffloadedProduct, check_values, find, register
+from .products import OffloadedModel, OffloadedProduct, check_values, find, in_turn, register
 
 ROWS_AT_ONCE = 512
 """Query rows of a block: what is between the two products of more of them fits no cache."""
@@ -158,6 +158,7 @@ def attend(
 
 
 @torch.library.custom_op("brownout::int8_attention", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+@in_turn
 def int8_attention(
     query: torch.Tensor,
     key: torch.Tensor,

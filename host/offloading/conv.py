@@ -10,7 +10,7 @@ from torch import nn
 from . import kernels
 from .calibration import LayerCalibration
 from .layer import OffloadedLayer
-from .products import OffloadedModel, check_values, find
+from .products import OffloadedModel, check_values, find, in_turn
 from .reference import output_size
 
 Halo = Callable[[torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]]
@@ -27,6 +27,7 @@ def _channels_last(image: torch.Tensor) -> bool:
 
 
 @torch.library.custom_op("brownout::int8_conv2d", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+@in_turn
 def int8_conv2d(
     image: torch.Tensor,
     multiplier: torch.Tensor,

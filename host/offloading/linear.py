@@ -8,10 +8,11 @@ from torch import nn
 from . import kernels
 from .calibration import LayerCalibration
 from .layer import OffloadedLayer
-from .products import OffloadedModel, check_values, find
+from .products import OffloadedModel, check_values, find, in_turn
 
 
 @torch.library.custom_op("brownout::int8_linear", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+@in_turn
 def int8_linear(
     values: torch.Tensor,
     multiplier: torch.Tensor,

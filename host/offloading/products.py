@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
 from collections.abc import Callable
 from itertools import count
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -229,7 +230,7 @@ def register(layer: Any) -> int:
     return number
 
 
-def find(number: int) -> Any:
+def find(number: Any) -> Any:
     """The layer of a number.
 
     Raises
@@ -241,6 +242,26 @@ def find(number: int) -> Any:
     if layer is None:
         raise RuntimeError("this layer is no longer offloaded; it was restored or deleted")
     return layer
+
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def in_turn(operator: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Let an operator, whose last argument is the number of its layer, have the layer's accelerator to itself.
+
+    So threads can evaluate a model at the same time: slots, counts and logs are of one product at a time. In a forked
+    child it raises `ForkedProcessError` before a kernel waits for threads that are not there.
+    """
+
+    @functools.wraps(operator)
+    def run(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
+        number = named["layer"] if "layer" in named else arguments[-1]
+        with find(number).model.accelerator.exclusive():
+            return operator(*arguments, **named)
+
+    return run
 
 
 def check_values(name: str, values: torch.Tensor) -> None:

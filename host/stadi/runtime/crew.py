@@ -7,6 +7,8 @@ import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from brownout.cosim.ownership import ProcessLock
+
 from ...errors import FleetError
 from .executor import Answer, Command, Done, Executor, Failed, Lost, Progress
 from .worker import Recipe
@@ -49,6 +51,7 @@ class Crew:
         self.epoch = 0
         self._executor, self._patience_s = executor, patience_s
         self._number = 0
+        self._owner = ProcessLock("this fleet", "place the denoiser on a Fleet in this process")
         try:
             executor.start(recipes)
             answers = self._wait(self._number, self.alive, max(START_S, patience_s))
@@ -59,8 +62,19 @@ class Crew:
             self.close()
             raise
 
+    def check(self) -> None:
+        """Refuse a forked process, which shares the connections of its parent.
+
+        Raises
+        ------
+        ForkedProcessError
+        """
+        self._owner.check()
+
     def close(self) -> None:
-        """End all workers."""
+        """End all workers; does nothing in a forked process."""
+        if self._owner.foreign:
+            return
         self.alive = []
         self._executor.close()
 
@@ -82,7 +96,13 @@ class Crew:
 
         As soon as one has failed the others are interrupted. An exception, as from the keyboard, interrupts all and
         leaves at once: answers that come later are not mistaken for those to other commands.
+
+        Raises
+        ------
+        ForkedProcessError
+            Another process has started them.
         """
+        self.check()
         self._number += 1
         try:
             for device, command in commands.items():

@@ -175,7 +175,7 @@ class PlacedDenoiser:
         return dict(self._crew.lost)
 
     def close(self) -> None:
-        """End all workers, with their accelerators."""
+        """End all workers, with their accelerators; in a forked process nothing happens."""
         self._crew.close()
 
     def costs(self, inputs: torch.Tensor, conditions: Mapping[str, Any]) -> CostModel:
@@ -280,7 +280,10 @@ class PlacedDenoiser:
             The folder is in use, holds another run, or has no state to go on from.
         ValueError
             An argument is wrong.
+        ForkedProcessError
+            Another process has placed the denoiser.
         """
+        self._crew.check()
         if latents.ndim != 4 or latents.dtype != torch.float32:
             raise ValueError(f"latents must be float32 (B, C, H, W), not {latents.dtype} {tuple(latents.shape)}")
         if mode not in MODES:

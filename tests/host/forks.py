@@ -1,0 +1,29 @@
+"""Work in a forked child that tells its parent how it went."""
+
+from __future__ import annotations
+
+import multiprocessing
+
+
+def in_a_child(work, seconds=60):
+    """What `work` returns, or the exception that it raises, in a forked child that then ends as processes do."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def child():
+        try:
+            sender.send(work())
+        except BaseException as error:
+            sender.send(error)
+
+    process = context.Process(target=child)
+    process.start()
+    try:
+        assert receiver.poll(seconds), "the child hangs"
+        found = receiver.recv()
+        process.join(seconds)
+        assert process.exitcode == 0
+        return found
+    finally:
+        process.kill()
+        process.join()
