@@ -37,7 +37,7 @@ import torch
 import typer
 from torch import nn
 
-from brownout.cosim.cache import build_root
+from brownout.cosim.cache import results_root
 from brownout.host import (
     Accelerator,
     TimingLaw,
@@ -379,7 +379,7 @@ def main(
         "runs": bench.detail,
     }
     path = write_results(name, metrics, config=config)
-    plot(bench, controller, static_v, worst_v, str(build_root() / "results" / f"{name}.png"))
+    plot(bench, controller, static_v, worst_v, str(results_root() / "results" / f"{name}.png"))
     print(json.dumps(metrics, indent=2))
     print(path)
 

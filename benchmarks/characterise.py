@@ -25,7 +25,7 @@ from typing import Annotated
 import torch
 import typer
 
-from brownout.cosim.cache import build_root
+from brownout.cosim.cache import results_root
 from brownout.host import write_results
 from brownout.host.drift.cell import BLOCK_LINEAR_KINDS
 from brownout.host.drift.characterisation.characterise import characterise
@@ -130,7 +130,7 @@ def main(
     """Measure, print, plot and write the results."""
     if threads:
         torch.set_num_threads(threads)
-    folder = build_root() / "results"
+    folder = results_root() / "results"
     plots = {}
     with shipped(model, Unprotected()) as subject:
         sweeps = Sweeps(subject, folder / "profiles" / model, images, batch)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -113,7 +114,7 @@ class StockBench:
         self._work = build_root() / "stock"
         self._runner = get_runner("verilator")
         sys.path.insert(0, str(Path(__file__).resolve().parent / "stock_cocotb"))
-        verilator, compiler = find_verilator(), find_compiler().executable
+        verilator, compiler = find_verilator(), shlex.join(find_compiler().command)
         # The makefile of the PyPI package names tools of the machine it was built on; these take precedence.
         make = {"CXX": compiler, "LINK": compiler, "AR": "ar", "PYTHON3": sys.executable}
         make |= {"CFG_CXXFLAGS_PCH_I": "-include", "OPT_FAST": "-O3"}

@@ -25,7 +25,7 @@ import torch
 import typer
 from drift_quality import BATCH, VARIANTS, Bench, Store, points_of
 
-from brownout.cosim.cache import build_root
+from brownout.cosim.cache import results_root
 from brownout.host import Accelerator, TimingLaw, load_denoiser, offload, restore, sample
 from brownout.host.drift.accounting.costs import OURS, Choice, saving_at_rate, speedup_at_rate
 from brownout.host.drift.accounting.published import ERROR_RATE, PUBLISHED, PublishedModel
@@ -147,7 +147,7 @@ def main(
     found: dict[str, float] = {}
     for name in models.split(","):
         bench = Bench(name, "flip", steps)
-        store = Store(build_root() / "results" / "drift_quality" / f"{name}_flip_{bench.steps}.jsonl")
+        store = Store(results_root() / "results" / "drift_quality" / f"{name}_flip_{bench.steps}.jsonl")
         search = Search(bench, store, TimingLaw())
         for variant in variants.split(","):
             rate = search.largest_rate(variant, images)

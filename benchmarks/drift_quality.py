@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import typer
 
-from brownout.cosim.cache import build_root
+from brownout.cosim.cache import results_root
 from brownout.host import Accelerator, TimingLaw, load_classifier, load_denoiser, offload, offloaded_model, restore
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import published
@@ -334,7 +334,7 @@ def main(
         raise typer.BadParameter(f"unknown variants {', '.join(unknown)}; choose of {', '.join(VARIANTS)}")
     torch.set_num_threads(1)
     bench = Bench(model, timing, steps)
-    store = Store(build_root() / "results" / "drift_quality" / f"{model}_{timing}_{bench.steps}.jsonl")
+    store = Store(results_root() / "results" / "drift_quality" / f"{model}_{timing}_{bench.steps}.jsonl")
     points = sorted(RATES) if rates == "all" else [float(text) for text in rates.split(",")]
     metrics: dict[str, float] = {"images": images, "steps": bench.steps}
     distances: dict[tuple[str, float], list[float]] = {}

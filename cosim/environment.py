@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 _KEPT_OF_PYTHON = frozenset(("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"))
@@ -48,3 +51,35 @@ def build_environment(work: Path) -> dict[str, str]:
     Messages are in English, because a full disk is recognised by its message.
     """
     return {**own_environment(), "TMPDIR": str(work), "LC_ALL": "C"}
+
+
+_emission = threading.Lock()
+
+
+@contextlib.contextmanager
+def emission_environment(root: Path) -> Iterator[None]:
+    """Within, Amaranth runs the Yosys that is part of the cache key, not one on PATH, whatever folders are writable.
+
+    That Yosys is translated for this machine at its first use, which takes a while, and kept in the user's cache
+    folder; where that cannot be written, in `root`.
+    """
+    changes = {"AMARANTH_USE_YOSYS": "builtin"}
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "wasmtime"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        writable = os.access(cache, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        changes["XDG_CACHE_HOME"] = str(root)
+    with _emission:
+        before = {name: os.environ.get(name) for name in changes}
+        os.environ.update(changes)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value

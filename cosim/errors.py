@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from brownout.hw.commands import ERROR_MEANING, ErrorCause
@@ -30,6 +34,56 @@ class SimulatorError(Exception):
 
 class BuildError(SimulatorError):
     """A simulator could not be built: no usable Verilator or compiler, or one of them failed."""
+
+
+class MissingToolError(BuildError):
+    """There is no usable Verilator or no C++ compiler, and what was asked for has not been built before."""
+
+
+class BuildFolderError(BuildError):
+    """A folder in which something has to be written cannot be used; the text has the cause and what can be done."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_TAKEN = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+
+
+def folder_error(folder: Path, error: OSError) -> BuildFolderError:
+    """`error`, met while `folder` was written, with a remedy."""
+    if error.errno in _FULL:
+        remedy = "free space there, or set BROWNOUT_BUILD to a folder on another disk"
+    elif error.errno in _FORBIDDEN:
+        remedy = "set BROWNOUT_BUILD to a folder that can be written"
+    elif error.errno in _TAKEN:
+        remedy = "a file is in the place of a folder; set BROWNOUT_BUILD to a folder, or remove the file"
+    else:
+        remedy = "set BROWNOUT_BUILD to another folder"
+    place = folder if error.filename is None else error.filename
+    return BuildFolderError(f"cannot use {place}: {error.strerror or error}; {remedy}")
+
+
+def full_folder_error(folder: Path, log: Path | None = None) -> BuildFolderError:
+    """A program has found the disk of `folder` full."""
+    found = folder_error(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    return BuildFolderError(str(found), log)
+
+
+@contextlib.contextmanager
+def folder_errors(folder: Path) -> Iterator[None]:
+    """What the system refuses inside, of files in `folder` or of no named file, becomes a `BuildFolderError`."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename
+        if isinstance(name, (str, bytes, os.PathLike)) and not _below(Path(os.fsdecode(name)), folder):
+            raise
+        raise folder_error(folder, error) from error
+
+
+def _below(path: Path, folder: Path) -> bool:
+    """Whether `path` is in `folder`, or one of the folders that it is in."""
+    return path.is_relative_to(folder) or folder.is_relative_to(path)
 
 
 class SimulatorDied(SimulatorError):  # noqa: N818

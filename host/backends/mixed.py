@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from brownout.cosim.cache import build_root
+from brownout.cosim.cache import results_root
 from brownout.cosim.dram import MemoryTiming
+from brownout.cosim.errors import BuildFolderError
+from brownout.cosim.logs import writable_folder
 from brownout.hw.config import AcceleratorConfig
 
 from ..errors import MismatchError
@@ -229,13 +231,15 @@ class MixedBackend(Backend):
 
     def _mismatch(self, verdict: Verdict) -> MismatchError:
         case, difference = verdict.case, str(verdict.difference)
-        folder = build_root() / "mismatches" if self.options.folder is None else self.options.folder
         tile = case.tile
         place = f"b{tile.batch}-r{tile.first_row}-c{tile.first_col}-k{case.k_tile}"
-        path = folder.resolve() / f"product-{case.number}-{place}-{os.getpid()}.safetensors"
         try:
+            folder = self.options.folder
+            if folder is None:
+                folder = writable_folder(results_root() / "mismatches")
+            path = folder.resolve() / f"product-{case.number}-{place}-{os.getpid()}.safetensors"
             save_case(path, case, difference, verdict.expected)
-        except OSError as error:
+        except (OSError, BuildFolderError) as error:
             return MismatchError(f"{case}", difference, None, str(error))
         return MismatchError(f"{case}", difference, path)
 

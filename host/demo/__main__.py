@@ -28,8 +28,10 @@ def main(
     # Here, so that --help is quick.
     import torch
 
+    from brownout.cosim.errors import BuildError
+
     from ..errors import WeightsNotFoundError
-    from ..results import write_results
+    from ..results import results_folder, write_results
     from .page import write_page
     from .run import run_demo
 
@@ -38,11 +40,10 @@ def main(
     console = Console()
     try:
         config = AcceleratorConfig(rows=rows, cols=cols)
-        console.print(
-            f"{model}: ten pictures, three runs on a {rows}x{cols} array; the simulator is built at first use"
-        )
+        results_folder()
+        console.print(f"{model}: ten pictures, three runs on a {rows}x{cols} array")
         demo = run_demo(model, seed=seed, config=config, voltage_v=voltage, show_progress=True)
-    except (ValueError, WeightsNotFoundError) as error:
+    except (ValueError, WeightsNotFoundError, BuildError) as error:
         console.print(f"[red]{error}[/red]")
         raise typer.Exit(2) from None
     settings = {**demo.config.to_dict(), "model": model, "seed": seed, "voltage_v": voltage}

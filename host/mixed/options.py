@@ -27,7 +27,8 @@ class MixedOptions:
     max_passes : int, optional
         Replays after which the rest of the run stays unchecked; by default there is no end.
     folder : Path, optional
-        Where the reproducer of a mismatch is written; by default ``mismatches`` in the build folder.
+        Where the reproducer of a mismatch is written; by default ``mismatches`` in
+        `brownout.cosim.cache.results_root`, or, if that cannot be written, among temporary files.
 
     Raises
     ------

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brownout.cosim import ProtocolError, Simulator, process
+from brownout.cosim import ProtocolError, Simulator, build_simulator, process
 from brownout.cosim.environment import build_environment, own_environment
 from brownout.cosim.scoreboard import GemmCase
 
@@ -57,6 +57,7 @@ with open({out!r}, "w") as file:
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=["stdin", "stdout", "stderr", "all"])
 def test_closed_standard_streams_do_no_harm(tmp_path: Path, closed: tuple[int, ...]) -> None:
+    build_simulator(CONFIG)  # without a deadline
     out = tmp_path / "out"
     program = _PROGRAM.format(path=sys.path, config=CONFIG.to_dict(), closed=closed, out=str(out))
     closing = " ".join(f"{number}>&-" for number in closed)

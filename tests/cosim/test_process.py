@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brownout.cosim import ProtocolError, Simulator, SimulatorDied, SimulatorTimeout
+from brownout.cosim import ProtocolError, Simulator, SimulatorDied, SimulatorTimeout, build_simulator
 from brownout.cosim.scoreboard import GemmCase
 
 from .conftest import memory_array, small_config
@@ -138,8 +138,6 @@ def test_reset_by_pin_ends_work_in_flight(simulator: Simulator) -> None:
 def test_other_device_than_configured_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     other = small_config(2, 2)
     executable = "brownout.cosim.simulator.build_simulator"
-    from brownout.cosim import build_simulator
-
     path = build_simulator(CONFIG)
     monkeypatch.setattr(executable, lambda *args, **kwargs: path)
     with pytest.raises(ProtocolError, match=r"^register CONFIG_HASH reads 0x[0-9a-f]{8}, the configuration has 0x"):
@@ -147,6 +145,7 @@ def test_other_device_than_configured_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_close_is_idempotent_and_leaves_nothing() -> None:
+    build_simulator(CONFIG)  # which stays in use
     files_before = set(os.listdir("/dev/shm"))
     descriptors_before = len(os.listdir("/proc/self/fd"))
     simulator = Simulator(CONFIG, deadline_s=60)

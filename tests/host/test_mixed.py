@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -64,7 +66,7 @@ class Setup:
 
     def __init__(self, config, tmp_path, protection=None, **options):
         self.config, self.simulators, self.cases = config, [], []
-        mixed = MixedOptions(folder=tmp_path, **options)
+        mixed = MixedOptions(**{"folder": tmp_path, **options})
         self.backend = MixedBackend(config, mixed, self.start)
         check = self.backend._checker.check
 
@@ -261,6 +263,19 @@ def test_a_wrong_device_stops_the_run_and_leaves_a_reproducer(make, generator, t
     setup.simulators[-1].broken = True
     assert checker.check(saved.case).difference == error.difference
     checker.close()
+
+
+def test_a_reproducer_is_a_temporary_file_where_the_build_folder_is_none(make, generator, tmp_path, monkeypatch):
+    setup = make(CONFIGS["none"], folder=None)
+    setup.simulators[0].broken = True
+    setup.gemm(generator)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BROWNOUT_BUILD", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(MismatchError) as caught:
+        setup.mixed.coverage  # noqa: B018
+    assert caught.value.reproducer.parent == tmp_path / f"brownout-{os.getuid()}"
+    assert load_case(caught.value.reproducer).difference == caught.value.difference
 
 
 def test_a_wrong_counter_is_traced_to_its_pass(make, generator):

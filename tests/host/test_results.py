@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
+from brownout.cosim.errors import BuildFolderError
 from brownout.host import write_results
+from brownout.host.results import results_folder
 from brownout.hw.config import AcceleratorConfig
 
 
@@ -39,3 +42,19 @@ def test_what_is_no_json_leaves_the_old_file_alone(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_results("x", {"value": float("nan")}, root=tmp_path)
     assert path.read_bytes() == before
+
+
+def test_what_cannot_be_written_is_typed_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+    path = write_results("x", {"value": 1.0}, root=tmp_path)
+    before = path.read_bytes()
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(BuildFolderError, match=r": No space left on device; free space there, or set BROWNOUT_BUILD "):
+        write_results("x", {"value": 2.0}, root=tmp_path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+    with pytest.raises(BuildFolderError, match=f"^cannot use {path}/results: Not a directory; a file is in the place "):
+        results_folder(path)
