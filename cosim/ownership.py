@@ -106,9 +106,8 @@ class ProcessLock:
                     return
         try:
             self._last = finish
-            # Of a thread that closes what it is using: when it is out.
-            if self._depth == 0:
-                self._finish()
+            # At once, even if this thread is inside: an interrupt from the keyboard may have left it there.
+            self._finish()
         finally:
             self._lock.release()
 

@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from brownout.cosim.errors import SimulatorError
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.tiling import ideal_cycles
 
 from .backends.base import Backend, closed_error, device_lock
 from .backends.make import make_backend
 from .energy import EnergyModel
-from .errors import AcceleratorClosedError
+from .errors import AcceleratorClosedError, MismatchError
 from .files import digest_of
 from .ledger import Ledger
 from .mixed.options import Coverage, MixedOptions
@@ -64,7 +63,9 @@ class _Call:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._accelerator._lock.__exit__(kind, error, trace)
-        if isinstance(error, SimulatorError) and self._accelerator._device is None:
+        if self._accelerator._device is not None or isinstance(error, (AcceleratorClosedError, MismatchError)):
+            return
+        if isinstance(error, Exception):
             raise AcceleratorClosedError("this accelerator was closed while a call was under way") from error
 
 

@@ -233,7 +233,8 @@ def test_locks_of_other_threads_do_not_hang_a_child(simulator: Simulator) -> Non
         simulator.close()
         return "returned"
 
-    assert not simulator._lock._lock.acquire(blocking=False)
+    while simulator._lock._lock.acquire(blocking=False):
+        simulator._lock._lock.release()
     assert in_a_child(child) == "returned"
     thread.join(60)
     run_case(simulator)

@@ -399,3 +399,16 @@ def test_too_many_threads_of_a_small_memory_do_not_get_in_each_others_way():
 
     together(*(work(number) for number in range(4)))
     accelerator.close()
+
+
+def test_closing_from_inside_a_call_ends_it_with_a_typed_error():
+    class Closing(FakeSimulator):
+        def run(self, commands, **options):
+            accelerator.close()
+            super().run(commands, **options)
+
+    accelerator = Accelerator(CONFIG, RtlBackend(CONFIG, lambda: Closing(CONFIG), deadline_s=1))
+    with pytest.raises(AcceleratorClosedError, match=r"^this accelerator was closed while a call was under way$"):
+        right(accelerator)
+    with pytest.raises(AcceleratorClosedError, match=r"^this accelerator is closed; make a new one$"):
+        right(accelerator)
