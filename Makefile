@@ -51,8 +51,8 @@ formal: $(READY) ## Proofs about the units with a solver; traces of counterexamp
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,formal]'
 	$(PY) -m pytest -n $(JOBS) -m formal tests/formal
 
-sim: $(READY) ## cocotb testbenches; TEST=name WAVES=1 ROWS=4 COLS=4
-	$(PY) -m brownout.cosim.run_tests --test $(TEST) --rows $(ROWS) --cols $(COLS) $(if $(WAVES),--waves)
+sim: $(READY) ## cocotb testbenches; TEST=name WAVES=1|fst ROWS=4 COLS=4
+	$(PY) -m brownout.cosim.run_tests --test $(TEST) --rows $(ROWS) --cols $(COLS) $(if $(WAVES),--waves $(if $(filter fst,$(WAVES)),fst,vcd))
 
 # mrfi asks for torchvision, which it does not use and which would choose its own torch; what it uses stands in the
 # bench extra. The benchmark leaves it out where it cannot be installed.

@@ -30,7 +30,7 @@ from cocotb_tools.runner import get_runner
 from tqdm import tqdm
 
 from brownout.cosim import build_simulator
-from brownout.cosim.build import build_verilog
+from brownout.cosim.build import ACCELERATOR, build_verilog
 from brownout.cosim.cache import build_root
 from brownout.cosim.descriptors import reserve_standard_descriptors
 from brownout.cosim.dram import settings_text, timing_settings
@@ -42,7 +42,6 @@ from brownout.cosim.toolchain import find_compiler, find_verilator
 from brownout.host import Accelerator, Protection, write_results
 from brownout.hw.commands import COMMAND_BYTES, GemmFlag
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
-from brownout.hw.emit import TOP_NAME
 from brownout.hw.tiling import ideal_cycles
 
 SIZE = 512
@@ -123,7 +122,7 @@ class StockBench:
         os.environ["MAKEFLAGS"] = " ".join(f"{name}={value}" for name, value in make.items())
         self._runner.build(
             sources=[build_verilog(config)],
-            hdl_toplevel=TOP_NAME,
+            hdl_toplevel=ACCELERATOR,
             build_dir=self._work / config.rtl_hash,
             build_args=["-Wno-fatal", "-Wno-lint", "-Wno-style"],
             timescale=("1ps", "1ps"),
@@ -135,7 +134,7 @@ class StockBench:
         result = self._work / "result.json"
         self._runner.test(
             test_module="bench_axiram",
-            hdl_toplevel=TOP_NAME,
+            hdl_toplevel=ACCELERATOR,
             build_dir=self._work / self._config.rtl_hash,
             test_dir=self._work,
             log_file=self._work / "run.log",

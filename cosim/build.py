@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.resources
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,12 +21,16 @@ from .compiling import Commands
 from .durations import CYCLE_MODEL_CPU_S, cores, seconds_text, simulator_seconds
 from .environment import emission_environment
 from .products import PRODUCTS, product_folder
-from .toolchain import find_compiler, find_verilator
+from .toolchain import find_compiler, find_verilator, require_library
+from .waves import WAVE_FORMATS, WaveName
 
 CLOCK_PERIOD_PS = 500
 """Nominal clock period in simulated time (2 GHz)."""
 
 TOP = "brownout_sim_top"
+ACCELERATOR = "brownout"
+"""Name of the module that `TOP` contains, whatever its configuration."""
+
 EXECUTABLE = "simulator"
 MEMORY_LIBRARY = "libbrownout_memory.so"
 CYCLE_MODEL_LIBRARY = "libbrownout_cycle_model.so"
@@ -86,10 +91,8 @@ LIBRARY_SOURCES = ("verilated.cpp", "verilated_dpi.cpp", "verilated_threads.cpp"
 
 _LIBRARY = "verilated"
 
-VCD_SOURCE = "verilated_vcd_c.cpp"
-
-RARE_LIBRARY_SOURCES = ("verilated_vpi.cpp", VCD_SOURCE)
-"""Entered a few times for each command at most, or with waves only; optimising them costs more than it gains."""
+RARE_LIBRARY_SOURCES = ("verilated_vpi.cpp",)
+"""Entered a few times for each command at most, as what writes waves; optimising them costs more than it gains."""
 
 MEMORY_SOURCES = ("dram.cpp", "axi_checker.cpp", "dram_dpi.cpp")
 
@@ -111,6 +114,8 @@ def _hw_folder() -> Path:
 def build_verilog(config: AcceleratorConfig, build_root: Path | str | None = None) -> Path:
     """Verilog file of the accelerator, emitted unless it is already there; a C header lies beside it.
 
+    The top module is `ACCELERATOR`, and that is how C macros begin.
+
     Parameters
     ----------
     config : AcceleratorConfig
@@ -129,9 +134,9 @@ def build_verilog(config: AcceleratorConfig, build_root: Path | str | None = Non
         from brownout.hw.emit import verilog_text  # Amaranth takes a while to import and is not needed on a hit
 
         with emission_environment(root):
-            text = verilog_text(config)
+            text = verilog_text(config, ACCELERATOR)
         (folder / "accelerator.v").write_text(text)
-        (folder / "accelerator.h").write_text(c_header_text(config))
+        (folder / "accelerator.h").write_text(c_header_text(config, ACCELERATOR))
 
     return cached_folder(root / "rtl", _verilog_name(config), make) / "accelerator.v"
 
@@ -141,11 +146,11 @@ def _verilog_name(config: AcceleratorConfig) -> str:
     return f"{config.rtl_hash}-{digest([*generators, files_digest(_hw_folder(), ['**/*.py'])])}"
 
 
-def _macros(waves: bool) -> list[str]:
-    trace = int(waves)
+def _macros(waves: WaveName | None) -> list[str]:
+    formats = [f"-DVM_TRACE_{name.upper()}={int(waves == name)}" for name in WAVE_FORMATS]
     return [
         *("-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TIMING=0"),
-        *(f"-DVM_TRACE={trace}", f"-DVM_TRACE_VCD={trace}", "-DVM_TRACE_FST=0", "-DVM_TRACE_SAIF=0"),
+        *(f"-DVM_TRACE={int(waves is not None)}", *formats, "-DVM_TRACE_SAIF=0"),
     ]
 
 
@@ -159,20 +164,27 @@ def _recipe() -> list[str]:
     return [str(cocotb_tools.config.libs_dir), Path(__file__).read_text()]
 
 
-def _build_library(root: Path, waves: bool) -> list[Path]:
+def _build_library(root: Path, waves: WaveName | None) -> list[Path]:
     """Objects of Verilator's own library, which depend on Verilator and the compiler alone."""
     flags = dict.fromkeys(LIBRARY_SOURCES, LIBRARY_FLAGS) | dict.fromkeys(RARE_LIBRARY_SOURCES, SLOW_FLAGS)
+    objects = _library_objects(root, _LIBRARY, flags)
+    if waves is not None:
+        objects += _library_objects(root, f"{_LIBRARY}-{waves}", {WAVE_FORMATS[waves].source: SLOW_FLAGS})
+    return objects
+
+
+def _library_objects(root: Path, prefix: str, flags: Mapping[str, tuple[str, ...]]) -> list[Path]:
     parts = _recipe()
 
     def make(folder: Path) -> None:
         include = find_verilator().root / "include"
-        commands = Commands(root / "logs", f"{_LIBRARY}-{digest(parts)}")
-        compile_one = [*find_compiler().command, *COMMON_FLAGS, *_macros(False), *_includes(), "-c"]
+        commands = Commands(root / "logs", f"{prefix}-{digest(parts)}")
+        compile_one = [*find_compiler().command, *COMMON_FLAGS, *_macros(None), *_includes(), "-c"]
         jobs = ([*compile_one, *own, str(include / source), "-o", _object(source)] for source, own in flags.items())
         commands.run_parallel(jobs, cwd=folder)
 
-    folder = product_folder(root, _LIBRARY, parts, make, verilator=True)
-    return [folder / _object(source) for source in flags if waves or source != VCD_SOURCE]
+    folder = product_folder(root, prefix, parts, make, verilator=True)
+    return [folder / _object(source) for source in flags]
 
 
 def _build_memory(root: Path) -> Path:
@@ -206,7 +218,12 @@ def _bundles(folder: Path, jobs: int) -> dict[str, list[str]]:
 
 
 def _compile_model(
-    commands: Commands, folder: Path, config: AcceleratorConfig, verilog: Path, name: FlavourName, waves: bool
+    commands: Commands,
+    folder: Path,
+    config: AcceleratorConfig,
+    verilog: Path,
+    name: FlavourName,
+    waves: WaveName | None,
 ) -> list[str]:
     """Runs Verilator and compiles its output and the main; returns the objects' names."""
     flavour = FLAVOURS[name]
@@ -216,7 +233,7 @@ def _compile_model(
     commands.run(
         [
             *(str(verilator.executable), *VERILATOR_FLAGS, "--Mdir", str(folder), *vpi),
-            *(["--trace-vcd"] if waves else []),
+            *([] if waves is None else [WAVE_FORMATS[waves].option]),
             *(f"-GADDRESS_BITS={config.address_bits}", f"-GBUS_BYTES={config.bus_bytes}"),
             *(str(verilog), str(rtl / f"{TOP}.sv")),
         ],
@@ -242,7 +259,7 @@ def build_simulator(
     config: AcceleratorConfig,
     flavour: FlavourName = "server",
     *,
-    waves: bool = False,
+    waves: WaveName | None = None,
     build_root: Path | str | None = None,
 ) -> Path:
     """Executable that simulates the accelerator, built unless it is already there.
@@ -257,8 +274,8 @@ def build_simulator(
     flavour : {"server", "bare", "testbench"}
         ``"server"`` serves a `Simulator`; ``"bare"`` is the minimal C++ loop of the benchmarks; ``"testbench"`` hosts
         any cocotb testbench with cocotb's own main.
-    waves : bool
-        Whether it can write VCD files; costs speed even when it does not.
+    waves : {"vcd", "fst"}, optional
+        Format of the wave files that it can write; costs speed even when it does not.
     build_root : Path or str, optional
         See `brownout.cosim.cache.build_root`.
 
@@ -266,12 +283,17 @@ def build_simulator(
     ------
     BuildError
         A tool is missing or failed; names the log.
+    MissingPackageError
+        A library that writes this format is missing.
     """
     root = resolve_build_root(build_root)
     sources = files_digest(rtl_folder(), ["*.sv", "*.vlt", "*.h", "*.cpp"], recursive=False)
     parts = [*_recipe(), _verilog_name(config), sources, flavour, str(waves)]
 
     def make(folder: Path) -> None:
+        libraries = () if waves is None else WAVE_FORMATS[waves].libraries
+        for library in libraries:
+            require_library(library)
         commands = Commands(root / "logs", f"{flavour}-{config.rtl_hash}-{digest(parts)}")
         verilog = build_verilog(config, root)
         memory = _build_memory(root)
@@ -283,6 +305,7 @@ def build_simulator(
         vpi = [f"-L{libs}", f"-Wl,-rpath,{libs}", "-lcocotbvpi_verilator"] if FLAVOURS[flavour].public else []
         # The memory model's C functions are looked up by name from Python inside the process.
         link = ["-rdynamic", "-pthread", "-o", str(folder / EXECUTABLE)]
+        link += [f"-l{library.name}" for library in libraries]
         commands.run([*find_compiler().command, *objects, *map(str, runtime), *link, *vpi], cwd=work)
         shutil.rmtree(work)
 

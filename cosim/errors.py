@@ -40,6 +40,20 @@ class MissingToolError(BuildError):
     """There is no usable Verilator or no C++ compiler, and what was asked for has not been built before."""
 
 
+class MissingPackageError(BuildError):
+    """A library is missing that only some simulators need.
+
+    Attributes
+    ----------
+    package : str
+        Debian's package with it.
+    """
+
+    def __init__(self, message: str, package: str) -> None:
+        super().__init__(message)
+        self.package = package
+
+
 class BuildFolderError(BuildError):
     """A folder in which something has to be written cannot be used; the text has the cause and what can be done."""
 

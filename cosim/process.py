@@ -88,7 +88,7 @@ class SimulatorProcess:
     settings : str
         Value of BROWNOUT_DRAM, without ``fd``.
     waves : Path or None
-        VCD file to write.
+        Wave file to write, in the format of `executable`.
     logs : Path
         Folder for the log file; if it cannot be written, the log is among temporary files.
     deadline_s : float

@@ -1,4 +1,4 @@
-"""Runs cocotb testbenches: ``python -m brownout.cosim.run_tests --test gemm --rows 4 --cols 4 --waves``.
+"""Runs cocotb testbenches: ``python -m brownout.cosim.run_tests --test gemm --rows 4 --cols 4 --waves vcd``.
 
 A testbench is a file ``bench_NAME.py`` with cocotb tests, by default in ``tests/cosim/benches``.
 """
@@ -26,6 +26,7 @@ from .environment import own_environment
 from .errors import SimulatorError, folder_errors
 from .process import cocotb_environment
 from .testbench import CONFIG_VARIABLE
+from .waves import WAVE_FORMATS, WaveName
 
 DEFAULT_BENCHES = Path("tests/cosim/benches")
 _PREFIX = "bench_"
@@ -40,7 +41,7 @@ class BenchResult:
     passed, failed : int
         Numbers of cocotb tests.
     waves : Path or None
-        VCD file that was written.
+        Wave file that was written.
     """
 
     passed: int
@@ -58,7 +59,7 @@ def run_benches(
     test: str = "all",
     *,
     benches: Path = DEFAULT_BENCHES,
-    waves: bool = False,
+    waves: WaveName | None = None,
     build_root: Path | str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> BenchResult:
@@ -72,8 +73,9 @@ def run_benches(
         ``"all"``, the name of a testbench, or the name of one test in any of them.
     benches : Path
         Folder of the testbenches.
-    waves : bool
-        Whether to write a VCD file, ``waves/NAME.vcd`` in `brownout.cosim.cache.results_root`.
+    waves : {"vcd", "fst"}, optional
+        Write a wave file of this format, ``waves/NAME.vcd`` or ``waves/NAME.fst`` in
+        `brownout.cosim.cache.results_root`.
     build_root : Path or str, optional
         See `brownout.cosim.cache.build_root`.
     environment : mapping, optional
@@ -97,12 +99,12 @@ def run_benches(
     env["PYTHONPATH"] = os.pathsep.join([str(benches.resolve()), env["PYTHONPATH"]])
     if test != "all" and test not in names:
         env["COCOTB_TEST_FILTER"] = rf"\.{test}$"
-    vcd = results_root(build_root) / "waves" / f"{test}.vcd" if waves else None
+    file = None if waves is None else results_root(build_root) / "waves" / f"{test}.{waves}"
     command = [str(executable)]
-    if vcd is not None:
-        with folder_errors(vcd.parent):
-            vcd.parent.mkdir(parents=True, exist_ok=True)
-        command += ["--trace", "--trace-file", str(vcd)]
+    if file is not None:
+        with folder_errors(file.parent):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        command += ["--trace", "--trace-file", str(file)]
     reserve_standard_descriptors()
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.xml"
@@ -115,7 +117,7 @@ def run_benches(
     if not ran:
         raise SimulatorError(f"no test ran: {test!r} is none of the testbenches {', '.join(names)}, nor a test in them")
     failed = sum(case.find("failure") is not None or case.find("error") is not None for case in ran)
-    return BenchResult(len(ran) - failed, failed, vcd)
+    return BenchResult(len(ran) - failed, failed, file)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -124,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--test", default="all", help="testbench, single test, or 'all' (default)")
     parser.add_argument("--rows", type=int, default=4, help="array rows (default 4)")
     parser.add_argument("--cols", type=int, default=4, help="array columns (default 4)")
-    parser.add_argument("--waves", action="store_true", help="write a VCD file")
+    parser.add_argument("--waves", choices=WAVE_FORMATS, help="write a wave file of this format")
     parser.add_argument("--benches", type=Path, default=DEFAULT_BENCHES, help="folder of the testbenches")
     options = parser.parse_args(arguments)
     config = AcceleratorConfig(rows=options.rows, cols=options.cols, memory=MemoryConfig(size_bytes=1 << 22))

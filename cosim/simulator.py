@@ -21,6 +21,7 @@ from .dram import StallConfig, settings_text, timing_settings
 from .errors import AxiViolation, CommandError, ProtocolError, SimulatorDied
 from .ownership import ProcessLock, address_of, cut_off_in_children, make_private
 from .process import SimulatorProcess
+from .waves import wave_name
 
 RING_BYTES = 1 << 16
 """The command ring takes the last 64 KiB of memory, or the last quarter of a memory smaller than 256 KiB."""
@@ -51,7 +52,8 @@ class Simulator:
     config : AcceleratorConfig
         What to simulate; its simulator is built if it has not been yet.
     waves : Path, optional
-        VCD file to write, anew at every `restart`; costs much speed and disk.
+        Wave file to write, anew at every `restart`; costs much speed and disk. Its name ends in ``.vcd``, or in
+        ``.fst`` for the smaller format, which needs Debian's package liblz4-dev.
     stalls : StallConfig, optional
         Random back-pressure of the memory.
     check_axi : bool
@@ -74,6 +76,10 @@ class Simulator:
 
     Raises
     ------
+    ValueError
+        The name of `waves` ends in neither.
+    MissingPackageError
+        A library that writes `waves` is missing.
     BuildError, SimulatorDied, SimulatorTimeout
         No simulator could be built or started.
     ProtocolError
@@ -149,7 +155,8 @@ class Simulator:
         self.close()
 
     def _build(self) -> Path:
-        return build_simulator(self.config, "server", waves=self._waves is not None, build_root=self._root)
+        waves = None if self._waves is None else wave_name(self._waves)
+        return build_simulator(self.config, "server", waves=waves, build_root=self._root)
 
     def _open(self) -> None:
         self._process = SimulatorProcess(

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .environment import own_environment
-from .errors import BuildError, MissingToolError
+from .errors import BuildError, MissingPackageError, MissingToolError
+from .waves import Library
 
 MINIMUM_VERILATOR = (5, 36)
 """cocotb 2 refuses older ones."""
@@ -199,3 +200,22 @@ def machine() -> str:
     )
     facts = [line for line in lines if line.split(":")[0].strip() in wanted]
     return "\n".join([platform.machine(), *facts])
+
+
+def require_library(library: Library) -> None:
+    """Check that programs can be built with a C library.
+
+    Raises
+    ------
+    MissingPackageError
+        It, or its header, is not there.
+    """
+    command = [*find_compiler().command, "-x", "c++", "-", f"-l{library.name}", "-o", os.devnull]
+    program = f"#include <{library.header}>\nint main() {{ return 0; }}\n"
+    result = subprocess.run(command, env=own_environment(), input=program, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise MissingPackageError(
+            f"no {library.header}: FST waves need Debian's package {library.package} or its like; "
+            "VCD waves (a name that ends in .vcd) do not",
+            library.package,
+        )

@@ -98,7 +98,7 @@ class Accelerator:
         Where products are computed. All return the same bits; ``"twin"`` is thousands of times faster. ``"mixed"`` is
         the twin, of which chosen passes are executed by the RTL too and compared.
     waves : Path, optional
-        VCD file to record (not for ``"twin"``).
+        Wave file to record, ``.vcd`` or ``.fst`` (not for ``"twin"``).
     check_axi : bool
         Watch the bus for violations of AXI (not for ``"twin"``).
     deadline_s : float

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def main(
     file: Annotated[Path, typer.Argument(help="reproducer that a MismatchError names", exists=True, dir_okay=False)],
-    waves: Annotated[Path | None, typer.Option(help="VCD file to record")] = None,
+    waves: Annotated[Path | None, typer.Option(help="wave file to record, .vcd or .fst")] = None,
     deadline_s: Annotated[float, typer.Option(help="seconds after which the simulator is given up")] = 120.0,
 ) -> None:
     """Run a recorded pass on fresh RTL and on the twin, and say whether it still fails (status 1)."""

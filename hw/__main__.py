@@ -33,11 +33,18 @@ def main(arguments: list[str] | None = None) -> int:
     _add_fields(parser, AcceleratorConfig, "", without=("memory", "checksum"))
     parser.add_argument("--checksum", choices=SCHEMES, help="checksum units with this scheme (default: none)")
     _add_fields(parser, ChecksumConfig, "checksum_", without=("scheme",))
+    parser.add_argument(
+        "--name", help="of the top module; all modules and C macros begin with it (default: brownout_CONFIG_HASH)"
+    )
+    parser.add_argument(
+        "--aresetn", action="store_true", help="clock aclk and reset aresetn, active low, as AXI has them"
+    )
     parser.add_argument("-o", "--output", type=Path, help="Verilog file (default: standard output)")
     parser.add_argument("--c-header", type=Path, help="also write a C header of registers and commands")
     parser.add_argument("--reference", type=Path, help="write the reference tables (Markdown) and nothing else")
     options = vars(parser.parse_args(arguments))
     output, header, reference = (options.pop(name) for name in ("output", "c_header", "reference"))
+    name, aresetn = options.pop("name"), options.pop("aresetn")
     if reference is not None:
         reference.write_text(reference_markdown())
         return 0
@@ -48,16 +55,16 @@ def main(arguments: list[str] | None = None) -> int:
             fields = {name.removeprefix("checksum_"): value for name, value in checks.items()}
             options["checksum"] = ChecksumConfig(scheme=scheme, **fields)
         config = AcceleratorConfig(**options)
+        text = verilog_text(config, name, aresetn=aresetn)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    text = verilog_text(config)
     if output is None:
         sys.stdout.write(text)
     else:
         output.write_text(text)
     if header is not None:
-        header.write_text(c_header_text(config))
+        header.write_text(c_header_text(config, name))
     return 0
 
 

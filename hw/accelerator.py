@@ -34,6 +34,13 @@ class Accelerator(wiring.Component):
     Commands come from a ring in memory, data from and to the same memory; see `brownout.hw.commands` for the
     command format and `brownout.hw.registers` for the register map.
 
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        What it is.
+    name : str
+        Name of the top module, with which those of the rows begin.
+
     Members
     -------
     m_axi : AXI4 master
@@ -41,8 +48,9 @@ class Accelerator(wiring.Component):
     irq : interrupt, level
     """
 
-    def __init__(self, config: AcceleratorConfig) -> None:
+    def __init__(self, config: AcceleratorConfig, name: str) -> None:
         self.config = config
+        self.name = name
         super().__init__(
             {
                 "m_axi": Out(Axi4Signature(address_bits=config.address_bits, data_bytes=config.bus_bytes)),
@@ -58,7 +66,7 @@ class Accelerator(wiring.Component):
         m.submodules.write_port = write_port = WritePort(config)
         m.submodules.registers = registers = RegisterFile(config)
         m.submodules.processor = processor = CommandProcessor(config)
-        m.submodules.array = array = SystolicArray(config)
+        m.submodules.array = array = SystolicArray(config, self.name)
         m.submodules.accumulator = accumulator = Accumulator(config)
         fetcher, receiver = Fetcher(config), Receiver(config)
         sequencer, drain = Sequencer(config), Drain(config)

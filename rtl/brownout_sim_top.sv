@@ -92,7 +92,7 @@ module brownout_sim_top #(
     logic reset_in = 1'b1;
     always_ff @(posedge clk) reset_in <= rst;
 
-    brownout_accelerator accelerator (
+    brownout accelerator (
         .rst(reset_in),
         .*
     );

@@ -26,8 +26,12 @@
 #include "verilated.h"
 #include "verilated_vpi.h"
 
-#if VM_TRACE
+#if VM_TRACE_FST
+#include "verilated_fst_c.h"
+using Trace = VerilatedFstC;
+#elif VM_TRACE
 #include "verilated_vcd_c.h"
+using Trace = VerilatedVcdC;
 #endif
 
 #ifndef BROWNOUT_CLOCK_PERIOD_PS
@@ -58,7 +62,7 @@ public:
         m_top = std::make_unique<Vtop>(&m_context, "");
 #if VM_TRACE
         if (const char* path = std::getenv("BROWNOUT_WAVES")) {
-            m_trace = std::make_unique<VerilatedVcdC>();
+            m_trace = std::make_unique<Trace>();
             m_top->trace(m_trace.get(), 99);
             m_trace->open(path);
         }
@@ -153,7 +157,7 @@ private:
     VerilatedContext m_context;
     std::unique_ptr<Vtop> m_top;
 #if VM_TRACE
-    std::unique_ptr<VerilatedVcdC> m_trace;
+    std::unique_ptr<Trace> m_trace;
 #endif
     uint64_t m_time = 0;
     uint64_t m_cycles = 0;

@@ -8,7 +8,7 @@ from ..config import ACC_BITS, AcceleratorConfig
 from ..protect.carry import LENGTH_BITS, registered_sum
 from ..protect.razor import sum_or_bypass, total_of
 
-MODULE_NAME = "brownout_array_row"
+MODULE_SUFFIX = "array_row"
 
 
 class ArrayRow(Elaboratable):

@@ -6,11 +6,11 @@ from amaranth.hdl import Cat, ClockSignal, Elaboratable, Instance, Module, Signa
 
 from ..config import ACC_BITS, AcceleratorConfig
 from ..protect.carry import LENGTH_BITS
-from ..protect.check_row import MODULE_NAME as CHECK_MODULE_NAME
+from ..protect.check_row import MODULE_SUFFIX as CHECK_MODULE_SUFFIX
 from ..protect.check_row import widths
 from ..protect.check_weights import CheckWeights
 from ..protect.razor import total_of
-from .row import MODULE_NAME
+from .row import MODULE_SUFFIX
 
 
 def delay(m: Module, value: Signal, cycles: int, name: str) -> Signal:
@@ -38,6 +38,8 @@ class SystolicArray(Elaboratable):
     `swap` must come at least one cycle after `load`, the next `load` not before the `swap`; a pass may then
     be as short as one row, and a load of R rows hides behind a pass of R rows.
 
+    Rows are instances of the modules ``NAME_array_row`` and ``NAME_check_row``, which `brownout.hw.emit` converts.
+
     Members
     -------
     a_row : R * 8 bits
@@ -58,8 +60,9 @@ class SystolicArray(Elaboratable):
         Elements that dropped their product two cycles before.
     """
 
-    def __init__(self, config: AcceleratorConfig) -> None:
+    def __init__(self, config: AcceleratorConfig, name: str) -> None:
         self.config = config
+        self.name = name
         self.a_row = Signal(8 * config.rows)
         self.w_row = Signal(8 * config.cols)
         self.load = Signal()
@@ -113,7 +116,7 @@ class SystolicArray(Elaboratable):
                 checks.add_row(r, taps, load_line, swap_line, lengths[LENGTH_BITS * cols :])
             psum_out = Signal(ACC_BITS * cols, name=f"psum_row_{r}")
             m.submodules[f"row_{r}"] = Instance(
-                MODULE_NAME,
+                f"{self.name}_{MODULE_SUFFIX}",
                 i_clk=ClockSignal(),
                 i_a_in=delay(m, self.a_row[8 * r : 8 * r + 8], r, f"a_skew_{r}"),
                 i_w_in=weights,
@@ -139,6 +142,7 @@ class _CheckColumns:
     def __init__(self, m: Module, array: SystolicArray) -> None:
         self.m = m
         self.config = array.config
+        self.name = array.name
         m.submodules.check_weights = self.weights = CheckWeights(array.config)
         m.d.comb += self.weights.w_row.eq(array.w_row)
         self.psum = Signal(sum(widths(array.config)), name="check_psum_top")
@@ -150,7 +154,7 @@ class _CheckColumns:
             ports = {"i_first": Cat(swap_line[r + stop + 1] for stop in stops), "i_lengths": lengths}
         psum_out = Signal.like(self.psum, name=f"check_psum_row_{r}")
         self.m.submodules[f"check_row_{r}"] = Instance(
-            CHECK_MODULE_NAME,
+            f"{self.name}_{CHECK_MODULE_SUFFIX}",
             i_clk=ClockSignal(),
             i_a_in=taps,
             i_u_in=self.weights.u_row,

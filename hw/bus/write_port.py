@@ -104,7 +104,10 @@ class WritePort(wiring.Component):
                 axi.awlen.eq(self.request.payload.len),
             ]
         with m.If(lengths.r_en):
-            m.d.sync += [in_burst.eq(lengths.r_rdy), left.eq(lengths.r_data)]
+            m.d.sync += in_burst.eq(lengths.r_rdy)
+            # Before the first burst the queue's memory has read nothing, and WLAST would be unknown with it.
+            with m.If(lengths.r_rdy):
+                m.d.sync += left.eq(lengths.r_data)
         with m.Elif(axi.wvalid & axi.wready):
             m.d.sync += left.eq(left - 1)
         return m

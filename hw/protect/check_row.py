@@ -8,7 +8,7 @@ from ..config import RESIDUE_BITS, AcceleratorConfig
 from .arithmetic import residue
 from .carry import LENGTH_BITS, registered_sum
 
-MODULE_NAME = "brownout_check_row"
+MODULE_SUFFIX = "check_row"
 
 
 def is_residue(config: AcceleratorConfig, check: int) -> bool:

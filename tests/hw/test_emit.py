@@ -1,3 +1,4 @@
+import os
 import re
 import shutil
 import subprocess
@@ -5,24 +6,73 @@ import subprocess
 import pytest
 
 from brownout.hw.__main__ import main
+from brownout.hw.c_header import c_header_text
 from brownout.hw.commands import GEMM_FIELDS
-from brownout.hw.config import AcceleratorConfig
-from brownout.hw.emit import TOP_NAME, verilog_text
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig
+from brownout.hw.emit import verilog_text
+from brownout.hw.names import default_name
 from brownout.hw.registers import REGISTERS
 
 
-def test_the_command_line_writes_verilog_and_a_c_header_that_compiles(tmp_path):
-    verilog, header = tmp_path / "accelerator.v", tmp_path / "accelerator.h"
-    assert main(["--rows", "2", "--cols", "3", "-o", str(verilog), "--c-header", str(header)]) == 0
-    text = verilog.read_text()
-    assert re.search(rf"^module {TOP_NAME}\(", text, re.MULTILINE)
-    assert len(re.findall(r"^  brownout_array_row \S+ \(", text, re.MULTILINE)) == 2
+def modules(text):
+    """Names of modules, without the mark of those that Verilog has to escape."""
+    return re.findall(r"^module \\?([\w.]+)", text, re.MULTILINE)
+
+
+def write(folder, *options, name=None):
+    """Verilog and C header of a configuration by the command line."""
+    named = [] if name is None else ["--name", name]
+    verilog, header = folder / "accelerator.v", folder / "accelerator.h"
+    assert main([*options, *named, "-o", str(verilog), "--c-header", str(header)]) == 0
+    return verilog.read_text(), header.read_text()
+
+
+def test_the_command_line_writes_verilog_with_the_pins_of_axi(tmp_path):
+    text, _ = write(tmp_path, "--rows", "2", "--cols", "3", name="array_a")
+    assert re.search(r"^module array_a\(", text, re.MULTILINE)
+    assert len(re.findall(r"^  array_a_array_row \S+ \(", text, re.MULTILINE)) == 2
     for name in ("clk", "rst", "irq", "m_axi_araddr", "m_axi_wstrb", "s_axil_awaddr"):
         assert re.search(rf"^  (input|output) .*\b{name}\b;", text, re.MULTILINE), name
+    for name, value in {"lock": "1'h0", "cache": "4'h3", "prot": "3'h0", "qos": "4'h0"}.items():
+        for channel in ("ar", "aw"):
+            assert f"assign m_axi_{channel}{name} = {value};" in text
+
+
+def test_all_modules_and_macros_begin_with_the_name(tmp_path):
+    size = ["--rows", "1", "--cols", "2", "--checksum", "residue"]
+    text, header = write(tmp_path, *size, "--aresetn", name="Left")
+    assert {name for name in modules(text) if re.split(r"[._]", name)[0] != "Left"} == set()
+    assert {"Left", "Left.read_port", "Left_array_row", "Left_check_row"} <= set(modules(text))
+    macros = re.findall(r"^#(?:define|ifndef) (\w+)", header, re.MULTILINE)
+    assert {macro for macro in macros if not macro.startswith("LEFT_")} == set()
+    top = text[: text.index("endmodule")]
+    assert sorted(re.findall(r"^  input (\w*(?:clk|rst|reset)\w*);", top, re.MULTILINE)) == ["aclk", "aresetn"]
+
+
+@pytest.mark.parametrize("name", ["", "9a", "_a", "a-b", "a.b", "ä"])
+def test_a_name_that_is_none_is_refused(name, capsys):
+    assert main(["--rows", "1", "--cols", "1", "--name", name]) == 2
+    wanted = f"error: a name must be a letter followed by letters, digits and underscores, not {name!r}\n"
+    assert capsys.readouterr().err == wanted
+
+
+def test_a_word_of_the_language_is_refused_as_a_name(capsys):
+    assert main(["--rows", "1", "--cols", "1", "--name", "logic"]) == 2
+    wanted = "error: a name must not be a word of Verilog or SystemVerilog, as 'logic' is\n"
+    assert capsys.readouterr().err == wanted
+
+
+def test_a_program_can_include_the_headers_of_two_configurations(tmp_path):
+    configs = [AcceleratorConfig(rows=2, cols=3), AcceleratorConfig(rows=3, cols=2, checksum=ChecksumConfig())]
+    lines = []
+    for index, config in enumerate(configs):
+        (tmp_path / f"{index}.h").write_text(c_header_text(config))
+        prefix = default_name(config).upper()
+        lines += [f'#include "{index}.h"', f'_Static_assert({prefix}_ROWS == {config.rows}, "");']
+        lines += [f'_Static_assert({prefix}_REG_{r.name} == {r.offset}, "");' for r in REGISTERS]
+        lines += [f'_Static_assert({prefix}_GEMM_{f.name.upper()} == {f.offset}, "");' for f in GEMM_FIELDS]
     source = tmp_path / "check.c"
-    lines = [f'_Static_assert(BROWNOUT_REG_{r.name} == {r.offset}, "");' for r in REGISTERS]
-    lines += [f'_Static_assert(BROWNOUT_GEMM_{f.name.upper()} == {f.offset}, "");' for f in GEMM_FIELDS]
-    source.write_text('#include "accelerator.h"\n' + "\n".join(lines) + "\n")
+    source.write_text("\n".join(lines) + "\n")
     compiler = shutil.which("gcc") or shutil.which("cc")
     subprocess.run([compiler, "-fsyntax-only", "-Wall", "-Werror", str(source)], check=True)
 
@@ -41,11 +91,18 @@ def test_a_bad_option_is_an_error_with_its_value(capsys):
 
 @pytest.mark.parametrize("bus_bytes", [4, 64])
 def test_widths_follow_the_configuration(bus_bytes):
-    text = verilog_text(AcceleratorConfig(rows=1, cols=2, bus_bytes=bus_bytes, address_bits=44))
+    config = AcceleratorConfig(rows=1, cols=2, bus_bytes=bus_bytes, address_bits=44)
+    text = verilog_text(config)
+    assert modules(text)[0] == default_name(config) == f"brownout_{config.hash_word:08x}"
     assert f"output [{8 * bus_bytes - 1}:0] m_axi_wdata;" in text
     assert "output [43:0] m_axi_araddr;" in text
 
 
-def test_the_same_configuration_gives_the_same_verilog():
+def test_the_same_configuration_gives_the_same_verilog_whatever_yosys_there_is(tmp_path, monkeypatch):
     config = AcceleratorConfig(rows=2, cols=2)
-    assert verilog_text(config) == verilog_text(config)
+    text = verilog_text(config)
+    other = tmp_path / "yosys"
+    other.write_text("#!/bin/sh\necho Yosys 0.99\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert verilog_text(config) == text
