@@ -177,18 +177,21 @@ def test_a_child_that_closes_or_drops_the_simulator_harms_nobody(simulator: Simu
     assert log is not None
     held: list[Simulator | None] = [simulator]
 
-    def child() -> str:
+    def child() -> float:
         assert held[0] is not None
+        start = time.monotonic()
         held[0].close()
         with held[0]:
             pass
+        seconds = time.monotonic() - start
         held[0] = None
+        # Slow: all that the parent has is copied.
         gc.collect()
-        return "closed"
+        return seconds
 
-    start = time.monotonic()
-    assert in_a_child(child) == "closed"
-    assert time.monotonic() - start < 3
+    seconds = in_a_child(child)
+    assert isinstance(seconds, float)
+    assert seconds < 3
     assert log.exists()
     assert simulator.pid == pid
     run_case(simulator)
