@@ -66,7 +66,7 @@ def long_commands(count: int) -> list[bytes]:
     return [case.command().encode()] * count
 
 
-def in_a_child(work: Callable[[], object], seconds: float = 30) -> object:
+def in_a_child(work: Callable[[], object], seconds: float = 120) -> object:
     """What `work` returns, or the exception that it raises, in a forked child that then ends as processes do."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)

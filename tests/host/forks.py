@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 
 
-def in_a_child(work, seconds=60):
+def in_a_child(work, seconds=120):
     """What `work` returns, or the exception that it raises, in a forked child that then ends as processes do."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
