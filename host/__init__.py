@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .operating_points import OperatingPoint
     from .pipelines import OffloadedPipeline, calibrate_pipeline
     from .protection import LogRecord, Outcome, Protection
-    from .results import write_results
+    from .results import read_results, write_results
     from .sampling import sample
     from .state import State, Stateful
     from .timing import TimingLaw
@@ -83,6 +83,7 @@ _HOME = {
     "load_offloaded": "offloading",
     "offload": "offloading",
     "offloaded_model": "offloading",
+    "read_results": "results",
     "report": "offloading",
     "restore": "offloading",
     "sample": "sampling",
@@ -127,6 +128,7 @@ __all__ = [
     "load_offloaded",
     "offload",
     "offloaded_model",
+    "read_results",
     "report",
     "restore",
     "sample",

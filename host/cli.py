@@ -256,7 +256,7 @@ def search(
                 objective=objective,
                 stopping=stopping,
             )
-    out.write_text(policy.to_json())
+    policy.save(out)
     _print_profile(profile)
     _print_policy(policy)
     _print_trials(trials)

@@ -145,6 +145,14 @@ def decode(text: str | bytes, schema: type[T], source: Path | str) -> T:
     return check(parse(text, source), schema, source)
 
 
+def decode_format(text: str | bytes, form: str, what: str, schema: type[T], source: Path | str) -> T:
+    """JSON with an entry ``format``, which has to be `form`, and beside it what a schema says; as `decode`."""
+    value = parse(text, source)
+    if not isinstance(value, dict) or value.pop("format", None) != form:
+        raise FileRefusedError(source, f"is no {what}: its format is not {form!r}")
+    return check(value, schema, source)
+
+
 def check(value: Any, schema: type[T], source: Path | str) -> T:
     """A value that JSON can hold as a schema says; as `decode`.
 
@@ -176,6 +184,39 @@ def _adapter(schema: Any) -> TypeAdapter[Any]:
 
     # In a tuple, because dataclasses take their settings from what they are in.
     return TypeAdapter(tuple[schema], config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+
+
+def check_type(value: Any, hint: Any, source: Path | str) -> None:
+    """Refuse a value of Python that is not of a type, or a number in it that is not finite.
+
+    Parameters
+    ----------
+    value : Any
+        Classes in it are what they are: their fields have been checked when they were made.
+    hint : Any
+        Type, as it stands in an annotation.
+    source : Path or str
+        What the value is, for the message.
+
+    Raises
+    ------
+    FileRefusedError
+        It is of another type.
+    """
+    from pydantic import ValidationError
+
+    try:
+        _type_adapter(hint).validate_python((value,))
+    except ValidationError as error:
+        raise FileRefusedError(source, _reason(error)) from error
+
+
+@functools.cache
+def _type_adapter(hint: Any) -> TypeAdapter[Any]:
+    from pydantic import ConfigDict, TypeAdapter
+
+    config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    return TypeAdapter(tuple[hint], config=config)
 
 
 def _reason(error: ValidationError) -> str:

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from brownout.hw.config import RESIDUE_BITS, AcceleratorConfig, ChecksumConfig
 
+from .decoding import Count, NotNegative, Positive, check
 from .operands import GemmShape
 from .state import State
 from .timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V
@@ -94,6 +95,24 @@ def check_work(config: AcceleratorConfig, shape: GemmShape) -> tuple[int, float]
     )
 
 
+@dataclass(frozen=True)
+class _Values:
+    """State of a meter."""
+
+    voltages_v: list[Positive]
+    frequency_hz: Positive
+    seen: dict[str, int]
+    digit_macs: Count
+    check_macs: NotNegative
+    energy_j: dict[str, NotNegative]
+    time_s: NotNegative
+    host_bytes: Count
+
+    def __post_init__(self) -> None:
+        if set(self.energy_j) != set(PARTS):
+            raise ValueError(f"energy_j must have {', '.join(PARTS)}, not {', '.join(self.energy_j)}")
+
+
 class Meter:
     """Adds up time and energy while operating points change.
 
@@ -145,6 +164,9 @@ class Meter:
     def load_state(self, state: State) -> None:
         """Take up a state; counters go on from where they were then."""
         values = state.values
+        check(values, _Values, "the state of the energy meter")
+        if len(values["voltages_v"]) != len(self.voltages_v):
+            raise ValueError(f"the state has {len(values['voltages_v'])} voltages, not {len(self.voltages_v)}")
         self.voltages_v, self.frequency_hz = list(values["voltages_v"]), values["frequency_hz"]
         self._seen = dict(values["seen"])
         self._digit_macs, self._check_macs = values["digit_macs"], values["check_macs"]

@@ -30,7 +30,7 @@ TEMPORARY = ".tmp"
 
 _KEY = "brownout"
 
-_UNREADABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What safetensors leaves to PyTorch, such as dtypes that only one of them has, fails there in many ways."""
 
 
@@ -59,7 +59,7 @@ def digest_of(tensors: Mapping[str, torch.Tensor], facts: Any) -> str:
     return digest.hexdigest()
 
 
-def _storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Contiguous tensors on the CPU, none of which shares memory with another: so safetensors wants them."""
     stored: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
@@ -129,7 +129,7 @@ def write_tensors(path: Path, kind: str, tensors: Mapping[str, torch.Tensor], de
     FileUnwrittenError
         It cannot be written.
     """
-    stored = _storable(tensors)
+    stored = storable(tensors)
     document: dict[str, Any] = {"kind": kind, "version": VERSION, "details": details}
     digest = digest_of(stored, document)
     metadata = {_KEY: json.dumps({**document, "digest": digest}, allow_nan=False)}

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from brownout.hw.config import AcceleratorConfig
 
 from .backends.base import Backend
+from .decoding import check
 from .energy import EnergyModel, Meter
 from .state import State
+
+
+@dataclass(frozen=True)
+class _Values:
+    """State of a ledger."""
+
+    counters: dict[str, int]
+    baseline: dict[str, int]
+    ideal_cycles: int
+    suppressed_unwritten: int
+    reloaded: int
 
 
 class Ledger:
@@ -95,6 +108,7 @@ class Ledger:
     def load_state(self, state: State, device: Backend) -> None:
         """Go on from a state of `state`, with a device that counts from elsewhere."""
         counts = state.values
+        check(counts, _Values, "the state of the counters")
         self._carried = {name: counts["counters"][name] - value for name, value in device.counters().items()}
         self._baseline = dict(counts["baseline"])
         self.ideal_cycles = counts["ideal_cycles"]

@@ -10,6 +10,8 @@ from brownout.cosim.dram import MemoryTiming
 from brownout.hw.config import AcceleratorConfig
 
 from .backends.base import Backend
+from .decoding import Count, Positive, Uint32, check
+from .decoding import Fraction as Rate
 from .state import State
 from .timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TimingLaw
 from .twin.state import UNIFORM_BITS
@@ -56,6 +58,17 @@ def memory_timing(config: AcceleratorConfig, frequency_hz: float) -> MemoryTimin
     return MemoryTiming.at_clock(config.memory, Fraction(round(frequency_hz), round(NOMINAL_FREQUENCY_HZ)))
 
 
+@dataclass(frozen=True)
+class _Values:
+    """State of the points of domains."""
+
+    seed: Uint32
+    bits: list[Uint32]
+    wanted: list[tuple[Positive, Positive, Rate, bool]]
+    table: list[tuple[Positive, Positive, Rate, bool]]
+    assigned: list[Count]
+
+
 class DomainPoints:
     """Assigns the few operating points of the hardware to what its domains are asked for.
 
@@ -88,6 +101,12 @@ class DomainPoints:
     def load_state(self, state: State) -> None:
         """Take up a state whose commands the device has carried out already."""
         values = state.values
+        check(values, _Values, "the state of the operating points")
+        lengths = [len(values[name]) for name in ("wanted", "table", "assigned")]
+        if lengths != [len(self.wanted), len(self._table), len(self._assigned)]:
+            raise ValueError(f"the state has {lengths} domains, points and places, which this accelerator has not")
+        if any(point >= len(self._table) for point in values["assigned"]):
+            raise ValueError(f"the state has domains at points {values['assigned']}; there are {len(self._table)}")
         self.seed, self.bits = values["seed"], tuple(values["bits"])
         self.wanted = [OperatingPoint(*point) for point in values["wanted"]]
         self._table = [OperatingPoint(*point) for point in values["table"]]

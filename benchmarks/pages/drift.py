@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import html
 import io
-import json
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from brownout.host.files import read_json
+from brownout.host.results import Results
 
 STYLE = """
 :root { color-scheme: light dark; --ink: light-dark(#1c1d21, #e9e7e2); --soft: light-dark(#62646d, #9a9ca6);
@@ -39,7 +42,7 @@ STRATEGIES = {
 def load(folder: Path, name: str) -> dict[str, Any]:
     """A result file; empty if there is none."""
     path = folder / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return asdict(read_json(path, Results)) if path.exists() else {}
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -135,8 +138,8 @@ def quality_section(folder: Path) -> str:
     """One plot and one table for each model and model of timing errors."""
     parts = []
     for path in sorted(folder.glob("drift_quality_*.json")):
-        document = json.loads(path.read_text())
-        metrics, config = document["metrics"], document["config"]
+        results = read_json(path, Results)
+        metrics, config = results.metrics, results.config
         lines = curves(metrics)
         rates = sorted({rate for points in lines.values() for rate, _ in points})
         rows = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from brownout.cosim.dram import MemoryTiming
 from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, SetErrorsCommand, SetPointCommand
 from brownout.hw.config import AcceleratorConfig
 
+from ..decoding import Count, Form, Uint32, check
 from ..operands import Product, ResidentWeights, Tally
 from ..reload import Places
 from ..state import State
@@ -23,7 +25,7 @@ from ..twin.history import History
 from ..twin.matmul import exact_matmul
 from ..twin.protect import COUNTERS, DROPPED, TRUTH, Findings, inject_carries, inject_flips
 from ..twin.requantise import add_bias_, requantise
-from ..twin.state import Call, ErrorState
+from ..twin.state import Call, ErrorState, check_columns
 from .base import Backend, device_lock
 from .layout import Layout
 
@@ -36,6 +38,17 @@ errors."""
 
 COMMAND_BYTES = 1 << 10
 """Memory of a command alone, about."""
+
+
+@dataclass(frozen=True)
+class _Values:
+    """State of the device, without carry lengths."""
+
+    errors: tuple[Uint32, list[Uint32], list[Uint32]] | None
+    moves: list[tuple[Count, Count, Count]]
+    memory_timing: tuple[Count, Count] | None
+    ring_index: Count
+    open_rows: list[Count | None]
 
 
 class TwinBackend(Backend):
@@ -323,6 +336,12 @@ class TwinBackend(Backend):
     def load_settings(self, state: State) -> None:
         """Take over the settings of a state; `restart` makes them effective."""
         values, errors = state.values, ErrorState()
+        check(values, _Values, "the state of the device")
+        form = Form(torch.uint8, (self.config.rows, self.config.cols + check_columns(self.config)))
+        for name, tensor in state.tensors.items():
+            form.check(name, tensor, "the state of the device")
+        if any(domain > self.config.check_domain for domain, _, _ in values["moves"]):
+            raise ValueError(f"the state moves domains of {values['moves']}, which this accelerator has not")
         self.errors_set = values["errors"] is not None
         if self.errors_set:
             seed, rates, bits = values["errors"]

@@ -6,13 +6,14 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..accelerator import Accelerator
+from ..decoding import Count, check
 from ..offloading import OffloadedModel, OffloadedProduct, offloaded_model
 from ..offloading.execution import Execution, ProductCall
 from ..offloading.timesteps import timestep_reader
@@ -32,6 +33,18 @@ _COUNTS = ("evaluation", "moves", "clean", "recomputed_rows")
 
 RETRY_SHIFT = 14
 """Bits of an error key's evaluation below the number of the attempt."""
+
+
+@dataclass(frozen=True)
+class _Values:
+    """State of a run."""
+
+    present: Setting | None
+    timestep: float | None
+    evaluation: int
+    moves: Count
+    clean: Count
+    recomputed_rows: Count
 
 
 class DriftExecution(Execution):
@@ -127,10 +140,9 @@ class DriftExecution(Execution):
     def load_state(self, state: State) -> None:
         parts = split(state)
         values = parts["run"].values
-        present, timestep = values["present"], values["timestep"]
-        if present is not None and present["bit_weights"] is not None:
-            present = {**present, "bit_weights": tuple(present["bit_weights"])}
-        self._present = None if present is None else Setting(**present)
+        found = check(values, _Values, "the state of the run")
+        timestep = found.timestep
+        self._present = found.present
         self.timestep = math.nan if timestep is None else timestep
         for name in _COUNTS:
             setattr(self, name, values[name])

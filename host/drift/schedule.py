@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from ..decoding import Count, check, decode
 from ..protection import Protection
 from .cell import BLOCK_LINEAR_KINDS, Cell
 from .setting import NOMINAL, Setting
@@ -137,6 +139,40 @@ def published(low: Setting, *, evaluations: Collection[int] = (0, 1), safe: Sett
 
 
 @dataclass(frozen=True)
+class _Entry:
+    """An entry of a table in JSON."""
+
+    evaluation: Count
+    block: str
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class TableDocument:
+    """A table in JSON."""
+
+    default: Setting
+    kinds: list[str] | None
+    settings: list[_Entry]
+
+    def __post_init__(self) -> None:
+        seen = set[tuple[int, str]]()
+        for each in self.settings:
+            if (each.evaluation, each.block) in seen:
+                raise ValueError(f"evaluation {each.evaluation}, block {each.block!r} has two settings")
+            seen.add((each.evaluation, each.block))
+
+    @property
+    def table(self) -> Table:
+        """The table."""
+        return Table(
+            {(each.evaluation, each.block): each.setting for each in self.settings},
+            default=self.default,
+            kinds=None if self.kinds is None else tuple(self.kinds),
+        )
+
+
+@dataclass(frozen=True)
 class Table:
     """A setting for each (evaluation, block), as policy search finds them.
 
@@ -173,18 +209,27 @@ class Table:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Table:
-        """Undo `to_dict`."""
-        return cls(
-            {(each["evaluation"], each["block"]): Setting.from_dict(each["setting"]) for each in data["settings"]},
-            default=Setting.from_dict(data["default"]),
-            kinds=None if data["kinds"] is None else tuple(data["kinds"]),
-        )
+        """Undo `to_dict`; raises as `from_json`."""
+        return check(dict(data), TableDocument, "this").table
 
     def to_json(self) -> str:
         """`to_dict` as text."""
-        return json.dumps(self.to_dict(), indent=1) + "\n"
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Table:
-        """Undo `to_json`."""
-        return cls.from_dict(json.loads(text))
+    def from_json(cls, text: str, source: Path | str = "this") -> Table:
+        """Undo `to_json`.
+
+        Parameters
+        ----------
+        text : str
+            JSON.
+        source : Path or str
+            Where it was read: for messages.
+
+        Raises
+        ------
+        FileRefusedError
+            It is something else, or has settings that cannot be.
+        """
+        return decode(text, TableDocument, source).table

@@ -7,11 +7,24 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from ..accelerator import Accelerator
+from ..decoding import check
 from ..timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TRANSITION_S, TimingLaw
-from ..twin.state import NOMINAL_LENGTH
+from ..twin.state import NOMINAL_LENGTH, bit_thresholds
 
 GUARD_BAND_V = 0.85
 """Lowest voltage of the published table without errors at 2 GHz."""
+
+LEAST_VOLTAGE_V, MOST_VOLTAGE_V = 0.1, 2.0
+LEAST_FREQUENCY_HZ, MOST_FREQUENCY_HZ = 1e6, 1e11
+"""Beyond these a number is a slip of the pen, whatever the technology."""
+
+_RANGES = (
+    ("voltage_v", LEAST_VOLTAGE_V, MOST_VOLTAGE_V),
+    ("frequency_hz", LEAST_FREQUENCY_HZ, MOST_FREQUENCY_HZ),
+    ("check_voltage_v", LEAST_VOLTAGE_V, MOST_VOLTAGE_V),
+    ("error_rate", 0.0, 1.0),
+    ("check_rate", 0.0, 1.0),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +44,11 @@ class Setting:
         Likewise, errors per sum of a row check.
     bit_weights : tuple of 31 float, optional
         With `error_rate`: how often each bit is hit, by default all alike.
+
+    Raises
+    ------
+    ValueError
+        A number is out of range or not finite, or entries exclude each other.
     """
 
     voltage_v: float = NOMINAL_VOLTAGE_V
@@ -41,6 +59,15 @@ class Setting:
     bit_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        for name, least, most in _RANGES:
+            value = getattr(self, name)
+            if value is None and name in ("check_voltage_v", "error_rate"):
+                continue
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not least <= value <= most:
+                raise ValueError(f"Setting.{name} must be a number in {least:g}..{most:g}, not {value!r}")
+        if self.bit_weights is not None:
+            bit_thresholds(self.bit_weights)
         if self.error_rate is None and (self.check_rate or self.bit_weights is not None):
             raise ValueError("Setting.check_rate and bit_weights need error_rate; voltages have rates of their own")
         nominal = (self.voltage_v, self.frequency_hz) == (NOMINAL_VOLTAGE_V, NOMINAL_FREQUENCY_HZ)
@@ -117,11 +144,10 @@ class Setting:
 
         Raises
         ------
-        TypeError
-            There is an unknown entry.
+        FileRefusedError
+            An entry is unknown or cannot be.
         """
-        weights = data.get("bit_weights")
-        return cls(**{**data, "bit_weights": None if weights is None else tuple(weights)})
+        return check(dict(data), cls, "a setting")
 
 
 NOMINAL = Setting()

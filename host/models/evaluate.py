@@ -16,6 +16,7 @@ from torch import nn
 from brownout.hw.config import AcceleratorConfig
 
 from ..accelerator import Accelerator
+from ..decoding import parse
 from ..offloading import Calibration, calibrate, offload, restore
 from ..quality import class_agreement
 from ..sampling import sample
@@ -154,8 +155,9 @@ def model_card(name: str, *, images_per_class: int = 200) -> dict[str, object]:
     spec = get_spec(name)
     data = load_dataset(spec.dataset)
     model, classifier = load_denoiser(name), load_classifier(name)
-    with safe_open(WEIGHTS / f"{name}-denoiser.safetensors", framework="pt") as file:
-        recipe = json.loads((file.metadata() or {}).get("recipe", "{}"))
+    path = WEIGHTS / f"{name}-denoiser.safetensors"
+    with safe_open(path, framework="pt") as file:
+        recipe = parse((file.metadata() or {}).get("recipe", "{}"), path)
     return {
         "model": name,
         "data": {

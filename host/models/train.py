@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .augment import translate, vary
 from .classifier import Classifier
 from .data import Dataset, load_dataset
-from .load import load_denoiser
+from .load import load_denoiser, note_digest
 from .spec import TRAIN_TIMESTEPS, ModelSpec, build_denoiser, build_scheduler, get_spec
 
 if TYPE_CHECKING:
@@ -196,7 +196,9 @@ def train_denoiser(spec: ModelSpec, *, iterations: int, batch_size: int, peak_lr
     }
     # Half precision halves the file and costs less than one step of the later int8 quantisation.
     weights = {name: value.half().contiguous() for name, value in average.state_dict().items()}
-    save_file(weights, WEIGHTS / f"{spec.name}-denoiser.safetensors", metadata={"recipe": json.dumps(recipe)})
+    path = WEIGHTS / f"{spec.name}-denoiser.safetensors"
+    save_file(weights, path, metadata={"recipe": json.dumps(recipe)})
+    note_digest(path)
 
 
 def train_classifier(spec: ModelSpec, *, epochs: int, batch_size: int, peak_lr: float) -> float:
@@ -225,7 +227,9 @@ def train_classifier(spec: ModelSpec, *, epochs: int, batch_size: int, peak_lr: 
         accuracy = (model(data.test_images).argmax(1) == data.test_labels).float().mean().item()
     WEIGHTS.mkdir(exist_ok=True)
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, WEIGHTS / f"{spec.name}-classifier.safetensors")
+    path = WEIGHTS / f"{spec.name}-classifier.safetensors"
+    save_file(weights, path)
+    note_digest(path)
     return accuracy
 
 

@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass
 import torch
 
 from ..accelerator import Accelerator
+from ..decoding import Count, Form, Positive, check, check_tensors
 from ..state import State
 
 INT32_LIMIT = (1 << 31) - 1
@@ -48,6 +49,14 @@ class HistorySlot:
     sums: torch.Tensor
     step: float
     evaluation: int
+
+
+@dataclass(frozen=True)
+class _Values:
+    """State of a history, without the sums: key, step, evaluation, device, and whether nothing was written there."""
+
+    slots: list[tuple[Count, int, Count, Positive, int, str, bool]]
+    ages: list[tuple[int, Count]]
 
 
 class History:
@@ -127,6 +136,9 @@ class History:
 
     def load_state(self, state: State) -> None:
         """Make the slots of a state anew; those that were there are gone."""
+        values = check(state.values, _Values, "the state of the histories")
+        forms = {str(place): Form(torch.int32) for place in range(len(values.slots))}
+        check_tensors(state.tensors, forms, "the state of the histories")
         self._slots.clear()
         self.ages = dict(state.values["ages"])
         for place, (*key, step, evaluation, device, unwritten) in enumerate(state.values["slots"]):

@@ -6,6 +6,7 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, ParamSpec, TypeVar
 
@@ -14,6 +15,7 @@ import torch
 from brownout.hw.tiling import ideal_cycles
 
 from ..accelerator import Accelerator
+from ..decoding import Count, check
 from ..operands import ResidentWeights, Tally
 from ..state import State, Stateful, join, split
 from .execution import Execution, ProductCall
@@ -28,6 +30,28 @@ EVALUATION_BITS, PART_BITS, NUMBER_BITS = 16, 4, 12
 
 
 _COUNTS = ("calls", "rows", "macs", "ideal_cycles", "k", "n")
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What is told of a product in a state."""
+
+    calls: Count
+    rows: Count
+    macs: Count
+    ideal_cycles: Count
+    k: Count
+    n: Count
+    cycles: Count
+    evaluations: list[tuple[int, Count]]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a run is, in a state."""
+
+    part: int
+    evaluation: int
 
 
 class OffloadedModel:
@@ -105,7 +129,8 @@ class OffloadedModel:
         self.history.load_state(parts["history"])
         for product in self.products:
             product.load_counts(parts["products"].values[str(product.number)])
-        self.part, self.evaluation = parts["place"].values["part"], parts["place"].values["evaluation"]
+        place = check(parts["place"].values, _Place, "the state of the run")
+        self.part, self.evaluation = place.part, place.evaluation
         self.execution.load_state(parts["execution"])
         for name, each in split(parts["stateful"]).items():
             self.stateful[name].load_state(each)
@@ -168,6 +193,7 @@ class OffloadedProduct:
 
     def load_counts(self, counts: dict[str, Any]) -> None:
         """Go on from what `counts` returned."""
+        check(counts, _Counts, f"the state of {self.name}")
         for name in _COUNTS:
             setattr(self, name, counts[name])
         self.tally.cycles = counts["cycles"]

@@ -10,13 +10,18 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from ..accelerator import Accelerator
+from ..decoding import check, parse, read_text
+from ..errors import FileRefusedError
+from ..files import write_text
+from ..models.spec import get_spec
 from ..offloading import LayerCalibration, load_offloaded, save_offloaded
 from ..offloading.layer import OffloadedLayer
 from .denoiser import denoiser_of
@@ -24,6 +29,52 @@ from .shipped import ShippedPipeline
 
 MANIFEST, OFFLOADED = "brownout.json", "offloaded"
 VERSION = 1
+
+
+@dataclass(frozen=True)
+class _Shipped:
+    """``brownout.json`` of a shipped model."""
+
+    version: int
+    shipped: str
+
+    def __post_init__(self) -> None:
+        get_spec(self.shipped)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """``brownout.json`` of a pipeline of diffusers."""
+
+    version: int
+    denoiser: str
+    architecture: str
+    dtypes: dict[str, Literal["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]]
+    absent: list[str]
+
+    def __post_init__(self) -> None:
+        import diffusers
+
+        # Names become folders, attributes and arguments.
+        for name in (self.denoiser, self.architecture, *self.dtypes, *self.absent):
+            if not name.isidentifier():
+                raise ValueError(f"{name!r} is no name of a component or a class")
+        if self.denoiser not in self.dtypes:
+            raise ValueError(f"dtypes have no entry {self.denoiser!r}")
+        found = getattr(diffusers, self.architecture, None)
+        if not (isinstance(found, type) and issubclass(found, diffusers.ModelMixin)):
+            raise ValueError(f"{self.architecture!r} is no model of diffusers")
+
+
+def _read_manifest(path: Path) -> _Shipped | _Saved:
+    """What `save` wrote last."""
+    manifest = parse(read_text(path), path)
+    version = manifest.get("version") if isinstance(manifest, dict) else None
+    if type(version) is int and version != VERSION:
+        raise FileRefusedError(path, f"has version {version!r} of its format; this program reads version {VERSION}")
+    if isinstance(manifest, dict) and "shipped" in manifest:
+        return check(manifest, _Shipped, path)
+    return check(manifest, _Saved, path)
 
 
 def is_saved(folder: Path) -> bool:
@@ -79,7 +130,7 @@ def save(pipeline: Any, folder: Path) -> None:
             "absent": [each for each, part in pipeline.components.items() if part is None],
         }
     save_offloaded(denoiser, folder / OFFLOADED)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
 def load(folder: Path, accelerator: Accelerator) -> Any:
@@ -87,30 +138,26 @@ def load(folder: Path, accelerator: Accelerator) -> Any:
     path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no saved pipeline: there is no {MANIFEST}")
-    try:
-        manifest = json.loads(path.read_text())
-        version = manifest["version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if version != VERSION:
-        raise ValueError(f"{path} has version {version!r} of its format; this program reads version {VERSION}")
-    shipped = "shipped" in manifest
-    pipeline = ShippedPipeline(manifest["shipped"]) if shipped else _load_diffusers(folder, manifest)
+    manifest = _read_manifest(path)
+    if isinstance(manifest, _Shipped):
+        pipeline: Any = ShippedPipeline(manifest.shipped)
+    else:
+        pipeline = _load_diffusers(folder, manifest)
     _, denoiser = denoiser_of(pipeline)
     load_offloaded(denoiser, accelerator, folder / OFFLOADED)
-    if not shipped:
+    if isinstance(manifest, _Saved):
         _dequantize_replaced(denoiser)
     return pipeline
 
 
-def _load_diffusers(folder: Path, manifest: dict[str, Any]) -> Any:
+def _load_diffusers(folder: Path, manifest: _Saved) -> Any:
     import diffusers
 
-    name = manifest["denoiser"]
-    dtypes = {each: getattr(torch, dtype) for each, dtype in manifest["dtypes"].items()}
-    architecture = getattr(diffusers, manifest["architecture"])
+    name = manifest.denoiser
+    dtypes = {each: getattr(torch, dtype) for each, dtype in manifest.dtypes.items()}
+    architecture: Any = getattr(diffusers, manifest.architecture)
     denoiser = architecture.from_config(architecture.load_config(folder / name))
-    given = {name: denoiser.to(dtypes[name]).eval(), **dict.fromkeys(manifest["absent"])}
+    given = {name: denoiser.to(dtypes[name]).eval(), **dict.fromkeys(manifest.absent)}
     return diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=dtypes, **given)
 
 

@@ -25,6 +25,9 @@ from .link import Pair
 from .plan import Plan, Share
 from .prediction import Prediction, Predictor
 
+WARMUP = 4
+"""Synchronous steps unless something else is asked for."""
+
 METHODS = ("single", "guidance", "uniform", "elastic", "steps", "thresholds", "stadi")
 """What `Planner.plan` can make.
 
@@ -88,8 +91,10 @@ class Planner:
         Devices and links.
     costs : CostModel
         Of the model.
-    steps, warmup : int
-        Evaluations of an image by a single device, and the least number of synchronous ones.
+    steps : int
+        Evaluations of an image by a single device.
+    warmup : int, optional
+        The least number of synchronous ones; by default `WARMUP`, or all where there are fewer.
     max_stride : int
         Largest stride of any device: 1, 2 or 4.
     thresholds : mapping of int to float
@@ -107,12 +112,18 @@ class Planner:
         costs: CostModel,
         *,
         steps: int = 50,
-        warmup: int = 4,
+        warmup: int | None = None,
         max_stride: int = 4,
         thresholds: Mapping[int, float] = THRESHOLDS,
     ) -> None:
-        if not 0 <= warmup <= steps or steps < 1:
-            raise PlanError(f"warmup must be in 0..steps and steps at least 1, not {warmup} of {steps}")
+        if steps < 1:
+            raise PlanError(f"steps must be at least 1, not {steps}")
+        warmup = min(WARMUP, steps) if warmup is None else warmup
+        if not 0 <= warmup <= steps:
+            raise PlanError(
+                f"warmup must be in 0..{steps}, because there are {steps} steps, not {warmup}; "
+                "leave it out for as many as fit"
+            )
         if max_stride not in (1, *thresholds):
             choices = ", ".join(map(str, (1, *thresholds)))
             raise PlanError(f"max_stride must be one of {choices}, not {max_stride!r}")

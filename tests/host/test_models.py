@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from brownout.host import WeightsNotFoundError, load_classifier, load_denoiser
+from brownout.host import FileRefusedError, WeightsNotFoundError, load_classifier, load_denoiser
 from brownout.host.models.classifier import Classifier
 from brownout.host.models.data import load_dataset
 from brownout.host.models.evaluate import evaluate, model_card
+from brownout.host.models.load import WEIGHTS, note_digest, read_digests
 from brownout.host.models.spec import DIGITS, MNIST_PATCH2, build_denoiser
 from brownout.host.models.train import adopt_blocks, initialise_adaln_zero, train_classifier
 from brownout.host.quality import class_agreement
@@ -38,13 +42,20 @@ def test_an_unknown_model_is_refused():
     [
         (
             lambda state: state.pop("read_out.bias"),
-            "digits-classifier.safetensors does not fit the digits classifier: 'read_out.bias' is in only one of them",
+            "digits-classifier.safetensors does not fit the digits classifier: it lacks a tensor 'read_out.bias'",
         ),
         (
             lambda state: state.update({"read_out.bias": torch.zeros(11)}),
             (
                 "digits-classifier.safetensors does not fit the digits classifier: "
-                "'read_out.bias' has shape (11,), not (10,)"
+                "it has a tensor 'read_out.bias' of shape (11,), not (10)"
+            ),
+        ),
+        (
+            lambda state: state["read_out.bias"].fill_(float("nan")),
+            (
+                "digits-classifier.safetensors does not fit the digits classifier: "
+                "it has a tensor 'read_out.bias' with 10 elements that are not finite"
             ),
         ),
     ],
@@ -52,9 +63,42 @@ def test_an_unknown_model_is_refused():
 def test_weights_that_do_not_fit_are_refused(tmp_path, change, message):
     state = Classifier(10).state_dict()
     change(state)
-    save_file(state, tmp_path / "digits-classifier.safetensors")
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    path = tmp_path / "digits-classifier.safetensors"
+    save_file(state, path)
+    with pytest.raises(FileRefusedError, match=rf"has no digest in {tmp_path}/SHA256SUMS; add one: cd {tmp_path} && "):
         load_classifier("digits", folder=tmp_path)
+    note_digest(path)
+    with pytest.raises(FileRefusedError, match=f"^{tmp_path}/{re.escape(message)}$"):
+        load_classifier("digits", folder=tmp_path)
+
+
+def test_every_flipped_bit_of_weights_is_refused(tmp_path):
+    name = "digits-denoiser.safetensors"
+    data = (WEIGHTS / name).read_bytes()
+    shutil.copy(WEIGHTS / "SHA256SUMS", tmp_path)
+    seed = 5
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for place in [0, 9, len(data) - 1, *(rng.randrange(len(data)) for _ in range(57))]:
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << rng.randrange(8)
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(FileRefusedError, match=r"is damaged: its SHA-256 is not the one in SHA256SUMS; install it"):
+            load_denoiser("digits", folder=tmp_path)
+    (tmp_path / name).write_bytes(data)
+    load_denoiser("digits", folder=tmp_path)
+
+
+def test_the_list_of_digests_is_that_of_sha256sum():
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=WEIGHTS, check=True)
+    assert sorted(read_digests(WEIGHTS)) == sorted(file.name for file in WEIGHTS.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("line", ["0" * 64 + " a", "0" * 63 + "  a", "0" * 64 + "  ../a", "x"])
+def test_a_damaged_list_of_digests_is_refused(tmp_path, line):
+    (tmp_path / "SHA256SUMS").write_text(f"{'1' * 64}  b\n{line}\n")
+    with pytest.raises(FileRefusedError, match=r"SHA256SUMS has a damaged line 2; it must be a digest, two spaces and"):
+        read_digests(tmp_path)
 
 
 def test_digits_are_drawn_as_asked_and_judged_reliably():

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from brownout.cosim.errors import BuildFolderError
-from brownout.host import write_results
+from brownout.host import FileRefusedError, read_results, write_results
 from brownout.host.results import results_folder
 from brownout.hw.config import AcceleratorConfig
 
@@ -24,6 +24,34 @@ def test_form(tmp_path):
     assert set(document["machine"]) == {"cpus", "architecture", "system", "python"}
     assert "torch" in document["versions"]
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_is_written_is_read(tmp_path):
+    write_results("speed", {"ok": True, "ratio": 0.5}, config={"model": "digits"}, root=tmp_path)
+    found = read_results("speed", root=tmp_path)
+    assert (found.name, found.metrics, found.config) == ("speed", {"ok": 1, "ratio": 0.5}, {"model": "digits"})
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*other\.json"):
+        read_results("other", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("0.5", "NaN", "NaN is no JSON"),
+        ("0.5", '"0.5"', "its metrics.ratio"),
+        ("0.5", "[1]", "its metrics.ratio"),
+        ('"speed"', '"slow"', "has the results of 'slow'"),
+        ('"metrics"', '"numbers"', "is refused"),
+        ('"python"', '"snake"', "its machine"),
+    ],
+)
+def test_results_that_cannot_be_are_refused(old, new, reason, tmp_path):
+    path = write_results("speed", {"ratio": 0.5}, root=tmp_path)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(FileRefusedError, match=f"^{path} .*{reason}"):
+        read_results("speed", root=tmp_path)
 
 
 def test_build_folder_comes_from_the_environment(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from typing import Any
 
 from brownout.hw.config import AcceleratorConfig
 
+from ...decoding import Count, check
 from ...timing import NOMINAL_FREQUENCY_HZ, TimingLaw
 from ..setting import GUARD_BAND_V, Setting
 from .estimate import PUBLISHED_CURVE, DelayEstimator, Estimate, RateCurve, mean_flagged_share, wilson_interval
@@ -91,6 +92,18 @@ class Record:
     changed: bool
     emergency: bool
     recovering: bool
+
+
+@dataclass(frozen=True)
+class _Values:
+    """State of a controller."""
+
+    evaluation: int
+    rung: Count
+    recovering: bool
+    since_step: Count
+    estimator: dict[str, Any]
+    records: list[Record]
 
 
 class RateController:
@@ -330,6 +343,7 @@ class RateController:
         ValueError
             There is no such candidate.
         """
+        check(dict(state), _Values, "the state of the controller")
         if not 0 <= state["rung"] < len(self.candidates):
             raise ValueError(f"state has candidate {state['rung']!r}, but there are {len(self.candidates)}")
         self.evaluation, self._rung = state["evaluation"], state["rung"]

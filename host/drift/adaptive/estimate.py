@@ -15,6 +15,8 @@ import numpy as np
 
 from brownout.hw.config import AcceleratorConfig
 
+from ... import decoding
+from ...decoding import NotNegative
 from ...timing import TimingLaw, error_rate_of_delay, largest_delay
 from ..setting import Setting
 
@@ -252,6 +254,24 @@ class Evidence:
         self.detected *= factor
 
 
+@dataclass(frozen=True)
+class _Evidence:
+    """`Evidence` in a state."""
+
+    setting: Setting
+    theta: int
+    checks: dict[str, NotNegative]
+    detected: NotNegative
+
+
+@dataclass(frozen=True)
+class _Values:
+    """State of an estimator."""
+
+    estimate: Estimate | None
+    evidence: list[_Evidence]
+
+
 class DelayEstimator:
     """By which factor all delays differ from those of the law, from flagged shares at settings that are known.
 
@@ -383,6 +403,7 @@ class DelayEstimator:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
+        decoding.check(dict(state), _Values, "the state of the estimator")
         self.estimate = None if state["estimate"] is None else Estimate(**state["estimate"])
         self.past, self.present = [], []
         for each in state["evidence"]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from ...decoding import Count, NotNegative, check
 from ...offloading.execution import ProductCall
 from ...protection import Protection
 from ..cell import Cell
@@ -17,6 +19,15 @@ from .rules import best_theta, checkpoint_interval
 
 SHARE_FORGETTING = 0.5
 """Weight of what was rolled back, after one more evaluation."""
+
+
+@dataclass(frozen=True)
+class _Values:
+    """State of a schedule."""
+
+    controller: dict[str, Any]
+    interval: tuple[Count, Count]
+    marked: tuple[NotNegative, NotNegative]
 
 
 class AdaptiveSchedule:
@@ -154,6 +165,7 @@ class AdaptiveSchedule:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
+        check(dict(state), _Values, "the state of the schedule")
         self.controller.load_state(state["controller"])
         self._design_interval, self._interval = state["interval"]
         self._marked, self._elements = state["marked"]

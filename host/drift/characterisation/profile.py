@@ -10,6 +10,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from ...decoding import decode_format, read_text
+from ...files import write_text
 from ...quality.paired import PairedBound, paired_bound
 from ..setting import Setting
 from .slices import Slice
@@ -51,6 +53,41 @@ class OrderChange:
         if low is None or high is None:
             raise ValueError(f"an order change between {self.before.label} and {self.after.label} has no error rate")
         return math.sqrt(low * high)
+
+
+@dataclass(frozen=True)
+class _Document:
+    """A profile in JSON, without its format."""
+
+    about: dict[str, Any]
+    stopping: Stopping
+    metrics: list[str]
+    unrelated: dict[str, float]
+    settings: list[Setting]
+    slices: list[Slice]
+    values: list[dict[str, str | int | list[float]]]
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in self.slices]
+        if not self.metrics or len({*self.metrics, "slice", "setting"}) != len(self.metrics) + 2:
+            raise ValueError(f"metrics must have different names, not {self.metrics}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"slices must have different names, not {names}")
+        if set(self.unrelated) != set(self.metrics):
+            raise ValueError(f"unrelated must have {self.metrics}, not {list(self.unrelated)}")
+        seen = set[tuple[Any, Any]]()
+        for place, each in enumerate(self.values):
+            if set(each) != {"slice", "setting", *self.metrics}:
+                raise ValueError(f"values[{place}] has {sorted(each)}, not slice, setting and {self.metrics}")
+            name, setting, found = each["slice"], each["setting"], [each[metric] for metric in self.metrics]
+            if name not in names or not isinstance(setting, int) or not 0 <= setting < len(self.settings):
+                raise ValueError(f"values[{place}] is of slice {name!r} at setting {setting!r}, which are not there")
+            if (name, setting) in seen:
+                raise ValueError(f"slice {name!r} has values at setting {setting} twice")
+            seen.add((name, setting))
+            counts = {len(one) if isinstance(one, list) else -1 for one in found}
+            if len(counts) > 1 or min(counts) < 0:
+                raise ValueError(f"values[{place}] must have lists of the same length for all metrics")
 
 
 @dataclass(frozen=True)
@@ -172,36 +209,41 @@ class ResilienceProfile:
         return json.dumps(document, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> ResilienceProfile:
+    def from_json(cls, text: str, source: Path | str = "this") -> ResilienceProfile:
         """Undo `to_json`.
+
+        Parameters
+        ----------
+        text : str
+            JSON.
+        source : Path or str
+            Where it was read: for messages.
 
         Raises
         ------
-        ValueError
-            It is something else.
+        FileRefusedError
+            It is something else, or has values that cannot be.
         """
-        data = json.loads(text)
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise ValueError(f"this is no resilience profile: its format is not {FORMAT!r}")
-        metrics = tuple(data["metrics"])
+        data = decode_format(text, FORMAT, "resilience profile", _Document, source)
+        values: dict[tuple[str, int], Values] = {}
+        for each in data.values:
+            entry: dict[str, Any] = dict(each)
+            values[entry["slice"], entry["setting"]] = {metric: tuple(entry[metric]) for metric in data.metrics}
         return cls(
-            slices=tuple(Slice.from_dict(each) for each in data["slices"]),
-            settings=tuple(Setting.from_dict(each) for each in data["settings"]),
-            metrics=metrics,
-            values={
-                (each["slice"], each["setting"]): {metric: tuple(each[metric]) for metric in metrics}
-                for each in data["values"]
-            },
-            unrelated=data["unrelated"],
-            stopping=Stopping(**data["stopping"]),
-            about=data["about"],
+            slices=tuple(data.slices),
+            settings=tuple(data.settings),
+            metrics=tuple(data.metrics),
+            values=values,
+            unrelated=data.unrelated,
+            stopping=data.stopping,
+            about=data.about,
         )
 
     def save(self, path: Path | str) -> None:
-        """Write `to_json` to a file."""
-        Path(path).write_text(self.to_json())
+        """Write `to_json` to a file, whole or not at all; raises `FileUnwrittenError`."""
+        write_text(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: Path | str) -> ResilienceProfile:
         """Read what `save` wrote; errors as `from_json`."""
-        return cls.from_json(Path(path).read_text())
+        return cls.from_json(read_text(Path(path)), Path(path))

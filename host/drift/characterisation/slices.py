@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from ...decoding import Count, check
 from ..cell import Cell
 from ..runtime import protect
 from ..schedule import Schedule
@@ -43,7 +44,7 @@ class Slice:
 
     name: str
     bits: tuple[int, ...] | None = None
-    evaluations: tuple[int, ...] | None = None
+    evaluations: tuple[Count, ...] | None = None
     blocks: tuple[str, ...] | None = None
     kinds: tuple[str, ...] | None = None
 
@@ -98,11 +99,8 @@ class Slice:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Slice:
-        """Undo `to_dict`."""
-        given: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
-        }
-        return cls(**given)
+        """Undo `to_dict`; raises `FileRefusedError` for anything else."""
+        return check(dict(data), cls, "a slice")
 
 
 def bit_slices(bits: Iterable[int], within: Slice | None = None) -> list[Slice]:

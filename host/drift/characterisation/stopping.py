@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from ...decoding import Count
 from ...quality.paired import check_confidence, student_t_quantile
 
 
@@ -25,7 +26,7 @@ class Estimate:
     mean: float
     lower: float
     upper: float
-    images: int
+    images: Count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,18 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ...decoding import Count, Digest, check, parse
+from ...errors import FileRefusedError, FileUnwrittenError
 from ..setting import Setting
 from .slices import Slice
 
 FORMAT = "brownout characterisation 1"
 
 Values = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The first line."""
+
+    format: str
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Damage:
+    """Damage of a batch."""
+
+    slice: Slice
+    setting: Setting
+    batch: Count
+    values: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What `Bench.describe_clean` says of clean images."""
+
+    sha256: Digest
+    unrelated: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class _Clean:
+    """Clean images of a batch."""
+
+    batch: Count
+    clean: _Images
 
 
 class Store:
@@ -30,8 +68,10 @@ class Store:
 
     Raises
     ------
-    ValueError
-        The file is no store, or one of something else.
+    FileRefusedError
+        The file is no store, or one of something else, or a line but the last is damaged.
+    FileUnwrittenError
+        It cannot be written.
     """
 
     def __init__(self, path: Path | None, about: Mapping[str, Any]) -> None:
@@ -41,24 +81,39 @@ class Store:
         header = {"format": FORMAT, "about": dict(about)}
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileUnwrittenError(path, error) from error
+        if path.exists() and not path.is_file():
+            raise FileRefusedError(path, "is no store of a characterisation; choose another file")
         data = path.read_bytes() if path.exists() else b""
         whole = data[: data.rfind(b"\n") + 1]
         lines = whole.splitlines()
         if len(whole) < len(data):
             if not lines and not self._line(header).startswith(data):
-                raise ValueError(f"{path} is no store of a characterisation; choose another file")
+                raise FileRefusedError(path, "is no store of a characterisation; choose another file")
             os.truncate(path, len(whole))
         if not lines:
             self._append(header)
             return
         self._check(path, lines[0], header)
-        for line in lines[1:]:
-            record = json.loads(line)
-            if "slice" in record:
-                self._values[self._key(record["slice"], record["setting"], record["batch"])] = record["values"]
-            else:
-                self._clean[record["batch"]] = record["clean"]
+        for number, line in enumerate(lines[1:], 2):
+            try:
+                self._take(line)
+            except FileRefusedError as error:
+                remedy = "take the line out, or choose another file"
+                raise FileRefusedError(path, f"has a damaged line {number}, which {error.reason}; {remedy}") from error
+
+    def _take(self, line: bytes) -> None:
+        record = parse(line, "a line")
+        if isinstance(record, dict) and "slice" in record:
+            damage = check(record, _Damage, "a line")
+            key = self._key(damage.slice.to_dict(), damage.setting.to_dict(), damage.batch)
+            self._values[key] = damage.values
+        else:
+            clean = check(record, _Clean, "a line")
+            self._clean[clean.batch] = asdict(clean.clean)
 
     @staticmethod
     def _line(record: Mapping[str, Any]) -> bytes:
@@ -66,27 +121,41 @@ class Store:
 
     @classmethod
     def _check(cls, path: Path, line: bytes, header: dict[str, Any]) -> None:
-        try:
-            found = json.loads(line)
-        except ValueError:
-            found = None
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            raise ValueError(f"{path} is no store of a characterisation; choose another file")
+        found = None
+        with contextlib.suppress(FileRefusedError):
+            found = check(parse(line, path), _Header, path)
+        if found is None or found.format != FORMAT:
+            raise FileRefusedError(path, "is no store of a characterisation; choose another file")
         wanted = json.loads(cls._line(header))["about"]
-        for name in sorted({*found["about"], *wanted}):
-            if found["about"].get(name) != wanted.get(name):
-                raise ValueError(
-                    f"{path} is of another characterisation: {name} is {found['about'].get(name)!r} there, "
-                    f"{wanted.get(name)!r} here; choose another file"
+        for name in sorted({*found.about, *wanted}):
+            if found.about.get(name) != wanted.get(name):
+                raise FileRefusedError(
+                    path,
+                    f"is of another characterisation: {name} is {found.about.get(name)!r} there, "
+                    f"{wanted.get(name)!r} here; choose another file",
                 )
 
     def _append(self, record: Mapping[str, Any]) -> None:
         if self.path is None:
             return
-        with self.path.open("ab") as file:
-            file.write(self._line(record))
-            file.flush()
-            os.fsync(file.fileno())
+        before = 0
+        try:
+            # Unbuffered, so that nothing is written later, after what follows here.
+            with self.path.open("ab", buffering=0) as file:
+                before = file.tell()
+                self._write(file.fileno(), self._line(record))
+                os.fsync(file.fileno())
+        except OSError as error:
+            # The next line must not go on where half of this one ends.
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, before)
+            raise FileUnwrittenError(self.path, error) from error
+
+    @staticmethod
+    def _write(descriptor: int, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]
 
     @staticmethod
     def _key(slice_: Mapping[str, Any], setting: Mapping[str, Any], batch: int) -> tuple[str, str, int]:

@@ -7,18 +7,21 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from ...decoding import NotNegative, Positive, decode_format, read_text
+from ...files import write_text
 from ...offloading import offloaded_model
 from ..characterisation.characterise import Bench, Metric
 from ..characterisation.profile import ResilienceProfile
 from ..characterisation.slices import Run, Slice
 from ..characterisation.stopping import Estimate, Stopping
-from ..schedule import Schedule, Table, constant
+from ..schedule import Schedule, Table, TableDocument, constant
 from ..setting import NOMINAL, Setting
 from ..strategies import Strategy, Unprotected
 from .assignment import Assignment, Problem, assign
@@ -52,10 +55,24 @@ class Outcome:
     predicted_damage : float or None
     """
 
-    energy_j: float
-    time_s: float
+    energy_j: NotNegative
+    time_s: NotNegative
     damage: Estimate | None = None
     predicted_damage: float | None = None
+
+
+@dataclass(frozen=True)
+class _Document:
+    """A policy in JSON, without its format."""
+
+    objective: Literal["energy", "time"]
+    budget: Positive
+    bound: float
+    rounds: list[dict[str, int | float]]
+    nominal: Outcome
+    predicted: Outcome
+    measured: Outcome
+    table: TableDocument
 
 
 @dataclass(frozen=True)
@@ -101,21 +118,41 @@ class Policy:
         return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Policy:
+    def from_json(cls, text: str, source: Path | str = "this") -> Policy:
         """Undo `to_json`.
+
+        Parameters
+        ----------
+        text : str
+            JSON.
+        source : Path or str
+            Where it was read: for messages.
 
         Raises
         ------
-        ValueError
-            It is something else.
+        FileRefusedError
+            It is something else, or has values that cannot be.
         """
-        data = json.loads(text)
-        if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
-            raise ValueError(f"this is no policy: its format is not {FORMAT!r}")
-        for name in ("nominal", "predicted", "measured"):
-            damage = data[name]["damage"]
-            data[name] = Outcome(**{**data[name], "damage": None if damage is None else Estimate(**damage)})
-        return cls(**{**data, "table": Table.from_dict(data["table"])})
+        data = decode_format(text, FORMAT, "policy", _Document, source)
+        return cls(
+            table=data.table.table,
+            objective=data.objective,
+            budget=data.budget,
+            nominal=data.nominal,
+            predicted=data.predicted,
+            measured=data.measured,
+            bound=data.bound,
+            rounds=data.rounds,
+        )
+
+    def save(self, path: Path | str) -> None:
+        """Write `to_json` to a file, whole or not at all; raises `FileUnwrittenError`."""
+        write_text(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls, path: Path | str) -> Policy:
+        """Read what `save` wrote; errors as `from_json`."""
+        return cls.from_json(read_text(Path(path)), Path(path))
 
 
 def make_problem(

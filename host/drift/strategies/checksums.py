@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 
 import torch
 
 from brownout.hw.config import ChecksumConfig
 
+from ...decoding import Count, Form, check, check_tensors
 from ...offloading.execution import ProductCall
 from ...offloading.history import HistoryKey
 from ...protection import Protection
@@ -27,6 +28,20 @@ def classic(tile: int) -> ChecksumConfig:
 
 LOG_RECORDS = 1 << 20
 """Room for everything that the hardware logs."""
+
+
+@dataclass(frozen=True)
+class _Theta:
+    """State of `Recompute`: keys and thresholds."""
+
+    theta: list[tuple[int, int, int, Count]]
+
+
+@dataclass(frozen=True)
+class _Checkpoints:
+    """State of `PublishedDrift`, without the checkpoints: keys and devices."""
+
+    checkpoints: list[tuple[int, int, int, str]]
 
 
 class ZeroingAbft(Strategy):
@@ -84,6 +99,7 @@ class RecomputeAbft(Strategy):
         return State({"theta": [[*astuple(key), theta] for key, theta in self._theta.items()]})
 
     def load_state(self, state: State, run: DriftExecution) -> None:
+        check(state.values, _Theta, "the state of the strategy")
         self._theta = {HistoryKey(*key): theta for *key, theta in state.values["theta"]}
 
     def _learn(self, key: HistoryKey, out: torch.Tensor) -> None:
@@ -151,6 +167,9 @@ class PublishedDrift(Strategy):
         return State({"checkpoints": keys}, tensors)
 
     def load_state(self, state: State, run: DriftExecution) -> None:
+        checkpoints = check(state.values, _Checkpoints, "the state of the strategy").checkpoints
+        forms = {str(place): Form(torch.int32) for place in range(len(checkpoints))}
+        check_tensors(state.tensors, forms, "the state of the strategy")
         self._checkpoints = {
             HistoryKey(*key): run.accelerator.load_slot(state.tensors[str(place)], unwritten=False, device=device)
             for place, (*key, device) in enumerate(state.values["checkpoints"])

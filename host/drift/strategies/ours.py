@@ -11,6 +11,7 @@ import torch
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 
 from ...caching import ProductPredictor
+from ...decoding import Form, check
 from ...offloading.execution import ProductCall
 from ...offloading.history import HistoryKey
 from ...protection import Protection
@@ -92,6 +93,13 @@ class _Held:
     step: float
 
 
+@dataclass(frozen=True)
+class _Values:
+    """State of `PredictedRollback`, without the slots: keys, steps and evaluations."""
+
+    held: list[tuple[int, int, int, float, list[int]]]
+
+
 class PredictedRollback(Rollback):
     """As `Rollback`, but what cannot be corrected gets an extrapolation of the last two evaluations.
 
@@ -128,6 +136,9 @@ class PredictedRollback(Rollback):
         return State({"held": values}, tensors)
 
     def load_state(self, state: State, run: DriftExecution) -> None:
+        check(state.values, _Values, "the state of the strategy")
+        for name, slot in state.tensors.items():
+            Form(torch.int32).check(name, slot, "the state of the strategy")
         self._held.clear()
         for place, (*key, step, nodes) in enumerate(state.values["held"]):
             predictor = ProductPredictor(run.accelerator, damping=self.damping)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,14 +15,14 @@ from torch import nn
 from ...checkpoints import RunCheckpoint
 from ...checkpoints.folder import RunFolder
 from ...checkpoints.identity import identity
+from ...decoding import check_type
 from ...files import digest_of
 from ...state import State
 from ..plan import Plan
 from ..solvers import SolverState
 from ..timeline import Failure
+from .packing import pack, unpack
 from .worker import Evaluation, WorkerState
-
-_PACKAGE = "brownout.host."
 
 
 @dataclass(frozen=True)
@@ -62,51 +60,6 @@ class Meeting:
 
 Evaluations = dict[str, tuple[Evaluation, ...]]
 """Those of an interval, by device."""
-
-
-def pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """JSON that stands for a value; its tensors are added to `tensors`.
-
-    Raises
-    ------
-    TypeError
-        It is, or contains, something other than tensors, numbers, strings, None, tuples, lists, mappings, and
-        dataclasses of Brownout.
-    """
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, torch.Tensor):
-        name = str(len(tensors))
-        tensors[name] = value
-        return ["tensor", name]
-    if isinstance(value, tuple | list):
-        return ["tuple" if isinstance(value, tuple) else "list", *(pack(each, tensors) for each in value)]
-    if isinstance(value, Mapping):
-        return ["dict", *([pack(name, tensors), pack(each, tensors)] for name, each in value.items())]
-    kind = type(value)
-    if dataclasses.is_dataclass(value) and kind.__module__.startswith(_PACKAGE):
-        fields = {each.name: pack(getattr(value, each.name), tensors) for each in dataclasses.fields(value)}
-        return ["dataclass", kind.__module__, kind.__qualname__, fields]
-    raise TypeError(f"a checkpoint cannot hold a {kind.__name__}")
-
-
-def unpack(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    """Undo `pack`."""
-    if not isinstance(tree, list):
-        return tree
-    kind, *rest = tree
-    if kind == "tensor":
-        return tensors[rest[0]]
-    if kind == "dict":
-        return {unpack(name, tensors): unpack(each, tensors) for name, each in rest}
-    if kind == "dataclass":
-        module, name, fields = rest
-        found = getattr(importlib.import_module(module), name, None) if module.startswith(_PACKAGE) else None
-        if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
-            raise TypeError(f"{module}.{name} is no dataclass of Brownout")
-        return found(**{field: unpack(each, tensors) for field, each in fields.items()})
-    values = [unpack(each, tensors) for each in rest]
-    return tuple(values) if kind == "tuple" else values
 
 
 def run_identity(denoiser: nn.Module, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,20 +107,19 @@ class RunLog:
         """Where to go on; None: at the beginning."""
         if self._overwrite:
             self._folder.clear()
-        found = self._folder.find(self._identity)
+        found = self._folder.find(self._identity, _try_state, _try_evaluations)
         if found is None:
             self._folder.begin(self._identity, State(), State())
             return None
         self._count = found.evaluations
         if not self._count:
             return None
-        meeting: Meeting = unpack(found.state.values["meeting"], found.state.tensors)
-        return meeting
+        return _meeting(found.state)
 
     def intervals(self) -> Iterator[Evaluations]:
         """Evaluations of all intervals until then."""
         for number in range(self._count):
-            yield unpack(self._folder.read_evaluation(number).values["evaluations"], {})
+            yield _evaluations(self._folder.read_evaluation(number))
 
     def add_interval(self, evaluations: Evaluations) -> bool:
         """Add an interval: returns whether a state is due."""
@@ -179,3 +131,28 @@ class RunLog:
         """Add the state after all intervals that were added."""
         tensors: dict[str, torch.Tensor] = {}
         self._folder.write_state(self._count, State({"meeting": pack(meeting, tensors)}, tensors))
+
+
+def _meeting(state: State) -> Meeting:
+    found = unpack(state.values["meeting"], state.tensors, "the state")
+    if not isinstance(found, Meeting):
+        raise ValueError(f"there is a {type(found).__name__} instead of a meeting")
+    return found
+
+
+def _evaluations(values: State) -> Evaluations:
+    found: Evaluations = unpack(values.values["evaluations"], {}, "the evaluations")
+    check_type(found, Evaluations, "what is kept of an interval")
+    return found
+
+
+def _try_state(state: State) -> None:
+    # The one before all intervals is empty.
+    if state.values:
+        meeting = _meeting(state)
+        if not 0 < meeting.step <= meeting.plan.steps:
+            raise ValueError(f"the meeting is at step {meeting.step} of {meeting.plan.steps}")
+
+
+def _try_evaluations(values: State) -> None:
+    _evaluations(values)

@@ -17,11 +17,11 @@ import torch
 
 from .executor import Answer, Command, Done, Failed, serve
 from .post import Letter, Post
-from .wire import Wire
-from .worker import Recipe, Worker
+from .wire import HomeWire, PeerWire
+from .worker import Worker
 
 
-def _read_letters(sender: str, wire: Wire, post: Post) -> None:
+def _read_letters(sender: str, wire: PeerWire, post: Post) -> None:
     try:
         while True:
             post.deliver(wire.receive())
@@ -29,7 +29,7 @@ def _read_letters(sender: str, wire: Wire, post: Post) -> None:
         post.cut(sender, str(error))
 
 
-def _read_commands(home: Wire, post: Post, commands: queue.SimpleQueue[tuple[int, Command]]) -> None:
+def _read_commands(home: HomeWire, post: Post, commands: queue.SimpleQueue[tuple[int, Command]]) -> None:
     while True:
         try:
             number, command = home.receive()
@@ -44,15 +44,15 @@ def _read_commands(home: Wire, post: Post, commands: queue.SimpleQueue[tuple[int
 
 def main(arguments: Sequence[str]) -> None:
     """Run a worker until the coordinator is gone."""
-    home = Wire(socket.socket(fileno=int(arguments[0])), "coordinator")
+    home = HomeWire(socket.socket(fileno=int(arguments[0])), "coordinator")
     try:
-        recipe: Recipe = home.receive()
+        recipe = home.receive_recipe()
     except ConnectionError:
         return
     wires = {}
     for argument in arguments[1:]:
         name, _, descriptor = argument.rpartition("=")
-        wires[name] = Wire(socket.socket(fileno=int(descriptor)), name)
+        wires[name] = PeerWire(socket.socket(fileno=int(descriptor)), name)
     torch.set_num_threads(recipe.threads)
 
     def carry(receiver: str, letter: Letter) -> None:

@@ -196,9 +196,15 @@ class PlacedDenoiser:
         return self._costs[key]
 
     def planner(
-        self, inputs: torch.Tensor, conditions: Mapping[str, Any], *, steps: int, warmup: int, max_stride: int = 4
+        self,
+        inputs: torch.Tensor,
+        conditions: Mapping[str, Any],
+        *,
+        steps: int,
+        warmup: int | None = None,
+        max_stride: int = 4,
     ) -> Planner:
-        """Planner for the devices that are left."""
+        """Planner for the devices that are left; `steps` and `warmup` as there."""
         left = tuple(device for device in self.fleet.spec.devices if device.name in self._crew.alive)
         if not left:
             reasons = self._crew.reasons
@@ -219,7 +225,7 @@ class PlacedDenoiser:
         num_inference_steps: int = 50,
         plan: str | Plan = "stadi",
         mode: str = "displaced",
-        warmup_steps: int = 4,
+        warmup_steps: int | None = None,
         max_stride: int = 4,
         coding: ExchangeCoding | str | None = None,
         replan: bool = True,
@@ -249,8 +255,8 @@ class PlacedDenoiser:
             One of `brownout.host.stadi.planner.METHODS`, or a plan of one's own for this fleet.
         mode : {"displaced", "full_sync"}
             ``"full_sync"`` makes all steps synchronous: the image is that of a single device, bit for bit.
-        warmup_steps : int
-            Synchronous steps of plans that are made here.
+        warmup_steps : int, optional
+            Synchronous steps of plans that are made here; by default as in `Planner`: 4, or all of fewer.
         max_stride : int
             Largest stride of them.
         coding : ExchangeCoding or "auto", optional

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 
-from ...errors import ExchangeError
+from ...errors import ExchangeError, FileRefusedError
+from .packing import load_tensors
 
 ATTEMPTS = 3
 """Times that a damaged message is asked for again."""
@@ -74,9 +75,8 @@ class Message:
         return zlib.crc32(self.data) != self.checksum
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Unpack."""
-        unpacked: dict[str, torch.Tensor] = load(self.data)
-        return unpacked
+        """Unpack; raises `FileRefusedError`."""
+        return load_tensors(self.data, str(self.key))
 
 
 @dataclass(frozen=True)
@@ -197,12 +197,15 @@ class Post:
         Interrupted
             The interval is given up.
         ExchangeError
-            It does not come, or comes damaged again and again.
+            It does not come, comes damaged again and again, or is something else.
         """
         for attempt in range(ATTEMPTS + 1):
             message = self._wait(key)
             if not message.damaged:
-                return message.tensors()
+                try:
+                    return message.tensors()
+                except FileRefusedError as error:
+                    raise ExchangeError(f"{key.sender} sent {key}, which {error.reason}", key.sender) from error
             self.damaged += 1
             if attempt < ATTEMPTS:
                 self._transport(key.sender, Again(key, self.name))

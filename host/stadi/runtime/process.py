@@ -13,7 +13,7 @@ from socket import socket, socketpair
 from brownout.cosim.descriptors import reserve_standard_descriptors
 
 from .executor import Command, Executor, Lost
-from .wire import TornError, Wire
+from .wire import HomeWire, TornError
 from .worker import Recipe
 
 END_S = 10.0
@@ -29,7 +29,7 @@ class ProcessExecutor(Executor):
     def __init__(self) -> None:
         super().__init__()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._wires: dict[str, Wire] = {}
+        self._wires: dict[str, HomeWire] = {}
         self._readers: dict[str, threading.Thread] = {}
         self._gone: dict[str, str] = {}
 
@@ -49,12 +49,12 @@ class ProcessExecutor(Executor):
                 for end in mine.values():
                     end.close()
         for recipe in recipes:
-            self._wires[recipe.device.name].send(recipe)
+            self._wires[recipe.device.name].send_recipe(recipe)
 
     def _start(self, name: str, ends: dict[str, socket]) -> None:
         here, there = socketpair()
         with there:
-            self._wires[name] = wire = Wire(here, name)
+            self._wires[name] = wire = HomeWire(here, name)
             command = [sys.executable, "-m", "brownout.host.stadi.runtime.child", str(there.fileno())]
             command += [f"{other}={end.fileno()}" for other, end in ends.items()]
             self._processes[name] = subprocess.Popen(
@@ -68,7 +68,7 @@ class ProcessExecutor(Executor):
         self._readers[name] = threading.Thread(target=self._read, args=(name, wire), name=f"reader {name}", daemon=True)
         self._readers[name].start()
 
-    def _read(self, name: str, wire: Wire) -> None:
+    def _read(self, name: str, wire: HomeWire) -> None:
         while True:
             try:
                 number, answer = wire.receive()

@@ -4,6 +4,9 @@ A device of R x C multipliers is placed on a node that has one of the resource `
 with what they have, as ``ray start --address=... --resources='{"brownout:16x16": 2}'``. Without a cluster (neither
 ``ray.init`` was called nor is ``RAY_ADDRESS`` set) one is started on this machine with what the fleet needs, and ended
 with it.
+
+Actors are handed bytes, names and numbers alone: commands and answers as `packing.to_bytes` has them, with tensors as
+safetensors. What is pickled is the skeleton of the model, once, for actors that this process starts.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
+import ray.cloudpickle
 import torch
 
 from brownout.hw.config import AcceleratorConfig
@@ -23,7 +27,8 @@ from brownout.hw.config import AcceleratorConfig
 from ...errors import FleetError
 from .crew import START_S
 from .executor import Answer, Command, Done, Executor, Failed, Lost, serve
-from .post import Letter, Post
+from .packing import PackedRecipe, from_bytes, pack_recipe, to_bytes, unpack_recipe
+from .post import Again, Key, Letter, Message, Post
 from .worker import Recipe, Worker
 
 END_S = 10.0
@@ -38,30 +43,34 @@ def resource_of(config: AcceleratorConfig) -> str:
 class RayWorker:
     """What an actor runs: a worker in a thread of its own, so that letters and interruptions come meanwhile."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, packed: PackedRecipe) -> None:
+        recipe = unpack_recipe(packed)
         self._peers: dict[str, Any] = {}
         self._commands: queue.SimpleQueue[tuple[int, Command]] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._post = Post(recipe.device.name, self._carry, recipe.patience_s)
         torch.set_num_threads(recipe.threads)
         threading.Thread(target=self._work, args=(recipe,), daemon=True).start()
 
     def _carry(self, receiver: str, letter: Letter) -> None:
         # Nobody waits for the result; an actor that is gone is found out by others.
-        self._peers[receiver].deliver.remote(letter)
+        if isinstance(letter, Again):
+            self._peers[receiver].deliver_again.remote(tuple(letter.key), letter.receiver)
+        else:
+            self._peers[receiver].deliver.remote(tuple(letter.key), letter.data, letter.checksum)
 
     def _work(self, recipe: Recipe) -> None:
         try:
             worker = Worker(recipe, self._post)
         except Exception as error:
-            self._answers.put((0, Failed(f"{type(error).__name__}: {error}")))
+            self._answers.put(to_bytes((0, Failed(f"{type(error).__name__}: {error}"))))
             return
-        self._answers.put((0, Done(None)))
+        self._answers.put(to_bytes((0, Done(None))))
         while True:
             number, command = self._commands.get()
 
             def reply(answer: Answer, number: int = number) -> None:
-                self._answers.put((number, answer))
+                self._answers.put(to_bytes((number, answer)))
 
             serve(worker, command, reply)
 
@@ -70,20 +79,24 @@ class RayWorker:
         self._peers = peers
         return os.getpid()
 
-    def tell(self, number: int, command: Command) -> None:
-        """Take a command."""
-        self._commands.put((number, command))
+    def tell(self, data: bytes) -> None:
+        """Take a command, with its number."""
+        self._commands.put(from_bytes(data, "a command"))
 
     def interrupt(self, epoch: int) -> None:
         """As `Post.interrupt`."""
         self._post.interrupt(epoch)
 
-    def deliver(self, letter: Letter) -> None:
-        """As `Post.deliver`."""
-        self._post.deliver(letter)
+    def deliver(self, key: tuple[int, str, int, str], data: bytes, checksum: int) -> None:
+        """As `Post.deliver`, of a message."""
+        self._post.deliver(Message(Key(*key), data, checksum))
 
-    def answer(self) -> tuple[int, Answer]:
-        """Wait for the next answer."""
+    def deliver_again(self, key: tuple[int, str, int, str], receiver: str) -> None:
+        """As `Post.deliver`, of a request."""
+        self._post.deliver(Again(Key(*key), receiver))
+
+    def answer(self) -> bytes:
+        """Wait for the next answer, with the number of its command."""
         return self._answers.get()
 
 
@@ -119,7 +132,7 @@ class RayExecutor(Executor):
                 resources={resource_of(recipe.device.config): 1},
                 concurrency_groups={"answers": 1, "letters": 2},
             )(_grouped())
-            self._actors[recipe.device.name] = actor.remote(recipe)
+            self._actors[recipe.device.name] = actor.remote(pack_recipe(recipe, ray.cloudpickle.CloudPickler))
         pids = {name: actor.meet.remote(self._others(name)) for name, actor in self._actors.items()}
         try:
             self._pids = {name: ray.get(pid, timeout=START_S) for name, pid in pids.items()}
@@ -152,7 +165,7 @@ class RayExecutor(Executor):
     def _read(self, name: str, actor: Any) -> None:
         while True:
             try:
-                number, answer = ray.get(actor.answer.remote())
+                number, answer = from_bytes(ray.get(actor.answer.remote()), "its answer")
             except Exception as error:
                 self._gone[name] = f"its actor ended: {str(error).splitlines()[0]}"
                 self.answers.put((name, None, Lost(self._gone[name])))
@@ -163,7 +176,7 @@ class RayExecutor(Executor):
         if device in self._gone:
             self.answers.put((device, None, Lost(self._gone[device])))
         else:
-            self._actors[device].tell.remote(number, command)
+            self._actors[device].tell.remote(to_bytes((number, command)))
 
     def interrupt(self, device: str, epoch: int) -> None:
         self._actors[device].interrupt.remote(epoch)
@@ -188,6 +201,6 @@ class RayExecutor(Executor):
 
 def _grouped() -> type[RayWorker]:
     """The actor's class, with the groups of threads that run its methods."""
-    groups = {"answer": "answers", "deliver": "letters", "interrupt": "letters"}
+    groups = {"answer": "answers", "deliver": "letters", "deliver_again": "letters", "interrupt": "letters"}
     methods = {name: ray.method(concurrency_group=group)(getattr(RayWorker, name)) for name, group in groups.items()}
     return type("BrownoutWorker", (RayWorker,), methods)

@@ -157,7 +157,7 @@ def test_impossible_plans_are_refused_with_the_reason():
         Planner(devices, costs).plan(availability={})
     with refused("max_stride must be one of 1, 2, 4, not 3"):
         Planner(devices, costs, max_stride=3)
-    with refused("warmup must be in 0..steps and steps at least 1, not 9 of 5"):
+    with refused("warmup must be in 0..5, because there are 5 steps, not 9; leave it out for as many as fit"):
         Planner(devices, costs, steps=5, warmup=9)
     down = fleet("ab", Links(FREE_LINKS.default, {("b", "a"): None}))
     with refused("the link from b to a is down; leave one of the two out, or use one device"):

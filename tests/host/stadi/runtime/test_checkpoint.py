@@ -9,11 +9,11 @@ import signal
 import pytest
 import torch
 
-from brownout.host import CheckpointWarning, RunCheckpoint
+from brownout.host import CheckpointWarning, FileRefusedError, RunCheckpoint
 from brownout.host.energy import EnergyModel
 from brownout.host.errors import CheckpointError
 from brownout.host.files import read_tensors, write_tensors
-from brownout.host.stadi.runtime.checkpoint import pack, unpack
+from brownout.host.stadi.runtime.packing import pack, unpack
 from brownout.host.stadi.runtime.worker import Evaluation, Worker
 from brownout.host.stadi.timeline import Failure
 
@@ -183,15 +183,51 @@ def test_what_is_packed_comes_back(tmp_path):
 
 @pytest.mark.parametrize("value", [object(), EnergyModel, {1, 2}])
 def test_what_cannot_be_kept_is_refused(value):
-    with pytest.raises(TypeError, match=r"^a checkpoint cannot hold a "):
+    with pytest.raises(TypeError, match=r"^a checkpoint or a message cannot hold a "):
         pack(value, {})
 
 
-@pytest.mark.parametrize("module", ["os", "brownout.hostile", "brownout.host.files"])
-def test_only_dataclasses_are_made(module):
-    name = "system" if module != "brownout.host.files" else "write_tensors"
-    with pytest.raises(TypeError, match=rf"^{module}\.{name} is no dataclass of Brownout$"):
+@pytest.mark.parametrize("module", ["os", "brownout.hostile", "brownout.host.files", "brownout.host.energy"])
+def test_only_dataclasses_of_a_closed_set_are_made(module):
+    name = {"brownout.host.files": "write_tensors", "brownout.host.energy": "EnergyModel"}.get(module, "system")
+    with pytest.raises(FileRefusedError, match=rf"^this has values that cannot be: {module}\.{name} is no dataclass"):
         unpack(["dataclass", module, name, {}], {})
+
+
+@pytest.mark.parametrize(
+    ("tree", "reason"),
+    [
+        (["tensor", "7"], "'7'"),
+        (["tensor"], "not enough values"),
+        (["set", 1], "there are no values of kind 'set'"),
+        ([], "there are no values of kind None"),
+        ({"a": 1}, "has an object where a value should be"),
+        (["dict", [1]], "cannot be"),
+        (["dict", [["list"], 1]], "unhashable"),
+        (["float", "big"], "'big'"),
+    ],
+)
+def test_what_was_not_packed_is_refused(tree, reason):
+    with pytest.raises(FileRefusedError, match=reason):
+        unpack(tree, {})
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"step": "1"}, r"Evaluation.step of this has a wrong form: .* valid integer, not '1'"),
+        ({"rows": 2.0}, r"Evaluation.rows of this has a wrong form"),
+        ({"energy_j": ["float", "nan"]}, r"Evaluation.energy_j of this has a wrong form: .* finite number"),
+        ({"stage_s": ["list", 0.1]}, r"Evaluation.stage_s of this has a wrong form: .* valid tuple"),
+        ({"more": 1}, r"Evaluation has no 'more'"),
+    ],
+)
+def test_fields_of_dataclasses_have_their_types(change, reason):
+    tree = pack(Evaluation(1, 2, None, (0.1, 0.2), 3.0), {})
+    assert unpack(tree, {}) == Evaluation(1, 2, None, (0.1, 0.2), 3.0)
+    tree[3].update(change)
+    with pytest.raises(FileRefusedError, match=reason):
+        unpack(tree, {})
 
 
 @pytest.fixture(scope="module")

@@ -109,6 +109,18 @@ def test_synchronous_images_are_those_of_one_device_for_every_division(case, par
         assert torch.equal(got.latents, expected), rows
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_few_steps_need_no_other_arguments(dit_case, steps):
+    """Fewer than the usual warm-up has: all are synchronous, so the image is that of one device."""
+    expected = dit_case.alone(steps=steps)
+    for options in ({}, {"plan": "uniform"}, {"plan": "elastic"}, {"plan": "single"}, {"mode": "full_sync"}):
+        got = dit_case.generate(num_inference_steps=steps, **options)
+        assert torch.equal(got.latents, expected), options
+        assert got.timeline.latency_s == pytest.approx(got.predicted_s, rel=1e-9)
+    with pytest.raises(PlanError, match=rf"^warmup must be in 0..{steps}, because there are {steps} steps, not 4;"):
+        dit_case.generate(num_inference_steps=steps, warmup_steps=4)
+
+
 def test_synchronous_images_with_dpm_solver(case):
     def own():
         return diffusers.DPMSolverMultistepScheduler(prediction_type="v_prediction", algorithm_type="dpmsolver++")

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import math
+import pickle
+import resource
 import socket
+import struct
 import threading
 import time
+import zlib
 
 import pytest
+import safetensors.torch
 import torch
 
-from brownout.host.errors import ExchangeError
+from brownout.host.errors import ExchangeError, FleetError
+from brownout.host.stadi.runtime import wire as wire_module
+from brownout.host.stadi.runtime.executor import Done, Failed
+from brownout.host.stadi.runtime.packing import pack_recipe, to_bytes, unpack_recipe
 from brownout.host.stadi.runtime.post import ATTEMPTS, Again, Interrupted, Key, Message, Post
-from brownout.host.stadi.runtime.wire import TornError, Wire
+from brownout.host.stadi.runtime.wire import (
+    _HEADER,
+    _MAGIC,
+    FRAME_BYTES,
+    FrameLimitError,
+    HomeWire,
+    PeerWire,
+    TornError,
+)
 
 
 class Office:
@@ -162,35 +179,70 @@ def test_who_waits_for_a_device_whose_connection_breaks_is_told_at_once_and_what
 
 @pytest.fixture
 def pair():
+    """A wire to device a, and the socket at a's end."""
     here, there = socket.socketpair()
-    wire = Wire(here, "test")
+    wire = PeerWire(here, "a")
     yield wire, there
     there.close()
     wire.close()
 
 
 @pytest.fixture
-def wires():
-    ends = [Wire(end, "test") for end in socket.socketpair()]
+def homes():
+    ends = [HomeWire(end, "test") for end in socket.socketpair()]
     yield ends
     for wire in ends:
         wire.close()
 
 
-def test_wires_carry_messages_requests_and_other_objects_in_order(wires):
-    message = Message.of(Key(7, "gerät", 3, "blocks.0"), tensors(2))
-    sent = [message, Again(message.key, "b"), (1, "command"), Message.of(message.key, {"big": torch.zeros(1 << 20)})]
+def test_wires_carry_letters_in_order():
+    a, b = (PeerWire(end, name) for end, name in zip(socket.socketpair(), ("b", "gerät"), strict=True))
+    mine = Message.of(Key(7, "gerät", 3, "blocks.0"), {"big": torch.zeros(1 << 20)})
+    theirs = Message.of(Key(7, "b", 3, "blocks.0"), tensors(2))
+    a.send(mine)
+    a.send(Again(theirs.key, "gerät"))
+    b.send(theirs)
+    # Each end is called after the device at the other one.
+    assert [b.receive(), b.receive(), a.receive()] == [mine, Again(theirs.key, "gerät"), theirs]
+    a.close()
+    b.close()
+
+
+def test_home_wires_carry_commands_and_answers_as_data(homes):
+    sent = [(1, None), (2, Done({"x": (torch.arange(3), 1.5, None, math.inf)})), (3, Failed("why", culprit="b"))]
     for item in sent:
-        wires[0].send(item)
-    assert [wires[1].receive() for _ in sent] == sent
+        homes[0].send(item)
+    got = [homes[1].receive() for _ in sent]
+    assert got[0] == sent[0]
+    assert got[2] == sent[2]
+    found = got[1][1].value["x"]
+    assert torch.equal(found[0], torch.arange(3))
+    assert found[1:] == (1.5, None, math.inf)
+    with pytest.raises(TypeError, match="cannot hold a set"):
+        homes[0].send((4, {1}))
 
 
-def bytes_of(item):
-    """What a wire writes for an object."""
+def test_a_recipe_comes_whole_with_tensors_apart():
+    layer = torch.nn.Linear(64, 64).requires_grad_(False)
+    layer.tied = layer.weight
+    layer.register_buffer("numbers", torch.arange(3).half())
+    skeleton, weights = pack_recipe(layer)
+    assert len(skeleton) < 2000
+    # Weights, once, biases and halves.
+    assert len(safetensors.torch.load(weights)) == 3
+    got = unpack_recipe((skeleton, weights))
+    assert got.tied is got.weight
+    assert isinstance(got.weight, torch.nn.Parameter)
+    assert not got.weight.requires_grad
+    assert torch.equal(got.weight, layer.weight)
+    assert torch.equal(got.numbers, layer.numbers)
+
+
+def bytes_of(send):
+    """What a wire writes when `send` uses it."""
     here, there = socket.socketpair()
-    wire = Wire(here, "test")
-    wire.send(item)
-    wire.send(None)
+    wire = send(here)
+    wire._outgoing.put(None)
     wire._writer.join()
     there.setblocking(False)
     data = there.recv(1 << 16)
@@ -199,12 +251,27 @@ def bytes_of(item):
     return data
 
 
-@pytest.mark.parametrize("item", [Message.of(Key(0, "a", 0, "x"), tensors(2)), (3, "command")], ids=["letter", "other"])
-def test_every_flipped_byte_is_noticed(item):
-    data = bytes_of(item)
+MESSAGE = Message.of(Key(0, "a", 0, "x"), tensors(2))
+
+
+def message(end):
+    wire = PeerWire(end, "test")
+    wire.send(MESSAGE)
+    return wire
+
+
+def command(end):
+    wire = HomeWire(end, "test")
+    wire.send((3, Done("well")))
+    return wire
+
+
+@pytest.mark.parametrize("send", [message, command])
+def test_every_flipped_byte_is_noticed(send):
+    data = bytes_of(send)
     for place in range(len(data)):
         here, there = socket.socketpair()
-        wire = Wire(here, "test")
+        wire = PeerWire(here, "a") if send is message else HomeWire(here, "a")
         there.sendall(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
         there.close()
         try:
@@ -215,8 +282,104 @@ def test_every_flipped_byte_is_noticed(item):
             wire.close()
         # Only what devices exchange is handed on, to be asked for again.
         assert isinstance(got, Message)
-        assert got.key == item.key
+        assert got.key == MESSAGE.key
         assert got.damaged
+
+
+def frame(kind, label, content, *, count=None):
+    """A frame whose sums are right, whatever is in it."""
+    fields = (_MAGIC, kind, len(label), len(content) if count is None else count, zlib.crc32(label))
+    start = _HEADER.pack(*fields, zlib.crc32(content), 0)[:-4]
+    return start + struct.pack("<I", zlib.crc32(start)) + label + content
+
+
+class Evil:
+    def __reduce__(self):
+        return (pytest.fail, ("code of the peer ran in this process",))
+
+
+@pytest.mark.parametrize("kind", [0, 3, 4, 5, 255])
+def test_devices_cannot_send_each_other_anything_but_letters(kind, pair):
+    """Neither commands nor recipes, of which the skeleton is a pickle; it is refused before it is read."""
+    wire, there = pair
+    there.sendall(frame(kind, b"", pickle.dumps(Evil())))
+    with pytest.raises(TornError, match=rf"^sent a frame of kind {kind}, which is not read here$"):
+        wire.receive()
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2, 3, 4])
+def test_coordinators_unpickle_nothing(kind, homes):
+    evil = pickle.dumps(Evil())
+    homes[0]._end.sendall(frame(kind, b"[]", evil))
+    with pytest.raises(TornError, match=r"is not read here|sent what makes no sense"):
+        homes[1].receive()
+
+
+@pytest.mark.parametrize("item", [[1, Done(None)], (1,), ("1", Done(None)), Done(None)])
+def test_answers_have_numbers(item, homes):
+    homes[0]._end.sendall(frame(0, b"", to_bytes(item)))
+    with pytest.raises(TornError, match=r"^sent neither a command nor an answer$"):
+        homes[1].receive()
+
+
+@pytest.mark.parametrize("count", [FRAME_BYTES + 1, 1 << 44, (1 << 64) - 1])
+def test_frames_have_a_limit_that_is_checked_before_memory_is_taken(count, pair):
+    wire, there = pair
+    there.sendall(frame(1, b"", b"", count=count))
+    with pytest.raises(FrameLimitError, match=rf"^announced a frame of {count} bytes; at most {FRAME_BYTES} are read$"):
+        wire.receive()
+
+
+def test_a_header_alone_asks_for_little_memory(pair):
+    wire, there = pair
+    there.sendall(frame(1, b"", b"few", count=FRAME_BYTES))
+    there.close()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ConnectionError, match=r"^closed its connection$"):
+        wire.receive()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 18
+
+
+def test_what_is_too_long_is_not_sent(pair, monkeypatch):
+    monkeypatch.setattr(wire_module._Wire._put, "__defaults__", (64,))
+    with pytest.raises(FleetError, match=r"^a message to a has \d+ bytes and a name of \d+; at most 64 and 4096 are"):
+        pair[0].send(MESSAGE)
+
+
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [
+        (b"[0, 'a', 0, 'x', '']", "without a name"),
+        (b'[0, "a", 0, "x"]', "without a name"),
+        (b'["0", "a", 0, "x", ""]', "without a name"),
+        (b'[true, "a", 0, "x", ""]', "without a name"),
+        (b"[" * 1000, "without a name"),
+        (b"\xff", "without a name"),
+        (b'[0, "c", 0, "x", ""]', "in the name of 'c'"),
+        (b'[0, "c", 0, "x", "a"]', "in the name of 'c'"),
+    ],
+)
+def test_letters_have_names_of_their_sender(label, reason, pair):
+    wire, there = pair
+    there.sendall(frame(1, label, b""))
+    with pytest.raises(TornError, match=rf"^sent a letter {reason}"):
+        wire.receive()
+
+
+def test_requests_come_from_who_asks(pair):
+    wire, there = pair
+    there.sendall(frame(2, b'[0, "me", 0, "x", "c"]', b""))
+    with pytest.raises(TornError, match=r"^sent a letter in the name of 'c'$"):
+        wire.receive()
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 9, b"\xff" * 8, b"\x02" + b"\0" * 7 + b"{}x"])
+def test_a_letter_without_tensors_is_its_senders_fault(data):
+    office = Office("a", "b")
+    office.posts["b"].deliver(Message(Key(0, "a", 0, "x"), data, zlib.crc32(data)))
+    with pytest.raises(ExchangeError, match=r"^a sent x of a at step 0, which has no tensors") as error:
+        office.posts["b"].take(Key(0, "a", 0, "x"))
+    assert error.value.sender == "a"
 
 
 def test_garbage_and_ends_are_told_apart(pair):
@@ -229,7 +392,7 @@ def test_garbage_and_ends_are_told_apart(pair):
 @pytest.mark.parametrize("count", [0, 5, 40])
 def test_a_letter_that_is_cut_off_is_an_end(pair, count):
     wire, there = pair
-    there.sendall(bytes_of((3, "command"))[:count])
+    there.sendall(bytes_of(message)[:count])
     there.close()
     with pytest.raises(ConnectionError, match=r"^closed its connection$") as error:
         wire.receive()
