@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
-from brownout.hw.config import RESIDUE_BITS, AcceleratorConfig, ChecksumConfig
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig
+from brownout.hw.residues import RESIDUE_BITS
 
 from .decoding import Count, NotNegative, Positive, check
 from .operands import GemmShape

@@ -15,7 +15,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from brownout.hw.config import ACC_BITS, RESIDUE_BITS, AcceleratorConfig
+from brownout.hw.config import ACC_BITS, AcceleratorConfig
+from brownout.hw.residues import RESIDUE_BITS
 
 from .twin.state import NOMINAL_LENGTH, check_columns
 

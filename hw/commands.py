@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 COMMAND_BYTES = 256
 """Size of every command; the ring is an array of them."""
 
-COMMAND_VERSION = 1
+COMMAND_VERSION = 2
+"""Raised when a command that was accepted is refused, or does something else."""
 
 CHANNEL_RECORD_BYTES = 16
 """Per output channel: bias int32, mult uint31 in 32 bits, shift in 8 bits, 56 bits that must be zero."""
@@ -71,8 +72,8 @@ GEMM_FIELDS = (
     Field("m", 8, 32, "rows of A and Y, 1..2^24-1"),
     Field("n", 12, 32, "columns of W and Y, 1..2^24-1"),
     Field("k", 16, 32, "columns of A, rows of W, 1..131071"),
-    Field("lda", 20, 32, "bytes from a row of A to the next; bus-aligned; with A_TILED those of a row in all tiles"),
-    Field("ldw", 24, 32, "bytes from a row of W to the next; bus-aligned; with W_TILED those of a row in all tiles"),
+    Field("lda", 20, 32, "bytes from a row of A to the next, 0 for one row; bus-aligned; with A_TILED those of a row in all tiles"),
+    Field("ldw", 24, 32, "bytes from a row of W to the next, 0 for one row; bus-aligned; with W_TILED those of a row in all tiles"),
     Field(
         *("ldy", 28, 32),
         "bytes from a row of Y to the next; bus-aligned, at least a row long; with Y_TILED those of a row in all tiles",
@@ -81,13 +82,12 @@ GEMM_FIELDS = (
     Field("w_addr", 40, 64, "W: int8; bus-aligned"),
     Field("y_addr", 48, 64, "Y: int32 or int8; bus-aligned"),
     Field("channel_addr", 56, 64, "channel table, N records; bus-aligned; zero without CHANNEL"),
-    Field("a_batch_stride", 64, 32, "bytes from A of one product to the next; bus-aligned"),
-    Field("w_batch_stride", 68, 32, "bytes from W of one product to the next; bus-aligned"),
+    Field("a_batch_stride", 64, 32, "bytes from A of one product to the next, 0 for one A; bus-aligned"),
+    Field("w_batch_stride", 68, 32, "bytes from W of one product to the next, 0 for one W; bus-aligned"),
     Field("y_batch_stride", 72, 32, "bytes from Y of one product to the next; bus-aligned"),
     Field("error_key", 76, 32, "names the call in draws of timing errors"),
     Field("first_row", 80, 32, "global row of the first row of this piece"),
     Field("first_col", 84, 32, "global column of the first column of this piece"),
-    Field("first_k_tile", 88, 32, "global k-tile of the first k-tile of this piece"),
     Field("read_base", 96, 64, "first byte that may be read; bus-aligned"),
     Field("read_limit", 104, 64, "first byte after those that may be read; bus-aligned"),
     Field("write_base", 112, 64, "first byte that may be written; bus-aligned"),
@@ -308,7 +308,6 @@ class GemmCommand:
     error_key: int = 0
     first_row: int = 0
     first_col: int = 0
-    first_k_tile: int = 0
     theta: int = 0
     log_addr: int = 0
     log_bytes: int = 0

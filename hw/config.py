@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from .residues import RESIDUE_BITS, residue_weights
+
 ACC_BITS = 32
 """Width of products' sums inside the array, of the accumulators and of raw outputs."""
 
@@ -24,7 +26,7 @@ BATCH_BITS = 16
 MAX_SLAB_K_TILES = 16
 """Bounds the control logic of arrays with very few rows."""
 
-RTL_REVISION = 4
+RTL_REVISION = 5
 """Raised when the generated hardware changes for an unchanged configuration."""
 
 
@@ -85,13 +87,6 @@ TIMING_MODELS = ("none", "flip", "carry")
 
 SYNDROME_BITS = 33
 """Width of the plain row check: one more than an output, so that the error of any single output is unambiguous."""
-
-RESIDUE_BITS = 13
-RESIDUE_MODULUS = (1 << RESIDUE_BITS) - 1
-"""Mersenne prime 8191: reduction is an end-around carry."""
-
-RESIDUE_GENERATORS = (17, 4913)
-"""17 and 17^3 generate all residues modulo 8191; powers of two, the errors to be located, are few of them."""
 
 
 def _signed_digits(value: int) -> int:
@@ -179,8 +174,7 @@ class ChecksumConfig:
         if check == 0:
             return (1,) * self.segment_cols
         if self.scheme == "residue":
-            generator = RESIDUE_GENERATORS[check - 1]
-            return tuple(pow(generator, c + 1, RESIDUE_MODULUS) for c in range(self.segment_cols))
+            return residue_weights(self.segment_cols, check)
         signed = [magnitude * sign for magnitude in ODD_WEIGHTS for sign in (1, -1)][: self.segment_cols]
         # The second locator has the same weights in another order, so that few pairs of errors deceive both.
         return tuple(signed) if check == 1 else tuple(reversed(signed))

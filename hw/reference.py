@@ -111,6 +111,11 @@ def reference_markdown() -> str:
         f"Channel table: one record of {CHANNEL_RECORD_BYTES} bytes per output column: `bias` int32, `mult` uint31 in",
         "4 bytes, `shift` in 1 byte (1..62), 7 bytes of zeros.",
         "",
+        "Operands and the channel table must not lie in what the same command writes, Y and the log: what is read there is",
+        "undefined. The hardware compares no operands with each other, because rows of one may lie between rows of another;",
+        "it refuses every overlap if the read and the write window have no byte in common. Where outputs of one batch",
+        "overlap, the last product stays.",
+        "",
         "## Other commands",
         "",
         "Version and size are those of GEMM; all bytes that are not listed must be zero. "

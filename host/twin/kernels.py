@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brownout.hw.config import RESIDUE_MODULUS, SCHEMES, AcceleratorConfig, ChecksumConfig
+from brownout.hw.config import SCHEMES, AcceleratorConfig, ChecksumConfig
+from brownout.hw.residues import RESIDUE_MODULUS
 
 MAX_CHECKS = 3
 MAX_SEGMENT_COLS = 128

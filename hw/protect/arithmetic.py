@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal, Value
 
-from ..config import RESIDUE_BITS, RESIDUE_MODULUS
+from ..residues import RESIDUE_BITS, RESIDUE_MODULUS
 
 ROW_STEP = 0x9E3779B1
 DIGIT_STEP = 0x7F4A7C15

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Signal, signed
 
-from ..config import RESIDUE_BITS, AcceleratorConfig
+from ..config import AcceleratorConfig
+from ..residues import RESIDUE_BITS
 from .arithmetic import residue
 from .carry import LENGTH_BITS, registered_sum
 

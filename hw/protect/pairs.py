@@ -10,7 +10,8 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import ACC_BITS, RESIDUE_BITS, RESIDUE_MODULUS, SYNDROME_BITS, AcceleratorConfig
+from ..config import ACC_BITS, SYNDROME_BITS, AcceleratorConfig
+from ..residues import RESIDUE_BITS, RESIDUE_MODULUS
 
 _LOW_BITS = RESIDUE_BITS // 2
 

@@ -117,6 +117,30 @@ def test_batches_with_strides(open_simulator: Open, shared_weights: bool) -> Non
             run_cases(simulator, [case])
 
 
+@pytest.mark.parametrize("row_strides", [{"lda": 0}, {"ldw": 0}, {"lda": 0, "ldw": 0}], ids=str)
+def test_row_strides_of_zero_read_one_row_again_and_again(open_simulator: Open, row_strides: dict[str, int]) -> None:
+    simulator, rng = open_simulator(3, 5), np.random.default_rng(15)
+    a, w = random_int8(rng, 2, 9, 7), random_int8(rng, 2, 7, 11)
+    case = GemmCase(simulator.config, a, w)
+    memory = memory_array(simulator)
+    case.write(memory)
+    simulator.run([case.command(**row_strides).encode()])
+    rows_of_a = a[:, :1] if "lda" in row_strides else a
+    rows_of_w = w[:, :1] if "ldw" in row_strides else w
+    expected = np.broadcast_to(rows_of_a, a.shape).astype(int) @ np.broadcast_to(rows_of_w, w.shape).astype(int)
+    assert np.array_equal(case.result(memory), expected)
+    case.check_around(memory)
+
+
+def test_of_outputs_in_one_place_the_last_product_stays(open_simulator: Open) -> None:
+    simulator, rng = open_simulator(3, 5), np.random.default_rng(16)
+    case = GemmCase(simulator.config, random_int8(rng, 3, 9, 7), random_int8(rng, 3, 7, 11))
+    memory = memory_array(simulator)
+    case.write(memory)
+    simulator.run([case.command(y_batch_stride=0).encode()])
+    assert np.array_equal(case.result(memory)[0], case.expected()[2])
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_back_pressure_on_every_channel_changes_nothing(seed: int) -> None:
     rng = np.random.default_rng(seed)

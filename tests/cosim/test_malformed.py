@@ -12,7 +12,14 @@ import pytest
 from brownout.cosim import AxiViolation, CommandError, Simulator
 from brownout.cosim.golden import ChannelTable
 from brownout.cosim.scoreboard import GemmCase
-from brownout.hw.commands import COMMAND_BYTES, ERROR_MEANING, RESERVED_RANGES, ErrorCause, GemmFlag
+from brownout.hw.commands import (
+    COMMAND_BYTES,
+    COMMAND_VERSION,
+    ERROR_MEANING,
+    RESERVED_RANGES,
+    ErrorCause,
+    GemmFlag,
+)
 
 from .conftest import memory_array
 from .gemm_cases import random_channels, random_int8
@@ -57,7 +64,8 @@ FIELD_CASES: list[tuple[ErrorCause, dict[str, Any]]] = [
     (ErrorCause.OPCODE, {"opcode": 0}),
     (ErrorCause.OPCODE, {"opcode": 0xFF}),
     (ErrorCause.VERSION, {"version": 0}),
-    (ErrorCause.VERSION, {"version": 2}),
+    (ErrorCause.VERSION, {"version": COMMAND_VERSION - 1}),
+    (ErrorCause.VERSION, {"version": COMMAND_VERSION + 1}),
     (ErrorCause.FLAGS, {"flags": 1 << 15}),
     (ErrorCause.FLAGS, {"flags": int(GemmFlag.REQUANT), "channel_addr": 0}),
     (ErrorCause.BATCH, {"batch": 0}),
@@ -130,6 +138,14 @@ def test_every_reserved_byte(simulator: Simulator) -> None:
             command = bytearray(good)
             command[offset] = 0x80
             refuse(simulator, bytes(command), ErrorCause.RESERVED)
+
+
+@pytest.mark.parametrize("operand", ["a_addr", "w_addr", "channel_addr"])
+def test_output_over_an_operand_with_disjoint_windows(simulator: Simulator, operand: str) -> None:
+    command = make_case(simulator).command()
+    assert command.read_limit <= command.write_base
+    over = make_case(simulator).command(y_addr=getattr(command, operand))
+    refuse(simulator, over.encode(), ErrorCause.Y_WINDOW)
 
 
 @pytest.mark.parametrize("window", ["read", "write"])

@@ -3,6 +3,8 @@ import re
 import pytest
 
 from brownout.hw.commands import COMMAND_BYTES, ERROR_MEANING, GEMM_FIELDS, RESERVED_RANGES, ErrorCause, GemmCommand
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig
+from brownout.hw.params import params_layout
 
 FIELDS = {
     "m": 1, "n": 2, "k": 3, "a_addr": 16, "w_addr": 32, "y_addr": 48, "lda": 64, "ldw": 80, "ldy": 96,
@@ -25,6 +27,14 @@ def test_fields_and_reserved_bytes_cover_the_command_exactly_once():
 def test_fields_are_naturally_aligned():
     for field in GEMM_FIELDS:
         assert field.offset % (field.bits // 8) == 0, field.name
+
+
+def test_every_field_is_of_use():
+    config = AcceleratorConfig(checksum=ChecksumConfig(), timing_model="flip")
+    checked = {"opcode", "version", "flags", "read_base", "read_limit", "write_base", "write_limit"}
+    assert {field.name for field in GEMM_FIELDS} == checked | {
+        name for name in params_layout(config).members if name in {field.name for field in GEMM_FIELDS}
+    }
 
 
 def test_encoding_puts_every_field_at_its_offset():

@@ -3,8 +3,9 @@ import random
 import pytest
 from amaranth.hdl import Module, Shape, Signal
 
-from brownout.hw.config import ODD_WEIGHTS, RESIDUE_MODULUS, ChecksumConfig
+from brownout.hw.config import ODD_WEIGHTS, ChecksumConfig
 from brownout.hw.protect.arithmetic import large, mix, residue
+from brownout.hw.residues import RESIDUE_MODULUS
 
 from .amaranth_bench import simulate
 

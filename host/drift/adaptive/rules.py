@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
-from brownout.hw.config import RESIDUE_BITS, RESIDUE_MODULUS, ChecksumConfig
+from brownout.hw.config import ChecksumConfig
 
+from .double_errors import unlocated_double_errors
 from .estimate import OUTPUT_BITS
 
 
@@ -46,19 +48,17 @@ def rate_within_budget(rates: Sequence[float], distances: Sequence[float], budge
     return rates[left] * (rates[right] / rates[left]) ** share
 
 
+@lru_cache(maxsize=64)
 def unlocated_share(checksum: ChecksumConfig) -> float:
-    """Share of the pairs of single-bit errors in one segment that cannot be located.
+    """Share of the double errors of one segment that cannot be located.
 
     Without `pairs` that is all; with them those whose sum is 0 or a power of two (the same bit, or neighbouring bits of
     opposite signs), those which are alike to locators (2^13 is 1), so that their places might be exchanged, and those
-    for which other places explain the locators by chance.
+    for which other places explain the locators by chance: `unlocated_double_errors`.
     """
     if not checksum.pairs:
         return 1.0
-    powers = 1 / OUTPUT_BITS + (OUTPUT_BITS - 1) / OUTPUT_BITS**2
-    alike = sum(OUTPUT_BITS - apart for apart in range(RESIDUE_BITS, OUTPUT_BITS, RESIDUE_BITS)) / OUTPUT_BITS**2
-    others = checksum.segment_cols * (checksum.segment_cols + 1)
-    return powers + alike - math.expm1(-others / RESIDUE_MODULUS**checksum.locators)
+    return unlocated_double_errors([checksum.weights(check) for check in range(1, checksum.checks)])
 
 
 def best_theta(rate: float, staleness: float, checksum: ChecksumConfig) -> int:

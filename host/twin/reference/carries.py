@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from brownout.hw.config import RESIDUE_BITS, RESIDUE_MODULUS, AcceleratorConfig, ChecksumConfig
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig
+from brownout.hw.residues import RESIDUE_BITS, RESIDUE_MODULUS
 from brownout.hw.tiling import Block
 
 from ..state import NOMINAL_LENGTH, check_columns

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import permutations
 
 from brownout.hw.commands import LOG_PLAIN_CHECK, GemmFlag
-from brownout.hw.config import RESIDUE_MODULUS, ChecksumConfig
+from brownout.hw.config import ChecksumConfig
+from brownout.hw.residues import RESIDUE_MODULUS
 from brownout.hw.tiling import Block
 
 from .command import Command

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brownout.hw.config import RESIDUE_MODULUS, AcceleratorConfig, ChecksumConfig
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig
+from brownout.hw.residues import RESIDUE_MODULUS
 
 Ints = NDArray[np.integer[Any]]
 

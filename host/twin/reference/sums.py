@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from brownout.hw.config import RESIDUE_MODULUS
+from brownout.hw.residues import RESIDUE_MODULUS
 from brownout.hw.tiling import Block
 
 from .command import Command

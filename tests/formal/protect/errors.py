@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from amaranth.hdl import Array, Assume, Const, Mux, Signal
 
+from brownout.hw.config import ChecksumConfig
+
 MODULUS = 8191
 
 
 def weights(cols: int) -> list[int]:
     """Weights of the places of a segment in the first locator; the last place is the plain check."""
-    return [pow(17, c + 1, MODULUS) for c in range(cols)] + [0]
+    return [*ChecksumConfig(segment_cols=cols).weights(1), 0]
 
 
 class SingleBitError:
