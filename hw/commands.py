@@ -72,8 +72,14 @@ GEMM_FIELDS = (
     Field("m", 8, 32, "rows of A and Y, 1..2^24-1"),
     Field("n", 12, 32, "columns of W and Y, 1..2^24-1"),
     Field("k", 16, 32, "columns of A, rows of W, 1..131071"),
-    Field("lda", 20, 32, "bytes from a row of A to the next, 0 for one row; bus-aligned; with A_TILED those of a row in all tiles"),
-    Field("ldw", 24, 32, "bytes from a row of W to the next, 0 for one row; bus-aligned; with W_TILED those of a row in all tiles"),
+    Field(
+        *("lda", 20, 32),
+        "bytes from a row of A to the next, 0 for one row; bus-aligned; with A_TILED those of a row in all tiles",
+    ),
+    Field(
+        *("ldw", 24, 32),
+        "bytes from a row of W to the next, 0 for one row; bus-aligned; with W_TILED those of a row in all tiles",
+    ),
     Field(
         *("ldy", 28, 32),
         "bytes from a row of Y to the next; bus-aligned, at least a row long; with Y_TILED those of a row in all tiles",
