@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from brownout.cosim import ProtocolError, Simulator, build_simulator, process
-from brownout.cosim.environment import build_environment, own_environment
+from brownout.cosim.environment import build_environment, emission_environment, own_environment
 from brownout.cosim.scoreboard import GemmCase
 
 from .conftest import memory_array, small_config
@@ -112,3 +112,19 @@ def test_build_and_testbench_keep_what_users_have_set_up(monkeypatch: pytest.Mon
             "PYTHONDONTWRITEBYTECODE",
         ]
     assert build_environment(tmp_path)["TMPDIR"] == str(tmp_path)
+
+
+def test_emission_runs_the_yosys_of_the_package_and_needs_no_writable_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMARANTH_USE_YOSYS", "system")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = dict(os.environ)
+    with emission_environment(tmp_path / "root"):
+        assert os.environ["AMARANTH_USE_YOSYS"] == "builtin"
+        assert os.environ["XDG_CACHE_HOME"] == str(tmp_path / "cache")
+    assert dict(os.environ) == before
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/cache")
+    with emission_environment(tmp_path / "root"):
+        assert os.environ["XDG_CACHE_HOME"] == str(tmp_path / "root")
+    assert os.environ["XDG_CACHE_HOME"] == "/proc/cache"
