@@ -13,15 +13,11 @@ from typing import Any
 
 from cocotb.triggers import ReadOnly, RisingEdge, Trigger
 
-from brownout.hw.registers import IRQ_DONE, IRQ_ERROR, OFFSETS, RETIRED_MODULUS, STATUS_BUSY, STATUS_ERROR
+from brownout.hw.registers import IRQ_DONE, IRQ_ERROR, OFFSETS, RETIRED_MODULUS, STATUS_ERROR
 
 
 class AxiLiteError(Exception):
     """A register access was answered with an error response."""
-
-
-class RingBusyError(Exception):
-    """Commands are to be run, but the device has not been left idle."""
 
 
 class AxiLiteDriver:
@@ -121,6 +117,37 @@ class AxiLiteDriver:
                 values.append(int(self._rdata.value))
         return values
 
+    async def write_while_reading(self, address: int, value: int, read_address: int) -> int:
+        """Write one register and read another, both offered in the same cycle; returns what is read.
+
+        Raises
+        ------
+        AxiLiteError
+            A response is not OKAY.
+        """
+        self._awaddr.value, self._wdata.value, self._araddr.value = address, value, read_address
+        for pin in (self._awvalid, self._wvalid, self._arvalid):
+            pin.value = 1
+        waiting = [(self._awvalid, self._awready), (self._wvalid, self._wready), (self._arvalid, self._arready)]
+        written: int | None = None
+        found: tuple[int, int] | None = None
+        while written is None or found is None:
+            await ReadOnly()
+            taken = [(valid, ready) for valid, ready in waiting if ready.value == 1]
+            await self._next_cycle()
+            for pair in taken:
+                pair[0].value = 0
+                waiting.remove(pair)
+            if written is None and self._bvalid.value == 1:
+                written = int(self._bresp.value)
+            if found is None and self._rvalid.value == 1:
+                found = int(self._rdata.value), int(self._rresp.value)
+        if written:
+            raise AxiLiteError(f"write to 0x{address:03x} was answered with response {written}")
+        if found[1]:
+            raise AxiLiteError(f"read of 0x{read_address:03x} was answered with response {found[1]}")
+        return found[0]
+
     async def write_register(self, name: str, value: int) -> None:
         """Write a register by its name in `brownout.hw.registers`."""
         await self.write(OFFSETS[name], value)
@@ -200,26 +227,17 @@ class RingDriver:
         return await self._bus.read_register("RING_HEAD")
 
     async def run_to(self, tail: int) -> RingRun:
-        """Run the commands up to ring entry `tail`, and acknowledge the interrupt.
-
-        Raises
-        ------
-        RingBusyError
-            The device is at work, or stopped, already: what it completes would not be known from what is asked for now.
-        """
-        status, began = await self._bus.read_many([OFFSETS["STATUS"], OFFSETS["RETIRED"]])
-        if status:
-            raise RingBusyError("the device is busy" if status & STATUS_BUSY else "the ring is stopped by an error")
-        await self._bus.write_register("RING_TAIL", tail)
+        """Run the commands up to ring entry `tail`, and acknowledge the interrupt."""
+        # Read in the cycle of the doorbell, before the first command can be there.
+        began = await self._bus.write_while_reading(OFFSETS["RING_TAIL"], tail, OFFSETS["RETIRED"])
         if self._irq.value != 1:
             await self._irq_edge
             if self._align is not None:
                 await self._align()
-        irq, retired = await self._bus.read_many([OFFSETS["IRQ"], OFFSETS["RETIRED"]])
-        failed = irq & IRQ_ERROR
+        failed = await self._bus.read_register("IRQ") & IRQ_ERROR
         if failed:
             cause, index = await self._bus.read_many([OFFSETS["ERROR_CAUSE"], OFFSETS["ERROR_INDEX"]])
-        await self._bus.write_register("IRQ", IRQ_DONE | IRQ_ERROR)
+        retired = await self._bus.write_while_reading(OFFSETS["IRQ"], IRQ_DONE | IRQ_ERROR, OFFSETS["RETIRED"])
         if not failed:
             return RingRun(began, retired, None)
         # The ring leaves the bad command a few cycles after the write; until then the head is not the next entry.

@@ -40,6 +40,7 @@ class Server:
         self._bus = AxiLiteDriver(dut, _next_cycle)
         self._ring = RingDriver(dut, self._bus)
         self._memory = DramModel()
+        self._served = -1
 
     async def reset(self, request: dict[str, Any]) -> dict[str, Any]:
         """Assert the reset pin for a few cycles; memory keeps its content."""
@@ -93,6 +94,9 @@ class Server:
         if number[0] != host:
             # It has inherited the socket. The reply may reach the host, which knows by the number that it is not its.
             return {"number": number, "failed": f"process {number[0]} has not started this simulator, but {host}"}
+        if number[1] != self._served + 1:
+            return {"number": number, "failed": f"request {number[1]} came after request {self._served}"}
+        self._served += 1
         try:
             handlers = {
                 "reset": self.reset,

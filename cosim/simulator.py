@@ -117,6 +117,8 @@ class Simulator:
         self.ring_base = self.usable_bytes
         self._entries = self.ring_bytes // COMMAND_BYTES
         self._tail = self._retired = 0
+        # Whether the doorbell was rung by hand: what is under way then is not known.
+        self._rung = False
         reserve_standard_descriptors()
         # The file has no name, so nothing is left of it once both processes are gone.
         self.memory_fd = os.memfd_create("brownout-dram")
@@ -188,6 +190,7 @@ class Simulator:
         self._move_ring(self.ring_base)
         addresses = [OFFSETS["RING_HEAD"], OFFSETS["RETIRED"]]
         self._tail, self._retired = self._request(op="read", addresses=addresses)["values"]
+        self._rung = False
 
     def _move_ring(self, base: int) -> None:
         values = {"RING_BASE_LO": base & 0xFFFFFFFF, "RING_BASE_HI": base >> 32, "RING_ENTRIES": self._entries}
@@ -233,6 +236,8 @@ class Simulator:
                 raise ValueError(f"a command is {COMMAND_BYTES} bytes, not {len(command)}")
         at_once = self._entries - 1  # a full ring would look like an empty one
         with self._lock:
+            if self._rung:
+                raise ProtocolError("RING_TAIL was written by hand; call soft_reset() or hard_reset() first", self.log)
             for start in range(0, len(commands), at_once):
                 part = commands[start : start + at_once]
                 for i, command in enumerate(part):
@@ -326,7 +331,9 @@ class Simulator:
         """
         if not 0 <= value < 1 << 32:
             raise ValueError(f"a register holds 32 bits, not {value!r}")
-        self._request(op="write", pairs=[(OFFSETS[name], value)])
+        with self._lock:
+            self._rung = self._rung or name == "RING_TAIL"
+            self._request(op="write", pairs=[(OFFSETS[name], value)])
 
     def counters(self, names: Collection[str] | None = None) -> dict[str, int]:
         """Counters since reset: those of `brownout.hw.registers.counters`, and ``dram_row_activations``.

@@ -243,14 +243,19 @@ def test_locks_of_other_threads_do_not_hang_a_child(simulator: Simulator) -> Non
     run_case(simulator)
 
 
+def next_request(simulator: Simulator) -> list[int]:
+    """The number that the simulator expects, taken from the host."""
+    assert simulator._process is not None
+    return [os.getpid(), next(simulator._process._requests)]
+
+
 def test_commands_that_another_process_got_through_are_noticed(simulator: Simulator, stranger: Stranger) -> None:
     run_case(simulator)
-    base = simulator.ring_base
-    entry = base + simulator.read_register("RING_HEAD") * COMMAND_BYTES
+    head = simulator.read_register("RING_HEAD")
+    entry = simulator.ring_base + head * COMMAND_BYTES
     simulator.memory[entry : entry + COMMAND_BYTES] = FENCE
-    reply = stranger.ask(
-        op="run", tail=simulator.read_register("RING_HEAD") + 1, bus_bytes=CONFIG.bus_bytes, number=[os.getpid(), 10**6]
-    )
+    number = next_request(simulator)
+    reply = stranger.ask(op="run", tail=head + 1, bus_bytes=CONFIG.bus_bytes, number=number)
     assert reply["completed"] == 1
     # The head is where the parent's doorbell wants it, and as many commands have been completed.
     message = (
@@ -284,18 +289,19 @@ def test_a_request_of_another_process_changes_nothing(simulator: Simulator, stra
     run_case(simulator, seed=1)
 
 
-def test_a_device_that_is_at_work_already_is_no_place_for_a_run(simulator: Simulator, spared: list[bool]) -> None:
-    entry = simulator.ring_base + simulator.read_register("RING_HEAD") * COMMAND_BYTES
-    simulator.memory[entry : entry + COMMAND_BYTES] = FENCE
-    # No simulated time passes between calls but for register accesses.
-    simulator.write_register("RING_TAIL", simulator.read_register("RING_HEAD") + 1)
-    with pytest.raises(
-        ProtocolError, match=r"^request 'run' failed in the simulator: RingBusyError: the device is busy"
-    ):
-        simulator.run([FENCE])
-    assert spared
-    simulator.hard_reset()
+def test_a_request_out_of_order_changes_nothing(simulator: Simulator, stranger: Stranger) -> None:
+    reply = stranger.ask(op="write", pairs=[[OFFSETS["RING_BASE_LO"], 0]], number=[os.getpid(), 10**6])
+    assert re.match(r"^request 1000000 came after request \d+$", str(reply["failed"]))
     run_case(simulator)
+
+
+def test_after_a_doorbell_by_hand_a_reset_is_wanted(simulator: Simulator) -> None:
+    for reset in (simulator.soft_reset, simulator.hard_reset):
+        simulator.write_register("RING_TAIL", simulator.read_register("RING_HEAD"))
+        with pytest.raises(ProtocolError, match=r"^RING_TAIL was written by hand; call soft_reset\(\) or hard_"):
+            simulator.run([FENCE])
+        reset()
+        run_case(simulator)
 
 
 def test_commands_before_a_failed_one_are_counted(simulator: Simulator) -> None:
