@@ -29,11 +29,12 @@ def quantize_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Returns
     -------
     (torch.Tensor, torch.Tensor)
-        int8 (N, K) in -127..127, and float32 scales (N,); a channel of zeros has scale 1.
+        int8 (N, K) in -127..127, and float32 scales (N,). A channel of zeros, or of magnitudes that float32 has no
+        scale for (below 1e-43), has scale 1; that of one with a NaN or infinite weight is NaN or infinite.
     """
     values = weight.detach().float()
-    absmax = values.abs().amax(dim=1)
-    scale = torch.where(absmax > 0, absmax / INT8_MAX, 1.0)
+    scale = values.abs().amax(dim=1) / INT8_MAX
+    scale = torch.where(scale == 0, 1.0, scale)
     quantized = (values / scale[:, None]).round().clamp_(-INT8_MAX, INT8_MAX).to(torch.int8)
     return quantized, scale
 

@@ -64,14 +64,15 @@ class LayerCalibration:
 
     def smooth(self, layer: nn.Linear | nn.Conv2d) -> torch.Tensor:
         """Float weights of `layer`, times the smoothing of their input channel."""
-        weight = layer.weight.detach()
-        if self.smoothing is None:
-            return weight
-        factors = self.smoothing.to(weight.device)
-        if isinstance(layer, nn.Linear):
-            return weight.float() * factors
-        grouped = weight.float().unflatten(0, (layer.groups, -1))
-        return (grouped * factors.view(layer.groups, 1, -1, 1, 1)).flatten(0, 1)
+        return smoothed(layer.weight.detach(), self.smoothing, layer.groups if isinstance(layer, nn.Conv2d) else 1)
+
+
+def smoothed(weight: torch.Tensor, factors: torch.Tensor | None, groups: int = 1) -> torch.Tensor:
+    """Weights (N, C / groups, ...) times the factor (C,) of their input channel, in float32 if there are any."""
+    if factors is None:
+        return weight
+    grouped = weight.float().unflatten(0, (groups, -1))
+    return (grouped * factors.to(weight.device).view(groups, 1, -1, *[1] * (weight.ndim - 2))).flatten(0, 1)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ def int8_conv2d(
         (B, N, rows, columns), dtype and memory format of `image`.
     """
     offloaded: OffloadedConv2d = find(layer)
+    offloaded.refresh()
     product = offloaded.product
     check_values(product.name, image)
     index = 0 if group is None else int(group)
@@ -154,7 +155,7 @@ class OffloadedConv2d(OffloadedLayer):
         # As F.pad wants it, columns first; "same" may be uneven.
         self.padding = list(conv._reversed_padding_repeated_twice)
         self.halo: Halo | None = None
-        super().__init__(conv, calibration.smooth(conv), model, name, calibration)
+        super().__init__(conv, model, name, calibration)
 
     @property
     def divides_rows(self) -> bool:
@@ -169,8 +170,8 @@ class OffloadedConv2d(OffloadedLayer):
         return self.padding[2], max(0, span - self.padding[2] - self.stride[0] + 1)
 
     def matrix(self) -> torch.Tensor:
-        outputs, share, *kernel = self.weight.shape
-        grouped = self.weight.view(self.groups, outputs // self.groups, share, *kernel)
+        outputs, share, *kernel = self.integers.shape
+        grouped = self.integers.view(self.groups, outputs // self.groups, share, *kernel)
         matrix = grouped.permute(0, 3, 4, 2, 1).reshape(self.groups, -1, outputs // self.groups)
         return matrix if self.groups > 1 else matrix[0]
 
@@ -192,7 +193,7 @@ class OffloadedConv2d(OffloadedLayer):
         return result[0] if single else result
 
     def extra_repr(self) -> str:
-        outputs, share = self.weight.shape[:2]
+        outputs, share = self.integers.shape[:2]
         return (
             f"{share * self.groups}, {outputs}, kernel_size={tuple(self.kernel)}, stride={tuple(self.stride)}, "
             f"padding={tuple(self.padding)}, dilation={tuple(self.dilation)}, groups={self.groups}, "

@@ -46,6 +46,7 @@ def int8_linear(
         (..., N), dtype of `values`.
     """
     offloaded: OffloadedLinear = find(layer)
+    offloaded.refresh()
     product = offloaded.product
     check_values(product.name, values)
     index = 0 if group is None else int(group)
@@ -76,10 +77,10 @@ class OffloadedLinear(OffloadedLayer):
 
     def __init__(self, linear: nn.Linear, model: OffloadedModel, name: str, calibration: LayerCalibration) -> None:
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        super().__init__(linear, calibration.smooth(linear), model, name, calibration)
+        super().__init__(linear, model, name, calibration)
 
     def matrix(self) -> torch.Tensor:
-        return self.weight.T
+        return self.integers.T
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Map (..., K) to (..., N)."""

@@ -144,6 +144,8 @@ def restore(module: nn.Module) -> None:
             attention.remove(each)
     offloaded = [layer for layer in module.modules() if isinstance(layer, OffloadedLayer)]
     _replace(module, {layer: layer.replaced[0] for layer in offloaded})
+    for layer in offloaded:
+        layer.release()
     if hasattr(module, _STATE):
         model, _, handle = getattr(module, _STATE)
         for product in model.products:

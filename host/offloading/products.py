@@ -201,6 +201,8 @@ class OffloadedProduct:
 
     def load(self, weights: torch.Tensor, steps: list[float]) -> None:
         """Make int8 (K, N) or (B, K, N) resident, for inputs with these scales (for each timestep group)."""
+        # The old ones first: there need not be room for both.
+        self.weights = None
         self.weights = self.model.accelerator.upload(weights)
         self.steps = steps
 

@@ -22,7 +22,7 @@ from ..decoding import check, parse, read_text
 from ..errors import FileRefusedError
 from ..files import write_text
 from ..models.spec import get_spec
-from ..offloading import LayerCalibration, load_offloaded, save_offloaded
+from ..offloading import load_offloaded, save_offloaded
 from ..offloading.layer import OffloadedLayer
 from .denoiser import denoiser_of
 from .shipped import ShippedPipeline
@@ -146,7 +146,10 @@ def load(folder: Path, accelerator: Accelerator) -> Any:
     _, denoiser = denoiser_of(pipeline)
     load_offloaded(denoiser, accelerator, folder / OFFLOADED)
     if isinstance(manifest, _Saved):
-        _dequantize_replaced(denoiser)
+        # Float layers were made with random weights.
+        for layer in denoiser.modules():
+            if isinstance(layer, OffloadedLayer):
+                layer.settle()
     return pipeline
 
 
@@ -159,18 +162,3 @@ def _load_diffusers(folder: Path, manifest: _Saved) -> Any:
     denoiser = architecture.from_config(architecture.load_config(folder / name))
     given = {name: denoiser.to(dtypes[name]).eval(), **dict.fromkeys(manifest.absent)}
     return diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=dtypes, **given)
-
-
-@torch.no_grad()
-def _dequantize_replaced(denoiser: nn.Module) -> None:
-    """Give float layers, which were made with random weights, those of the int8 layers in their place."""
-    for layer in denoiser.modules():
-        if not isinstance(layer, OffloadedLayer):
-            continue
-        (replaced,) = layer.replaced
-        assert isinstance(replaced, (nn.Linear, nn.Conv2d))
-        scale = layer.weight_scale.view(-1, *[1] * (layer.weight.ndim - 1))
-        replaced.weight.copy_(layer.weight.float() * scale)
-        if layer.smoothing is not None:
-            undo = LayerCalibration(layer.product.kind, layer.input_scale, 1 / layer.smoothing)
-            replaced.weight.copy_(undo.smooth(replaced))
