@@ -229,6 +229,9 @@ class DriftExecution(Execution):
             self.listener.product_checked(self, call, setting, protection, found)
         return result
 
+    def forget_product(self, number: int) -> None:
+        self.strategy.forget_product(number)
+
     def scratch(self, name: str, call: ProductCall) -> torch.Tensor:
         """int32 memory of the shape of a product's sums."""
         return self.model.scratch(name, call.shape, torch.int32, call.a.device)

@@ -66,6 +66,9 @@ class Execution:
     def begin_run(self, model: OffloadedModel) -> None:
         """Another image begins: forget everything about the last."""
 
+    def forget_product(self, number: int) -> None:
+        """Forget the values of a product, as `History.forget_product`."""
+
     def describe(self) -> dict[str, Any]:
         """What makes this execution different from others, as JSON: a run goes on with an equal one only."""
         return {"execution": type(self).__name__}

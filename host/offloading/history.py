@@ -124,6 +124,11 @@ class History:
         """Forget the values of a key: for example because its product failed half way."""
         self._slots.pop(key, None)
 
+    def forget_product(self, number: int) -> None:
+        """Forget the values of a product: its weights are others, and so is the meaning of sums."""
+        for key in [key for key in self._slots if key.product == number]:
+            del self._slots[key]
+
     def state(self) -> State:
         """All values, and which of their slots no product has been written to."""
         slots = [

@@ -77,14 +77,17 @@ class OffloadedLayer(nn.Module, abc.ABC):
         self.register_buffer("input_scale", calibration.scales.to(device, copy=True))
         self.register_buffer("smoothing", None if smoothing is None else smoothing.to(device, copy=True))
         self._loaded = False
-        with torch.inference_mode(False), torch.no_grad():
-            integers, scale = self._quantised(name, self._source.values)
-            self.register_buffer("integers", integers, persistent=False)
-            self.register_buffer("weight_scale", scale)
-            self._derive()
         self.product = OffloadedProduct(model, name, calibration.kind, calibration.sqnr_db)
         self.number = register(self)
-        self.product.load(self.matrix(), self.input_scale.tolist())
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                integers, scale = self._quantised(self._source.values)
+                self.register_buffer("integers", integers, persistent=False)
+                self.register_buffer("weight_scale", scale)
+                self._upload()
+        except BaseException:
+            self.release()
+            raise
 
     @abc.abstractmethod
     def matrix(self) -> torch.Tensor:
@@ -144,23 +147,25 @@ class OffloadedLayer(nn.Module, abc.ABC):
                 f"layer {self.product.name!r} got weights of shape {tuple(values.shape)}, "
                 f"but was offloaded with {tuple(self.integers.shape)}; call restore first"
             )
-        integers, scale = self._quantised(self.product.name, values)
+        integers, scale = self._quantised(values)
         if self._loaded:
             # Channels that were not written to keep the integers that were loaded.
             kept = (self._dequantise()().to(values.dtype) == values).flatten(1).all(1)
             integers[kept], scale[kept] = self.integers[kept], self.weight_scale[kept]
-        if not (torch.equal(integers, self.integers) and torch.equal(scale, self.weight_scale)):
+        same = torch.equal(integers, self.integers) and torch.equal(scale, self.weight_scale)
+        # There are no resident ones if there was no room for them the last time.
+        if not same or self.product.weights is None:
             self.integers.copy_(integers)
             self.weight_scale.copy_(scale)
             self._upload()
         self._writes = writes
 
-    def _quantised(self, name: str, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _quantised(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         integers, scale = quantize_weight(smoothed(values, self.smoothing, self.groups).flatten(1))
         if not scale.isfinite().all():
             channel = int((~scale.isfinite()).nonzero()[0])
             raise ValueError(
-                f"layer {name!r} has NaN or infinite weights in output channel {channel}; "
+                f"layer {self.product.name!r} has NaN or infinite weights in output channel {channel}; "
                 "load good ones, or exclude it with filter_fn"
             )
         return integers.view(values.shape), scale
@@ -270,6 +275,7 @@ class OffloadedLayer(nn.Module, abc.ABC):
     def _convert(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Apply `fn` to the float layer and to the weights, without another quantisation if it merely converts them."""
         source, (layer,) = self._source, self.replaced
+        layer.bias = self.bias
         before = None if source.is_made_later else source.values
         # The float parameters themselves, past what stands for them.
         with torch._C.DisableTorchFunctionSubclass():

@@ -114,20 +114,27 @@ def offload(
     for layer, name in layers.items():
         _check_scales(name, kind_of(layer), calibration)
     model = OffloadedModel(accelerator, TimestepGroups(calibration.timestep_bounds), observer)
-    replacements: dict[nn.Module, nn.Module] = {}
+    replacements: dict[nn.Module, OffloadedLayer] = {}
     calls: dict[nn.Module, list[AttentionCall]] = {}
-    # In the order of the model, so that products are numbered alike in every run.
-    for each in module.modules():
-        if each in owners:
-            name, scales = owners[each]
-            device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
-            calls[each] = [
-                AttentionCall(model, call_name(name, index), scale, device) for index, scale in enumerate(scales)
-            ]
-        if isinstance(each, nn.Linear) and each in layers:
-            replacements[each] = OffloadedLinear(each, model, layers[each], calibration.layers[layers[each]])
-        elif isinstance(each, nn.Conv2d) and each in layers:
-            replacements[each] = OffloadedConv2d(each, model, layers[each], calibration.layers[layers[each]])
+    try:
+        # In the order of the model, so that products are numbered alike in every run.
+        for each in module.modules():
+            if each in owners:
+                name, scales = owners[each]
+                device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
+                calls[each] = [
+                    AttentionCall(model, call_name(name, index), scale, device) for index, scale in enumerate(scales)
+                ]
+            if isinstance(each, nn.Linear) and each in layers:
+                replacements[each] = OffloadedLinear(each, model, layers[each], calibration.layers[layers[each]])
+            elif isinstance(each, nn.Conv2d) and each in layers:
+                replacements[each] = OffloadedConv2d(each, model, layers[each], calibration.layers[layers[each]])
+    except BaseException:
+        for replacement in replacements.values():
+            replacement.release()
+        for product in model.products:
+            product.weights = None
+        raise
     _replace(module, replacements)
     for owner, each_call in calls.items():
         OffloadedAttention(owner, owners[owner][0], each_call)

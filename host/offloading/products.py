@@ -200,7 +200,12 @@ class OffloadedProduct:
         self.evaluations = dict(counts["evaluations"])
 
     def load(self, weights: torch.Tensor, steps: list[float]) -> None:
-        """Make int8 (K, N) or (B, K, N) resident, for inputs with these scales (for each timestep group)."""
+        """Make int8 (K, N) or (B, K, N) resident, for inputs with these scales (for each timestep group).
+
+        Histories of sums with other weights are forgotten.
+        """
+        self.model.history.forget_product(self.number)
+        self.model.execution.forget_product(self.number)
         # The old ones first: there need not be room for both.
         self.weights = None
         self.weights = self.model.accelerator.upload(weights)

@@ -69,6 +69,9 @@ class Strategy(abc.ABC):
     def begin_run(self, run: DriftExecution) -> None:  # noqa: B027 - most have nothing to forget
         """Another image begins: forget everything about the last."""
 
+    def forget_product(self, number: int) -> None:  # noqa: B027
+        """Forget the values of a product: its weights are others, and so is the meaning of sums."""
+
     def begin_evaluation(self, run: DriftExecution) -> None:  # noqa: B027
         """The next evaluation of the denoiser begins."""
 

@@ -161,6 +161,9 @@ class PublishedDrift(Strategy):
     def begin_run(self, run: DriftExecution) -> None:
         self._checkpoints.clear()
 
+    def forget_product(self, number: int) -> None:
+        self._checkpoints = {key: values for key, values in self._checkpoints.items() if key.product != number}
+
     def state(self) -> State:
         keys = [[*astuple(key), str(values.device)] for key, values in self._checkpoints.items()]
         tensors = {str(place): values for place, values in enumerate(self._checkpoints.values())}

@@ -126,6 +126,9 @@ class PredictedRollback(Rollback):
     def begin_run(self, run: DriftExecution) -> None:
         self._held.clear()
 
+    def forget_product(self, number: int) -> None:
+        self._held = {key: held for key, held in self._held.items() if key.product != number}
+
     def state(self) -> State:
         values: list[list[Any]] = []
         tensors: dict[str, torch.Tensor] = {}

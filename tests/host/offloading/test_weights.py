@@ -7,6 +7,7 @@ import gc
 import io
 import re
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parameters_to_vector, parametrize, prune, vector_to_parameters
 
-from brownout.host import calibrate, load_offloaded, offload, restore, save_offloaded
+from brownout.host import Accelerator, Protection, calibrate, load_offloaded, offload, restore, save_offloaded
+from brownout.hw.config import ChecksumConfig
 
 
 def make(kind="linear", seed=5):
@@ -359,6 +361,34 @@ def test_weights_that_are_not_finite_are_refused_with_the_layers_name(bad, twin,
         net.state_dict()
     net[0].weight.copy_(good)
     assert torch.equal(net(values), expected)
+
+
+def test_a_model_with_a_bad_weight_stays_as_it_was(twin, generator):
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).requires_grad_(False)
+    values = torch.randn(3, 4, generator=generator)
+    calibration = calibrate(net, lambda m: m(values))
+    net[1].weight[1, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"^layer '1' has NaN") as info:
+        offload(net, twin, calibration=calibration)
+    assert info.value is not None
+    assert [type(each.weight) for each in net] == [nn.Parameter] * 2
+    assert not twin._device._layout.resident
+
+
+def test_sums_of_other_weights_are_no_history(config, values, calibration):
+    net = make()
+    protected = replace(config, timing_model="flip", checksum=ChecksumConfig(group_rows=8))
+    with Accelerator(protected, backend="twin", protection=Protection(on_mark="suppress")) as accelerator:
+        model = offload(net, accelerator, calibration=calibration)
+        for _ in range(2):
+            net(values)
+        assert sum(model.history.ages.values()) == 1
+        net[0].weight.mul_(2)
+        net(values)
+        assert sum(model.history.ages.values()) == 1
+        net(values)
+        assert sum(model.history.ages.values()) == 2
 
 
 def test_conversions_are_those_of_the_float_layer_and_leave_the_integers(twin, values, calibration):
