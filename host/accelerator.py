@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self, SupportsIndex
 
 import numpy as np
 import torch
@@ -173,6 +173,12 @@ class Accelerator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(
+            "an Accelerator cannot be copied or pickled, because it has a device of its own; open another one with "
+            "Accelerator(accelerator.config, backend=...), and carry over what it remembers with state and load_state"
+        )
 
     def __repr__(self) -> str:
         state = "" if self._device is not None else ", closed"

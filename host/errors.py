@@ -20,6 +20,31 @@ class PipelineClosedError(RuntimeError):
     """The pipeline was used after `OffloadedPipeline.close`."""
 
 
+class OffloadError(ValueError):
+    """A model, or a layer of it, cannot be offloaded as asked; it is as before, and the message says what to do.
+
+    Parameters
+    ----------
+    message : str
+        What happened.
+    layer : str, optional
+        Dotted name of the module that is the reason.
+
+    Attributes
+    ----------
+    layer
+        As given.
+    """
+
+    def __init__(self, message: str, layer: str | None = None) -> None:
+        super().__init__(message)
+        self.layer = layer
+
+
+class OffloadWarning(UserWarning):
+    """A model has been offloaded, but part of it stays in float or loses much of its precision."""
+
+
 class FileRefusedError(ValueError):
     """What was read is damaged, foreign, of another version, or has values that cannot be.
 

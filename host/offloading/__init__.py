@@ -7,9 +7,10 @@ from .calibrate import calibrate
 from .calibration import Calibration, LayerCalibration
 from .conv import OffloadedConv2d, int8_conv2d
 from .linear import OffloadedLinear, int8_linear
-from .offload import calibration_of, offload, offloaded_model, restore
+from .macs import FloatModule
+from .offload import Unsupported, calibration_of, offload, offloaded_model, restore
 from .products import OffloadedModel, OffloadedProduct
-from .report import LayerReport, report
+from .report import LayerReport, Report, report
 from .selection import FilterFn
 from .storage import load_offloaded, save_offloaded
 
@@ -17,6 +18,7 @@ __all__ = [
     "AttentionCall",
     "Calibration",
     "FilterFn",
+    "FloatModule",
     "LayerCalibration",
     "LayerReport",
     "OffloadedAttention",
@@ -24,6 +26,8 @@ __all__ = [
     "OffloadedLinear",
     "OffloadedModel",
     "OffloadedProduct",
+    "Report",
+    "Unsupported",
     "calibrate",
     "calibration_of",
     "int8_attention",

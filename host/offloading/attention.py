@@ -14,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from . import kernels
 from .calibration import LayerCalibration
-from .products import OffloadedModel, OffloadedProduct, check_values, find, in_turn, register
+from .copies import NotCopied
+from .products import OffloadedModel, OffloadedProduct, check_attention, find, in_turn, register
 
 ROWS_AT_ONCE = 512
 """Query rows of a block: what is between the two products of more of them fits no cache."""
@@ -196,8 +197,7 @@ def int8_attention(
         (..., L, V), dtype of `query`; zero where all keys are masked.
     """
     call: AttentionCall = find(layer)
-    for values in (query, key, value):
-        check_values(call.name, values)
+    check_attention(call.name, query, key, value)
     steps = scales[0 if group is None else int(group)].tolist()
     keys = [product.begin() for product in call.products]
 
@@ -233,7 +233,7 @@ def _(
     return query.new_empty((batch, length, count, value.shape[-1])).transpose(1, 2).reshape(heads.shape)
 
 
-class AttentionCall(nn.Module):
+class AttentionCall(NotCopied, nn.Module):
     """One call of attention in a module; its ``state_dict`` holds ``scales`` (float64, timestep group x 3).
 
     Attributes
@@ -315,37 +315,53 @@ class Redirect(TorchFunctionMode):
         return call(*args, **(kwargs or {}))
 
 
-class OffloadedAttention(nn.Module):
+class OffloadedAttention(NotCopied, nn.Module):
     """The calls of attention in one module, which stays where it is and gets this as a submodule.
 
     Parameters
     ----------
-    owner : nn.Module
-        The module whose ``forward`` calls attention.
     name : str
-        Its name.
+        Name of that module.
     calls : list of AttentionCall
         In their order.
+
+    Attributes
+    ----------
+    model : OffloadedModel
+        To which it belongs.
     """
 
-    def __init__(self, owner: nn.Module, name: str, calls: list[AttentionCall]) -> None:
+    def __init__(self, name: str, calls: list[AttentionCall]) -> None:
         super().__init__()
+        self.model = calls[0].model
         self.calls = nn.ModuleList(calls)
+        self._name = name
+        self._own_forward: Callable[..., Any] | None = None
+        self._forward: Callable[..., Any] | None = None
+
+    def install(self, owner: nn.Module) -> None:
+        """Let `owner`, whose ``forward`` calls attention, call it here."""
+        name, calls = self._name, list(self.calls)
         # What was there before, if the instance had a forward of its own.
-        self._instance_forward = owner.__dict__.get("forward")
+        self._own_forward = owner.__dict__.get("forward")
         original = owner.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
+            # Someone may have put a forward of his own over this one, so that it cannot be removed.
+            if self._forward is not forward:
+                return original(*args, **kwargs)
             with Redirect(name, calls):
                 return original(*args, **kwargs)
 
         owner.add_module(SUBMODULE, self)
-        owner.forward = forward
+        owner.forward = self._forward = forward
 
     def remove(self, owner: nn.Module) -> None:
         """Undo the offloading of `owner`."""
         del owner._modules[SUBMODULE]
-        if self._instance_forward is None:
-            del owner.__dict__["forward"]
-        else:
-            owner.forward = self._instance_forward
+        if owner.__dict__.get("forward") is self._forward:
+            if self._own_forward is None:
+                del owner.__dict__["forward"]
+            else:
+                owner.forward = self._own_forward
+        self._forward = None

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..errors import OffloadError, OffloadWarning
 from ..quantization import METHODS, ActivationObserver, Method, quantize_weight
 from . import reference
 from .attention import Multiply, attend, split_heads
 from .calibration import Calibration, LayerCalibration
-from .selection import FilterFn, call_name, select_layers, watch_attention
+from .macs import FloatModule, MacCounter, attention_macs, layer_macs
+from .products import check_attention, check_values
+from .selection import EXCLUDED, FilterFn, call_name, select_layers, watch_attention
 from .timesteps import TimestepGroups, equal_bounds
 
 KINDS: dict[type[nn.Module], str] = {nn.Linear: "linear", nn.Conv2d: "conv2d"}
@@ -24,7 +29,11 @@ KINDS: dict[type[nn.Module], str] = {nn.Linear: "linear", nn.Conv2d: "conv2d"}
 LEAST_FACTOR = 1e-5
 """Of smoothing: a channel that is nearly always zero is left alone."""
 
-LayerWatcher = Callable[[nn.Module, torch.Tensor], None]
+ROUNDING = 8
+"""Units in the last place by which a layer's output may differ from what its weights give."""
+
+LEAST_SQNR_DB = 10
+"""Below it a layer's quantisation error is so large that a user wants to know."""
 
 
 def kind_of(layer: nn.Module) -> str:
@@ -34,19 +43,64 @@ def kind_of(layer: nn.Module) -> str:
 
 @contextlib.contextmanager
 def _watch_layers(
-    layers: dict[nn.Module, str], watcher: Callable[[nn.Module, torch.Tensor, Any], None]
+    layers: Iterable[nn.Module],
+    watcher: Callable[[nn.Module, torch.Tensor, Any], None],
+    around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> Iterator[None]:
-    """Call ``watcher(layer, input, output)`` after each call of the layers."""
+    """Call ``watcher(layer, input, output)`` after each ``forward`` of the layers; all that is done within `around`.
 
-    def hook(layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
-        watcher(layer, arguments[0] if arguments else named["input"], result)
+    So it sees what a layer itself gets and gives, between the user's pre-hooks and hooks.
+    """
 
-    hooks = [layer.register_forward_hook(hook, with_kwargs=True) for layer in layers]
+    def watched(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            with around():
+                result = forward(*arguments, **named)
+                watcher(layer, arguments[0] if arguments else named["input"], result)
+            return result
+
+        return call
+
+    watching = list(layers)
+    for layer in watching:
+        layer.forward = watched(layer, layer.forward)
     try:
         yield
     finally:
-        for each in hooks:
-            each.remove()
+        for layer in watching:
+            del layer.__dict__["forward"]
+
+
+def _alone(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
+    """What the weights of a layer give."""
+    if isinstance(layer, nn.Conv2d):
+        return nn.Conv2d._conv_forward(layer, values, layer.weight, layer.bias)
+    assert isinstance(layer, nn.Linear)
+    return F.linear(values, layer.weight, layer.bias)
+
+
+def _difference(layer: nn.Module, values: torch.Tensor, result: Any) -> str | None:
+    """How the output of a layer differs from what its weights give, if by more than rounding.
+
+    Sums may be added up in another order, and be rounded once more to the output's dtype: the bound of the first is
+    that of the largest row of the input times the largest of the weights.
+    """
+    alone = _alone(layer, values)
+    if not isinstance(result, torch.Tensor) or result.shape != alone.shape:
+        return f"gives {type(result).__name__} {tuple(getattr(result, 'shape', ()))}, not {tuple(alone.shape)}"
+    if torch.equal(result, alone):
+        return None
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor)
+    inputs = values.float().flatten(1) if isinstance(layer, nn.Conv2d) else values.float()
+    most = inputs.norm(dim=-1).max() * weight.float().flatten(1).norm(dim=-1).max()
+    least = torch.finfo(alone.dtype).eps * alone.abs().max().float()
+    error = (result.float() - alone.float()).abs()
+    # Not a number where the other is not one either is no difference.
+    error = error[~(result.isnan() & alone.isnan())]
+    if not len(error) or error.max() <= ROUNDING * (least + torch.finfo(torch.float32).eps * most):
+        return None
+    return f"differs from it by up to {error.max().item() / max(alone.abs().max().item(), 1e-30):.3g} of its maximum"
 
 
 def _channels(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
@@ -84,11 +138,13 @@ class _Calibrator:
         groups: TimestepGroups,
     ) -> None:
         self.module, self.run_model, self.filter_fn, self.groups = module, run, filter_fn, groups
-        self.layers = select_layers(module, filter_fn)
+        selection = select_layers(module, filter_fn)
+        self.layers, self.left = selection.layers, selection.left
         self.names = {each: name for name, each in module.named_modules()}
+        self.counter = MacCounter()
         self.smoothing: dict[str, torch.Tensor] = {}
 
-    def _run(self, *contexts: contextlib.AbstractContextManager[None]) -> None:
+    def _run(self, *contexts: contextlib.AbstractContextManager[Any]) -> None:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             if self.groups.present is not None:
@@ -127,9 +183,16 @@ class _Calibrator:
         calls: dict[str, list[list[ActivationObserver]]] = defaultdict(
             lambda: [[ActivationObserver() for _ in range(3)] for _ in range(groups)]
         )
+        macs: Counter[str] = Counter()
+        owners: dict[str, nn.Module] = {}
+        differences: dict[nn.Module, str | None] = {}
 
-        def watch(layer: nn.Module, values: torch.Tensor, _: Any) -> None:
+        def watch(layer: nn.Module, values: torch.Tensor, result: Any) -> None:
             name = self.layers[layer]
+            check_values(name, values)
+            if layer not in differences:
+                differences[layer] = _difference(layer, values, result)
+            macs[name] += layer_macs(layer, values, result)
             if name in self.smoothing:
                 values = _channels(layer, values).float() / self.smoothing[name]
             layers[name][self.groups.index].update(values)
@@ -137,37 +200,66 @@ class _Calibrator:
         def watch_call(
             owner: nn.Module, index: int, function: Callable[..., torch.Tensor], args: Any, kwargs: dict[str, Any]
         ) -> torch.Tensor:
-            if self._owns(owner):
-                call = _attention_arguments(*args, **kwargs)
-                observers = calls[call_name(self.names[owner], index)][self.groups.index]
-                for observer, values in zip(observers, (call["query"], call["key"], call["value"]), strict=True):
-                    observer.update(values)
-            return function(*args, **kwargs)
+            call = _attention_arguments(*args, **kwargs)
+            operands = {role: call[role] for role in ("query", "key", "value")}
+            name = call_name(self.names[owner], index)
+            owners[name] = owner
+            macs[name] += attention_macs(**operands)
+            with self.counter.paused():
+                if self._owns(owner):
+                    check_attention(name, **operands)
+                    for observer, values in zip(calls[name][self.groups.index], operands.values(), strict=True):
+                        observer.update(values)
+                return function(*args, **kwargs)
 
-        self._run(_watch_layers(self.layers, watch), watch_attention(self.module, watch_call))
-        if not layers and not calls:
-            raise ValueError(f"{type(self.module).__name__} has no layer to offload")
+        self._run(_watch_layers(self.layers, watch, self.counter.paused), self.counter.watch(self.module, watch_call))
+        for layer, name in list(self.layers.items()):
+            if layer not in differences:
+                reason = "calibration did not call it"
+            elif (difference := differences[layer]) is not None:
+                reason = f"its output is not what its weights give: it {difference}"
+            else:
+                continue
+            self.left[layer] = name, reason
+            del self.layers[layer]
+        self.left_macs = [
+            FloatModule(name, type(owner).__name__, macs[name], EXCLUDED)
+            for name, owner in owners.items()
+            if name not in calls
+        ]
+        # A model all of whose layers are more than their weights stays as it is, and they are listed.
+        unsupported = [layer for layer, (_, reason) in self.left.items() if reason != EXCLUDED]
+        if not self.layers and not calls and not any(x in differences or x in self.counter.macs for x in unsupported):
+            raise OffloadError(f"{type(self.module).__name__} has no layer to offload{self._reasons()}")
         found = {}
         for layer, name in self.layers.items():
             scales = [self._scale(name, group, each, method, percentile) for group, each in enumerate(layers[name])]
             found[name] = LayerCalibration(
-                kind_of(layer), torch.tensor(scales, dtype=torch.float64), self.smoothing.get(name)
+                kind_of(layer), torch.tensor(scales, dtype=torch.float64), self.smoothing.get(name), macs=macs[name]
             )
         for name, by_group in calls.items():
             rows = [
                 [self._scale(name, group, each, method, percentile) for each in three]
                 for group, three in enumerate(by_group)
             ]
-            found[name] = LayerCalibration("attention", torch.tensor(rows, dtype=torch.float64))
+            found[name] = LayerCalibration("attention", torch.tensor(rows, dtype=torch.float64), macs=macs[name])
+        self.macs = macs
         return found
+
+    def _reasons(self) -> str:
+        reasons = [f"{name!r}: {reason}" for name, reason in self.left.values() if reason != EXCLUDED]
+        return f" ({'; '.join(reasons)})" if reasons else ""
+
+    def left_in_float(self) -> list[FloatModule]:
+        """What `scales` saw and has no scales for."""
+        left = []
+        for layer, (name, reason) in self.left.items():
+            counted = sum(self.counter.macs.pop(layer, Counter()).values())
+            left.append(FloatModule(name, type(layer).__name__, self.macs[name] + counted, reason))
+        return [*left, *self.left_macs, *self.counter.modules(self.names)]
 
     def _scale(self, name: str, group: int, observer: ActivationObserver, method: Method, percentile: float) -> float:
         if not observer.updates:
-            if len(self.groups) == 1:
-                raise ValueError(
-                    f"layer {name!r} was not called during calibration; "
-                    "run it in the calibration, or exclude it with filter_fn"
-                )
             raise ValueError(
                 f"layer {name!r} was not called in timestep group {group} of {len(self.groups)} during calibration; "
                 "run all timesteps in the calibration, choose fewer timestep_groups, or exclude it with filter_fn"
@@ -262,6 +354,10 @@ def calibrate(
 ) -> Calibration:
     """Choose the input scales of all layers from what they see in a run.
 
+    The output of each layer is compared once with what its weights give. A layer that computes something else, or that
+    was not called, gets no scales, stays in float and is listed in `Calibration.left`, as are all other modules that
+    did products.
+
     Parameters
     ----------
     module : nn.Module
@@ -296,7 +392,14 @@ def calibrate(
     TypeError
         `module` is itself a layer.
     ValueError
-        An option is out of range, no layer is selected, or `run` did not reach one.
+        An option is out of range, an input is empty, or a layer was not called in some timestep group.
+    OffloadError
+        Weights are not there or of a kind that cannot be quantised, or nothing is left to offload.
+
+    Warns
+    -----
+    OffloadWarning
+        The quantisation error of a layer is below 10 dB of its output.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, not {method!r}")
@@ -311,8 +414,19 @@ def calibrate(
     layers = calibrator.scales(method, percentile)
     if measure_error:
         errors = calibrator.errors(layers)
-        layers = {
-            name: LayerCalibration(each.kind, each.scales, each.smoothing, errors[name])
-            for name, each in layers.items()
-        }
-    return Calibration(layers, method, percentile, smoothing, bounds)
+        layers = {name: replace(each, sqnr_db=errors[name]) for name, each in layers.items()}
+        _warn_of_errors(layers)
+    return Calibration(layers, method, percentile, smoothing, bounds, tuple(calibrator.left_in_float()))
+
+
+def _warn_of_errors(layers: dict[str, LayerCalibration]) -> None:
+    low = [(name, each.sqnr_db) for name, each in layers.items() if each.sqnr_db is not None]
+    low = [(name, sqnr) for name, sqnr in low if sqnr < LEAST_SQNR_DB]
+    if low:
+        listed = ", ".join(f"{name!r} ({sqnr:.1f} dB)" for name, sqnr in low)
+        warnings.warn(
+            f"quantisation error is large in {listed}: below {LEAST_SQNR_DB} dB of the output of the layer in "
+            "calibration; try smoothing, timestep_groups or another method, or exclude what matters with filter_fn",
+            OffloadWarning,
+            stacklevel=3,
+        )

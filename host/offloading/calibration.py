@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Interval
+from annotated_types import Ge, Interval
 from torch import nn
 
 from ..decoding import Form, Positive, check_tensors
 from ..files import read_tensors, write_tensors
 from ..quantization import Method
+from .macs import FloatModule
 
 KIND = "calibration"
+
+NonNegative = Annotated[int, Ge(0)]
 
 Kind = Literal["linear", "conv2d", "attention"]
 
@@ -29,6 +32,9 @@ class _Details:
     percentile: Annotated[float, Interval(gt=0, le=100)]
     smoothing: Positive | None
     timestep_bounds: list[float]
+    # Files of earlier programs have neither.
+    macs: dict[str, NonNegative] = field(default_factory=dict)
+    left: list[tuple[str, str, NonNegative, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         names = [name for name, _, _ in self.layers]
@@ -55,12 +61,15 @@ class LayerCalibration:
     sqnr_db : float or None
         Signal-to-quantisation-noise ratio of the output, without bias, against the float layer on the calibration
         inputs; None if it was not measured, or nothing differed.
+    macs : int or None
+        Multiply-accumulates in the run for scales; None in files of earlier programs.
     """
 
     kind: str
     scales: torch.Tensor
     smoothing: torch.Tensor | None = None
     sqnr_db: float | None = None
+    macs: int | None = None
 
     def smooth(self, layer: nn.Linear | nn.Conv2d) -> torch.Tensor:
         """Float weights of `layer`, times the smoothing of their input channel."""
@@ -91,6 +100,10 @@ class Calibration:
         The exponent alpha, if input channels were smoothed.
     timestep_bounds : tuple of float
         As in `TimestepGroups`.
+    left : tuple of FloatModule
+        Modules that did products in the run for scales, or were not called, and have no scales: why not, and how many
+        MACs.
+        Empty in files of earlier programs.
     """
 
     layers: dict[str, LayerCalibration]
@@ -98,6 +111,7 @@ class Calibration:
     percentile: float
     smoothing: float | None
     timestep_bounds: tuple[float, ...]
+    left: tuple[FloatModule, ...] = ()
 
     def save(self, path: Path | str) -> None:
         """Write a safetensors file."""
@@ -111,6 +125,8 @@ class Calibration:
             "percentile": self.percentile,
             "smoothing": self.smoothing,
             "timestep_bounds": self.timestep_bounds,
+            "macs": {name: layer.macs for name, layer in self.layers.items() if layer.macs is not None},
+            "left": [[each.name, each.kind, each.macs, each.reason] for each in self.left],
         }
         write_tensors(Path(path), KIND, tensors, details)
 
@@ -137,11 +153,14 @@ class Calibration:
         check_tensors(tensors, forms, path)
         return cls(
             layers={
-                name: LayerCalibration(kind, tensors[f"{name}/scales"], tensors.get(f"{name}/smoothing"), sqnr_db)
+                name: LayerCalibration(
+                    kind, tensors[f"{name}/scales"], tensors.get(f"{name}/smoothing"), sqnr_db, details.macs.get(name)
+                )
                 for name, kind, sqnr_db in details.layers
             },
             method=details.method,
             percentile=details.percentile,
             smoothing=details.smoothing,
             timestep_bounds=tuple(details.timestep_bounds),
+            left=tuple(FloatModule(*each) for each in details.left),
         )

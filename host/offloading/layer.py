@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from ..quantization import quantize_weight
+from .adoption import adopt
 from .calibration import LayerCalibration, smoothed
+from .copies import NotCopied
 from .products import OffloadedModel, OffloadedProduct, register
 from .weights import Source, TrackedWeight
 
@@ -23,7 +25,7 @@ _STORED = ("weight", *_SCALES)
 """Tensors of the ``state_dict``, but for the bias."""
 
 
-class OffloadedLayer(nn.Module, abc.ABC):
+class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
     """A layer whose product runs on an accelerator.
 
     ``weight`` is a parameter as the float layer's, with the same memory: what is written to it, in whatever way, is
@@ -88,6 +90,7 @@ class OffloadedLayer(nn.Module, abc.ABC):
         except BaseException:
             self.release()
             raise
+        adopt(self, layer)
 
     @abc.abstractmethod
     def matrix(self) -> torch.Tensor:

@@ -2,26 +2,69 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn, get_args
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from ..accelerator import Accelerator
+from ..errors import OffloadError, OffloadWarning
 from .attention import SUBMODULE, AttentionCall, OffloadedAttention
 from .calibrate import calibrate, kind_of
 from .calibration import Calibration, LayerCalibration
 from .conv import OffloadedConv2d
 from .layer import OffloadedLayer
 from .linear import OffloadedLinear
+from .macs import FloatModule, left_in_float
 from .products import OffloadedModel, ProductObserver
-from .selection import FilterFn, call_name, select_layers
+from .selection import EXCLUDED, FilterFn, Selection, call_name, exclusion, select_layers
 from .timesteps import TimestepGroups
+from .trial import Evaluation, attempt, describe_failure, recorded
 
 _STATE = "_brownout"
 """Attribute of an offloaded module."""
+
+Unsupported = Literal["float", "refuse"]
+"""What becomes of layers that are more than their weights."""
+
+WORTH_A_WARNING = 0.01
+"""Share of a model's MACs in float that a user wants to know."""
+
+
+@dataclass
+class _Offload:
+    """What one call of `offload` has done, and how to undo it."""
+
+    model: OffloadedModel
+    calibration: Calibration
+    replacements: dict[nn.Module, OffloadedLayer] = field(default_factory=dict)
+    attention: list[tuple[nn.Module, OffloadedAttention]] = field(default_factory=list)
+    handles: list[RemovableHandle] = field(default_factory=list)
+
+    def put_in(self, module: nn.Module) -> None:
+        _replace(module, self.replacements)
+        for owner, attention in self.attention:
+            attention.install(owner)
+
+    def put_back(self, module: nn.Module) -> None:
+        for owner, attention in reversed(self.attention):
+            attention.remove(owner)
+        for layer, ours in self.replacements.items():
+            layer.training = ours.training
+        _replace(module, {ours: layer for layer, ours in self.replacements.items()})
+
+    def release(self) -> None:
+        for layer in self.replacements.values():
+            layer.release()
+        for product in self.model.products:
+            # Frees device memory now, not when the garbage collector comes by.
+            product.weights = None
 
 
 def _replace(module: nn.Module, replacements: Mapping[Any, nn.Module]) -> None:
@@ -62,6 +105,60 @@ def _check_scales(name: str, kind: str, calibration: Calibration) -> None:
         raise ValueError(f"calibration knows {name!r} as {layer.kind!r}, but it is {kind!r}; calibrate this model")
 
 
+def _settle(
+    module: nn.Module, selection: Selection, calibration: Calibration, calls: set[str]
+) -> tuple[dict[nn.Module, str], list[FloatModule]]:
+    """Layers that are offloaded, and all that stays in float, the largest part first.
+
+    Raises
+    ------
+    ValueError
+        A layer has no scale, or one of another kind.
+    """
+    left = {each.name: each.reason for each in calibration.left if each.reason != EXCLUDED}
+    reasons = dict(selection.left.values())
+    layers = {}
+    for layer, name in selection.layers.items():
+        if name not in calibration.layers and name in left:
+            reasons[name] = left[name]
+        else:
+            _check_scales(name, kind_of(layer), calibration)
+            layers[layer] = name
+    return layers, left_in_float(calibration, {*layers.values(), *calls}, reasons, dict(module.named_modules()))
+
+
+def _refuse(selection: Selection, calibration: Calibration | None) -> None:
+    """Name all layers that would stay in float.
+
+    Raises
+    ------
+    OffloadError
+        There are some.
+    """
+    reasons = {name: reason for name, reason in selection.left.values() if reason != EXCLUDED}
+    if calibration is not None:
+        names = set(selection.layers.values())
+        reasons |= {each.name: each.reason for each in calibration.left if each.name in names}
+    if reasons:
+        listed = "; ".join(f"{name!r}: {reason}" for name, reason in reasons.items())
+        raise OffloadError(
+            f"{len(reasons)} layers cannot be offloaded ({listed}); exclude them with {exclusion(list(reasons))}, "
+            'or let them stay in float with unsupported="float"',
+            next(iter(reasons)),
+        )
+
+
+def _warn_of_float(left: list[FloatModule]) -> None:
+    worth = [each for each in left if (each.share or 0) > WORTH_A_WARNING and each.reason != EXCLUDED]
+    if worth:
+        warnings.warn(
+            f"{100 * sum(each.share or 0 for each in worth):.3g} % of the model's MACs stay in float: "
+            + "; ".join(map(str, worth)),
+            OffloadWarning,
+            stacklevel=3,
+        )
+
+
 def offload(
     module: nn.Module,
     accelerator: Accelerator,
@@ -69,11 +166,13 @@ def offload(
     calibration: Callable[[nn.Module], Any] | Calibration,
     filter_fn: FilterFn | None = None,
     observer: ProductObserver | None = None,
+    unsupported: Unsupported = "float",
 ) -> OffloadedModel:
     """Let Linear and Conv2d layers and attention, in place, run in int8 on an accelerator.
 
     Weights are quantised per output channel, inputs with static scales; bias and softmax stay in PyTorch's float32.
-    If anything fails, the model is as before.
+    In the end the model is evaluated once in the twin's arithmetic, of which nothing remains; with a `Calibration`
+    that is done before the first evaluation. If anything fails, the model is as before.
 
     Parameters
     ----------
@@ -88,6 +187,9 @@ def offload(
         ``F.scaled_dot_product_attention``; by default all.
     observer : callable, optional
         ``observer(name, sums)`` sees the int32 sums of every product, (M, N) or (B, M, N), valid until it returns.
+    unsupported : {"float", "refuse"}
+        What becomes of selected layers that compute something else than their weights say, or that the calibration did
+        not call: they stay in float and are listed in `OffloadedModel.left_in_float`, or they are an error.
 
     Returns
     -------
@@ -99,68 +201,171 @@ def offload(
     TypeError
         `module` is itself a layer.
     ValueError
-        It is offloaded already, no layer is selected, one has no scale, or one cannot be offloaded.
+        It is offloaded already, or a layer has no scale.
+    OffloadError
+        Nothing is left to offload, weights are not there or of a kind that cannot be quantised, a layer is refused, or
+        the model cannot be evaluated with its layers offloaded; here, or at the first evaluation.
     DeviceMemoryError
         The weights do not fit the accelerator's DRAM.
+
+    Warns
+    -----
+    OffloadWarning
+        More than 1 % of the model's MACs stay in float, though nobody excluded them.
     """
+    if unsupported not in get_args(Unsupported):
+        raise ValueError(f"unsupported must be one of 'float', 'refuse', not {unsupported!r}")
     if hasattr(module, _STATE):
         raise ValueError(f"{type(module).__name__} is offloaded already; call restore first")
-    layers = select_layers(module, filter_fn)
+    selection = select_layers(module, filter_fn)
+    if unsupported == "refuse":
+        _refuse(selection, None)
+    evaluations: list[Evaluation] = []
+    run = None if isinstance(calibration, Calibration) else calibration
     if not isinstance(calibration, Calibration):
-        calibration = calibrate(module, calibration, filter_fn=filter_fn)
+        with recorded(module, evaluations):
+            calibration = calibrate(module, calibration, filter_fn=filter_fn)
+    if unsupported == "refuse":
+        _refuse(selection, calibration)
     owners = _attention_owners(module, filter_fn, calibration)
-    if not layers and not owners:
-        raise ValueError(f"{type(module).__name__} has no layer to offload")
-    for layer, name in layers.items():
-        _check_scales(name, kind_of(layer), calibration)
+    calls = {call_name(name, index) for name, each in owners.values() for index in range(len(each))}
+    layers, left = _settle(module, selection, calibration, calls)
+    wanted = {*selection.layers.values(), *(name for name, reason in selection.left.values() if reason != EXCLUDED)}
+    if not layers and not owners and not any(each.macs and each.name in wanted for each in left):
+        raise OffloadError(f"{type(module).__name__} has no layer to offload")
+    state = _build(module, accelerator, calibration, layers, owners, observer)
+    state.model.left_in_float = tuple(left)
+    state.put_in(module)
+    object.__setattr__(module, _STATE, state)
+    if state.model.groups.present is not None:
+        state.handles.append(state.model.groups.watch(module))
+    if run is None:
+        state.handles.append(_try_first(module, state))
+    else:
+        # A model whose parts are called one by one has no evaluation of its own, or not one that can be made again.
+        if not (evaluations and _try(module, state, evaluations[0])):
+            error = attempt(run, module, hooks=True)
+            if error is not None:
+                _give_up(module, error)
+    _warn_of_float(left)
+    return state.model
+
+
+def _build(
+    module: nn.Module,
+    accelerator: Accelerator,
+    calibration: Calibration,
+    layers: dict[nn.Module, str],
+    owners: dict[nn.Module, tuple[str, list[LayerCalibration]]],
+    observer: ProductObserver | None,
+) -> _Offload:
+    """Make what takes the place of layers and attention calls."""
     model = OffloadedModel(accelerator, TimestepGroups(calibration.timestep_bounds), observer)
-    replacements: dict[nn.Module, OffloadedLayer] = {}
-    calls: dict[nn.Module, list[AttentionCall]] = {}
+    state = _Offload(model, calibration)
     try:
         # In the order of the model, so that products are numbered alike in every run.
         for each in module.modules():
             if each in owners:
                 name, scales = owners[each]
                 device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
-                calls[each] = [
+                calls = [
                     AttentionCall(model, call_name(name, index), scale, device) for index, scale in enumerate(scales)
                 ]
+                state.attention.append((each, OffloadedAttention(name, calls)))
             if isinstance(each, nn.Linear) and each in layers:
-                replacements[each] = OffloadedLinear(each, model, layers[each], calibration.layers[layers[each]])
+                state.replacements[each] = OffloadedLinear(each, model, layers[each], calibration.layers[layers[each]])
             elif isinstance(each, nn.Conv2d) and each in layers:
-                replacements[each] = OffloadedConv2d(each, model, layers[each], calibration.layers[layers[each]])
+                state.replacements[each] = OffloadedConv2d(each, model, layers[each], calibration.layers[layers[each]])
     except BaseException:
-        for replacement in replacements.values():
-            replacement.release()
-        for product in model.products:
-            product.weights = None
+        state.release()
         raise
-    _replace(module, replacements)
-    for owner, each_call in calls.items():
-        OffloadedAttention(owner, owners[owner][0], each_call)
-    handle = model.groups.watch(module) if model.groups.present is not None else None
-    object.__setattr__(module, _STATE, (model, calibration, handle))
-    return model
+    return state
+
+
+def _try(module: nn.Module, state: _Offload, evaluate: Callable[[nn.Module], Any]) -> bool:
+    """Evaluate the model, without hooks unless it needs them, and put it back where offloading is why that fails.
+
+    Returns
+    -------
+    bool
+        Whether it says anything: the float model, evaluated so, does not fail.
+
+    Raises
+    ------
+    OffloadError
+        The float model does not fail, but the offloaded one.
+    """
+    for hooks in (False, True):
+        error = attempt(evaluate, module, hooks=hooks)
+        if error is None:
+            return True
+        state.put_back(module)
+        try:
+            works = attempt(evaluate, module, hooks=hooks) is None
+        finally:
+            state.put_in(module)
+        if works:
+            _give_up(module, error)
+    return False
+
+
+def _give_up(module: nn.Module, error: Exception) -> NoReturn:
+    message, name = describe_failure(module, error)
+    restore(module)
+    raise OffloadError(message, name) from error
+
+
+def _try_first(module: nn.Module, state: _Offload) -> RemovableHandle:
+    """Let the first evaluation of `module` be preceded by a trial."""
+    model, lock = state.model, threading.RLock()
+    model.awaits_trial = True
+
+    def before(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or not model.awaits_trial:
+            return
+        with lock:
+            if model.awaits_trial:
+                model.awaits_trial = False
+                _try(module, state, Evaluation(arguments, named))
+
+    return module.register_forward_pre_hook(before, with_kwargs=True)
 
 
 def restore(module: nn.Module) -> None:
-    """Undo `offload`: the original layers, with their own float weights, are back in place."""
-    for each in list(module.modules()):
-        attention = each._modules.get(SUBMODULE)
-        if isinstance(attention, OffloadedAttention):
-            attention.remove(each)
-    offloaded = [layer for layer in module.modules() if isinstance(layer, OffloadedLayer)]
-    _replace(module, {layer: layer.replaced[0] for layer in offloaded})
-    for layer in offloaded:
-        layer.release()
-    if hasattr(module, _STATE):
-        model, _, handle = getattr(module, _STATE)
-        for product in model.products:
-            # Frees device memory now, not when the garbage collector comes by.
-            product.weights = None
-        if handle is not None:
-            handle.remove()
-        object.__delattr__(module, _STATE)
+    """Undo the `offload` of `module`: its original layers, with their own float weights, are back in place.
+
+    What other calls of `offload` did, to a part of the model or to a model around it, stays. A model of which nothing
+    is offloaded stays as it is.
+
+    Raises
+    ------
+    ValueError
+        Layers of `module` are offloaded, but by another call of `offload`.
+    """
+    if not hasattr(module, _STATE):
+        _check_untouched(module)
+        return
+    state: _Offload = getattr(module, _STATE)
+    state.put_back(module)
+    state.release()
+    for handle in state.handles:
+        handle.remove()
+    object.__delattr__(module, _STATE)
+
+
+def _check_untouched(module: nn.Module) -> None:
+    parts = [name for name, each in module.named_modules() if hasattr(each, _STATE)]
+    if parts:
+        raise ValueError(
+            f"{type(module).__name__} was not offloaded, but its parts {', '.join(map(repr, parts))} were; "
+            "restore those"
+        )
+    for name, each in module.named_modules():
+        if isinstance(each, (OffloadedLayer, OffloadedAttention)):
+            raise ValueError(
+                f"{type(module).__name__} was not offloaded itself, but as a part of another module (its "
+                f"{name.removesuffix('.' + SUBMODULE)!r} runs on {each.model.accelerator!r}); restore that"
+            )
 
 
 def offloaded_model(module: nn.Module) -> OffloadedModel:
@@ -171,8 +376,7 @@ def offloaded_model(module: nn.Module) -> OffloadedModel:
     ValueError
         It is not offloaded.
     """
-    model: OffloadedModel = _state(module)[0]
-    return model
+    return _state(module).model
 
 
 def is_offloaded(module: nn.Module) -> bool:
@@ -182,12 +386,11 @@ def is_offloaded(module: nn.Module) -> bool:
 
 def calibration_of(module: nn.Module) -> Calibration:
     """The calibration with which `module` was offloaded; raises as `offloaded_model`."""
-    calibration: Calibration = _state(module)[1]
-    return calibration
+    return _state(module).calibration
 
 
-def _state(module: nn.Module) -> tuple[Any, ...]:
+def _state(module: nn.Module) -> _Offload:
     if not hasattr(module, _STATE):
         raise ValueError(f"{type(module).__name__} is not offloaded; call offload first")
-    state: tuple[Any, ...] = getattr(module, _STATE)
+    state: _Offload = getattr(module, _STATE)
     return state

@@ -18,8 +18,10 @@ from ..accelerator import Accelerator
 from ..decoding import Count, check
 from ..operands import ResidentWeights, Tally
 from ..state import State, Stateful, join, split
+from .copies import NotCopied
 from .execution import Execution, ProductCall
 from .history import History
+from .macs import FloatModule
 from .timesteps import TimestepGroups
 
 ProductObserver = Callable[[str, torch.Tensor], None]
@@ -54,7 +56,7 @@ class _Place:
     evaluation: int
 
 
-class OffloadedModel:
+class OffloadedModel(NotCopied):
     """What the layers of one call of `offload` have in common.
 
     Parameters
@@ -85,6 +87,12 @@ class OffloadedModel:
         What else results depend on, by a name of its own without ``/``: what strategies, schedules, controllers and
         caches remember from one evaluation to the next. Whoever adds something to a model puts it here, before the run
         begins; it is part of `state`.
+    left_in_float : tuple of FloatModule
+        Modules that do products in PyTorch, and why, the largest share of MACs first.
+    awaits_trial : bool
+        Whether the next evaluation of the model is preceded by one in twin arithmetic, which fails where offloading
+        breaks the model. Who lets layers do more than that, exchange values with other devices for example, sets it to
+        False.
     """
 
     def __init__(
@@ -99,6 +107,8 @@ class OffloadedModel:
         self.products: list[OffloadedProduct] = []
         self.run_listeners: list[Callable[[], None]] = []
         self.stateful: dict[str, Stateful] = {}
+        self.left_in_float: tuple[FloatModule, ...] = ()
+        self.awaits_trial = False
         # Threads may evaluate the model at the same time.
         self._scratch = threading.local()
 
@@ -314,3 +324,15 @@ def check_values(name: str, values: torch.Tensor) -> None:
             f"layer {name!r} got an empty input of shape {tuple(values.shape)}; "
             "an offloaded layer needs at least one row, so leave empty batches out"
         )
+
+
+def check_attention(name: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+    """Refuse operands of attention that cannot be quantised; raises as `check_values`."""
+    for role, values in (("query", query), ("key", key), ("value", value)):
+        if not values.is_floating_point():
+            raise TypeError(f"attention {name!r} must get a floating-point {role}, not {values.dtype}")
+        if not values.numel():
+            raise ValueError(
+                f"attention {name!r} got an empty {role} of shape {tuple(values.shape)}; offloaded attention needs at "
+                "least one query and one key, so leave empty ones out, or exclude the module with filter_fn"
+            )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
 
 from ..errors import AcceleratorClosedError
+from .macs import FloatModule
 from .offload import offloaded_model
 
 
@@ -55,8 +57,35 @@ class LayerReport:
         return self.ideal_cycles / self.cycles if self.cycles else None
 
 
-def report(module: nn.Module) -> list[LayerReport]:
-    """What each product has done since `offload`, in the order of the model.
+class Report(list[LayerReport]):
+    """What the products of an offloaded model have done, in the order of the model; as text, a table.
+
+    Attributes
+    ----------
+    left_in_float : tuple of FloatModule
+        As `OffloadedModel.left_in_float`.
+    """
+
+    def __init__(self, layers: Iterable[LayerReport], left_in_float: tuple[FloatModule, ...]) -> None:
+        super().__init__(layers)
+        self.left_in_float = left_in_float
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = [("product", "kind", "k", "n", "calls", "MACs", "cycles", "utilisation", "SQNR")]
+        for each in self:
+            busy = "-" if each.utilisation is None else f"{each.utilisation:.3f}"
+            sqnr = "-" if each.sqnr_db is None else f"{each.sqnr_db:.1f} dB"
+            counts = (str(count) for count in (each.k, each.n, each.calls, each.macs, each.cycles))
+            rows.append((each.name, each.kind, *counts, busy, sqnr))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        if self.left_in_float:
+            lines += ["", "in float:", *(f"  {each}" for each in self.left_in_float)]
+        return "\n".join(lines)
+
+
+def report(module: nn.Module) -> Report:
+    """What each product has done since `offload`, in the order of the model, and what stays in float.
 
     Raises
     ------
@@ -67,7 +96,7 @@ def report(module: nn.Module) -> list[LayerReport]:
     # Lets the accelerator count what it has put off; a closed one did that before.
     with contextlib.suppress(AcceleratorClosedError):
         _ = model.accelerator.stats
-    return [
+    layers = [
         LayerReport(
             name=product.name,
             kind=product.kind,
@@ -83,3 +112,4 @@ def report(module: nn.Module) -> list[LayerReport]:
         )
         for product in model.products
     ]
+    return Report(layers, model.left_in_float)

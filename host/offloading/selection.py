@@ -1,15 +1,18 @@
-"""Which layers of a model are offloaded, and where it calls attention."""
+"""Which layers of a model are offloaded, which cannot be, and where it calls attention."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from ..errors import OffloadError
 
 FilterFn = Callable[[nn.Module, str], bool]
 """Tells whether a layer, given with its dotted name, is offloaded.
@@ -20,57 +23,154 @@ It is asked for every Linear and Conv2d, and for every module that calls ``F.sca
 AttentionWatcher = Callable[[nn.Module, int, Callable[..., torch.Tensor], tuple[Any, ...], dict[str, Any]], Any]
 """``watch(owner, index, function, args, kwargs)``: sees a call of attention and returns its result."""
 
+EXCLUDED = "filter_fn excludes it"
+
+_CALLED = ("forward", "_conv_forward", "_call_impl", "_wrapped_call_impl", "__call__")
+"""Methods that decide what a call of a layer computes."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What becomes of the Linear and Conv2d layers of a model.
+
+    Attributes
+    ----------
+    layers : dict of nn.Module to str
+        Those to offload, with their names.
+    left : dict of nn.Module to (str, str)
+        Name and reason of those that stay in float.
+    """
+
+    layers: dict[nn.Module, str]
+    left: dict[nn.Module, tuple[str, str]]
+
 
 def supported_layers(module: nn.Module) -> dict[nn.Module, str]:
     """Linear and Conv2d layers, with their names; one that is in several places comes once, under its first name."""
     return {layer: name for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
 
 
-def select_layers(module: nn.Module, filter_fn: FilterFn | None) -> dict[nn.Module, str]:
-    """Linear and Conv2d layers that are to be offloaded, with their names.
+def reason_against(layer: nn.Module) -> str | None:
+    """Why a Linear or Conv2d layer computes something else than its weights say, as far as can be seen without a call.
+
+    Hooks are no reason: they stay, and are called.
+    """
+    kind: type[nn.Module] = nn.Linear if isinstance(layer, nn.Linear) else nn.Conv2d
+    for method in _CALLED:
+        if method in layer.__dict__:
+            return f"its {method} was replaced (by accelerate, peft, or a fault injector, for example)"
+        if getattr(type(layer), method, None) is not getattr(kind, method, None):
+            return f"{type(layer).__name__} has a {method} of its own"
+    for each in ("weight", "bias"):
+        if each not in layer._parameters:
+            return f"its {each} is computed at each call (by a parametrisation, spectral_norm or prune, for example)"
+    if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+        return f"padding_mode={layer.padding_mode!r} is not supported"
+    return None
+
+
+def exclusion(names: list[str]) -> str:
+    """The ``filter_fn`` that leaves out layers of these names, as source text."""
+    if len(names) == 1:
+        return f"filter_fn=lambda layer, name: name != {names[0]!r}"
+    return f"filter_fn=lambda layer, name: name not in {{{', '.join(map(repr, names))}}}"
+
+
+def select_layers(module: nn.Module, filter_fn: FilterFn | None) -> Selection:
+    """Sort the Linear and Conv2d layers of a model.
 
     Raises
     ------
     TypeError
         `module` is itself such a layer.
-    ValueError
-        A layer cannot be offloaded.
+    OffloadError
+        Its weights are not there, or a layer's are of a kind that cannot be quantised.
     """
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         raise TypeError(
             f"a {type(module).__name__} layer cannot be replaced in place; offload the module that holds it"
         )
-    layers = supported_layers(module)
-    selected: dict[nn.Module, str] = {
-        layer: name for layer, name in layers.items() if filter_fn is None or filter_fn(layer, name)
-    }
-    for layer, name in selected.items():
-        if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
-            raise ValueError(
-                f"layer {name!r} has padding_mode={layer.padding_mode!r}, which cannot be offloaded; "
-                "exclude it with filter_fn"
+    _check_present(module)
+    selection = Selection({}, {})
+    for layer, name in supported_layers(module).items():
+        if filter_fn is not None and not filter_fn(layer, name):
+            selection.left[layer] = name, EXCLUDED
+        elif (reason := reason_against(layer)) is not None:
+            selection.left[layer] = name, reason
+        else:
+            _check_weight(layer, name)
+            selection.layers[layer] = name
+    return selection
+
+
+def _check_present(module: nn.Module) -> None:
+    for name, each in module.named_modules():
+        hook = getattr(each, "_hf_hook", None)
+        if any(getattr(one, "offload", False) for one in getattr(hook, "hooks", (hook,))):
+            raise OffloadError(
+                f"{name!r} has its weights elsewhere between calls (accelerate's sequential CPU offload); load the "
+                "model without it, or undo it with accelerate.hooks.remove_hook_from_module(model, recurse=True)",
+                name,
             )
-    return selected
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_meta:
+            raise OffloadError(
+                f"{name!r} is on the meta device and has no values; load the model's weights first "
+                "(model.to_empty(device='cpu'), then load_state_dict)",
+                name.rpartition(".")[0],
+            )
 
 
-class _Watch(TorchFunctionMode):
+def _check_weight(layer: nn.Module, name: str) -> None:
+    weight = layer._parameters["weight"]
+    assert weight is not None
+    remedy = f"offload the float model, or exclude this layer with {exclusion([name])}"
+    if type(weight) not in (torch.Tensor, nn.Parameter):
+        raise OffloadError(
+            f"the weight of layer {name!r} is a {type(weight).__name__}, whose values only its own library knows "
+            f"(quantised by torchao, or divided over devices, for example); {remedy}",
+            name,
+        )
+    if not weight.is_floating_point():
+        raise OffloadError(f"the weight of layer {name!r} is {weight.dtype}, not floating-point; {remedy}", name)
+
+
+class Watch(TorchFunctionMode):
+    """Sees calls of torch functions while a model is evaluated.
+
+    Attributes
+    ----------
+    function : str or None
+        Name of the function that is being called.
+    """
+
     def __init__(self, stack: list[list[Any]], watcher: AttentionWatcher) -> None:
         super().__init__()
         self.stack, self.watcher = stack, watcher
+        self.function: str | None = None
+
+    @property
+    def owner(self) -> nn.Module | None:
+        """The innermost module that is being evaluated."""
+        return self.stack[-1][0] if self.stack else None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention or not self.stack:
+        if func is F.scaled_dot_product_attention and self.stack:
+            owner, index = self.stack[-1]
+            self.stack[-1][1] += 1
+            return self.watcher(owner, index, func, args, kwargs)
+        outer, self.function = self.function, getattr(func, "__name__", None)
+        try:
             return func(*args, **kwargs)
-        owner, index = self.stack[-1]
-        self.stack[-1][1] += 1
-        return self.watcher(owner, index, func, args, kwargs)
+        finally:
+            self.function = outer
 
 
 @contextlib.contextmanager
-def watch_attention(module: nn.Module, watcher: AttentionWatcher) -> Iterator[None]:
+def watch_attention(module: nn.Module, watcher: AttentionWatcher) -> Iterator[Watch]:
     """Call `watcher` in place of each call of attention; the owner is the innermost module that is being evaluated."""
     stack: list[list[Any]] = []
 
@@ -85,8 +185,8 @@ def watch_attention(module: nn.Module, watcher: AttentionWatcher) -> Iterator[No
         handles.append(each.register_forward_pre_hook(enter))
         handles.append(each.register_forward_hook(leave, always_call=True))
     try:
-        with _Watch(stack, watcher):
-            yield
+        with Watch(stack, watcher) as watch:
+            yield watch
     finally:
         for handle in handles:
             handle.remove()

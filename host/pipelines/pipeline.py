@@ -22,8 +22,9 @@ from ..models.evaluate import calibration_run
 from ..offloading import (
     Calibration,
     FilterFn,
-    LayerReport,
     OffloadedModel,
+    Report,
+    Unsupported,
     calibration_of,
     offload,
     offloaded_model,
@@ -99,6 +100,7 @@ class OffloadedPipeline:
         *,
         calibration: Calibration | Calls,
         filter_fn: FilterFn | None = None,
+        unsupported: Unsupported = "float",
     ) -> Self:
         """Offload the denoiser of a pipeline, in place.
 
@@ -110,7 +112,7 @@ class OffloadedPipeline:
             Where the denoiser's products run; it must stay open until `close`.
         calibration : Calibration or list of dict
             What `calibrate_pipeline` returned, or keyword arguments of calls with which to calibrate.
-        filter_fn : callable, optional
+        filter_fn, unsupported
             As in `offload`.
 
         Raises
@@ -122,9 +124,10 @@ class OffloadedPipeline:
         _, denoiser = denoiser_of(pipeline)
         if isinstance(calibration, Calibration):
             _check_calibration(denoiser, calibration)
-            offload(denoiser, accelerator, calibration=calibration, filter_fn=filter_fn)
+            chosen: Calibration | Callable[[nn.Module], Any] = calibration
         else:
-            offload(denoiser, accelerator, calibration=calibration_runs(pipeline, calibration), filter_fn=filter_fn)
+            chosen = calibration_runs(pipeline, calibration)
+        offload(denoiser, accelerator, calibration=chosen, filter_fn=filter_fn, unsupported=unsupported)
         return cls(pipeline)
 
     @classmethod
@@ -135,6 +138,7 @@ class OffloadedPipeline:
         *,
         calibration: Calibration | Calls,
         filter_fn: FilterFn | None = None,
+        unsupported: Unsupported = "float",
         **options: Any,
     ) -> Self:
         """Load a pipeline of diffusers and offload its denoiser.
@@ -143,7 +147,7 @@ class OffloadedPipeline:
         ----------
         name : str or Path
             Folder or hub id.
-        accelerator, calibration, filter_fn
+        accelerator, calibration, filter_fn, unsupported
             As in `from_pipe`.
         **options
             Of ``DiffusionPipeline.from_pretrained``, for example ``dtype``, ``local_files_only``, or components in
@@ -159,7 +163,9 @@ class OffloadedPipeline:
         if storage.is_saved(Path(name)):
             raise ValueError(f"{name} holds an offloaded pipeline; use OffloadedPipeline.load")
         pipeline = DiffusionPipeline.from_pretrained(name, **options)
-        return cls.from_pipe(pipeline, accelerator, calibration=calibration, filter_fn=filter_fn)
+        return cls.from_pipe(
+            pipeline, accelerator, calibration=calibration, filter_fn=filter_fn, unsupported=unsupported
+        )
 
     @classmethod
     def shipped(
@@ -169,6 +175,7 @@ class OffloadedPipeline:
         *,
         calibration: Calibration | Calls | None = None,
         filter_fn: FilterFn | None = None,
+        unsupported: Unsupported = "float",
     ) -> Self:
         """Offload a shipped model: ``OffloadedPipeline.shipped("mnist", accelerator)([0, 1, 2], seed=0)``.
 
@@ -176,7 +183,7 @@ class OffloadedPipeline:
         ----------
         name : str
             ``digits`` or ``mnist``.
-        accelerator, filter_fn
+        accelerator, filter_fn, unsupported
             As in `from_pipe`.
         calibration : Calibration or list of dict, optional
             As in `from_pipe`; by default two images of each class.
@@ -190,7 +197,7 @@ class OffloadedPipeline:
         """
         pipeline = ShippedPipeline(name)
         chosen = calibration_run(pipeline.spec) if calibration is None else calibration
-        return cls.from_pipe(pipeline, accelerator, calibration=chosen, filter_fn=filter_fn)
+        return cls.from_pipe(pipeline, accelerator, calibration=chosen, filter_fn=filter_fn, unsupported=unsupported)
 
     @classmethod
     def load(cls, folder: Path | str, accelerator: Accelerator) -> Self:
@@ -359,7 +366,7 @@ class OffloadedPipeline:
         self._open()
         return calibration_of(self.denoiser)
 
-    def report(self) -> list[LayerReport]:
+    def report(self) -> Report:
         """What each product of the denoiser has done, in all calls."""
         self._open()
         return report(self.denoiser)

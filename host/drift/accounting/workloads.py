@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...offloading.attention import ROWS_AT_ONCE, split_heads
-from ...offloading.selection import FilterFn, call_name, supported_layers, watch_attention
+from ...offloading.selection import FilterFn, call_name, reason_against, supported_layers, watch_attention
 from ...operands import GemmShape
 from ..cell import block_of
 
@@ -101,7 +101,9 @@ def trace_workload(model: nn.Module, run: Callable[[nn.Module], object], filter_
         The commands that the offloaded model would send.
     """
     layers = {
-        layer: name for layer, name in supported_layers(model).items() if filter_fn is None or filter_fn(layer, name)
+        layer: name
+        for layer, name in supported_layers(model).items()
+        if reason_against(layer) is None and (filter_fn is None or filter_fn(layer, name))
     }
     owners = {module: name for name, module in model.named_modules()}
     products: list[ModelProduct] = []

@@ -232,6 +232,8 @@ class Worker:
         self.accelerator = open_accelerator(recipe.device, recipe.backend)
         try:
             self.model: OffloadedModel = offload(recipe.denoiser, self.accelerator, calibration=recipe.calibration)
+            # Its evaluations exchange values with other devices.
+            self.model.awaits_trial = False
         except BaseException:
             self.accelerator.close()
             raise

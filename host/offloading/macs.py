@@ -1,0 +1,180 @@
+"""How many multiply-accumulates of a model each of its modules does, and which stay in float."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+from .selection import EXCLUDED, AttentionWatcher, Watch, watch_attention
+
+if TYPE_CHECKING:
+    from .calibration import Calibration
+
+
+@dataclass(frozen=True)
+class FloatModule:
+    """A module, or the part of one, whose products stay in PyTorch.
+
+    Attributes
+    ----------
+    name : str
+        Dotted name in the model.
+    kind : str
+        Its class.
+    macs : int
+        Multiply-accumulates in the calibration's run for scales, without those of modules within.
+    reason : str
+        Why they are not offloaded.
+    share : float or None
+        Of the MACs of the model in that run; None if they were not counted.
+    """
+
+    name: str
+    kind: str
+    macs: int
+    reason: str
+    share: float | None = None
+
+    def __str__(self) -> str:
+        share = "" if self.share is None else f", {100 * self.share:.3g} % of MACs"
+        return f"{self.name!r} ({self.kind}{share}): {self.reason}"
+
+
+def layer_macs(layer: nn.Module, values: torch.Tensor, result: torch.Tensor) -> int:
+    """Of a call of a Linear or Conv2d layer."""
+    if isinstance(layer, nn.Conv2d):
+        rows, columns = layer.kernel_size
+        return result.numel() * layer.in_channels // layer.groups * rows * columns
+    assert isinstance(layer, nn.Linear)
+    return values.numel() * layer.out_features
+
+
+def attention_macs(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> int:
+    """Of both products of a call of attention."""
+    lead = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
+    heads = query.shape[-3] if query.ndim > 2 else 1
+    return lead.numel() * heads * query.shape[-2] * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+
+
+def _cpu_attention_flops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+
+
+_FORMULAS: dict[Any, Callable[..., int]] = {
+    # PyTorch's own table has the kernels of GPUs only.
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention_flops,
+}
+
+
+class MacCounter(TorchDispatchMode):
+    """Counts the MACs of operators, for the innermost module that is being evaluated.
+
+    By the formulas of ``torch.utils.flop_counter``, which count two operations for one MAC.
+
+    Attributes
+    ----------
+    macs : dict of nn.Module to Counter
+        For each module, MACs by the name of the torch function that did them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watch: Watch | None = None
+        self.macs: dict[nn.Module, Counter[str]] = defaultdict(Counter)
+        self._paused = False
+        self._composite: dict[Any, bool] = {}
+
+    @contextlib.contextmanager
+    def watch(self, module: nn.Module, watcher: AttentionWatcher) -> Iterator[None]:
+        """Count what `module` does, and let `watcher` see its calls of attention."""
+        with watch_attention(module, watcher) as self._watch, self:
+            yield
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Count nothing meanwhile: someone else does."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        watch = self._watch
+        if self._paused or watch is None or watch.owner is None:
+            return func(*args, **kwargs)
+        packet = func._overloadpacket
+        formula = flop_registry.get(packet) or _FORMULAS.get(packet)
+        if formula is None:
+            # In inference mode operators that are made of others arrive whole.
+            if self._composite.get(func) is not False:
+                with self:
+                    result = func.decompose(*args, **kwargs)
+                self._composite[func] = result is not NotImplemented
+                if result is not NotImplemented:
+                    return result
+            return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        name = watch.function or packet.__name__
+        self.macs[watch.owner][name.strip("_")] += formula(*args, **kwargs, out_val=result) // 2
+        return result
+
+    def modules(self, names: dict[nn.Module, str]) -> list[FloatModule]:
+        """What it has counted, with reasons; `names` are those of the model's modules."""
+        return [
+            FloatModule(names[module], type(module).__name__, macs, _reason(module, counts))
+            for module, counts in self.macs.items()
+            if (macs := sum(counts.values()))
+        ]
+
+
+def left_in_float(
+    calibration: Calibration, offloaded: set[str], reasons: dict[str, str], modules: dict[str, nn.Module]
+) -> list[FloatModule]:
+    """What stays in float if some layers and attention calls are offloaded, the largest share first.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Has counted MACs.
+    offloaded : set of str
+        Names of layers and calls.
+    reasons : dict of str to str
+        For layers that are not, which is known now.
+    modules : dict of str to nn.Module
+        Of the model.
+    """
+    left = [
+        each if reasons.get(each.name, EXCLUDED) == EXCLUDED else replace(each, reason=reasons[each.name])
+        for each in calibration.left
+    ]
+    # A module may call attention and do products itself: under the same name.
+    listed = {*calibration.layers, *(each.name for each in left)}
+    unknown = [name for name in reasons if name not in listed]
+    for name in (*(each for each in calibration.layers if each not in offloaded), *unknown):
+        kind = type(modules[name.partition("#")[0]]).__name__
+        layer = calibration.layers.get(name)
+        left.append(FloatModule(name, kind, (layer and layer.macs) or 0, reasons.get(name, EXCLUDED)))
+    total = sum(layer.macs or 0 for layer in calibration.layers.values()) + sum(each.macs for each in calibration.left)
+    counted = total and all(layer.macs is not None for layer in calibration.layers.values())
+    left = [replace(each, share=each.macs / total if counted else None) for each in left]
+    return sorted(left, key=lambda each: -each.macs)
+
+
+def _reason(module: nn.Module, counts: Counter[str]) -> str:
+    kind = type(module)
+    if kind.__module__.startswith("torch.nn.modules.") and not module._modules:
+        return f"{kind.__name__} layers are not offloaded"
+    functions = ", ".join(sorted(name for name, macs in counts.items() if macs))
+    return f"it calls {functions} itself, not through a Linear or Conv2d layer"
