@@ -175,11 +175,11 @@ class OffloadedConv2d(OffloadedLayer):
         matrix = grouped.permute(0, 3, 4, 2, 1).reshape(self.groups, -1, outputs // self.groups)
         return matrix if self.groups > 1 else matrix[0]
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Map (B, C, H, W), or (C, H, W), to (B, N, rows, columns), or (N, rows, columns)."""
-        single = image.ndim == 3
+        single = input.ndim == 3
         result = int8_conv2d(
-            image[None] if single else image,
+            input[None] if single else input,
             self.multiplier,
             self.output_scale,
             self.bias,

@@ -82,9 +82,9 @@ class OffloadedLinear(OffloadedLayer):
     def matrix(self) -> torch.Tensor:
         return self.integers.T
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Map (..., K) to (..., N)."""
-        return int8_linear(values, self.multiplier, self.output_scale, self.bias, self.present_group, self.number)
+        return int8_linear(input, self.multiplier, self.output_scale, self.bias, self.present_group, self.number)
 
     def extra_repr(self) -> str:
         return (

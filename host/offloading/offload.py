@@ -328,7 +328,8 @@ def _try_first(module: nn.Module, state: _Offload) -> RemovableHandle:
                 model.awaits_trial = False
                 _try(module, state, Evaluation(arguments, named))
 
-    return module.register_forward_pre_hook(before, with_kwargs=True)
+    # Before other hooks, for example those of a cache: the trial is no part of the evaluation that they see.
+    return module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)
 
 
 def restore(module: nn.Module) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -54,13 +53,13 @@ class Evaluation:
         ]
 
     def __call__(self, module: nn.Module) -> None:
-        """Evaluate `module` so, past the hooks that it has itself."""
+        """Evaluate `module` so."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode() if self._inference else torch.no_grad())
             for device, dtype in self._autocast:
                 stack.enter_context(torch.autocast(device, dtype=dtype))
             args, kwargs = tree_map_only(torch.Tensor, torch.clone, (self._args, self._kwargs))
-            module.forward(*args, **kwargs)
+            module(*args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -71,7 +70,8 @@ def recorded(module: nn.Module, found: list[Evaluation]) -> Iterator[None]:
         if not found:
             found.append(Evaluation(args, kwargs))
 
-    handle = module.register_forward_pre_hook(record, with_kwargs=True)
+    # Before other hooks, which are called again when the evaluation is made again.
+    handle = module.register_forward_pre_hook(record, with_kwargs=True, prepend=True)
     try:
         yield
     finally:
@@ -102,14 +102,17 @@ def leaving_no_trace(models: Iterable[OffloadedModel]) -> Iterator[None]:
 @contextlib.contextmanager
 def _without_hooks(module: nn.Module) -> Iterator[None]:
     """Users' hooks may count, or draw random numbers: they see nothing of a trial."""
-    before = [(each, each._forward_pre_hooks, each._forward_hooks) for each in module.modules()]
-    for each, *_ in before:
-        each._forward_pre_hooks, each._forward_hooks = OrderedDict(), OrderedDict()
+    before = [(each, each.__dict__.get("_compiled_call_impl")) for each in module.modules()]
+    for each, _ in before:
+        # What a module does instead of calling its hooks, and those of all modules, and its forward.
+        each._compiled_call_impl = each.forward
     try:
         yield
     finally:
-        for each, pre_hooks, hooks in before:
-            each._forward_pre_hooks, each._forward_hooks = pre_hooks, hooks
+        for each, compiled in before:
+            del each._compiled_call_impl
+            if compiled is not None:
+                each._compiled_call_impl = compiled
 
 
 def attempt(evaluate: Callable[[nn.Module], Any], module: nn.Module, *, hooks: bool) -> Exception | None:
