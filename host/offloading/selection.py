@@ -13,6 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import OffloadError
+from .weights import is_shared
 
 FilterFn = Callable[[nn.Module, str], bool]
 """Tells whether a layer, given with its dotted name, is offloaded.
@@ -125,7 +126,8 @@ def _check_weight(layer: nn.Module, name: str) -> None:
     weight = layer._parameters["weight"]
     assert weight is not None
     remedy = f"offload the float model, or exclude this layer with {exclusion([name])}"
-    if type(weight) not in (torch.Tensor, nn.Parameter):
+    # A weight that is shared with a layer which is offloaded already is float as well.
+    if type(weight) not in (torch.Tensor, nn.Parameter) and not is_shared(weight):
         raise OffloadError(
             f"the weight of layer {name!r} is a {type(weight).__name__}, whose values only its own library knows "
             f"(quantised by torchao, or divided over devices, for example); {remedy}",

@@ -328,6 +328,11 @@ def _exchange(parameter: nn.Parameter, present: type, other: type) -> None:
         parameter.__class__ = other
 
 
+def is_shared(weight: torch.Tensor) -> bool:
+    """Whether a weight is that of an offloaded layer, or the float parameter that it stands for."""
+    return type(weight) in (TrackedWeight, _KeptParameter)
+
+
 def copy_of(parameter: nn.Parameter) -> torch.Tensor:
     """A parameter of its own with the same values."""
     with torch._C.DisableTorchFunctionSubclass():
