@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -317,16 +316,23 @@ def _give_up(module: nn.Module, error: Exception) -> NoReturn:
 
 def _try_first(module: nn.Module, state: _Offload) -> RemovableHandle:
     """Let the first evaluation of `module` be preceded by a trial."""
-    model, lock = state.model, threading.RLock()
+    model, trying = state.model, False
     model.awaits_trial = True
 
     def before(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        nonlocal trying
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or not model.awaits_trial:
             return
-        with lock:
-            if model.awaits_trial:
-                model.awaits_trial = False
+        # Other threads wait until it is over; the trial itself may come by here.
+        with model.accelerator.exclusive():
+            if trying or not model.awaits_trial:
+                return
+            trying = True
+            try:
                 _try(module, state, Evaluation(arguments, named))
+                model.awaits_trial = False
+            finally:
+                trying = False
 
     # Before other hooks, for example those of a cache: the trial is no part of the evaluation that they see.
     return module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -142,3 +143,15 @@ def test_a_model_whose_parts_are_called_is_tried_as_it_was_calibrated(twin, gene
     with pytest.raises(OffloadError, match=r"^Parts cannot be evaluated with its layers offloaded, and"):
         offload(net, twin, calibration=lambda m: m.decode(values))
     assert type(net.decoder.block["first"]) is nn.Linear
+
+
+def test_threads_wait_for_the_trial(twin, generator):
+    net, values = nn.Sequential(nn.Linear(8, 8)).requires_grad_(False), torch.randn(4, 8, generator=generator)
+    model = offload(net, twin, calibration=calibrate(net, lambda m: m(values)))
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = [each.result(60) for each in [pool.submit(net, values) for _ in range(8)]]
+    assert all(torch.equal(first, other) for other in others)
+    # All of them were counted, and by the accelerator too.
+    assert [each.calls for each in report(net)] == [8]
+    assert twin.stats["macs"] == 8 * 4 * 8 * 8
+    assert not model.awaits_trial
