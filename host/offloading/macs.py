@@ -90,7 +90,7 @@ class MacCounter(TorchDispatchMode):
         self._watch: Watch | None = None
         self.macs: dict[nn.Module, Counter[str]] = defaultdict(Counter)
         self._paused = False
-        self._composite: dict[Any, bool] = {}
+        self._formulas: dict[Any, Callable[..., int] | None] = {}
 
     @contextlib.contextmanager
     def watch(self, module: nn.Module, watcher: AttentionWatcher) -> Iterator[None]:
@@ -112,22 +112,24 @@ class MacCounter(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         watch = self._watch
-        if self._paused or watch is None or watch.owner is None:
+        if self._paused or watch is None or (owner := watch.owner) is None:
             return func(*args, **kwargs)
-        packet = func._overloadpacket
-        formula = flop_registry.get(packet) or _FORMULAS.get(packet)
-        if formula is None:
-            # In inference mode operators that are made of others arrive whole.
-            if self._composite.get(func) is not False:
+        if func in self._formulas:
+            formula = self._formulas[func]
+        else:
+            packet = func._overloadpacket
+            formula = flop_registry.get(packet) or _FORMULAS.get(packet)
+            if formula is None:
+                # In inference mode operators that are made of others arrive whole.
                 with self:
                     result = func.decompose(*args, **kwargs)
-                self._composite[func] = result is not NotImplemented
                 if result is not NotImplemented:
                     return result
-            return func(*args, **kwargs)
+            self._formulas[func] = formula
         result = func(*args, **kwargs)
-        name = watch.function or packet.__name__
-        self.macs[watch.owner][name.strip("_")] += formula(*args, **kwargs, out_val=result) // 2
+        if formula is not None:
+            name = watch.function or func._overloadpacket.__name__
+            self.macs[owner][name.strip("_")] += formula(*args, **kwargs, out_val=result) // 2
         return result
 
     def modules(self, names: dict[nn.Module, str]) -> list[FloatModule]:
