@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 _HOOKS = (
     "_forward_pre_hooks",
@@ -21,8 +24,11 @@ def adopt(ours: nn.Module, layer: nn.Module) -> None:
 
     The registries of hooks are the same objects: a handle from before removes its hook from both, and a hook that is
     registered with one of them is the other's too. Hooks are called in their order, with the offloaded layer as their
-    module. Attributes that both have are the offloaded layer's.
+    module. A weight that hooks or a parametrisation compute is computed for the offloaded layer, and quantised again
+    when it has changed. Attributes that both have are the offloaded layer's.
     """
+    if "weight" not in layer._parameters:
+        _compute_weight(ours, layer)
     for name in _HOOKS:
         ours.__dict__[name] = layer.__dict__[name]
     ours._is_full_backward_hook = layer._is_full_backward_hook
@@ -34,3 +40,18 @@ def adopt(ours: nn.Module, layer: nn.Module) -> None:
     for name, value in layer.__dict__.items():
         if not name.startswith("_") and not hasattr(ours, name):
             ours.__dict__[name] = value
+
+
+def _compute_weight(ours: nn.Module, layer: nn.Module) -> None:
+    """Let the weight of an offloaded layer be made at each call, as the float layer's, from the same tensors."""
+    del ours._parameters["weight"]
+    if is_parametrized(layer, "weight"):
+
+        def weight(self: Any) -> Any:
+            return self.parametrizations.weight()
+
+        # As `torch.nn.utils.parametrize` does with the float layer.
+        ours.__class__ = type(f"Parametrized{type(ours).__name__}", (type(ours),), {"weight": property(weight)})
+    else:
+        # Pre-hooks, which are called with the offloaded layer, set it anew.
+        ours.__dict__["weight"] = layer.weight

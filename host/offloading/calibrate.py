@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrize
 
 from ..errors import OffloadError, OffloadWarning
 from ..quantization import METHODS, ActivationObserver, Method, quantize_weight
@@ -212,7 +213,14 @@ class _Calibrator:
                         observer.update(values)
                 return function(*args, **kwargs)
 
-        self._run(_watch_layers(self.layers, watch, self.counter.paused), self.counter.watch(self.module, watch_call))
+        @contextlib.contextmanager
+        def around() -> Iterator[None]:
+            # To compute the weight a second time may change it.
+            with self.counter.paused(), parametrize.cached() if parametrized else contextlib.nullcontext():
+                yield
+
+        parametrized = any(parametrize.is_parametrized(layer) for layer in self.layers)
+        self._run(_watch_layers(self.layers, watch, around), self.counter.watch(self.module, watch_call))
         for layer, name in list(self.layers.items()):
             if layer not in differences:
                 reason = "calibration did not call it"

@@ -119,6 +119,11 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
         weight, source = self._parameters.get("weight"), self._source
         return weight is source.weight and self._writes == source.writes and type(weight) is TrackedWeight
 
+    @property
+    def computes_weight(self) -> bool:
+        """Whether hooks or a parametrisation make the weight at each call: there is no such parameter."""
+        return "weight" not in self._parameters
+
     def release(self) -> None:
         """Let go of the float layer, which is its own again."""
         self._release()
@@ -218,7 +223,10 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
     ) -> None:
         found = {name: state_dict[prefix + name] for name in _STORED if prefix + name in state_dict}
         wanted = {"weight": self.integers.shape}
-        if "weight" not in found or not found["weight"].is_floating_point():
+        if self.computes_weight and "weight" not in found:
+            # That of a float layer, which has what the weight is computed from.
+            wanted = {}
+        elif "weight" not in found or not found["weight"].is_floating_point():
             wanted |= {name: scale.shape for name in _SCALES if (scale := getattr(self, name)) is not None}
         found = {name: tensor for name, tensor in found.items() if name in wanted}
         if strict or found:
@@ -283,6 +291,8 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
         # The float parameters themselves, past what stands for them.
         with torch._C.DisableTorchFunctionSubclass():
             layer._apply(fn)
+        if self.computes_weight:
+            return
         if layer.weight.is_meta:
             raise ValueError(f"layer {self.product.name!r} is offloaded and needs its weights; call restore first")
         if before is None:

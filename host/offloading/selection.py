@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 
 from ..errors import OffloadError
@@ -62,9 +63,8 @@ def reason_against(layer: nn.Module) -> str | None:
             return f"its {method} was replaced (by accelerate, peft, or a fault injector, for example)"
         if getattr(type(layer), method, None) is not getattr(kind, method, None):
             return f"{type(layer).__name__} has a {method} of its own"
-    for each in ("weight", "bias"):
-        if each not in layer._parameters:
-            return f"its {each} is computed at each call (by a parametrisation, spectral_norm or prune, for example)"
+    if is_parametrized(layer, "bias"):
+        return "its bias has a parametrisation"
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         return f"padding_mode={layer.padding_mode!r} is not supported"
     return None
@@ -123,8 +123,10 @@ def _check_present(module: nn.Module) -> None:
 
 
 def _check_weight(layer: nn.Module, name: str) -> None:
-    weight = layer._parameters["weight"]
-    assert weight is not None
+    # Not `layer.weight`: to compute it, as a parametrisation does, may change what it is computed from.
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        return
     remedy = f"offload the float model, or exclude this layer with {exclusion([name])}"
     # A weight that is shared with a layer which is offloaded already is float as well.
     if type(weight) not in (torch.Tensor, nn.Parameter) and not is_shared(weight):
