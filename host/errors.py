@@ -110,6 +110,10 @@ class WeightsNotFoundError(FileNotFoundError):
     """The weights of a shipped model are not there."""
 
 
+class NonFiniteError(ValueError):
+    """A NaN or an infinity came to where it cannot be represented; the message names the layer and the evaluation."""
+
+
 class PlanError(ValueError):
     """An image cannot be divided over a fleet as asked, or can no longer be finished on it; the message says why."""
 

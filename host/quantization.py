@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
+
+from .errors import NonFiniteError
 
 INT8_MAX = 127
 
@@ -50,6 +53,7 @@ class ActivationObserver:
         self.absmax = 0.0
         self.updates = 0
         self._limit = 0.0
+        self._zeros = 0
         self._counts = torch.zeros(HISTOGRAM_BINS, dtype=torch.float64)
 
     def update(self, values: torch.Tensor) -> None:
@@ -59,10 +63,20 @@ class ActivationObserver:
         ----------
         values : torch.Tensor
             Floating-point, any shape.
+
+        Raises
+        ------
+        NonFiniteError
+            Some are NaN or infinite.
         """
-        self.updates += 1
         magnitudes = values.detach().float().abs().flatten().cpu()
+        # The maximum of a tensor with a NaN is one.
         largest = magnitudes.max().item()
+        if not math.isfinite(largest):
+            bad = int((~magnitudes.isfinite()).sum())
+            raise NonFiniteError(f"{bad} of {magnitudes.numel()} values are NaN or infinite, so they have no scale")
+        self.updates += 1
+        self._zeros += magnitudes.numel() if not largest else 0
         if not largest:
             return
         self.absmax = max(self.absmax, largest)
@@ -72,6 +86,12 @@ class ActivationObserver:
             self._limit *= 2
             self._counts = torch.cat([self._counts.view(-1, 2).sum(1), self._counts.new_zeros(HISTOGRAM_BINS // 2)])
         self._counts += torch.histc(magnitudes, HISTOGRAM_BINS, 0, self._limit)
+
+    def clipped(self, scale: float) -> float:
+        """Share of all values that saturates with this scale, to a histogram's bin."""
+        edges = torch.arange(HISTOGRAM_BINS, dtype=torch.float64) * (self._limit / HISTOGRAM_BINS)
+        total = float(self._counts.sum()) + self._zeros
+        return float(self._counts[edges > (INT8_MAX + 0.5) * scale].sum()) / total if total else 0.0
 
     def scale(self, method: Method, percentile: float = 99.99) -> float:
         """Value of one quantisation step.

@@ -8,6 +8,7 @@ from .calibration import Calibration, LayerCalibration
 from .conv import OffloadedConv2d, int8_conv2d
 from .linear import OffloadedLinear, int8_linear
 from .macs import FloatModule
+from .nonfinite import Nonfinite
 from .offload import Unsupported, calibration_of, offload, offloaded_model, restore
 from .products import OffloadedModel, OffloadedProduct
 from .report import LayerReport, Report, report
@@ -21,6 +22,7 @@ __all__ = [
     "FloatModule",
     "LayerCalibration",
     "LayerReport",
+    "Nonfinite",
     "OffloadedAttention",
     "OffloadedConv2d",
     "OffloadedLinear",

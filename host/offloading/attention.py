@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from . import kernels
 from .calibration import LayerCalibration
 from .copies import NotCopied
+from .nonfinite import Met, bad_queries, bad_rows
 from .products import OffloadedModel, OffloadedProduct, check_attention, find, in_turn, register
 
 ROWS_AT_ONCE = 512
@@ -27,9 +28,12 @@ Multiply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], None]
 """``multiply(a, b, out, first_row)``: int8 (B, M, K) and (B, K, N) to int32 (B, M, N)."""
 
 
-Gather = Callable[[torch.Tensor, torch.Tensor, tuple[float, float]], tuple[torch.Tensor, torch.Tensor]]
-"""``gather(key, value, steps)``: int8 (B, H, S, E) and (B, H, S, V) of some tokens, in memory that is used again, and
-the value of one step of each, to those of all tokens."""
+Gather = Callable[[torch.Tensor, torch.Tensor, tuple[float, float], bool], tuple[torch.Tensor, torch.Tensor, bool]]
+"""``gather(key, value, steps, bad)``: int8 (B, H, S, E) and (B, H, S, V) of some tokens, in memory that is used again,
+the value of one step of each, and whether a key or value is NaN or infinite, to those of all tokens."""
+
+Look = Callable[[tuple[Met, Met, Met]], bool]
+"""Gets what quantising query, key and value has met, and tells whether some of them are NaN or infinite."""
 
 
 class Scratch(Protocol):
@@ -98,6 +102,8 @@ def attend(
     multiply: tuple[Multiply, Multiply],
     scratch: Scratch,
     gather: Gather | None = None,
+    look: Look | None = None,
+    refuse_mask: Callable[[], None] | None = None,
 ) -> torch.Tensor:
     """Attention in int8.
 
@@ -121,21 +127,33 @@ def attend(
         Gives memory that is used again.
     gather : callable, optional
         Adds the keys and values of tokens that are elsewhere; without mask and `is_causal` only.
+    look : callable, optional
+        Looks at NaN and infinity; by default there are none.
+    refuse_mask : callable, optional
+        Called where the mask has NaN or plus infinity.
 
     Returns
     -------
     torch.Tensor
-        float32 (B, H, L, V), (B, L, H, V) in memory.
+        float32 (B, H, L, V), (B, L, H, V) in memory; NaN in rows that are NaN or infinite, or attend to such keys or
+        values.
     """
     query, key, value = heads.query, heads.key, heads.value
     device = query.device
-    operands = []
+    operands, met = [], []
     for name, values, step in zip(("query", "key", "value"), (query, key, value), steps, strict=True):
         quantized = scratch(name, tuple(values.shape), torch.int8, device)
-        kernels.quantise(values, torch.tensor([1 / step], dtype=torch.float32, device=device), quantized)
+        met.append(kernels.quantise(values, torch.tensor([1 / step], dtype=torch.float32, device=device), quantized))
         operands.append(quantized)
+    bad_keys = None
+    if look is not None and look((met[0], met[1], met[2])):
+        bad_keys = bad_rows(key) | bad_rows(value)
     if gather is not None:
-        operands[1:] = gather(operands[1], operands[2], (steps[1], steps[2]))
+        own = bad_keys is not None and bool(bad_keys.any())
+        operands[1], operands[2], bad = gather(operands[1], operands[2], (steps[1], steps[2]), own)
+        if bad or own:
+            # There is no mask: every row attends to all of them.
+            bad_keys = torch.ones((*query.shape[:2], 1), dtype=torch.bool, device=device)
     q, k, v = (operand.flatten(0, 1) for operand in operands)
     batch, count, length, _ = query.shape
     keys, width = v.shape[1:]
@@ -149,12 +167,17 @@ def attend(
         mask = None if heads.mask is None else heads.mask[:, :, place]
         if is_causal:
             mask = causal_mask(start, rows, keys, device)
+        masked = mask is not None and not is_causal
         weights = scratch("weights", (batch * count, rows, keys), torch.int8, device)
         shape = (batch, count, rows)
         totals = kernels.exponentials(scores.view(*shape, keys), factor, mask, weights.view(*shape, keys))
         sums = scratch("sums", (batch * count, rows, width), torch.int32, device)
+        if masked and refuse_mask is not None and bool((totals < 0).any()):
+            refuse_mask()
         multiply[1](weights, v, sums, start * batch * count)
         kernels.weighted_means(sums.view(*shape, width), totals, steps[2], out[:, :, place])
+        if bad_keys is not None:
+            out[:, :, place].masked_fill_(bad_queries(query, bad_keys, mask, start, rows)[..., None], torch.nan)
     return out
 
 
@@ -194,12 +217,22 @@ def int8_attention(
     Returns
     -------
     torch.Tensor
-        (..., L, V), dtype of `query`; zero where all keys are masked.
+        (..., L, V), dtype of `query`; zero where all keys are masked. Rows that are NaN or infinite, attend to such
+        keys or values, or have NaN or plus infinity in their mask, are NaN.
     """
     call: AttentionCall = find(layer)
     check_attention(call.name, query, key, value)
     steps = scales[0 if group is None else int(group)].tolist()
-    keys = [product.begin() for product in call.products]
+    keys: list[int] = []
+
+    def look(met: tuple[Met, Met, Met]) -> bool:
+        scores, means = call.products
+        bad = [scores.meet(met[0] + met[1], heads.query, heads.key), means.meet(met[2], heads.value)]
+        keys.extend(product.begin() for product in call.products)
+        return any(bad)
+
+    def refuse_mask() -> None:
+        call.products[0].refuse("NaN or plus infinity in a mask", begun=True)
 
     def multiply(which: int) -> Multiply:
         def run(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, first_row: int) -> None:
@@ -211,7 +244,9 @@ def int8_attention(
     scratch = call.products[0].model.scratch
     if call.gather is not None and (is_causal or mask is not None):
         raise ValueError(f"attention {call.name!r} has a mask, which cannot be divided over devices")
-    out = attend(heads, steps, scale, is_causal, (multiply(0), multiply(1)), scratch, call.gather)
+    refusing = refuse_mask if call.model.nonfinite == "raise" else None
+    products = (multiply(0), multiply(1))
+    out = attend(heads, steps, scale, is_causal, products, scratch, call.gather, look, refusing)
     return out.to(query.dtype).reshape(heads.shape)
 
 
@@ -249,7 +284,8 @@ class AttentionCall(NotCopied, nn.Module):
         self.model, self.name = model, name
         self.register_buffer("scales", calibration.scales.to(device, copy=True))
         self.products = tuple(
-            OffloadedProduct(model, f"{name}.{part}", calibration.kind, calibration.sqnr_db) for part in ("qk", "pv")
+            OffloadedProduct(model, f"{name}.{part}", calibration.kind, calibration.sqnr_db, calibration.clipped)
+            for part in ("qk", "pv")
         )
         self.gather: Gather | None = None
         self.number = register(self)
@@ -276,13 +312,15 @@ class AttentionCall(NotCopied, nn.Module):
         Raises
         ------
         ValueError
-            With dropout, or with both a mask and `is_causal`.
+            With dropout, with both a mask and `is_causal`, or with a scale that is NaN or infinite.
         """
         if dropout_p:
             raise ValueError(f"attention {self.name!r} has no dropout when it is offloaded; call eval() on the model")
         if is_causal and attn_mask is not None:
             raise ValueError(f"attention {self.name!r} got attn_mask and is_causal; give one of them")
         chosen = 1 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
+        if not math.isfinite(chosen):
+            raise ValueError(f"attention {self.name!r} got scale={chosen}; it must be finite")
         group = self.model.groups.present
         return int8_attention(
             query, key, value, attn_mask, self.scales, group, is_causal, chosen, enable_gqa, self.number

@@ -6,7 +6,7 @@ import contextlib
 import math
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
-from ..errors import OffloadError, OffloadWarning
+from ..errors import NonFiniteError, OffloadError, OffloadWarning
 from ..quantization import METHODS, ActivationObserver, Method, quantize_weight
 from . import reference
 from .attention import Multiply, attend, split_heads
@@ -115,9 +115,11 @@ class _Error:
     def __init__(self) -> None:
         self.signal = self.noise = 0.0
 
-    def add(self, exact: torch.Tensor, quantized: torch.Tensor) -> None:
+    def add(self, name: str, exact: torch.Tensor, quantized: torch.Tensor) -> None:
         self.signal += exact.double().square().sum().item()
         self.noise += (quantized.double() - exact.double()).square().sum().item()
+        if not math.isfinite(self.signal + self.noise):
+            raise _not_finite(name, "gave NaN or infinite values in the run for errors")
 
     @property
     def sqnr_db(self) -> float | None:
@@ -163,6 +165,8 @@ class _Calibrator:
 
         def watch(layer: nn.Module, values: torch.Tensor, _: Any) -> None:
             seen = _channels(layer, values).float().abs().flatten(0, -2).amax(0)
+            if not seen.isfinite().all():
+                raise _not_finite(self.layers[layer], "got NaN or infinite values in the run for smoothing")
             largest[layer] = torch.maximum(largest.get(layer, seen), seen)
 
         self._run(_watch_layers(self.layers, watch))
@@ -184,6 +188,11 @@ class _Calibrator:
         calls: dict[str, list[list[ActivationObserver]]] = defaultdict(
             lambda: [[ActivationObserver() for _ in range(3)] for _ in range(groups)]
         )
+        for layer, name in self.layers.items():
+            weight = layer.weight
+            assert isinstance(weight, torch.Tensor)
+            if not weight.isfinite().all():
+                raise _not_finite(name, "has NaN or infinite weights")
         macs: Counter[str] = Counter()
         owners: dict[str, nn.Module] = {}
         differences: dict[nn.Module, str | None] = {}
@@ -196,7 +205,7 @@ class _Calibrator:
             macs[name] += layer_macs(layer, values, result)
             if name in self.smoothing:
                 values = _channels(layer, values).float() / self.smoothing[name]
-            layers[name][self.groups.index].update(values)
+            _observe(name, layers[name][self.groups.index], values)
 
         def watch_call(
             owner: nn.Module, index: int, function: Callable[..., torch.Tensor], args: Any, kwargs: dict[str, Any]
@@ -209,8 +218,8 @@ class _Calibrator:
             with self.counter.paused():
                 if self._owns(owner):
                     check_attention(name, **operands)
-                    for observer, values in zip(calls[name][self.groups.index], operands.values(), strict=True):
-                        observer.update(values)
+                    for observer, (role, values) in zip(calls[name][self.groups.index], operands.items(), strict=True):
+                        _observe(name, observer, values, f"as {role} ")
                 return function(*args, **kwargs)
 
         @contextlib.contextmanager
@@ -235,6 +244,7 @@ class _Calibrator:
             for name, owner in owners.items()
             if name not in calls
         ]
+        self._leave_unseen(layers, calls, owners, macs)
         # A model all of whose layers are more than their weights stays as it is, and they are listed.
         unsupported = [layer for layer, (_, reason) in self.left.items() if reason != EXCLUDED]
         if not self.layers and not calls and not any(x in differences or x in self.counter.macs for x in unsupported):
@@ -243,16 +253,62 @@ class _Calibrator:
         for layer, name in self.layers.items():
             scales = [self._scale(name, group, each, method, percentile) for group, each in enumerate(layers[name])]
             found[name] = LayerCalibration(
-                kind_of(layer), torch.tensor(scales, dtype=torch.float64), self.smoothing.get(name), macs=macs[name]
+                kind_of(layer),
+                torch.tensor(scales, dtype=torch.float64),
+                self.smoothing.get(name),
+                macs=macs[name],
+                clipped=max(each.clipped(scale) for each, scale in zip(layers[name], scales, strict=True)),
             )
         for name, by_group in calls.items():
             rows = [
                 [self._scale(name, group, each, method, percentile) for each in three]
                 for group, three in enumerate(by_group)
             ]
-            found[name] = LayerCalibration("attention", torch.tensor(rows, dtype=torch.float64), macs=macs[name])
+            clipped = max(
+                each.clipped(scale)
+                for three, row in zip(by_group, rows, strict=True)
+                for each, scale in zip(three, row, strict=True)
+            )
+            found[name] = LayerCalibration(
+                "attention", torch.tensor(rows, dtype=torch.float64), macs=macs[name], clipped=clipped
+            )
         self.macs = macs
         return found
+
+    def _leave_unseen(
+        self,
+        layers: dict[str, list[ActivationObserver]],
+        calls: dict[str, list[list[ActivationObserver]]],
+        owners: dict[str, nn.Module],
+        macs: Counter[str],
+    ) -> None:
+        """Leave in float what saw nothing but zeros, of which no scale follows; of a module all calls of attention."""
+        unseen = []
+        for layer, name in list(self.layers.items()):
+            if (where := _zeros_in(layers[name])) is not None:
+                self.left[layer] = name, f"calibration gave it only zeros{where}, of which no scale follows"
+                unseen.append(name)
+                del self.layers[layer]
+        zeros = {
+            name: f"calibration gave it only zeros as {role}{where}, of which no scale follows"
+            for name, by_group in calls.items()
+            for role, each in zip(("query", "key", "value"), zip(*by_group, strict=True), strict=True)
+            if (where := _zeros_in(each)) is not None
+        }
+        for name in list(calls):
+            owner = owners[name]
+            reason = next((zeros[each] for each in zeros if owners[each] is owner), None)
+            if reason is not None:
+                self.left_macs.append(FloatModule(name, type(owner).__name__, macs[name], reason))
+                unseen.append(name)
+                del calls[name]
+        if unseen:
+            warnings.warn(
+                f"{', '.join(map(repr, unseen))} got only zeros in calibration and stay in float; "
+                "to offload them, calibrate with inputs that reach them",
+                OffloadWarning,
+                stacklevel=2,
+            )
 
     def _reasons(self) -> str:
         reasons = [f"{name!r}: {reason}" for name, reason in self.left.values() if reason != EXCLUDED]
@@ -297,20 +353,41 @@ class _Calibrator:
                 bias = None if layer.bias is None else layer.bias[:, None, None]
             else:
                 quantized, bias = F.linear(inputs, weights[layer]), layer.bias
-            errors[name].add(result if bias is None else result - bias, quantized)
+            errors[name].add(name, result if bias is None else result - bias, quantized)
 
         def watch_call(
             owner: nn.Module, index: int, function: Callable[..., torch.Tensor], args: Any, kwargs: dict[str, Any]
         ) -> torch.Tensor:
             result = function(*args, **kwargs)
-            if self._owns(owner):
-                name = call_name(self.names[owner], index)
+            name = call_name(self.names[owner], index)
+            if name in found:
                 steps = found[name].scales[self.groups.index].tolist()
-                errors[name].add(result, _emulate(_attention_arguments(*args, **kwargs), steps))
+                errors[name].add(name, result, _emulate(_attention_arguments(*args, **kwargs), steps))
             return result
 
         self._run(_watch_layers(self.layers, watch), watch_attention(self.module, watch_call))
         return {name: error.sqnr_db for name, error in errors.items()}
+
+
+def _observe(name: str, observer: ActivationObserver, values: torch.Tensor, role: str = "") -> None:
+    try:
+        observer.update(values)
+    except NonFiniteError as error:
+        raise _not_finite(name, f"got values {role}in call {observer.updates} of the run for scales: {error}") from None
+
+
+def _not_finite(name: str, what: str) -> NonFiniteError:
+    return NonFiniteError(
+        f"layer {name!r} {what}; calibrate with data and weights that are finite, or exclude it with filter_fn"
+    )
+
+
+def _zeros_in(observers: Sequence[ActivationObserver]) -> str | None:
+    """Where observers, one for each timestep group, saw only zeros: None for nowhere."""
+    groups = [group for group, each in enumerate(observers) if each.updates and not each.absmax]
+    if not groups:
+        return None
+    return f" in timestep group {groups[0]} of {len(observers)}" if len(observers) > 1 else ""
 
 
 def _attention_arguments(

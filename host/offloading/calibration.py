@@ -20,6 +20,8 @@ KIND = "calibration"
 
 NonNegative = Annotated[int, Ge(0)]
 
+Share = Annotated[float, Interval(ge=0, le=1)]
+
 Kind = Literal["linear", "conv2d", "attention"]
 
 
@@ -32,9 +34,10 @@ class _Details:
     percentile: Annotated[float, Interval(gt=0, le=100)]
     smoothing: Positive | None
     timestep_bounds: list[float]
-    # Files of earlier programs have neither.
+    # Files of earlier programs have none of these.
     macs: dict[str, NonNegative] = field(default_factory=dict)
     left: list[tuple[str, str, NonNegative, str]] = field(default_factory=list)
+    clipped: dict[str, Share] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [name for name, _, _ in self.layers]
@@ -63,6 +66,9 @@ class LayerCalibration:
         inputs; None if it was not measured, or nothing differed.
     macs : int or None
         Multiply-accumulates in the run for scales; None in files of earlier programs.
+    clipped : float or None
+        Largest share of the inputs of a timestep group, and of an operand of attention, that its scale saturated; None
+        in files of earlier programs.
     """
 
     kind: str
@@ -70,6 +76,7 @@ class LayerCalibration:
     smoothing: torch.Tensor | None = None
     sqnr_db: float | None = None
     macs: int | None = None
+    clipped: float | None = None
 
     def smooth(self, layer: nn.Linear | nn.Conv2d) -> torch.Tensor:
         """Float weights of `layer`, times the smoothing of their input channel."""
@@ -126,6 +133,7 @@ class Calibration:
             "smoothing": self.smoothing,
             "timestep_bounds": self.timestep_bounds,
             "macs": {name: layer.macs for name, layer in self.layers.items() if layer.macs is not None},
+            "clipped": {name: layer.clipped for name, layer in self.layers.items() if layer.clipped is not None},
             "left": [[each.name, each.kind, each.macs, each.reason] for each in self.left],
         }
         write_tensors(Path(path), KIND, tensors, details)
@@ -154,7 +162,12 @@ class Calibration:
         return cls(
             layers={
                 name: LayerCalibration(
-                    kind, tensors[f"{name}/scales"], tensors.get(f"{name}/smoothing"), sqnr_db, details.macs.get(name)
+                    kind,
+                    tensors[f"{name}/scales"],
+                    tensors.get(f"{name}/smoothing"),
+                    sqnr_db,
+                    details.macs.get(name),
+                    details.clipped.get(name),
                 )
                 for name, kind, sqnr_db in details.layers
             },

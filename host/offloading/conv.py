@@ -10,12 +10,14 @@ from torch import nn
 from . import kernels
 from .calibration import LayerCalibration
 from .layer import OffloadedLayer
+from .nonfinite import bad_pixels
 from .products import OffloadedModel, check_values, find, in_turn
 from .reference import output_size
 
-Halo = Callable[[torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]]
-"""``halo(image, step)``: int8 (B, H, W, C) of some rows of an image, in memory that is used again, and the value of one
-step (times smoothing), to the rows above and below that the outputs of these rows read (`OffloadedConv2d.reach`)."""
+Halo = Callable[[torch.Tensor, float, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
+"""``halo(image, step, bad)``: int8 (B, H, W, C) of some rows of an image, in memory that is used again, the value of
+one step (times smoothing), and which rows have NaN or infinite pixels (bool (H,), or None for none), to the rows above
+and below that the outputs of these rows read (`OffloadedConv2d.reach`), and which of both have such pixels."""
 
 
 def _pairs(*lists: list[int]) -> list[tuple[int, int]]:
@@ -66,7 +68,7 @@ def int8_conv2d(
     Returns
     -------
     torch.Tensor
-        (B, N, rows, columns), dtype and memory format of `image`.
+        (B, N, rows, columns), dtype and memory format of `image`; NaN where a window touches a NaN or infinite pixel.
     """
     offloaded: OffloadedConv2d = find(layer)
     offloaded.refresh()
@@ -83,11 +85,13 @@ def int8_conv2d(
     if any(padding):
         bytes_.zero_()
     inside = bytes_[:, above : above + height, left : left + width]
-    kernels.quantise(image.permute(0, 2, 3, 1), multiplier[index], inside)
+    bad = product.meet(kernels.quantise(image.permute(0, 2, 3, 1), multiplier[index], inside), image)
+    beyond = None
     if offloaded.halo is not None:
         columns_inside = slice(left, left + width)
-        bytes_[:, :above, columns_inside], bytes_[:, above + height :, columns_inside] = offloaded.halo(
-            inside, float(offloaded.input_scale[index])
+        own = (~image.isfinite()).any(dim=3).any(dim=1).any(dim=0) if bad else None
+        bytes_[:, :above, columns_inside], bytes_[:, above + height :, columns_inside], beyond = offloaded.halo(
+            inside, float(offloaded.input_scale[index]), own
         )
 
     windows = _pairs(kernel, stride, dilation)
@@ -104,13 +108,22 @@ def int8_conv2d(
         unfolded = pieces.view(groups, batch * rows * columns, -1)
     sums = product.multiply(unfolded if groups > 1 else unfolded[0], index)
     offset = None if bias is None else bias.to(torch.float32)
+    touched = None
+    if bad or beyond is not None:
+        edges = (left, right, above, below)
+        touched = bad_pixels(image, groups, windows[0], windows[1], windows[2], edges, beyond)
+        touched = touched.repeat_interleave(outputs, 1)
     if groups == 1 and _channels_last(image):
-        pixels = kernels.dequantise(sums, scale[index], offset).view(batch, rows, columns, -1)
-        return pixels.permute(0, 3, 1, 2).to(image.dtype)
+        pixels = kernels.dequantise(sums, scale[index], offset).view(batch, rows, columns, -1).permute(0, 3, 1, 2)
+        if touched is not None:
+            pixels.masked_fill_(touched, torch.nan)
+        return pixels.to(image.dtype)
     result = torch.empty((batch, scale.shape[1], rows * columns), device=image.device)
     for number, part in enumerate(sums.view(groups, batch, rows * columns, outputs)):
         piece = slice(number * outputs, (number + 1) * outputs)
         kernels.dequantise_image(part, scale[index, piece], None if offset is None else offset[piece], result[:, piece])
+    if touched is not None:
+        result.masked_fill_(touched.flatten(2), torch.nan)
     return result.to(image.dtype).view(batch, -1, rows, columns)
 
 

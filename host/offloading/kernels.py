@@ -11,6 +11,7 @@ import torch
 
 from ..twin.kernels import load_kernels
 from . import reference
+from .nonfinite import Met
 
 
 @cache
@@ -18,7 +19,7 @@ def _library() -> ctypes.CDLL:
     library = load_kernels()
     pointer = c_void_p
     signatures: dict[str, list[Any]] = {
-        "quantise": [*[pointer] * 4, c_int64, pointer, pointer, c_int32],
+        "quantise": [*[pointer] * 4, c_int64, *[pointer] * 3, c_int32],
         "dequantise": [pointer, c_int64, c_int64, *[pointer] * 3, c_int64, c_int32],
         "dequantise_turned": [pointer, *[c_int64] * 3, *[pointer] * 3, c_int64, c_int32],
         "exponentials": [pointer, pointer, c_float, *[pointer] * 4, c_int32],
@@ -39,7 +40,7 @@ def _pointer(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def quantise(values: torch.Tensor, multiplier: torch.Tensor, out: torch.Tensor) -> None:
+def quantise(values: torch.Tensor, multiplier: torch.Tensor, out: torch.Tensor) -> Met:
     """As `reference.quantise`, of 4 dimensions and any strides, into `out`.
 
     Parameters
@@ -50,11 +51,16 @@ def quantise(values: torch.Tensor, multiplier: torch.Tensor, out: torch.Tensor) 
         float32 (1,) or (D,), contiguous.
     out : torch.Tensor
         int8 (A, B, C, D); the last dimension dense.
+
+    Returns
+    -------
+    Met
+        As `reference.met`.
     """
     values = values.to(torch.float32)
     if values.device.type != "cpu":
         out.copy_(reference.quantise(values, multiplier))
-        return
+        return reference.met(values, multiplier)
     # Extents of one may have any stride.
     dense = [stride == 1 or extent == 1 for extent, stride in zip(values.shape, values.stride(), strict=True)]
     if not (dense[3] or dense[2]):
@@ -62,10 +68,12 @@ def quantise(values: torch.Tensor, multiplier: torch.Tensor, out: torch.Tensor) 
     strides = list(values.stride())
     if values.shape[3] == 1:
         strides[3] = 1
+    met = _words((0, 0))
     _library().brownout_quantise(
         *(values.data_ptr(), _words(values.shape), _words(strides), multiplier.data_ptr()),
-        *(int(multiplier.numel() > 1), out.data_ptr(), _words(out.stride()[:3]), torch.get_num_threads()),
+        *(int(multiplier.numel() > 1), out.data_ptr(), _words(out.stride()[:3]), met, torch.get_num_threads()),
     )
+    return Met(met[0], bool(met[1]))
 
 
 def dequantise(sums: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

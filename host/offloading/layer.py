@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from ..errors import NonFiniteError
 from ..quantization import quantize_weight
 from .adoption import adopt
 from .calibration import LayerCalibration, smoothed
@@ -49,7 +50,7 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
 
     Raises
     ------
-    ValueError
+    NonFiniteError
         A weight is NaN or infinite; so the products after such a weight was written.
     """
 
@@ -79,7 +80,7 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
         self.register_buffer("input_scale", calibration.scales.to(device, copy=True))
         self.register_buffer("smoothing", None if smoothing is None else smoothing.to(device, copy=True))
         self._loaded = False
-        self.product = OffloadedProduct(model, name, calibration.kind, calibration.sqnr_db)
+        self.product = OffloadedProduct(model, name, calibration.kind, calibration.sqnr_db, calibration.clipped)
         self.number = register(self)
         try:
             with torch.inference_mode(False), torch.no_grad():
@@ -106,8 +107,10 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
 
         Raises
         ------
+        NonFiniteError
+            A weight is NaN or infinite.
         ValueError
-            A weight is NaN or infinite, or there are weights of another shape.
+            There are weights of another shape.
         """
         if self._up_to_date():
             return
@@ -172,7 +175,7 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
         integers, scale = quantize_weight(smoothed(values, self.smoothing, self.groups).flatten(1))
         if not scale.isfinite().all():
             channel = int((~scale.isfinite()).nonzero()[0])
-            raise ValueError(
+            raise NonFiniteError(
                 f"layer {self.product.name!r} has NaN or infinite weights in output channel {channel}; "
                 "load good ones, or exclude it with filter_fn"
             )

@@ -8,6 +8,7 @@ from torch import nn
 from . import kernels
 from .calibration import LayerCalibration
 from .layer import OffloadedLayer
+from .nonfinite import bad_rows
 from .products import OffloadedModel, check_values, find, in_turn
 
 
@@ -43,7 +44,7 @@ def int8_linear(
     Returns
     -------
     torch.Tensor
-        (..., N), dtype of `values`.
+        (..., N), dtype of `values`; rows of NaN and infinite values are NaN.
     """
     offloaded: OffloadedLinear = find(layer)
     offloaded.refresh()
@@ -54,9 +55,11 @@ def int8_linear(
     # Strides as they are, unless there are too many of them.
     spread = values[(None,) * (4 - values.ndim)] if values.ndim < 4 else values.reshape(1, 1, -1, count)
     rows = product.model.scratch("rows", tuple(spread.shape), torch.int8, values.device)
-    kernels.quantise(spread, multiplier[index], rows)
+    bad = product.meet(kernels.quantise(spread, multiplier[index], rows), spread)
     sums = product.multiply(rows.view(-1, count), index)
     result = kernels.dequantise(sums, scale[index], None if bias is None else bias.to(torch.float32))
+    if bad:
+        result.masked_fill_(bad_rows(spread).view(-1, 1), torch.nan)
     return result.to(values.dtype).view(*values.shape[:-1], scale.shape[1])
 
 

@@ -21,6 +21,7 @@ from .conv import OffloadedConv2d
 from .layer import OffloadedLayer
 from .linear import OffloadedLinear
 from .macs import FloatModule, left_in_float
+from .nonfinite import Nonfinite
 from .products import OffloadedModel, ProductObserver
 from .selection import EXCLUDED, FilterFn, Selection, call_name, exclusion, select_layers
 from .timesteps import TimestepGroups
@@ -166,6 +167,7 @@ def offload(
     filter_fn: FilterFn | None = None,
     observer: ProductObserver | None = None,
     unsupported: Unsupported = "float",
+    nonfinite: Nonfinite = "nan",
 ) -> OffloadedModel:
     """Let Linear and Conv2d layers and attention, in place, run in int8 on an accelerator.
 
@@ -188,7 +190,11 @@ def offload(
         ``observer(name, sums)`` sees the int32 sums of every product, (M, N) or (B, M, N), valid until it returns.
     unsupported : {"float", "refuse"}
         What becomes of selected layers that compute something else than their weights say, or that the calibration did
-        not call: they stay in float and are listed in `OffloadedModel.left_in_float`, or they are an error.
+        not call, or gave only zeros: they stay in float and are listed in `OffloadedModel.left_in_float`, or they are
+        an error.
+    nonfinite : {"nan", "raise"}
+        What becomes of NaN and infinity in inputs, keys, values and masks: outputs that depend on them are NaN, or a
+        `NonFiniteError` names layer and evaluation.
 
     Returns
     -------
@@ -210,10 +216,13 @@ def offload(
     Warns
     -----
     OffloadWarning
-        More than 1 % of the model's MACs stay in float, though nobody excluded them.
+        More than 1 % of the model's MACs stay in float, though nobody excluded them. Later: more than 1 % of a layer's
+        inputs in a run, or twice the share of its calibration if that is more, saturate.
     """
     if unsupported not in get_args(Unsupported):
         raise ValueError(f"unsupported must be one of 'float', 'refuse', not {unsupported!r}")
+    if nonfinite not in get_args(Nonfinite):
+        raise ValueError(f"nonfinite must be one of 'nan', 'raise', not {nonfinite!r}")
     if hasattr(module, _STATE):
         raise ValueError(f"{type(module).__name__} is offloaded already; call restore first")
     selection = select_layers(module, filter_fn)
@@ -232,7 +241,8 @@ def offload(
     wanted = {*selection.layers.values(), *(name for name, reason in selection.left.values() if reason != EXCLUDED)}
     if not layers and not owners and not any(each.macs and each.name in wanted for each in left):
         raise OffloadError(f"{type(module).__name__} has no layer to offload")
-    state = _build(module, accelerator, calibration, layers, owners, observer)
+    model = OffloadedModel(accelerator, TimestepGroups(calibration.timestep_bounds), observer, nonfinite)
+    state = _build(module, model, calibration, layers, owners)
     state.model.left_in_float = tuple(left)
     state.put_in(module)
     object.__setattr__(module, _STATE, state)
@@ -252,14 +262,12 @@ def offload(
 
 def _build(
     module: nn.Module,
-    accelerator: Accelerator,
+    model: OffloadedModel,
     calibration: Calibration,
     layers: dict[nn.Module, str],
     owners: dict[nn.Module, tuple[str, list[LayerCalibration]]],
-    observer: ProductObserver | None,
 ) -> _Offload:
     """Make what takes the place of layers and attention calls."""
-    model = OffloadedModel(accelerator, TimestepGroups(calibration.timestep_bounds), observer)
     state = _Offload(model, calibration)
     try:
         # In the order of the model, so that products are numbered alike in every run.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from brownout.hw.tiling import ideal_cycles
 
 from ..accelerator import Accelerator
 from ..decoding import Count, check
+from ..errors import NonFiniteError, OffloadWarning
 from ..operands import ResidentWeights, Tally
 from ..state import State, Stateful, join, split
 from .copies import NotCopied
 from .execution import Execution, ProductCall
 from .history import History
 from .macs import FloatModule
+from .nonfinite import Met, Nonfinite
 from .timesteps import TimestepGroups
 
 ProductObserver = Callable[[str, torch.Tensor], None]
@@ -31,7 +34,13 @@ EVALUATION_BITS, PART_BITS, NUMBER_BITS = 16, 4, 12
 """Of an error key, from the lowest bit on: evaluation, part of the batch, number of the product."""
 
 
-_COUNTS = ("calls", "rows", "macs", "ideal_cycles", "k", "n")
+_COUNTS = ("calls", "rows", "macs", "ideal_cycles", "k", "n", "inputs", "saturated")
+
+SATURATION_LIMIT = 0.01
+"""Share of a product's inputs in a run that may saturate without a warning."""
+
+CLIPPED_LIMIT = 2
+"""Where calibration itself clipped more than half of that, the limit is so many times its share."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,9 @@ class _Counts:
     n: Count
     cycles: Count
     evaluations: list[tuple[int, Count]]
+    # States of earlier programs have neither.
+    inputs: Count = 0
+    saturated: Count = 0
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,8 @@ class OffloadedModel(NotCopied):
         Present timestep group.
     observer : callable, optional
         Sees all sums.
+    nonfinite : {"nan", "raise"}
+        What becomes of NaN and infinity in inputs.
 
     Attributes
     ----------
@@ -93,14 +107,22 @@ class OffloadedModel(NotCopied):
         Whether the next evaluation of the model is preceded by one in twin arithmetic, which fails where offloading
         breaks the model. Who lets layers do more than that, exchange values with other devices for example, sets it to
         False.
+    on_trial : bool
+        Whether this is one: inputs are neither counted nor refused.
     """
 
     def __init__(
-        self, accelerator: Accelerator, groups: TimestepGroups, observer: ProductObserver | None = None
+        self,
+        accelerator: Accelerator,
+        groups: TimestepGroups,
+        observer: ProductObserver | None = None,
+        nonfinite: Nonfinite = "nan",
     ) -> None:
         self.accelerator = accelerator
         self.groups = groups
         self.observer = observer
+        self.nonfinite = nonfinite
+        self.on_trial = False
         self.part = self.evaluation = 0
         self.history = History(accelerator)
         self.execution = Execution()
@@ -118,7 +140,7 @@ class OffloadedModel(NotCopied):
         self.evaluation = 0
         self.execution.begin_run(self)
         for product in self.products:
-            product.evaluations.clear()
+            product.begin_run()
         for listener in self.run_listeners:
             listener()
 
@@ -170,6 +192,8 @@ class OffloadedProduct:
         The layer's.
     sqnr_db : float or None
         Quantisation error of the layer in its calibration.
+    clipped : float or None
+        Share of the inputs that saturated in its calibration, if that is known.
 
     Attributes
     ----------
@@ -181,16 +205,23 @@ class OffloadedProduct:
         Commands, rows (M) of all of them, useful multiply-accumulates, cycles of an array that is never idle.
     k, n : int
         Extents of the last call.
+    inputs, saturated : int
+        Values that were quantised, and those of them that saturated.
     """
 
-    def __init__(self, model: OffloadedModel, name: str, kind: str, sqnr_db: float | None) -> None:
+    def __init__(
+        self, model: OffloadedModel, name: str, kind: str, sqnr_db: float | None, clipped: float | None = None
+    ) -> None:
         self.model, self.name, self.kind, self.sqnr_db = model, name, kind, sqnr_db
+        self.limit = max(SATURATION_LIMIT, CLIPPED_LIMIT * (clipped or 0))
         self.number = len(model.products)
         model.products.append(self)
         self.weights: ResidentWeights | None = None
         self.steps: list[float] = [1.0]
         self.evaluations: dict[int, int] = {}
-        self.calls = self.rows = self.macs = self.ideal_cycles = self.k = self.n = 0
+        self.calls = self.rows = self.macs = self.ideal_cycles = self.k = self.n = self.inputs = self.saturated = 0
+        self._before_run = (0, 0)
+        self._warned = False
         self.tally = Tally()
 
     def counts(self) -> dict[str, Any]:
@@ -205,9 +236,69 @@ class OffloadedProduct:
         """Go on from what `counts` returned."""
         check(counts, _Counts, f"the state of {self.name}")
         for name in _COUNTS:
-            setattr(self, name, counts[name])
+            # States of earlier programs have no inputs.
+            setattr(self, name, counts.get(name, 0))
         self.tally.cycles = counts["cycles"]
         self.evaluations = dict(counts["evaluations"])
+
+    def begin_run(self) -> None:
+        """Count evaluations from zero, and the share of inputs that saturates anew."""
+        self.evaluations.clear()
+        self._before_run = (self.inputs, self.saturated)
+
+    def meet(self, met: Met, *operands: torch.Tensor) -> bool:
+        """Count inputs that were quantised, and warn if too many of them saturate.
+
+        Parameters
+        ----------
+        met : Met
+            What quantising has met in all of them.
+        operands : torch.Tensor
+            The inputs.
+
+        Returns
+        -------
+        bool
+            Whether some are NaN or infinite.
+
+        Raises
+        ------
+        NonFiniteError
+            Some are, and the model's `nonfinite` is ``"raise"``.
+        """
+        bad = sum(int((~each.isfinite()).sum()) for each in operands) if met.infinite else 0
+        if self.model.on_trial:
+            return bad > 0
+        count = sum(each.numel() for each in operands)
+        if bad:
+            self.refuse(f"{bad} NaN or infinite values among {count} inputs")
+        self.inputs += count
+        self.saturated += met.saturated - bad
+        if met.saturated > bad and not self._warned:
+            self._check_saturation()
+        return bad > 0
+
+    def refuse(self, what: str, *, begun: bool = False) -> None:
+        """Raise what `meet` raises, if that is wanted; `begun` tells whether the evaluation has begun."""
+        if self.model.nonfinite == "raise" and not self.model.on_trial:
+            part = self.model.part
+            evaluation = self.evaluations.get(part, 0) - begun
+            raise NonFiniteError(
+                f"layer {self.name!r} got {what} in evaluation {evaluation} of part {part} of the "
+                'run; find where they come from, or let outputs become NaN with nonfinite="nan"'
+            )
+
+    def _check_saturation(self) -> None:
+        inputs, saturated = self._before_run
+        share = (self.saturated - saturated) / (self.inputs - inputs)
+        if share > self.limit:
+            self._warned = True
+            warnings.warn(
+                f"{100 * share:.3g} % of the inputs of layer {self.name!r} saturate in this run, more than "
+                f"{100 * self.limit:.3g} %: they are larger than in its calibration; calibrate on data like these",
+                OffloadWarning,
+                stacklevel=2,
+            )
 
     def load(self, weights: torch.Tensor, steps: list[float]) -> None:
         """Make int8 (K, N) or (B, K, N) resident, for inputs with these scales (for each timestep group).

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from ..quantization import INT8_MAX
+from .nonfinite import Met
 
 LOG2_E = 1.44269504
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
@@ -35,6 +36,13 @@ def quantise(values: torch.Tensor, multiplier: torch.Tensor) -> torch.Tensor:
         int8, same shape.
     """
     return (values * multiplier).clamp_(-INT8_MAX - 1, INT8_MAX).round_().to(torch.int8)
+
+
+def met(values: torch.Tensor, multiplier: torch.Tensor) -> Met:
+    """What `quantise` meets: elements that saturate, beyond -128.5..127.5, and whether one is NaN or infinite."""
+    steps = values * multiplier
+    inside = (steps + 0.5).abs() <= INT8_MAX + 1
+    return Met(steps.numel() - int(inside.sum()), not bool(steps.isfinite().all()))
 
 
 def dequantise(sums: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -87,15 +95,16 @@ def exponentials(sums: torch.Tensor, factor: float, mask: torch.Tensor | None) -
     -------
     (torch.Tensor, torch.Tensor)
         int8 (B, H, L, S): exp(score - largest score of the row) in steps of 1/127; int32 (B, H, L): its sums. Both are
-        zero where all keys are masked.
+        zero where all keys are masked; where the mask has NaN or +inf, exponentials are zero and the sum is -1.
     """
     scores = sums.to(torch.float32) * factor
     if mask is not None:
         scores = scores + mask
     largest = scores.amax(-1, keepdim=True)
     steps = (exponential(scores - largest) * float(INT8_MAX)).round()
-    steps = torch.where(largest == -torch.inf, 0.0, steps).to(torch.int8)
-    return steps, steps.sum(-1, dtype=torch.int32)
+    bad = ~(largest < torch.inf)
+    steps = torch.where(bad | (largest == -torch.inf), 0.0, steps).to(torch.int8)
+    return steps, torch.where(bad[..., 0], -1, steps.sum(-1, dtype=torch.int32))
 
 
 def weighted_means(sums: torch.Tensor, totals: torch.Tensor, factor: float) -> torch.Tensor:
@@ -113,9 +122,10 @@ def weighted_means(sums: torch.Tensor, totals: torch.Tensor, factor: float) -> t
     Returns
     -------
     torch.Tensor
-        float32 (B, H, L, E); zero where the total is.
+        float32 (B, H, L, E); zero where the total is, NaN where it is negative.
     """
     scale = torch.where(totals == 0, 0.0, torch.tensor(factor, device=totals.device) / totals.to(torch.float32))
+    scale = torch.where(totals < 0, torch.nan, scale)
     return sums.to(torch.float32) * scale[..., None]
 
 

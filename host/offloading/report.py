@@ -37,6 +37,8 @@ class LayerReport:
     sqnr_db : float or None
         Signal-to-quantisation-noise ratio of the layer's output in its calibration; of attention, of both products
         together.
+    inputs, saturated : int
+        Values that were quantised for it (queries and keys, or values, of attention), and those of them that saturated.
     """
 
     name: str
@@ -50,6 +52,13 @@ class LayerReport:
     ideal_cycles: int
     cycles: int
     sqnr_db: float | None
+    inputs: int = 0
+    saturated: int = 0
+
+    @property
+    def saturation(self) -> float | None:
+        """Share of the inputs that saturated; None before the first call."""
+        return self.saturated / self.inputs if self.inputs else None
 
     @property
     def utilisation(self) -> float | None:
@@ -71,12 +80,14 @@ class Report(list[LayerReport]):
         self.left_in_float = left_in_float
 
     def __str__(self) -> str:
-        rows: list[tuple[str, ...]] = [("product", "kind", "k", "n", "calls", "MACs", "cycles", "utilisation", "SQNR")]
+        columns = ("product", "kind", "k", "n", "calls", "MACs", "cycles", "utilisation", "SQNR", "saturated")
+        rows: list[tuple[str, ...]] = [columns]
         for each in self:
             busy = "-" if each.utilisation is None else f"{each.utilisation:.3f}"
             sqnr = "-" if each.sqnr_db is None else f"{each.sqnr_db:.1f} dB"
             counts = (str(count) for count in (each.k, each.n, each.calls, each.macs, each.cycles))
-            rows.append((each.name, each.kind, *counts, busy, sqnr))
+            saturated = "-" if each.saturation is None else f"{100 * each.saturation:.3g} %"
+            rows.append((each.name, each.kind, *counts, busy, sqnr, saturated))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         if self.left_in_float:
@@ -109,6 +120,8 @@ def report(module: nn.Module) -> Report:
             ideal_cycles=product.ideal_cycles,
             cycles=product.tally.cycles,
             sqnr_db=product.sqnr_db,
+            inputs=product.inputs,
+            saturated=product.saturated,
         )
         for product in model.products
     ]

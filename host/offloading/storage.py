@@ -17,6 +17,7 @@ from .attention import SUBMODULE
 from .calibrate import kind_of
 from .calibration import Calibration, Kind
 from .layer import OffloadedLayer
+from .nonfinite import Nonfinite
 from .offload import calibration_of, offload, restore
 from .products import OffloadedModel, ProductObserver
 from .selection import supported_layers
@@ -68,7 +69,12 @@ def save_offloaded(module: nn.Module, folder: Path | str) -> None:
 
 
 def load_offloaded(
-    module: nn.Module, accelerator: Accelerator, folder: Path | str, *, observer: ProductObserver | None = None
+    module: nn.Module,
+    accelerator: Accelerator,
+    folder: Path | str,
+    *,
+    observer: ProductObserver | None = None,
+    nonfinite: Nonfinite = "nan",
 ) -> OffloadedModel:
     """Offload a model with the weights and scales that `save_offloaded` wrote.
 
@@ -81,7 +87,7 @@ def load_offloaded(
         As in `offload`.
     folder : Path or str
         Where the files are.
-    observer : callable, optional
+    observer, nonfinite
         As in `offload`.
 
     Returns
@@ -110,6 +116,7 @@ def load_offloaded(
         calibration=calibration,
         filter_fn=lambda _, name: name in details.layers,
         observer=observer,
+        nonfinite=nonfinite,
     )
     try:
         _check_tensors(module, folder, tensors)

@@ -88,13 +88,13 @@ def leaving_no_trace(models: Iterable[OffloadedModel]) -> Iterator[None]:
     """Evaluate these models in twin arithmetic, without counts, errors, histories or observers."""
     before = [(model, model.execution, model.observer, [each.counts() for each in model.products]) for model in models]
     for model, *_ in before:
-        model.execution, model.observer = TrialExecution(), None
+        model.execution, model.observer, model.on_trial = TrialExecution(), None, True
     try:
         with torch.random.fork_rng():
             yield
     finally:
         for model, execution, observer, counts in before:
-            model.execution, model.observer = execution, observer
+            model.execution, model.observer, model.on_trial = execution, observer, False
             for product, count in zip(model.products, counts, strict=True):
                 product.load_counts(count)
 

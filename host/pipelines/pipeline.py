@@ -22,6 +22,7 @@ from ..models.evaluate import calibration_run
 from ..offloading import (
     Calibration,
     FilterFn,
+    Nonfinite,
     OffloadedModel,
     Report,
     Unsupported,
@@ -101,6 +102,7 @@ class OffloadedPipeline:
         calibration: Calibration | Calls,
         filter_fn: FilterFn | None = None,
         unsupported: Unsupported = "float",
+        nonfinite: Nonfinite = "nan",
     ) -> Self:
         """Offload the denoiser of a pipeline, in place.
 
@@ -112,7 +114,7 @@ class OffloadedPipeline:
             Where the denoiser's products run; it must stay open until `close`.
         calibration : Calibration or list of dict
             What `calibrate_pipeline` returned, or keyword arguments of calls with which to calibrate.
-        filter_fn, unsupported
+        filter_fn, unsupported, nonfinite
             As in `offload`.
 
         Raises
@@ -127,7 +129,9 @@ class OffloadedPipeline:
             chosen: Calibration | Callable[[nn.Module], Any] = calibration
         else:
             chosen = calibration_runs(pipeline, calibration)
-        offload(denoiser, accelerator, calibration=chosen, filter_fn=filter_fn, unsupported=unsupported)
+        offload(
+            denoiser, accelerator, calibration=chosen, filter_fn=filter_fn, unsupported=unsupported, nonfinite=nonfinite
+        )
         return cls(pipeline)
 
     @classmethod
@@ -139,6 +143,7 @@ class OffloadedPipeline:
         calibration: Calibration | Calls,
         filter_fn: FilterFn | None = None,
         unsupported: Unsupported = "float",
+        nonfinite: Nonfinite = "nan",
         **options: Any,
     ) -> Self:
         """Load a pipeline of diffusers and offload its denoiser.
@@ -147,7 +152,7 @@ class OffloadedPipeline:
         ----------
         name : str or Path
             Folder or hub id.
-        accelerator, calibration, filter_fn, unsupported
+        accelerator, calibration, filter_fn, unsupported, nonfinite
             As in `from_pipe`.
         **options
             Of ``DiffusionPipeline.from_pretrained``, for example ``dtype``, ``local_files_only``, or components in
@@ -164,7 +169,12 @@ class OffloadedPipeline:
             raise ValueError(f"{name} holds an offloaded pipeline; use OffloadedPipeline.load")
         pipeline = DiffusionPipeline.from_pretrained(name, **options)
         return cls.from_pipe(
-            pipeline, accelerator, calibration=calibration, filter_fn=filter_fn, unsupported=unsupported
+            pipeline,
+            accelerator,
+            calibration=calibration,
+            filter_fn=filter_fn,
+            unsupported=unsupported,
+            nonfinite=nonfinite,
         )
 
     @classmethod
@@ -176,6 +186,7 @@ class OffloadedPipeline:
         calibration: Calibration | Calls | None = None,
         filter_fn: FilterFn | None = None,
         unsupported: Unsupported = "float",
+        nonfinite: Nonfinite = "nan",
     ) -> Self:
         """Offload a shipped model: ``OffloadedPipeline.shipped("mnist", accelerator)([0, 1, 2], seed=0)``.
 
@@ -183,7 +194,7 @@ class OffloadedPipeline:
         ----------
         name : str
             ``digits`` or ``mnist``.
-        accelerator, filter_fn, unsupported
+        accelerator, filter_fn, unsupported, nonfinite
             As in `from_pipe`.
         calibration : Calibration or list of dict, optional
             As in `from_pipe`; by default two images of each class.
@@ -197,10 +208,12 @@ class OffloadedPipeline:
         """
         pipeline = ShippedPipeline(name)
         chosen = calibration_run(pipeline.spec) if calibration is None else calibration
-        return cls.from_pipe(pipeline, accelerator, calibration=chosen, filter_fn=filter_fn, unsupported=unsupported)
+        return cls.from_pipe(
+            pipeline, accelerator, calibration=chosen, filter_fn=filter_fn, unsupported=unsupported, nonfinite=nonfinite
+        )
 
     @classmethod
-    def load(cls, folder: Path | str, accelerator: Accelerator) -> Self:
+    def load(cls, folder: Path | str, accelerator: Accelerator, *, nonfinite: Nonfinite = "nan") -> Self:
         """Load what `save` wrote: it gives the same images, without calibration.
 
         The float weights that `close` brings back are those of the int8 weights.
@@ -209,7 +222,7 @@ class OffloadedPipeline:
         ----------
         folder : Path or str
             Where it is.
-        accelerator : Accelerator
+        accelerator, nonfinite
             As in `from_pipe`.
 
         Raises
@@ -221,7 +234,7 @@ class OffloadedPipeline:
         DeviceMemoryError
             The weights do not fit the accelerator's DRAM.
         """
-        return cls(storage.load(Path(folder), accelerator))
+        return cls(storage.load(Path(folder), accelerator, nonfinite))
 
     def save(self, folder: Path | str) -> None:
         """Write the pipeline, with int8 weights and scales of the denoiser.

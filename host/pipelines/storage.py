@@ -22,7 +22,7 @@ from ..decoding import check, parse, read_text
 from ..errors import FileRefusedError
 from ..files import write_text
 from ..models.spec import get_spec
-from ..offloading import load_offloaded, save_offloaded
+from ..offloading import Nonfinite, load_offloaded, save_offloaded
 from ..offloading.layer import OffloadedLayer
 from .denoiser import denoiser_of
 from .shipped import ShippedPipeline
@@ -133,7 +133,7 @@ def save(pipeline: Any, folder: Path) -> None:
     write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
-def load(folder: Path, accelerator: Accelerator) -> Any:
+def load(folder: Path, accelerator: Accelerator, nonfinite: Nonfinite = "nan") -> Any:
     """Read a pipeline and offload its denoiser; see `OffloadedPipeline.load`."""
     path = folder / MANIFEST
     if not path.is_file():
@@ -144,7 +144,7 @@ def load(folder: Path, accelerator: Accelerator) -> Any:
     else:
         pipeline = _load_diffusers(folder, manifest)
     _, denoiser = denoiser_of(pipeline)
-    load_offloaded(denoiser, accelerator, folder / OFFLOADED)
+    load_offloaded(denoiser, accelerator, folder / OFFLOADED, nonfinite=nonfinite)
     if isinstance(manifest, _Saved):
         # Float layers were made with random weights.
         for layer in denoiser.modules():

@@ -35,11 +35,62 @@ inline Bytes low_bytes(Floats rounded) {
 #endif
 }
 
-inline Bytes quantise(Floats x, Floats multiplier) {
-    Floats y = x * multiplier;
-    y = y > 127.0f ? splat(127.0f) : y;
-    y = y < -128.0f ? splat(-128.0f) : y;
-    return low_bytes(y + kRound);
+inline Floats smaller(Floats a, float b) {
+#ifdef __AVX512F__
+    return (Floats)_mm512_min_ps((__m512)a, (__m512)splat(b));
+#else
+    return a > b ? splat(b) : a;
+#endif
+}
+
+inline Floats larger(Floats a, float b) {
+#ifdef __AVX512F__
+    return (Floats)_mm512_max_ps((__m512)a, (__m512)splat(b));
+#else
+    return a < b ? splat(b) : a;
+#endif
+}
+
+/// Magnitudes of floats, as integers of the same order; NaN is the largest.
+inline Ints magnitude(Floats x) { return (Ints)x & 0x7fffffff; }
+
+inline Ints larger(Ints a, Ints b) {
+#ifdef __AVX512F__
+    return (Ints)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#else
+    return a > b ? a : b;
+#endif
+}
+
+inline int32_t largest_lane(Ints a) {
+#ifdef __AVX512F__
+    return _mm512_reduce_max_epi32((__m512i)a);
+#else
+    int32_t most = a[0];
+    for (int lane = 1; lane < kLanes; ++lane) most = a[lane] > most ? a[lane] : most;
+    return most;
+#endif
+}
+
+/// Bits of 127.5, to which magnitudes of saturated values are compared first, of 128 and of infinity.
+constexpr int32_t kSuspicious = 0x42ff0000, kSaturated = 0x43000000, kInfinity = 0x7f800000;
+
+/// What a task has met: inputs that saturated, beyond -128.5..127.5, and whether one may be NaN or infinite.
+struct Met {
+    int64_t saturated = 0;
+    bool infinite = false;
+
+    void add_to(int64_t *met) const {
+        if (saturated) __atomic_fetch_add(met, saturated, __ATOMIC_RELAXED);
+        if (infinite) __atomic_store_n(met + 1, 1, __ATOMIC_RELAXED);
+    }
+};
+
+/// int8 of inputs times a multiplier; `largest` becomes the largest magnitude of all products.
+inline Bytes quantise(Floats x, Floats multiplier, Ints &largest) {
+    const Floats y = x * multiplier;
+    largest = larger(largest, magnitude(y));
+    return low_bytes(larger(smaller(y, 127.0f), -128.0f) + kRound);
 }
 
 /// e^x for x <= 0, to 2 units in the last place; e^-80 below -80.
@@ -92,29 +143,89 @@ inline void store_some(int8_t *to, Bytes value, int lanes) {
 /// Rows that are worth a task of their own.
 int64_t rows_per_task(int64_t row) { return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, row)); }
 
+/// Calls `work(first, last)` for pieces of `rows`.
+template <typename Work>
+void for_pieces(int64_t rows, int64_t row, int threads, const Work &work) {
+    const int64_t step = rows_per_task(row), tasks = (rows + step - 1) / step;
+    parallel_for(tasks, threads, [&](int64_t task) { work(task * step, std::min(rows, (task + 1) * step)); });
+}
+
 template <typename Work>
 void for_rows(int64_t rows, int64_t row, int threads, const Work &work) {
-    const int64_t step = rows_per_task(row), tasks = (rows + step - 1) / step;
-    parallel_for(tasks, threads, [&](int64_t task) {
-        for (int64_t i = task * step; i < std::min(rows, (task + 1) * step); ++i) work(i);
+    for_pieces(rows, row, threads, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; ++i) work(i);
     });
 }
+
+/// Elements of some vectors that saturate; `load(i, lanes)` gives inputs times multipliers.
+template <typename Load>
+int64_t count_saturated(int64_t count, const Load &load) {
+    Ints total{};
+    for_vectors(count, [&](int64_t i, int lanes) { total -= magnitude(load(i, lanes) + 0.5f) > kSaturated; });
+    int64_t sum = 0;
+    for (int lane = 0; lane < kLanes; ++lane) sum += total[lane];
+    return sum;
+}
+
+/// Dense rows, quantised; `multiplier` is of each element, or one for all.
+struct Rows {
+    int64_t count;
+    const float *multiplier;
+    bool each;
+
+    Floats factors(int64_t i, int lanes) const { return each ? load_some(multiplier + i, lanes, 0) : splat(*multiplier); }
+
+    Ints quantise_row(const float *from, int8_t *to) const {
+        Ints largest{};
+        if (each) {
+            for_vectors(count, [&, multiplier = multiplier](int64_t i, int lanes) {
+                const Floats factor = load_some(multiplier + i, lanes, 0);
+                store_some(to + i, quantise(load_some(from + i, lanes, 0), factor, largest), lanes);
+            });
+        } else {
+            const Floats factor = splat(*multiplier);
+            for_vectors(count, [&](int64_t i, int lanes) {
+                store_some(to + i, quantise(load_some(from + i, lanes, 0), factor, largest), lanes);
+            });
+        }
+        return largest;
+    }
+
+    int64_t saturated(const float *from) const {
+        return count_saturated(count,
+                               [&](int64_t i, int lanes) { return load_some(from + i, lanes, 0) * factors(i, lanes); });
+    }
+};
+
+/// Elements of which it is asked together whether one saturated.
+constexpr int64_t kAsked = 1024;
 
 /// A tile of a row whose elements are far apart, quantised: 16 of them for each of up to `kTile` neighbours.
 constexpr int64_t kTile = 64;
 
 void quantise_apart(const float *x, int64_t neighbours, int64_t count, int64_t stride, const float *multiplier,
-                    int64_t multiplier_stride, int8_t *out, int64_t out_stride) {
+                    int64_t multiplier_stride, int8_t *out, int64_t out_stride, Met &met) {
     int8_t tile[kLanes][kTile];
     for (int64_t first = 0; first < neighbours; first += kTile) {
         const int64_t width = std::min(kTile, neighbours - first);
         for_vectors(count, [&](int64_t c, int lanes) {
+            Ints largest{};
             for (int lane = 0; lane < lanes; ++lane) {
                 const Floats factor = splat(multiplier[(c + lane) * multiplier_stride]);
                 const float *from = x + (c + lane) * stride + first;
-                for_vectors(width, [=, &tile](int64_t i, int some) {
-                    store_some(tile[lane] + i, quantise(load_some(from + i, some, 0), factor), some);
+                int8_t *const row = tile[lane];
+                for_vectors(width, [&](int64_t i, int some) {
+                    store_some(row + i, quantise(load_some(from + i, some, 0), factor, largest), some);
                 });
+            }
+            if (const int32_t most = largest_lane(largest); most > kSuspicious) {
+                met.infinite |= most >= kInfinity;
+                for (int lane = 0; lane < lanes; ++lane) {
+                    const Floats factor = splat(multiplier[(c + lane) * multiplier_stride]);
+                    const float *from = x + (c + lane) * stride + first;
+                    met.saturated += count_saturated(
+                        width, [&](int64_t i, int some) { return load_some(from + i, some, 0) * factor; });
+                }
             }
             int8_t *to = out + first * out_stride + c;
             if (lanes == kLanes) {
@@ -137,31 +248,49 @@ void quantise_apart(const float *x, int64_t neighbours, int64_t count, int64_t s
 /// int8 of a float32 tensor with 4 dimensions, times `multiplier` of its last one (stride 0 or 1).
 ///
 /// `strides` are of x, `out_strides` of the output's first 3 dimensions, in elements; its last is dense. Either the last
-/// or the last but one dimension of x must be dense.
+/// or the last but one dimension of x must be dense. To `met`, two words, is added how many elements saturated, and the
+/// second becomes 1 if an element times its multiplier is NaN or infinite.
 extern "C" void brownout_quantise(const float *x, const int64_t *sizes, const int64_t *strides, const float *multiplier,
-                                  int64_t multiplier_stride, int8_t *out, const int64_t *out_strides, int32_t threads) {
+                                  int64_t multiplier_stride, int8_t *out, const int64_t *out_strides, int64_t *met,
+                                  int32_t threads) {
     const int64_t rows = sizes[2], count = sizes[3];
     const bool dense = strides[3] == 1;
     // Rows that lie far apart are worked on together.
     const int64_t together = dense ? 1 : rows;
     const int64_t parts = dense ? rows : 1;
-    for_rows(sizes[0] * sizes[1] * parts, count * together, threads, [&](int64_t index) {
+    const Rows work{count, multiplier, multiplier_stride != 0};
+    struct Place {
+        const float *from;
+        int8_t *to;
+    };
+    const auto place = [=](int64_t index) {
         const int64_t row = index % parts, plane = index / parts % sizes[1], batch = index / parts / sizes[1];
-        const float *from = x + batch * strides[0] + plane * strides[1] + row * strides[2];
-        int8_t *to = out + batch * out_strides[0] + plane * out_strides[1] + row * out_strides[2];
+        return Place{x + batch * strides[0] + plane * strides[1] + row * strides[2],
+                     out + batch * out_strides[0] + plane * out_strides[1] + row * out_strides[2]};
+    };
+    for_pieces(sizes[0] * sizes[1] * parts, count * together, threads, [&](int64_t first, int64_t last) {
+        Met seen;
         if (!dense) {
-            quantise_apart(from, rows, count, strides[3], multiplier, multiplier_stride, to, out_strides[2]);
-        } else if (multiplier_stride) {
-            for_vectors(count, [=](int64_t i, int lanes) {
-                const Floats factor = load_some(multiplier + i, lanes, 0);
-                store_some(to + i, quantise(load_some(from + i, lanes, 0), factor), lanes);
-            });
+            for (int64_t index = first; index < last; ++index) {
+                const auto [from, to] = place(index);
+                quantise_apart(from, rows, count, strides[3], multiplier, multiplier_stride, to, out_strides[2], seen);
+            }
         } else {
-            const Floats factor = splat(*multiplier);
-            for_vectors(count, [=](int64_t i, int lanes) {
-                store_some(to + i, quantise(load_some(from + i, lanes, 0), factor), lanes);
-            });
+            const int64_t some = std::max<int64_t>(1, kAsked / count);
+            for (int64_t begin = first; begin < last; begin += some) {
+                const int64_t end = std::min(last, begin + some);
+                Ints largest{};
+                for (int64_t index = begin; index < end; ++index) {
+                    const auto [from, to] = place(index);
+                    largest = larger(largest, work.quantise_row(from, to));
+                }
+                if (const int32_t most = largest_lane(largest); most > kSuspicious) {
+                    seen.infinite |= most >= kInfinity;
+                    for (int64_t index = begin; index < end; ++index) seen.saturated += work.saturated(place(index).from);
+                }
+            }
         }
+        seen.add_to(met);
     });
 }
 
@@ -208,7 +337,7 @@ extern "C" void brownout_dequantise_turned(const int32_t *sums, int64_t batch, i
 /// Exponentials of scores (batch, heads, rows, keys), less each row's largest, in steps of 1/127.
 ///
 /// Scores are `sums` times `factor`, plus `mask` unless null, which has its own strides (0 where it is broadcast). `totals`
-/// gets the sum of each row's integers: 0 if all of it is masked.
+/// gets the sum of each row's integers: 0 if all of it is masked, -1 if a score is NaN or plus infinity.
 extern "C" void brownout_exponentials(const int32_t *sums, const int64_t *sizes, float factor, const float *mask,
                                       const int64_t *mask_strides, int8_t *out, int32_t *totals, int32_t threads) {
     const int64_t heads = sizes[1], rows = sizes[2], keys = sizes[3];
@@ -224,6 +353,7 @@ extern "C" void brownout_exponentials(const int32_t *sums, const int64_t *sizes,
                     index % rows * mask_strides[2];
         }
         Floats largest = splat(kNone);
+        Ints bad{};
         for_vectors(keys, [&](int64_t i, int lanes) {
             Floats score = load_some(from + i, lanes) * factor;
             if (added && mask_strides[3] == 1) {
@@ -232,15 +362,21 @@ extern "C" void brownout_exponentials(const int32_t *sums, const int64_t *sizes,
                 for (int lane = 0; lane < lanes; ++lane) score[lane] += added[(i + lane) * mask_strides[3]];
             }
             for (int lane = lanes; lane < kLanes; ++lane) score[lane] = kNone;
+            // Without a mask it is an integer times a finite factor.
+            if (added) bad |= ~(score < -kNone);
             store_floats(scores + i, score);
             largest = score > largest ? score : largest;
         });
         float most = kNone;
-        for (int lane = 0; lane < kLanes; ++lane) most = largest[lane] > most ? largest[lane] : most;
+        int32_t any_bad = 0;
+        for (int lane = 0; lane < kLanes; ++lane) {
+            most = largest[lane] > most ? largest[lane] : most;
+            any_bad |= bad[lane];
+        }
         int8_t *to = out + index * keys;
-        if (most == kNone) {
+        if (any_bad || most == kNone) {
             std::memset(to, 0, keys);
-            totals[index] = 0;
+            totals[index] = any_bad ? -1 : 0;
             return;
         }
         Ints total{};
@@ -256,7 +392,8 @@ extern "C" void brownout_exponentials(const int32_t *sums, const int64_t *sizes,
     });
 }
 
-/// Sums (batch, heads, rows, columns) times `factor`, over the total of their row; a row of total 0 becomes zero.
+/// Sums (batch, heads, rows, columns) times `factor`, over the total of their row; a row of total 0 becomes zero, one of a
+/// negative total NaN.
 ///
 /// `out_strides` are of the output's first 3 dimensions; its last is dense.
 extern "C" void brownout_weighted_means(const int32_t *sums, const int64_t *sizes, const int32_t *totals, float factor,
@@ -266,7 +403,8 @@ extern "C" void brownout_weighted_means(const int32_t *sums, const int64_t *size
         const int32_t *from = sums + index * columns;
         float *to = out + index / (heads * rows) * out_strides[0] + index / rows % heads * out_strides[1] +
                     index % rows * out_strides[2];
-        const Floats scale = splat(totals[index] ? factor / static_cast<float>(totals[index]) : 0.0f);
+        const int32_t total = totals[index];
+        const Floats scale = splat(total > 0 ? factor / static_cast<float>(total) : total ? __builtin_nanf("") : 0.0f);
         for_vectors(columns, [&](int64_t i, int lanes) { store_some(to + i, load_some(from + i, lanes) * scale, lanes); });
     });
 }

@@ -27,11 +27,14 @@ class PixelRow:
         int8 (B, W, C).
     scale : float
         Value of one step.
+    bad : bool
+        Whether it had NaN or infinite pixels, which int8 has not.
     """
 
     step: int
     pixels: torch.Tensor
     scale: float
+    bad: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,17 +94,23 @@ class Halos(Kept[int, PixelRow]):
     def halo(self, site: str, reach: tuple[int, int], present: Callable[[], Exchange]) -> Halo:
         """For `OffloadedConv2d.halo`; `present` tells the exchange of the present evaluation."""
 
-        def halo(image: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+        def halo(
+            image: torch.Tensor, scale: float, bad: torch.Tensor | None = None
+        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
             exchange = present()
             exchange.reached()
             rows = exchange.rows(exchange.me)
             per_row = image.shape[1] // (rows[1] - rows[0])
             geometry = self._geometry[site] = Geometry(per_row * self.rows, per_row, reach)
             if not exchange.alone:
-                self._send(site, geometry, exchange, image, scale)
+                self._send(
+                    site, geometry, exchange, image, scale, [False] * image.shape[1] if bad is None else bad.tolist()
+                )
                 self._receive(site, geometry, exchange)
             above, below = geometry.above(rows), geometry.below(rows)
-            return self._stack(site, above, image, scale), self._stack(site, below, image, scale)
+            beyond = [self._is_bad(site, row) for row in (*above, *below)]
+            touched = torch.tensor(beyond, device=image.device) if any(beyond) else None
+            return self._stack(site, above, image, scale), self._stack(site, below, image, scale), touched
 
         return halo
 
@@ -111,17 +120,27 @@ class Halos(Kept[int, PixelRow]):
         wanted = geometry.read(exchange.rows(share))
         return wanted | geometry.read(share.rows) if exchange.ends_warmup else wanted
 
-    def _send(self, site: str, geometry: Geometry, exchange: Exchange, image: torch.Tensor, scale: float) -> None:
+    def _send(
+        self,
+        site: str,
+        geometry: Geometry,
+        exchange: Exchange,
+        image: torch.Tensor,
+        scale: float,
+        bad: list[bool],
+    ) -> None:
         own = geometry.own(exchange.rows(exchange.me))
         for share in exchange.others:
             if rows := sorted(self._wanted(geometry, exchange, share) & set(own)):
                 pixels = torch.stack([image[:, row - own.start] for row in rows], 1)
                 tensors = {"pixels": pixels, "scale": torch.tensor(scale, dtype=torch.float64)}
+                if any(which := [bad[row - own.start] for row in rows]):
+                    tensors["bad"] = torch.tensor(which)
                 exchange.send(_letterbox(site, share), tensors, (share,))
         held = self._held.setdefault(site, {})
         for row in self._wanted(geometry, exchange, exchange.me) & set(own):
             # What was a device's own until the division changes.
-            held[row] = PixelRow(exchange.step, image[:, row - own.start].clone(), scale)
+            held[row] = PixelRow(exchange.step, image[:, row - own.start].clone(), scale, bad[row - own.start])
 
     def _receive(self, site: str, geometry: Geometry, exchange: Exchange) -> None:
         held = self._held[site]
@@ -140,7 +159,11 @@ class Halos(Kept[int, PixelRow]):
                 continue
             got = exchange.receive(_letterbox(site, exchange.me), share, step)
             for place, row in enumerate(rows):
-                held[row] = PixelRow(step, got["pixels"][:, place], float(got["scale"]))
+                bad = "bad" in got and bool(got["bad"][place])
+                held[row] = PixelRow(step, got["pixels"][:, place], float(got["scale"]), bad)
+
+    def _is_bad(self, site: str, row: int) -> bool:
+        return 0 <= row < self._geometry[site].total and self._held[site][row].bad
 
     def _stack(self, site: str, rows: range, image: torch.Tensor, scale: float) -> torch.Tensor:
         """Held rows one below the other, (B, rows, W, C); zeros beyond the image."""

@@ -38,6 +38,8 @@ class Piece:
         int8 (B, H, S, E) and (B, H, S, V), S tokens in `rows`.
     steps : (float, float)
         Value of one step of each.
+    bad : bool
+        Whether there was a NaN or an infinity, which int8 has not.
     """
 
     step: int
@@ -45,6 +47,7 @@ class Piece:
     key: torch.Tensor
     value: torch.Tensor
     steps: tuple[float, float]
+    bad: bool = False
 
     def cut(self, rows: tuple[int, int]) -> Piece:
         """Part of it."""
@@ -68,7 +71,8 @@ def join(pieces: list[Piece]) -> Piece:
     if len(same) == 1:
         return same[0]
     key, value = (torch.cat([getattr(piece, name) for piece in same], 2) for name in ("key", "value"))
-    return Piece(-1, (same[0].rows[0], same[-1].rows[1]), key, value, same[0].steps)
+    rows, bad = (same[0].rows[0], same[-1].rows[1]), any(piece.bad for piece in same)
+    return Piece(-1, rows, key, value, same[0].steps, bad)
 
 
 class KeysValues(KeptOfDevices[Piece]):
@@ -89,17 +93,17 @@ class KeysValues(KeptOfDevices[Piece]):
         """For `AttentionCall.gather`; `present` tells the exchange of the present evaluation."""
 
         def gather(
-            key: torch.Tensor, value: torch.Tensor, steps: tuple[float, float]
-        ) -> tuple[torch.Tensor, torch.Tensor]:
+            key: torch.Tensor, value: torch.Tensor, steps: tuple[float, float], bad: bool = False
+        ) -> tuple[torch.Tensor, torch.Tensor, bool]:
             exchange = present()
             exchange.reached()
             if exchange.alone:
-                return key, value
-            own = Piece(exchange.step, exchange.rows(exchange.me), key.clone(), value.clone(), steps)
+                return key, value, bad
+            own = Piece(exchange.step, exchange.rows(exchange.me), key.clone(), value.clone(), steps, bad)
             held = self.share(site, exchange, own)
             # In the order of rows, which is that of the plan.
             joined = join([held[share.device].scaled(steps) for share in exchange.plan.shares])
-            return joined.key, joined.value
+            return joined.key, joined.value, joined.bad
 
         return gather
 
@@ -108,7 +112,7 @@ class KeysValues(KeptOfDevices[Piece]):
 
     def unpack(self, step: int, rows: tuple[int, int], tensors: dict[str, torch.Tensor]) -> Piece:
         scales = tensors["steps"].tolist()
-        return Piece(step, rows, tensors["key"], tensors["value"], (scales[0], scales[1]))
+        return Piece(step, rows, tensors["key"], tensors["value"], (scales[0], scales[1]), "bad" in tensors)
 
     def _send(self, site: str, exchange: Exchange, own: Piece) -> None:
         self._residuals.send(site, exchange, own, self._held.get(site, {}).get(exchange.me.device))

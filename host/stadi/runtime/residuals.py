@@ -142,11 +142,12 @@ def _advanced(base: Piece, coded: torch.Tensor, coding: ExchangeCoding) -> Piece
 
 def whole(piece: Piece) -> dict[str, torch.Tensor]:
     """A message that is not coded."""
-    return {"key": piece.key, "value": piece.value, "steps": _steps(piece)}
+    return {"key": piece.key, "value": piece.value, **_facts(piece)}
 
 
-def _steps(piece: Piece) -> torch.Tensor:
-    return torch.tensor(piece.steps, dtype=torch.float64)
+def _facts(piece: Piece) -> dict[str, torch.Tensor]:
+    facts = {"steps": torch.tensor(piece.steps, dtype=torch.float64)}
+    return facts | {"bad": torch.tensor([True])} if piece.bad else facts
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class Residuals:
             return whole(own), own
         base = replace(base.scaled(own.steps), step=own.step)
         coded = encode(_by_rows(own) - _by_rows(base), coding)
-        return {"coded": coded, "steps": _steps(own)}, _advanced(base, coded, coding)
+        return {"coded": coded, **_facts(own)}, replace(_advanced(base, coded, coding), bad=own.bad)
 
     @staticmethod
     def receive(
@@ -235,7 +236,7 @@ class Residuals:
         Returns
         -------
         dict
-            ``key``, ``value`` and ``steps``, whether they came whole or not.
+            ``key``, ``value`` and ``steps``, whether they came whole or not, and ``bad`` if some are NaN or infinite.
         """
         letterbox = site if exchange.synchronous or exchange.coding is None else _letterbox(site, exchange.me)
         tensors = exchange.receive(letterbox, sender, step)
@@ -244,7 +245,8 @@ class Residuals:
         assert before is not None
         assert exchange.coding is not None
         key_step, value_step = tensors["steps"].tolist()
-        return whole(_advanced(before.scaled((key_step, value_step)), tensors["coded"], exchange.coding))
+        after = _advanced(before.scaled((key_step, value_step)), tensors["coded"], exchange.coding)
+        return whole(replace(after, bad="bad" in tensors))
 
     def redistribute(self) -> None:
         """Rows belong to other devices: unless all hold the same, receivers begin with whole keys and values."""

@@ -167,10 +167,11 @@ def test_rows_with_what_they_read_of_others_give_the_bits_of_the_whole(options, 
     outputs = []
     for start, stop in ((0, 2), (2, 6), (6, 12)):
 
-        def halo(image, got, start=start, stop=stop):
+        def halo(image, got, bad, start=start, stop=stop):
+            assert bad is None
             assert got == step
             assert torch.equal(image, pixels[:, start:stop])
-            return padded[:, start : start + reach[0]], padded[:, stop + reach[0] : stop + sum(reach)]
+            return padded[:, start : start + reach[0]], padded[:, stop + reach[0] : stop + sum(reach)], None
 
         conv.halo = halo
         outputs.append(net(values[:, :, start:stop]))
