@@ -238,6 +238,8 @@ class OffloadedProduct:
         for name in _COUNTS:
             # States of earlier programs have no inputs.
             setattr(self, name, counts.get(name, 0))
+        inputs, saturated = self._before_run
+        self._before_run = (min(inputs, self.inputs), min(saturated, self.saturated))
         self.tally.cycles = counts["cycles"]
         self.evaluations = dict(counts["evaluations"])
 

@@ -69,6 +69,48 @@ def test_windows_of_a_convolution(bad, memory_format, options, twin, generator):
         assert torch.equal(torch.where(got.isnan(), expected, got), expected)
 
 
+def test_rows_of_an_image_on_other_devices(twin, generator):
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1)).requires_grad_(False)
+    values = torch.randn(1, 2, 8, 5, generator=generator)
+    offload(net, twin, calibration=calibrate(net, lambda m: m(values)))
+    expected = net(values)
+    pixels = torch.round(values / float(net[0].input_scale)).clamp(-128, 127).to(torch.int8).permute(0, 2, 3, 1)
+    padded = F.pad(pixels, (0, 0, 0, 0, 1, 1))
+    values[0, 1, 3, 2] = torch.nan
+    told = {}
+    for start, stop in ((0, 4), (4, 8)):
+
+        def halo(image, step, bad, start=start, stop=stop):
+            told[start] = bad
+            beyond = torch.tensor([start == 4, False]) if start == 4 else None
+            return padded[:, start : start + 1], padded[:, stop + 1 : stop + 2], beyond
+
+        net[0].halo = halo
+        got = net(values[:, :, start:stop])
+        wanted = torch.zeros_like(got, dtype=torch.bool)
+        if start == 0:
+            wanted[:, :, 2:, 1:4] = True
+        else:
+            # Of another device it is known which rows, not which pixels.
+            wanted[:, :, 0] = True
+        assert torch.equal(got.isnan(), wanted)
+        assert torch.equal(torch.where(wanted, torch.zeros(()), got), expected[:, :, start:stop].masked_fill(wanted, 0))
+    assert told[0].tolist() == [False, False, False, True]
+    assert told[4] is None
+
+
+def test_keys_on_other_devices(twin, operands):
+    net = attention(twin, operands)
+    (call,) = net.offloaded_attention.calls
+    for there in (False, True):
+        call.gather = lambda key, value, steps, here, there=there: (key, value, there)
+        assert net(*operands).isnan().all() == there
+        wrong = [each.clone() for each in operands]
+        wrong[1][0, 0, 0, 0] = torch.nan
+        assert net(*wrong).isnan().all()
+
+
 class Attention(nn.Module):
     def forward(self, query, key, value, mask=None, causal=False):
         return F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)

@@ -174,14 +174,14 @@ def displaced(case, wanted):
         current: dict = {}
 
         def gather(site):
-            def put(key, value, _steps):
+            def put(key, value, _steps, _bad):
                 key, value = key.clone(), value.clone()
                 store[site, current["device"], current["step"]] = key.clone(), value.clone()
                 for other, step in current["others"]:
                     other_rows = slice(other.rows[0] * 6, other.rows[1] * 6)
                     old = store[site, other.device if step is not None else "all", step]
                     key[:, :, other_rows], value[:, :, other_rows] = old[0][:, :, other_rows], old[1][:, :, other_rows]
-                return key, value
+                return key, value, False
 
             return put
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from brownout.host.stadi.load import LoadTrace
 from brownout.host.stadi.plan import Plan
 from brownout.host.stadi.runtime.exchange import Exchange
 from brownout.host.stadi.runtime.fleet import Fleet
-from brownout.host.stadi.runtime.keys_values import Piece
+from brownout.host.stadi.runtime.keys_values import Piece, join
 from brownout.host.stadi.runtime.post import Post
 from brownout.host.stadi.runtime.residuals import Residuals, decode, encode
 from brownout.host.stadi.runtime.run import Generated
@@ -167,11 +168,25 @@ class Pair:
         self.sender.send("site", self.here, own, before)
         got = self.receiver.receive("site", self.there, self.here.me, own.step, held)
         key_step, value_step = got["steps"].tolist()
-        return Piece(own.step, (0, 2), got["key"], got["value"], (key_step, value_step))
+        return Piece(own.step, (0, 2), got["key"], got["value"], (key_step, value_step), "bad" in got)
 
 
 def same(one: Piece, other: Piece) -> bool:
-    return torch.equal(one.key, other.key) and torch.equal(one.value, other.value) and one.steps == other.steps
+    facts = one.steps == other.steps and one.bad == other.bad
+    return facts and torch.equal(one.key, other.key) and torch.equal(one.value, other.value)
+
+
+def test_both_sides_know_of_nan_for_as_long_as_it_is_there():
+    pair = Pair(plan((2, 2), warmup=1, steps=9), ExchangeCoding(5, 8, 4))
+    before = replace(pair.own(0), bad=True)
+    held = pair.message(before, None, None, synchronous=True)
+    assert held.bad
+    for step, bad in enumerate((True, False, True, True, False, False), 1):
+        own = replace(pair.own(step), bad=bad)
+        held = pair.message(own, before, held)
+        assert held.bad is bad
+        assert same(held, pair.sender.state().pieces["site"]["d1"])
+    assert join([replace(own, rows=(0, 2)), replace(before, rows=(2, 4))]).bad
 
 
 def test_both_sides_agree_when_scales_change():
@@ -288,13 +303,13 @@ def coded(case: Case, wanted: Plan, coding: ExchangeCoding) -> torch.Tensor:
         offload(module, accelerator, calibration=case.calibration)
 
         def gather(site):
-            def put(key, value, _steps):
+            def put(key, value, _steps, _bad):
                 true[site, current["device"], current["step"]] = key.clone(), value.clone()
                 key, value = key.clone(), value.clone()
                 for other, step in current["others"]:
                     got = message(site, other, current["share"], step)
                     key[:, :, tokens(other.rows)], value[:, :, tokens(other.rows)] = got
-                return key, value
+                return key, value, False
 
             return put
 

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import functools
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import diffusers
@@ -349,6 +350,30 @@ def test_old_borders_have_the_steps_of_the_present_timestep():
     above, below, _ = halo(torch.zeros(1, 6, 2, 2, dtype=torch.int8), 0.25)
     assert above.tolist() == [[[[2, -4], [127, 0]]]]
     assert below.tolist() == [[[[0, 0], [0, 0]]]]
+
+
+def test_borders_of_others_bring_along_that_they_are_nan():
+    """Of d0's rows 0 to 3 the last is above d1's."""
+    posts = {}
+    for name in ("d0", "d1"):
+        posts[name] = Post(name, lambda receiver, letter: posts[receiver].deliver(letter), 5)
+        posts[name].begin(0)
+    sides = {}
+    for name, post in posts.items():
+        made = Exchange(post, plan((2, 3), steps=3), 0, lambda: None)
+        made.begin(0, synchronous=True)
+        sides[name] = Halos(5).halo("conv", (1, 1), lambda made=made: made)
+    image, none = torch.ones(1, 4, 2, 2, dtype=torch.int8), torch.zeros(6, dtype=torch.bool)
+    bad = torch.tensor([True, False, False, True])
+
+    def there():
+        return sides["d1"](torch.ones(1, 6, 2, 2, dtype=torch.int8), 0.5, none)
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(there)
+        _, _, beyond = sides["d0"](image, 0.5, bad)
+        assert beyond is None
+        assert waiting.result()[2].tolist() == [True, False]
 
 
 def test_moments_of_parts_are_those_of_the_whole():
