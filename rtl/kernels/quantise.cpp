@@ -35,11 +35,12 @@ inline Bytes low_bytes(Floats rounded) {
 #endif
 }
 
+/// Of NaN and a number, the number.
 inline Floats smaller(Floats a, float b) {
 #ifdef __AVX512F__
     return (Floats)_mm512_min_ps((__m512)a, (__m512)splat(b));
 #else
-    return a > b ? splat(b) : a;
+    return a < b ? a : splat(b);
 #endif
 }
 
@@ -47,7 +48,7 @@ inline Floats larger(Floats a, float b) {
 #ifdef __AVX512F__
     return (Floats)_mm512_max_ps((__m512)a, (__m512)splat(b));
 #else
-    return a < b ? splat(b) : a;
+    return a > b ? a : splat(b);
 #endif
 }
 
@@ -72,7 +73,7 @@ inline int32_t largest_lane(Ints a) {
 #endif
 }
 
-/// Bits of 127.5, to which magnitudes of saturated values are compared first, of 128 and of infinity.
+/// Bits of 127.5, beyond which a value may saturate, of 128 and of infinity.
 constexpr int32_t kSuspicious = 0x42ff0000, kSaturated = 0x43000000, kInfinity = 0x7f800000;
 
 /// What a task has met: inputs that saturated, beyond -128.5..127.5, and whether one may be NaN or infinite.
@@ -157,14 +158,44 @@ void for_rows(int64_t rows, int64_t row, int threads, const Work &work) {
     });
 }
 
-/// Elements of some vectors that saturate; `load(i, lanes)` gives inputs times multipliers.
-template <typename Load>
-int64_t count_saturated(int64_t count, const Load &load) {
-    Ints total{};
-    for_vectors(count, [&](int64_t i, int lanes) { total -= magnitude(load(i, lanes) + 0.5f) > kSaturated; });
-    int64_t sum = 0;
-    for (int lane = 0; lane < kLanes; ++lane) sum += total[lane];
-    return sum;
+typedef int8_t ManyBytes __attribute__((vector_size(64), aligned(1)));
+typedef int64_t Longs __attribute__((vector_size(64)));
+
+/// Neighbouring elements that saturate, given their multiplier (of each, or one for all) and what became of them: only
+/// those at the ends can have.
+template <bool kEach>
+int64_t count_saturated(const float *from, const float *multiplier, const int8_t *bytes, int64_t count) {
+    int64_t found = 0;
+    const auto look = [&](int64_t i) {
+        // NaN became an end too.
+        if (bytes[i] != 127 && bytes[i] != -128) return;
+        found += !(__builtin_fabsf(from[i] * multiplier[kEach ? i : 0] + 0.5f) <= 128.0f);
+    };
+    int64_t i = 0;
+    for (constexpr int64_t many = sizeof(ManyBytes); i + many <= count; i += many) {
+        const ManyBytes each = *reinterpret_cast<const ManyBytes *>(bytes + i);
+        const Longs ends = (Longs)((each == 127) | (each == -128));
+        int words = 0;
+        for (int word = 0; word < 8; ++word) words += ends[word] != 0;
+        if (words > 4) {
+            Ints total{};
+            for (int64_t j = i; j < i + many; j += kLanes) {
+                const Floats factor = kEach ? load_floats(multiplier + j) : splat(*multiplier);
+                total -= magnitude(load_floats(from + j) * factor + 0.5f) > kSaturated;
+            }
+            for (int lane = 0; lane < kLanes; ++lane) found += total[lane];
+        } else if (words) {
+            for (int64_t j = i; j < i + many; ++j) {
+                if (j % 8 == i % 8 && !ends[(j - i) / 8]) {
+                    j += 7;
+                } else {
+                    look(j);
+                }
+            }
+        }
+    }
+    for (; i < count; ++i) look(i);
+    return found;
 }
 
 /// Dense rows, quantised; `multiplier` is of each element, or one for all.
@@ -172,8 +203,6 @@ struct Rows {
     int64_t count;
     const float *multiplier;
     bool each;
-
-    Floats factors(int64_t i, int lanes) const { return each ? load_some(multiplier + i, lanes, 0) : splat(*multiplier); }
 
     Ints quantise_row(const float *from, int8_t *to) const {
         Ints largest{};
@@ -191,9 +220,8 @@ struct Rows {
         return largest;
     }
 
-    int64_t saturated(const float *from) const {
-        return count_saturated(count,
-                               [&](int64_t i, int lanes) { return load_some(from + i, lanes, 0) * factors(i, lanes); });
+    int64_t saturated(const float *from, const int8_t *to) const {
+        return (each ? count_saturated<true> : count_saturated<false>)(from, multiplier, to, count);
     }
 };
 
@@ -221,10 +249,9 @@ void quantise_apart(const float *x, int64_t neighbours, int64_t count, int64_t s
             if (const int32_t most = largest_lane(largest); most > kSuspicious) {
                 met.infinite |= most >= kInfinity;
                 for (int lane = 0; lane < lanes; ++lane) {
-                    const Floats factor = splat(multiplier[(c + lane) * multiplier_stride]);
                     const float *from = x + (c + lane) * stride + first;
-                    met.saturated += count_saturated(
-                        width, [&](int64_t i, int some) { return load_some(from + i, some, 0) * factor; });
+                    const float *factor = multiplier + (c + lane) * multiplier_stride;
+                    met.saturated += count_saturated<false>(from, factor, tile[lane], width);
                 }
             }
             int8_t *to = out + first * out_stride + c;
@@ -286,7 +313,10 @@ extern "C" void brownout_quantise(const float *x, const int64_t *sizes, const in
                 }
                 if (const int32_t most = largest_lane(largest); most > kSuspicious) {
                     seen.infinite |= most >= kInfinity;
-                    for (int64_t index = begin; index < end; ++index) seen.saturated += work.saturated(place(index).from);
+                    for (int64_t index = begin; index < end; ++index) {
+                        const auto [from, to] = place(index);
+                        seen.saturated += work.saturated(from, to);
+                    }
                 }
             }
         }
