@@ -100,7 +100,7 @@ class _Values:
 
     evaluation: int
     rung: Count
-    recovering: bool
+    recovering: Count
     since_step: Count
     estimator: dict[str, Any]
     records: list[Record]
