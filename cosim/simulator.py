@@ -12,7 +12,15 @@ from typing import Any, NoReturn
 
 from brownout.hw.commands import COMMAND_BYTES, ErrorCause, Opcode, PlainCommand
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.registers import ID_WORD, INTERFACE_VERSION, OFFSETS, RETIRED_MODULUS, STATUS_BUSY, counters
+from brownout.hw.registers import (
+    ID_WORD,
+    INTERFACE_VERSION,
+    OFFSETS,
+    RETIRED_MODULUS,
+    STATUS_BUSY,
+    STATUS_DRAINING,
+    counters,
+)
 
 from .build import build_simulator
 from .cache import build_root as resolve_build_root
@@ -187,14 +195,12 @@ class Simulator:
                 raise ProtocolError(message, self.log)
 
     def _program_ring(self) -> None:
-        self._move_ring(self.ring_base)
+        base = self.ring_base
+        values = {"RING_BASE_LO": base & 0xFFFFFFFF, "RING_BASE_HI": base >> 32, "RING_ENTRIES": self._entries}
+        self._request(op="write", pairs=[(OFFSETS[name], value) for name, value in values.items()])
         addresses = [OFFSETS["RING_HEAD"], OFFSETS["RETIRED"]]
         self._tail, self._retired = self._request(op="read", addresses=addresses)["values"]
         self._rung = False
-
-    def _move_ring(self, base: int) -> None:
-        values = {"RING_BASE_LO": base & 0xFFFFFFFF, "RING_BASE_HI": base >> 32, "RING_ENTRIES": self._entries}
-        self._request(op="write", pairs=[(OFFSETS[name], value) for name, value in values.items()])
 
     def _exchange(self, deadline_s: float | None = None, **message: Any) -> dict[str, Any]:
         """Send a request and return its reply, whatever it says."""
@@ -282,8 +288,8 @@ class Simulator:
     def resume_at(self, ring_index: int, open_rows: Sequence[int | None]) -> None:
         """Bring a simulator that was just started to where another one of the same configuration was.
 
-        It does so with fences, which are counted as commands. What later commands count is then the same as there, row
-        activations included. Rows shorter than a command cannot be opened alone: those stay closed.
+        The ring is brought there with fences, which are counted as commands, the memory directly. What later commands
+        count is then the same as there, row activations included.
 
         Parameters
         ----------
@@ -292,22 +298,13 @@ class Simulator:
         open_rows : sequence of int or None
             Row that is open in each bank of the memory, as in `CycleModel.open_rows`.
         """
-        row_bytes = self.config.memory.row_bytes
-        rows = [row for row in open_rows if row is not None and row_bytes >= COMMAND_BYTES]
         fence = PlainCommand(opcode=Opcode.FENCE).encode()
         with self._lock:
-            self.run([fence] * ((ring_index - self._tail - len(rows)) % self._entries))
-            self.set_memory({"row_bytes": row_bytes})  # closes all rows
-            for row in rows:
-                # The fetch of a command opens the row in which it lies. Addresses wrap, so any entry can lie anywhere.
-                place = slice(row * row_bytes, row * row_bytes + COMMAND_BYTES)
-                self._move_ring((place.start - self._tail * COMMAND_BYTES) % (1 << self.config.address_bits))
-                kept, self.memory[place] = self.memory[place], fence
-                try:
-                    self._ring(1)
-                finally:
-                    self.memory[place] = kept
-            self._move_ring(self.ring_base)
+            self.run([fence] * ((ring_index - self._tail) % self._entries))
+            self.set_memory({"row_bytes": self.config.memory.row_bytes})  # closes all rows
+            for row in open_rows:
+                if row is not None:
+                    self.set_memory({"open_row": row})
 
     def read_register(self, name: str) -> int:
         """Value of a register by its name in `brownout.hw.registers`.
@@ -364,27 +361,34 @@ class Simulator:
             of a byte; ``seed`` and ``stall_aw``, ``stall_w``, ``stall_b``, ``stall_ar``, ``stall_r`` (per 65536);
             ``slverr_base`` and ``slverr_limit``: accesses to bytes from base up to limit are answered with SLVERR;
             ``wrong_id_base`` and ``wrong_id_limit``: likewise with another transaction ID than theirs;
-            ``hang``: while 1 nothing is accepted or answered; ``check_axi``, ``check_bounds``: AXI checks, and among
-            them that addresses are inside memory.
+            ``hang``: while 1 nothing is accepted or answered; ``short_reads``: so many of the next read bursts of more
+            than one beat end a beat early; ``surplus_r``, ``surplus_b``: so many answers come that nobody asked for,
+            each when nothing else is under way on its side; ``open_row``: a row to be open, uncounted; ``check_axi``,
+            ``check_bounds``: AXI checks, and among them that addresses are inside memory.
         """
         self._request(op="memory", settings=dict(settings))
 
     def soft_reset(self) -> None:
         """Reset the accelerator through its CONTROL register and program the ring again; memory stays.
 
+        Returns when the bus has answered all that was under way, so that memory is not written any more.
+
         Raises
         ------
         ProtocolError
-            The accelerator stays busy.
+            The bus does not answer. The accelerator is reset all the same.
         """
         with self._lock:
             self.write_register("CONTROL", 1)
-            for _ in range(_SOFT_RESET_POLLS):
-                if not self.read_register("STATUS") & STATUS_BUSY:
-                    break
-            else:
-                raise ProtocolError("the accelerator stays busy after a soft reset", self.log)
+            self._wait_while(STATUS_BUSY, "the accelerator stays busy after a soft reset")
             self._program_ring()
+            self._wait_while(STATUS_DRAINING, "the bus still owes answers after a soft reset")
+
+    def _wait_while(self, status: int, otherwise: str) -> None:
+        for _ in range(_SOFT_RESET_POLLS):
+            if not self.read_register("STATUS") & status:
+                return
+        raise ProtocolError(otherwise, self.log)
 
     def hard_reset(self) -> None:
         """Assert the reset pin of accelerator and memory model; what was in flight is lost, memory content stays."""

@@ -76,14 +76,25 @@ class Testbench:
         bench = cls(dut)
         # The model belongs to the process, so it still has what the test before this one asked of it.
         bench.stall(StallConfig())
-        for knob in ("hang", "slverr_base", "slverr_limit", "wrong_id_base", "wrong_id_limit"):
+        knobs = ("hang", "slverr_base", "slverr_limit", "wrong_id_base", "wrong_id_limit")
+        for knob in (*knobs, "short_reads", "surplus_r", "surplus_b"):
             bench.dram.set(knob, 0)
         for _ in range(RESET_CYCLES):
             await FallingEdge(dut.clk)
         dut.rst.value = 0
         await FallingEdge(dut.clk)
-        bench._tail = await bench.ring.configure(bench._ring_base, bench._entries)
+        await bench._configure_ring()
         return bench
+
+    async def _configure_ring(self) -> None:
+        self._tail = await self.ring.configure(self._ring_base, self._entries)
+
+    async def soft_reset(self) -> None:
+        """Reset the device through its CONTROL register, wait until its memory bus rests and configure its ring."""
+        await self.bus.write_register("CONTROL", 1)
+        while await self.bus.read_register("STATUS"):
+            pass
+        await self._configure_ring()
 
     def stall(self, stalls: StallConfig) -> None:
         """Put random back-pressure on the channels of the memory bus."""

@@ -81,7 +81,7 @@ class Accelerator(wiring.Component):
             copier = Copier(config)
             m.submodules.copier = datapath_reset(copier)
         self._connect_bus(m, read_port, write_port)
-        self._connect_control(m, registers, processor, read_port, write_port, receiver, drain, copier)
+        self._connect_control(m, registers, processor, read_port, write_port, receiver, sequencer, drain, copier)
         self._connect_reads(m, processor, read_port, fetcher, receiver, copier)
         self._connect_writes(m, write_port, drain, copier)
         connect(m, fetcher.job, receiver.job)
@@ -215,38 +215,44 @@ class Accelerator(wiring.Component):
         read_port: ReadPort,
         write_port: WritePort,
         receiver: Receiver,
+        sequencer: Sequencer,
         drain: Drain,
         copier: Copier | None,
     ) -> None:
         connect(m, wiring.flipped(self.s_axil), registers.axil)
         for name in ("ring_base", "ring_entries", "tail", "timeout", "doorbell", "acknowledge", "soft_reset"):
             m.d.comb += getattr(processor, name).eq(getattr(registers, name))
-        for name in ("head", "busy", "stopped", "cause", "drained", "failed", "command_done"):
+        status = ("head", "busy", "stopped", "draining", "cause")
+        for name in (*status, "drained", "failed", "command_done", "reset_done"):
             m.d.comb += getattr(registers, name).eq(getattr(processor, name))
         m.d.comb += [
             self.irq.eq(registers.irq),
             processor.bus_idle.eq(read_port.idle & write_port.idle),
             processor.bus_progress.eq(read_port.progress | write_port.progress),
             processor.engines_done.eq(drain.done),
-            processor.fault.eq(read_port.error | write_port.error | receiver.bad_record),
-            processor.fault_cause.eq(
-                Mux(
-                    read_port.error,
-                    read_port.cause,
-                    Mux(write_port.error, write_port.cause, ErrorCause.CHANNEL_RECORD),
-                )
-            ),
+            processor.moving.eq(sequencer.moving | drain.moving),
             read_port.stop.eq(processor.stop),
             write_port.stop.eq(processor.stop),
+        ]
+        faults = [
+            (receiver.bad_record, ErrorCause.CHANNEL_RECORD),
+            (write_port.error, write_port.cause),
+            (read_port.error, read_port.cause),
         ]
         if copier is not None:
             m.d.comb += [copier.params.eq(processor.copy_params), copier.start.eq(processor.copy_start)]
             with m.If(copier.done):
                 m.d.comb += processor.engines_done.eq(1)
-            with m.If(copier.bad_run):
-                m.d.comb += processor.fault.eq(1)
-                with m.If(~read_port.error & ~write_port.error):
-                    m.d.comb += processor.fault_cause.eq(ErrorCause.RUN)
+            faults.insert(0, (copier.bad_run, ErrorCause.RUN))
+        for fault, cause in faults:
+            with m.If(fault):
+                m.d.comb += [processor.fault.eq(1), processor.fault_cause.eq(cause)]
+        for surplus, cause in (
+            (write_port.surplus, ErrorCause.WRITE_SURPLUS),
+            (read_port.surplus, ErrorCause.READ_SURPLUS),
+        ):
+            with m.If(surplus):
+                m.d.comb += processor.surplus_cause.eq(cause)
 
     def _connect_reads(
         self,
@@ -355,7 +361,7 @@ class Accelerator(wiring.Component):
         for name, value in values.items():
             m.d.comb += counters.increments[name].eq(value)
         m.d.comb += [
-            counters.clear.eq(registers.soft_reset),
+            counters.clear.eq(processor.reset_done),
             counters.capture.eq(registers.capture | processor.capture),
             registers.snapshot.eq(counters.snapshot),
         ]

@@ -5,7 +5,17 @@ from __future__ import annotations
 from .commands import COMMAND_BYTES, COMMAND_FIELDS, COMMAND_VERSION, ERROR_MEANING, GemmFlag, Opcode
 from .config import AcceleratorConfig
 from .names import checked_name, default_name
-from .registers import ID_WORD, IRQ_DONE, IRQ_ERROR, REGISTERS, STATUS_BUSY, STATUS_ERROR, counter_offset, counters
+from .registers import (
+    ID_WORD,
+    IRQ_DONE,
+    IRQ_ERROR,
+    REGISTERS,
+    STATUS_BUSY,
+    STATUS_DRAINING,
+    STATUS_ERROR,
+    counter_offset,
+    counters,
+)
 
 
 def c_header_text(config: AcceleratorConfig, name: str | None = None) -> str:
@@ -44,6 +54,7 @@ def c_header_text(config: AcceleratorConfig, name: str | None = None) -> str:
     lines += [
         define("STATUS_BUSY", f"{STATUS_BUSY}u", "bit of REG_STATUS"),
         define("STATUS_ERROR", f"{STATUS_ERROR}u", "bit of REG_STATUS"),
+        define("STATUS_DRAINING", f"{STATUS_DRAINING}u", "bit of REG_STATUS"),
         define("IRQ_DONE", f"{IRQ_DONE}u", "bit of REG_IRQ"),
         define("IRQ_ERROR", f"{IRQ_ERROR}u", "bit of REG_IRQ"),
         "",

@@ -213,7 +213,7 @@ class ErrorCause(enum.IntEnum):
     AXI_READ = 26
     AXI_WRITE = 27
     BUS_TIMEOUT = 28
-    RING = 29
+    RING_BASE = 29
     THETA = 30
     LOG = 31
     DOMAIN = 32
@@ -226,6 +226,17 @@ class ErrorCause(enum.IntEnum):
     LIST = 39
     RUN = 40
     AXI_ID = 41
+    RING_ENTRIES = 42
+    RING_HEAD = 43
+    RING_TAIL = 44
+    READ_LENGTH = 45
+    READ_SURPLUS = 46
+    WRITE_SURPLUS = 47
+    STALLED = 48
+
+
+RING_CAUSES = (ErrorCause.RING_BASE, ErrorCause.RING_ENTRIES, ErrorCause.RING_HEAD, ErrorCause.RING_TAIL)
+"""Found before a command is looked at: acknowledging them steps over none."""
 
 
 ERROR_MEANING = {
@@ -258,7 +269,7 @@ ERROR_MEANING = {
     ErrorCause.AXI_READ: "an AXI read was answered with an error",
     ErrorCause.AXI_WRITE: "an AXI write was answered with an error",
     ErrorCause.BUS_TIMEOUT: "the bus made no progress within the time-out",
-    ErrorCause.RING: "the ring registers are not usable (base not aligned to a command, or size zero)",
+    ErrorCause.RING_BASE: "RING_BASE is not aligned to a command, or the ring reaches beyond the address space",
     ErrorCause.THETA: "theta is above 63, or not zero without CHECK",
     ErrorCause.LOG: "the log is not bus-aligned, not of whole records or outside the write window, or without CHECK",
     ErrorCause.DOMAIN: "there is no such voltage domain",
@@ -271,6 +282,13 @@ ERROR_MEANING = {
     ErrorCause.LIST: "list_addr is not bus-aligned, or the list reaches outside the read window",
     ErrorCause.RUN: "a run is empty or reaches outside its region",
     ErrorCause.AXI_ID: "an AXI response had another ID than the request",
+    ErrorCause.RING_ENTRIES: "RING_ENTRIES is not in 2..65535",
+    ErrorCause.RING_HEAD: "RING_HEAD is not below RING_ENTRIES; a soft reset brings it back to 0",
+    ErrorCause.RING_TAIL: "RING_TAIL is not below RING_ENTRIES",
+    ErrorCause.READ_LENGTH: "an AXI read burst ended before its last beat, or did not end with it",
+    ErrorCause.READ_SURPLUS: "a beat of AXI read data came that no read asked for",
+    ErrorCause.WRITE_SURPLUS: "an AXI write response came without a write, or before the write's last beat",
+    ErrorCause.STALLED: "the command stands still although nothing is outstanding on the bus",
 }
 
 

@@ -21,7 +21,7 @@ from .commands import (
     Opcode,
 )
 from .config import AcceleratorConfig, ChecksumConfig, MemoryConfig
-from .registers import CHECK_COUNTERS, COUNTERS, RAZOR_COUNTERS, REGISTERS, counter_offset
+from .registers import CHECK_COUNTERS, COUNTERS, LOCKED, RAZOR_COUNTERS, REGISTERS, counter_offset
 
 
 def _table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
@@ -79,7 +79,9 @@ def reference_markdown() -> str:
         "## Registers",
         "",
         "32 bits wide, behind AXI4-Lite. Other addresses, writes to `ro` registers and writes with a strobe low answer",
-        "DECERR and change nothing.",
+        "DECERR and change nothing. So do, with SLVERR, writes to "
+        + ", ".join(f"`{name}`" for name in LOCKED)
+        + " while busy.",
         "",
         *_table(
             ("offset", "register", "access", "meaning"),

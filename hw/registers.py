@@ -9,7 +9,7 @@ from .config import AcceleratorConfig
 ID_WORD = 0x4E575242
 """ASCII "BRWN", little-endian."""
 
-INTERFACE_VERSION = 1
+INTERFACE_VERSION = 2
 
 ADDRESS_BITS = 12
 
@@ -30,14 +30,17 @@ REGISTERS = (
     Register("CONFIG_HASH", 0x008, "ro", "hash of the configuration that the RTL was generated from"),
     Register("DIMENSIONS", 0x00C, "ro", "bits 15..0 rows, 31..16 cols"),
     Register("CONTROL", 0x010, "wo", "bit 0: soft reset"),
-    Register("STATUS", 0x014, "ro", "bit 0: busy, bit 1: stopped by an error"),
+    Register(
+        *("STATUS", 0x014, "ro"),
+        "bit 0: busy, bit 1: stopped by an error, bit 2: the bus still owes answers to a command that was abandoned",
+    ),
     Register("IRQ", 0x018, "w1c", "bit 0: ring drained, bit 1: error; the interrupt line is their OR"),
-    Register("RING_BASE_LO", 0x01C, "rw", "address of the ring, low half; aligned to a command"),
-    Register("RING_BASE_HI", 0x020, "rw", "address of the ring, high half"),
-    Register("RING_ENTRIES", 0x024, "rw", "commands in the ring, 1..65535"),
+    Register("RING_BASE_LO", 0x01C, "rw", "address of the ring, low half; aligned to a command; not while busy"),
+    Register("RING_BASE_HI", 0x020, "rw", "address of the ring, high half; not while busy"),
+    Register("RING_ENTRIES", 0x024, "rw", "commands in the ring, 2..65535, of which one less can wait; not while busy"),
     Register("RING_HEAD", 0x028, "ro", "index of the next command to be fetched"),
     Register("RING_TAIL", 0x02C, "rw", "doorbell: index after the last valid command; starts the ring"),
-    Register("TIMEOUT", 0x030, "rw", "cycles without bus progress that count as an error; 0: never"),
+    Register("TIMEOUT", 0x030, "rw", "cycles in which nothing moves that count as an error; 0: never"),
     Register("ERROR_CAUSE", 0x034, "ro", "ErrorCause of the last failed command; of use while bit 1 of IRQ is set"),
     Register("ERROR_INDEX", 0x038, "ro", "ring index of the command that failed"),
     Register("SNAPSHOT", 0x03C, "wo", "any write copies all counters to the snapshot"),
@@ -49,6 +52,7 @@ RETIRED_MODULUS = 1 << 32
 
 STATUS_BUSY = 1
 STATUS_ERROR = 2
+STATUS_DRAINING = 4
 IRQ_DONE = 1
 IRQ_ERROR = 2
 
@@ -119,5 +123,8 @@ def counter_offset(index: int) -> int:
     """Byte offset of the low half of counter `index`."""
     return COUNTER_BASE + 8 * index
 
+
+LOCKED = ("RING_BASE_LO", "RING_BASE_HI", "RING_ENTRIES")
+"""Registers that can be written only while STATUS is not busy; otherwise the answer is SLVERR."""
 
 OFFSETS = {register.name: register.offset for register in REGISTERS}

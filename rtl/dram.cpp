@@ -46,6 +46,9 @@ uint64_t* Dram::parameter(const std::string& name) {
     if (name == "slverr_limit") return &m_slverr_limit;
     if (name == "wrong_id_base") return &m_wrong_id_base;
     if (name == "wrong_id_limit") return &m_wrong_id_limit;
+    if (name == "short_reads") return &m_short_reads;
+    if (name == "surplus_r") return &m_surplus_r;
+    if (name == "surplus_b") return &m_surplus_b;
     if (name == "row_activations") return &m_row_activations;
     if (name == "read_beats") return &m_read_beats;
     if (name == "write_beats") return &m_write_beats;
@@ -59,6 +62,9 @@ bool Dram::set(const std::string& name, uint64_t value) {
         m_checker.bounds_enabled = value != 0;
     } else if (name == "bytes_per_cycle") {
         m_bandwidth = value << TOKEN_FRACTION_BITS;
+    } else if (name == "open_row") {
+        m_open_rows[value & (m_banks - 1)] = value;
+        m_last_row = ~0ULL;
     } else if (uint64_t* target = parameter(name)) {
         *target = value;
     } else {
@@ -156,6 +162,10 @@ void Dram::perform_read() {
     m_out.rvalid = true;
     m_out.rid = uint8_t(burst.id ^ wrong_id_at(burst.address));
     m_out.rresp = response_at(burst.address);
+    if (burst.beats_left == 2 && m_short_reads) {
+        --m_short_reads;
+        burst.beats_left = 1;
+    }
     m_out.rlast = burst.beats_left == 1;
     if (m_out.rresp == RESP_OKAY) {
         std::memcpy(m_read_data, m_memory + burst.address, m_bus_bytes);
@@ -206,6 +216,16 @@ void Dram::update_outputs() {
         m_out.bresp = m_responses.front().response;
         m_responses.pop_front();
     }
+    if (m_surplus_b && !m_out.bvalid && m_responses.empty() && m_writes.empty()) {
+        --m_surplus_b;
+        m_out.bvalid = true;
+        m_out.bresp = RESP_OKAY;
+    }
+    if (m_surplus_r && !m_out.rvalid && m_reads.empty()) {
+        --m_surplus_r;
+        m_out.rvalid = m_out.rlast = true;
+        m_out.rresp = RESP_OKAY;
+    }
     m_out.arready = m_reads.size() < m_read_queue_limit && !stall(m_stall_ar);
     m_out.awready = m_writes.size() < m_write_queue_limit && !stall(m_stall_aw);
     m_out.wready = m_buffer_count < WRITE_BUFFER_BEATS && !stall(m_stall_w);
@@ -234,7 +254,7 @@ const SlavePins& Dram::cycle(const MasterPins& pins) {
     // Once nothing is in flight, ready is high and the tokens are at their limit, further edges change nothing.
     const bool idle = m_reads.empty() && m_writes.empty() && m_responses.empty() && !m_buffer_count && !m_out.rvalid
                       && !m_out.bvalid && m_tokens >= m_beat_tokens - 1 && !m_checker.waiting()
-                      && !(m_stall_aw | m_stall_w | m_stall_ar);
+                      && !(m_stall_aw | m_stall_w | m_stall_ar | m_surplus_r | m_surplus_b);
     m_active = !idle;
     return m_out;
 }

@@ -50,6 +50,7 @@ public:
 
     // Sets a parameter of timing, a test knob or a statistic by name; false if there is none of that name. `bandwidth`
     // can also be set in whole bytes, as `bytes_per_cycle`.
+    // `open_row` opens a row without counting it.
     bool set(const std::string& name, uint64_t value);
     // Reads a parameter or statistic by name; false if there is none of that name.
     bool get(const std::string& name, uint64_t& value) const;
@@ -117,6 +118,7 @@ private:
     uint64_t m_hang = 0;
     uint64_t m_slverr_base = 0, m_slverr_limit = 0;
     uint64_t m_wrong_id_base = 0, m_wrong_id_limit = 0;
+    uint64_t m_short_reads = 0, m_surplus_r = 0, m_surplus_b = 0;  // so many more: bursts, beats, responses
 
     // Statistics.
     uint64_t m_row_activations = 0, m_read_beats = 0, m_write_beats = 0;

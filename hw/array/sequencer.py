@@ -39,6 +39,7 @@ class Sequencer(wiring.Component):
     digit, group_first : with the scratchpads' data: the row is one of digits of column sums, the first of its group
     acc_valid, acc_tag : to the accumulator, one cycle before the row's sums are out
     block_done : pulse, all sums of a block are stored
+    moving : weights are loaded, or rows are in the array
     macs : useful multiply-accumulates of the row issued
     stall_load, stall_weight, stall_drain : why no row was issued
     """
@@ -66,6 +67,7 @@ class Sequencer(wiring.Component):
                 "acc_valid": Out(1),
                 "acc_tag": Out(row_tag_layout(config)),
                 "block_done": Out(1),
+                "moving": Out(1),
                 "macs": Out(range(config.rows * config.cols + 1)),
                 "stall_load": Out(1),
                 "stall_weight": Out(1),
@@ -290,6 +292,12 @@ class Sequencer(wiring.Component):
         # The row is at the array one cycle after its issue and its sums are out `output_latency` cycles later;
         # the accumulator wants to know one cycle before. Registered once more here, hence equal to the latency.
         stages = output_latency(config)
+        in_array = Signal(range(stages + 1))  # cycles until the last row has left
+        with m.If(self.row_valid):
+            m.d.sync += in_array.eq(stages)
+        with m.Elif(in_array != 0):
+            m.d.sync += in_array.eq(in_array - 1)
+        m.d.comb += self.moving.eq(self.w_enable | self.row_valid | (in_array != 0))
         m.d.comb += [
             tag.bank.eq(current.bank),
             tag.first.eq(current.first),

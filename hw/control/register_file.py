@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..bus.axi import RESP_DECERR, RESP_OKAY, Axi4LiteSignature
+from ..bus.axi import RESP_DECERR, RESP_OKAY, RESP_SLVERR, Axi4LiteSignature
 from ..commands import CAUSE_BITS
 from ..config import AcceleratorConfig
 from ..registers import (
@@ -15,13 +15,14 @@ from ..registers import (
     INTERFACE_VERSION,
     IRQ_DONE,
     IRQ_ERROR,
+    LOCKED,
     OFFSETS,
     REGISTERS,
     counter_offset,
     counters,
 )
-from .command_processor import RING_INDEX_BITS
 from .counters import COUNTER_BITS
+from .ring import RING_INDEX_BITS
 
 DEFAULT_TIMEOUT = 1_000_000
 """Reset value of TIMEOUT in cycles: far beyond any memory, so that a dead bus ends in an error, not a hang."""
@@ -31,7 +32,8 @@ class RegisterFile(wiring.Component):
     """Registers behind AXI4-Lite; one access at a time, two cycles each.
 
     Reads of unmapped addresses and writes to unmapped or read-only ones answer DECERR and change nothing. Byte
-    strobes are honoured in whole words only: a write with any strobe low answers DECERR.
+    strobes are honoured in whole words only: a write with any strobe low answers DECERR. Where the ring lies cannot be
+    written while `busy`: SLVERR.
 
     Members
     -------
@@ -39,9 +41,10 @@ class RegisterFile(wiring.Component):
     irq : interrupt line
     ring_base, ring_entries, tail, timeout : settings
     doorbell, acknowledge, soft_reset, capture : pulses
-    head, busy, stopped, cause : status
+    head, busy, stopped, draining, cause : status
     drained, failed : pulses that set interrupt bits
     command_done : pulse, another command is counted as retired
+    reset_done : pulse, a soft reset is carried out; clears the interrupt bits
     snapshot : counters
     """
 
@@ -53,8 +56,8 @@ class RegisterFile(wiring.Component):
                 "axil": In(Axi4LiteSignature(address_bits=ADDRESS_BITS)),
                 "irq": Out(1),
                 "ring_base": Out(64),
-                "ring_entries": Out(RING_INDEX_BITS),
-                "tail": Out(RING_INDEX_BITS),
+                "ring_entries": Out(32),
+                "tail": Out(32),
                 "timeout": Out(32, init=DEFAULT_TIMEOUT),
                 "doorbell": Out(1),
                 "acknowledge": Out(1),
@@ -63,10 +66,12 @@ class RegisterFile(wiring.Component):
                 "head": In(RING_INDEX_BITS),
                 "busy": In(1),
                 "stopped": In(1),
+                "draining": In(1),
                 "cause": In(CAUSE_BITS),
                 "drained": In(1),
                 "failed": In(1),
                 "command_done": In(1),
+                "reset_done": In(1),
                 "snapshot": In(data.ArrayLayout(COUNTER_BITS, len(self.counters))),
             }
         )
@@ -85,7 +90,7 @@ class RegisterFile(wiring.Component):
             "VERSION": INTERFACE_VERSION,
             "CONFIG_HASH": config.hash_word,
             "DIMENSIONS": config.rows | config.cols << 16,
-            "STATUS": Cat(self.busy, self.stopped),
+            "STATUS": Cat(self.busy, self.stopped, self.draining),
             "IRQ": irq,
             "RING_BASE_LO": self.ring_base[:32],
             "RING_BASE_HI": self.ring_base[32:],
@@ -130,7 +135,9 @@ class RegisterFile(wiring.Component):
         with m.If(self.failed):
             m.d.sync += error_index.eq(self.head)
         with m.If(self.soft_reset):
-            m.d.sync += [irq.eq(0), self.tail.eq(0), error_index.eq(0)]
+            m.d.sync += self.tail.eq(0)
+        with m.If(self.reset_done):
+            m.d.sync += [irq.eq(0), error_index.eq(0)]
         assert (IRQ_DONE, IRQ_ERROR) == (1, 2)
         return m
 
@@ -160,25 +167,25 @@ class RegisterFile(wiring.Component):
         axil = self.axil
         taken = Signal()
         legal = Signal()
+        locked = Signal()
         write = Signal()
         m.d.comb += [
             # Address and data are taken together; both stay valid until then.
             taken.eq(axil.awvalid & axil.wvalid & ~axil.bvalid),
             axil.awready.eq(taken),
             axil.wready.eq(taken),
-            write.eq(taken & legal),
+            write.eq(taken & legal & ~locked),
         ]
         with m.Switch(axil.awaddr):
             for register in REGISTERS:
                 if register.access != "ro":
                     with m.Case(register.offset):
                         m.d.comb += legal.eq(axil.wstrb.all())
+                        if register.name in LOCKED:
+                            m.d.comb += locked.eq(self.busy)
         with m.If(axil.bvalid & axil.bready):
             m.d.sync += axil.bvalid.eq(0)
         with m.If(taken):
             m.d.sync += axil.bvalid.eq(1)
-            with m.If(legal):
-                m.d.sync += axil.bresp.eq(RESP_OKAY)
-            with m.Else():
-                m.d.sync += axil.bresp.eq(RESP_DECERR)
+            m.d.sync += axil.bresp.eq(Mux(legal, Mux(locked, RESP_SLVERR, RESP_OKAY), RESP_DECERR))
         return write, axil.wdata, axil.awaddr

@@ -95,6 +95,8 @@ class Settings(wiring.Component):
                     with m.If(fields["domain"] == domain):
                         m.d.sync += self.points[domain].eq(fields["point"])
                 m.next = "TRANSITION"
+                with m.If(self.abort):
+                    m.next = "IDLE"
             with m.State("TRANSITION"):
                 m.d.comb += self.in_transition.eq(left != 0)
                 m.d.sync += left.eq(left - 1)

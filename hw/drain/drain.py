@@ -66,6 +66,7 @@ class Drain(wiring.Component):
     channel_addr, channel_enable, channel_row : channel scratchpad read port
     request, beat : to the write port
     done : all blocks of the product have been handed to the write port
+    moving : pulse, a part of a block moved on
     syndromes : row checker's read port, enabled and addressed like the accumulator's; with checksum units
     group_tile, group_index, group : column checker's, enabled likewise; with column checks
     increments : `check_increments_layout`; with checksum units
@@ -100,6 +101,7 @@ class Drain(wiring.Component):
                 "request": Out(stream.Signature(burst_layout(config))),
                 "beat": Out(stream.Signature(write_beat_layout(config))),
                 "done": Out(1),
+                "moving": Out(1),
                 **protection,
             }
         )
@@ -155,6 +157,13 @@ class Drain(wiring.Component):
             requantiser.requant.eq(params.requant),
             requantiser.entries.eq(self.channel_row),
             self.channel_enable.eq(requantiser.chunk.ready),
+            self.moving.eq(
+                begin
+                | finish
+                | (reader.chunk.valid & reader.chunk.ready)
+                | (packer.chunk.valid & packer.chunk.ready)
+                | (packer.beat.valid & packer.beat.ready)
+            ),
         ]
 
         bank = Signal()

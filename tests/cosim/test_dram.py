@@ -229,6 +229,33 @@ def test_hanging_memory_accepts_and_answers_nothing_until_released(memory: Open)
     assert any(port.edge().rvalid for _ in range(5))
 
 
+def test_bursts_can_be_cut_short_and_answers_come_unasked(memory: Open) -> None:
+    port = memory(latency_cycles=2, short_reads=1)
+    lasts = []
+    for beats in (1, 3, 3):
+        out = port.edge(ar=Address(0, beats))
+        for _ in range(10):
+            if out.rvalid:
+                lasts.append(out.rlast)
+            out = port.edge()
+    assert lasts == [True, False, True, False, False, True]
+    for knob, valid in (("surplus_r", "rvalid"), ("surplus_b", "bvalid")):
+        port.model.set(knob, 2)
+        assert sum(getattr(port.edge(), valid) for _ in range(10)) == 2
+        assert not port.out.active
+
+
+def test_a_row_can_be_opened_without_counting(memory: Open) -> None:
+    port = memory(row_bytes=1024, banks=4)
+    read_burst(port, 0, 1)
+    port.model.set("open_row", 4)
+    assert port.model.get("row_activations") == 1
+    read_burst(port, 4 * 1024, 1)
+    assert port.model.get("row_activations") == 1
+    read_burst(port, 0, 1)
+    assert port.model.get("row_activations") == 2
+
+
 def test_stalls_are_the_same_for_the_same_seed(memory: Open) -> None:
     def trace(seed: int) -> list[tuple[bool, bool, bool]]:
         port = memory(seed=seed, stall_ar=30000, stall_aw=30000, stall_w=30000)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from brownout.cosim import AxiViolation, CommandError, Simulator
+from brownout.cosim import AxiViolation, CommandError, ProtocolError, Simulator
 from brownout.cosim.golden import ChannelTable
 from brownout.cosim.scoreboard import GemmCase
 from brownout.hw.commands import (
@@ -19,6 +19,8 @@ from brownout.hw.commands import (
     RESERVED_RANGES,
     ErrorCause,
     GemmFlag,
+    Opcode,
+    PlainCommand,
 )
 
 from .conftest import memory_array
@@ -239,13 +241,55 @@ def test_bus_that_never_answers(simulator: Simulator) -> None:
 
 def test_unusable_ring(simulator: Simulator) -> None:
     command = make_case(simulator).command().encode()
-    for name, bad in (("RING_BASE_LO", 8), ("RING_ENTRIES", 0)):
+    for name, bad, cause in (
+        ("RING_BASE_LO", 8, ErrorCause.RING_BASE),
+        ("RING_BASE_HI", 256, ErrorCause.RING_BASE),
+        ("RING_ENTRIES", 0, ErrorCause.RING_ENTRIES),
+        ("RING_ENTRIES", 1, ErrorCause.RING_ENTRIES),
+        ("RING_ENTRIES", 0x10000 + 64, ErrorCause.RING_ENTRIES),
+    ):
         good = simulator.read_register(name)
         simulator.write_register(name, bad)
         with pytest.raises(CommandError) as caught:
             simulator.run([command])
-        assert caught.value.cause is ErrorCause.RING
+        assert caught.value.cause is cause
         simulator.write_register(name, good)
+
+
+def test_ring_at_the_top_of_the_address_space_does_not_wrap(simulator: Simulator) -> None:
+    simulator.write_register("RING_BASE_HI", (1 << simulator.config.address_bits - 32) - 1)
+    simulator.write_register("RING_BASE_LO", 0xFFFFFF00)
+    with pytest.raises(CommandError) as caught:
+        simulator.run([make_case(simulator).command().encode()])
+    assert caught.value.cause is ErrorCause.RING_BASE
+    simulator.soft_reset()
+
+
+def test_ring_that_shrinks_below_its_head_runs_nothing_stale(simulator: Simulator) -> None:
+    fence = PlainCommand(opcode=Opcode.FENCE).encode()
+    simulator.soft_reset()
+    simulator.run([fence] * 5)
+    simulator.write_register("RING_ENTRIES", 4)
+    before = simulator.counters(["commands"])
+    for tail, cause in ((1, ErrorCause.RING_HEAD), (5, ErrorCause.RING_HEAD)):
+        simulator.write_register("RING_TAIL", tail)
+        assert simulator.read_register("ERROR_CAUSE") == cause
+        simulator.write_register("IRQ", 3)
+        assert simulator.read_register("RING_HEAD") == 5
+    assert simulator.counters(["commands"]) == before
+    simulator.soft_reset()
+
+
+def test_ring_cannot_be_moved_while_it_is_in_use(simulator: Simulator) -> None:
+    simulator.set_memory({"hang": 1})
+    simulator.write_register("RING_TAIL", 1)
+    for name in ("RING_BASE_LO", "RING_BASE_HI", "RING_ENTRIES"):
+        good = simulator.read_register(name)
+        with pytest.raises(ProtocolError, match="was answered with response 2"):
+            simulator.write_register(name, good)
+    simulator.write_register("TIMEOUT", simulator.read_register("TIMEOUT"))
+    simulator.set_memory({"hang": 0})
+    simulator.soft_reset()
 
 
 def test_commands_before_the_bad_one_are_complete_and_those_after_it_are_not_started(simulator: Simulator) -> None:
@@ -270,11 +314,16 @@ def test_commands_before_the_bad_one_are_complete_and_those_after_it_are_not_sta
 def test_every_cause_is_provoked_here() -> None:
     by_field = {cause for cause, _ in FIELD_CASES}
     elsewhere = {
-        *(ErrorCause.NONE, ErrorCause.RESERVED, ErrorCause.CHANNEL_RECORD, ErrorCause.RING),
+        *(ErrorCause.NONE, ErrorCause.RESERVED, ErrorCause.CHANNEL_RECORD),
+        *(ErrorCause.RING_BASE, ErrorCause.RING_ENTRIES, ErrorCause.RING_HEAD),
         *(ErrorCause.AXI_READ, ErrorCause.AXI_WRITE, ErrorCause.AXI_ID, ErrorCause.BUS_TIMEOUT),
         *(ErrorCause.A_ADDR, ErrorCause.W_ADDR, ErrorCause.Y_ADDR, ErrorCause.CHANNEL_ADDR),
         # In test_protection_commands.py.
         *(ErrorCause.THETA, ErrorCause.LOG, ErrorCause.DOMAIN, ErrorCause.POINT, ErrorCause.RATE, ErrorCause.LENGTHS),
+        # In benches/bench_bus.py.
+        *(ErrorCause.READ_LENGTH, ErrorCause.READ_SURPLUS, ErrorCause.WRITE_SURPLUS),
+        # In tests/hw/test_command_processor.py.
+        *(ErrorCause.RING_TAIL, ErrorCause.STALLED),
         # In test_copy.py.
         *(ErrorCause.RUNS, ErrorCause.SOURCE, ErrorCause.TARGET, ErrorCause.LIST, ErrorCause.RUN),
     }

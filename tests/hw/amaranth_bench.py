@@ -12,7 +12,7 @@ def simulate(component, *testbenches, processes=()):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         simulator = Simulator(component)
-        simulator.add_clock(1e-9)
+        simulator.add_clock(1e-9, if_exists=True)  # none in a combinational component
         for testbench in testbenches:
             simulator.add_testbench(testbench)
         for process in processes:

@@ -1,9 +1,18 @@
 import pytest
 
-from brownout.hw.bus.axi import RESP_DECERR, RESP_OKAY
+from brownout.hw.bus.axi import RESP_DECERR, RESP_OKAY, RESP_SLVERR
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.control.register_file import DEFAULT_TIMEOUT, RegisterFile
-from brownout.hw.registers import ID_WORD, OFFSETS, REGISTERS, counter_offset, counters
+from brownout.hw.registers import (
+    ID_WORD,
+    OFFSETS,
+    REGISTERS,
+    STATUS_BUSY,
+    STATUS_DRAINING,
+    STATUS_ERROR,
+    counter_offset,
+    counters,
+)
 
 from .amaranth_bench import simulate
 
@@ -142,5 +151,52 @@ def test_retired_counts_completed_commands_through_soft_resets():
             assert await read(ctx, device, OFFSETS["RETIRED"]) == (completed, RESP_OKAY)
             await write(ctx, device, OFFSETS["CONTROL"], 1)
             assert await read(ctx, device, OFFSETS["RETIRED"]) == (completed, RESP_OKAY)
+
+    run(bench)
+
+
+def test_where_the_ring_lies_cannot_be_written_while_busy():
+    async def bench(ctx, device, config):
+        for name in ("RING_BASE_LO", "RING_BASE_HI", "RING_ENTRIES"):
+            assert await write(ctx, device, OFFSETS[name], 0xABCD0100) == RESP_OKAY
+            ctx.set(device.busy, 1)
+            assert await write(ctx, device, OFFSETS[name], 0) == RESP_SLVERR
+            ctx.set(device.busy, 0)
+            assert await read(ctx, device, OFFSETS[name]) == (0xABCD0100, RESP_OKAY)
+        ctx.set(device.busy, 1)
+        for name in ("RING_TAIL", "TIMEOUT", "CONTROL", "SNAPSHOT", "IRQ"):
+            assert await write(ctx, device, OFFSETS[name], 0) == RESP_OKAY
+
+    run(bench)
+
+
+def test_interrupts_are_cleared_when_a_soft_reset_is_done():
+    async def bench(ctx, device, config):
+        await write(ctx, device, OFFSETS["RING_TAIL"], 9)
+        await write(ctx, device, OFFSETS["CONTROL"], 1)
+        assert await read(ctx, device, OFFSETS["RING_TAIL"]) == (0, RESP_OKAY)
+        # The command that it ends may still come to its end before.
+        ctx.set(device.failed, 1)
+        ctx.set(device.head, 3)
+        await ctx.tick()
+        ctx.set(device.failed, 0)
+        assert ctx.get(device.irq)
+        await write(ctx, device, OFFSETS["RING_TAIL"], 2)
+        ctx.set(device.reset_done, 1)
+        await ctx.tick()
+        ctx.set(device.reset_done, 0)
+        assert not ctx.get(device.irq)
+        for name, value in (("IRQ", 0), ("ERROR_INDEX", 0), ("RING_TAIL", 2)):
+            assert await read(ctx, device, OFFSETS[name]) == (value, RESP_OKAY)
+
+    run(bench)
+
+
+def test_status_tells_that_the_bus_still_owes_answers():
+    async def bench(ctx, device, config):
+        for name, bit in (("busy", STATUS_BUSY), ("stopped", STATUS_ERROR), ("draining", STATUS_DRAINING)):
+            ctx.set(getattr(device, name), 1)
+            assert await read(ctx, device, OFFSETS["STATUS"]) == (bit, RESP_OKAY)
+            ctx.set(getattr(device, name), 0)
 
     run(bench)

@@ -1,6 +1,6 @@
 """The read side of the AXI master under a slave and a datapath that wait as they like."""
 
-from amaranth.hdl import Assert, Assume, Cat, Mux, Signal
+from amaranth.hdl import Assert, Cat, Mux, Signal
 
 from brownout.hw.bus.read_port import ReadPort
 from brownout.hw.commands import ErrorCause
@@ -12,7 +12,7 @@ CONFIG = AcceleratorConfig(rows=1, cols=1, bus_bytes=4, address_bits=32, read_ou
 
 
 def port_spec():
-    """The port and a slave that answers no burst whose address it has not taken."""
+    """The port and a slave that answers as it likes; bursts end with RLAST, as far as there is one to end."""
     spec = Spec()
     m = spec.module
     m.submodules.unit = unit = ReadPort(CONFIG)
@@ -22,8 +22,7 @@ def port_spec():
     m.d.comb += [
         taken.eq(unit.request.valid & unit.request.ready),
         addressed.eq(unit.axi.arvalid & unit.axi.arready),
-        ended.eq(unit.axi.rvalid & unit.axi.rready & unit.axi.rlast),
-        Assume(~unit.axi.rvalid | (owed != 0)),
+        ended.eq(unit.axi.rvalid & unit.axi.rready & unit.axi.rlast & (owed != 0)),
     ]
     m.d.sync += [asked.eq(asked + taken - ended), owed.eq(owed + addressed - ended)]
     return spec, unit, asked, owed, taken
@@ -63,16 +62,44 @@ def _started(m):
 def test_beats_pass_unchanged_and_once():
     spec, unit, _, _, _ = port_spec()
     m, axi = spec.module, unit.axi
-    arrives = axi.rvalid & axi.rready
+    arrives = axi.rvalid & axi.rready & ~unit.surplus
+    wrong = Signal()
     m.d.comb += [
+        Assert(~unit.surplus | (axi.rvalid & axi.rready)),
         Assert((unit.beat.valid & unit.beat.ready) == (arrives & ~unit.stop)),
         Assert(~unit.beat.valid | (unit.beat.payload == axi.rdata)),
-        Assert(unit.error == (arrives & ((axi.rresp != 0) | (axi.rid != 0)))),
-        Assert(~unit.error | (unit.cause == Mux(axi.rid != 0, ErrorCause.AXI_ID, ErrorCause.AXI_READ))),
+        wrong.eq((axi.rresp != 0) | (axi.rid != 0)),
+        Assert(~unit.error | arrives),
+        Assert(~(arrives & wrong) | unit.error),
+        Assert(~wrong | (unit.cause == Mux(axi.rid != 0, ErrorCause.AXI_ID, ErrorCause.AXI_READ))),
         Assert(~unit.stop | axi.rready),
         Assert(unit.progress == (arrives | (axi.arvalid & axi.arready))),
     ]
     prove(spec, "read-port-beats", depth=1, unbounded=True)
+
+
+def test_bursts_of_another_length_and_beats_without_a_burst_are_named():
+    spec, unit, _, owed, taken = port_spec()
+    m, axi = spec.module, unit.axi
+    # Lengths of the bursts that were taken, the oldest at the bottom.
+    lengths, waiting, left, beats = Signal(8 * 2), Signal(2), Signal(2), Signal(8)
+    arrives, ends, wrong_length, other = Signal(), Signal(), Signal(), Signal()
+    m.d.comb += [
+        arrives.eq(axi.rvalid & axi.rready & (owed != 0)),
+        ends.eq(arrives & axi.rlast),
+        left.eq(waiting - ends),
+        Assert(unit.surplus == (axi.rvalid & (owed == 0))),
+        wrong_length.eq(axi.rlast != (beats == lengths[:8])),
+        other.eq((axi.rresp != 0) | (axi.rid != 0)),
+        Assert(unit.error == (arrives & (wrong_length | other))),
+        Assert(~unit.error | other | (unit.cause == ErrorCause.READ_LENGTH)),
+    ]
+    m.d.sync += [
+        beats.eq(Mux(ends, 0, beats + arrives)),
+        lengths.eq(Mux(ends, lengths >> 8, lengths) | (Mux(taken, unit.request.payload.len, 0) << (left << 3))),
+        waiting.eq(left + taken),
+    ]
+    prove(spec, "read-port-lengths", depth=12, memory=False)
 
 
 def test_no_more_bursts_are_outstanding_than_configured_and_idle_says_that_none_is():

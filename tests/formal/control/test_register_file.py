@@ -10,6 +10,7 @@ from ..prover import Spec, prove
 
 CONFIG = AcceleratorConfig(rows=1, cols=1)
 WRITABLE = ("CONTROL", "IRQ", "RING_BASE_LO", "RING_BASE_HI", "RING_ENTRIES", "RING_TAIL", "TIMEOUT", "SNAPSHOT")
+NOT_WHILE_BUSY = ("RING_BASE_LO", "RING_BASE_HI", "RING_ENTRIES")
 
 
 class RegisterSpec(Spec):
@@ -21,7 +22,7 @@ class RegisterSpec(Spec):
         m.submodules.unit = self.unit = unit = RegisterFile(CONFIG)
         self.free(unit)
         axil = unit.axil
-        self.started, self.write, self.legal = Signal(), Signal(), Signal()
+        self.started, self.write, self.known, self.legal = Signal(), Signal(), Signal(), Signal()
         m.d.sync += self.started.eq(1)
         for channel, members in (("aw", ("awaddr",)), ("w", ("wdata", "wstrb")), ("ar", ("araddr",))):
             valid, ready = getattr(axil, f"{channel}valid"), getattr(axil, f"{channel}ready")
@@ -31,8 +32,9 @@ class RegisterSpec(Spec):
             m.d.comb += Assume(~waited | (valid & (offered == before)))
         m.d.comb += [
             self.write.eq(axil.awvalid & axil.awready),
+            self.known.eq((axil.wstrb == 0xF) & Cat(axil.awaddr == OFFSETS[name] for name in WRITABLE).any()),
             self.legal.eq(
-                (axil.wstrb == 0xF) & Cat(axil.awaddr == OFFSETS[name] for name in WRITABLE).any(),
+                self.known & ~(unit.busy & Cat(axil.awaddr == OFFSETS[name] for name in NOT_WHILE_BUSY).any()),
             ),
         ]
 
@@ -85,11 +87,12 @@ def test_only_writes_change_settings_and_illegal_ones_change_nothing():
         after = Mux(spec.writes(name), data, value)
         m.d.sync += expected.eq(Mux(reset, 0, after) if name == "RING_TAIL" else after)
         m.d.comb += Assert(~spec.started | (value == expected))
-    refused, rung = Signal(), Signal()
+    answer, refused, rung = Signal(2), Signal(), Signal()
     m.d.sync += [refused.eq(spec.write & ~spec.legal), rung.eq(spec.writes("RING_TAIL"))]
+    m.d.sync += answer.eq(Mux(spec.known, 2, 3))
     m.d.comb += [
         Assert(~spec.started | (unit.doorbell == rung)),
-        Assert(~refused | (unit.axil.bvalid & (unit.axil.bresp == 3))),
+        Assert(~refused | (unit.axil.bvalid & (unit.axil.bresp == answer))),
     ]
     prove(spec, "registers-settings", depth=2, unbounded=True)
 
@@ -99,14 +102,14 @@ def test_interrupts_stay_until_the_host_clears_them_and_no_completion_is_lost():
     m, unit = spec.module, spec.unit
     done, error, index, retired = Signal(), Signal(), Signal(16), Signal(32)
     clear = Mux(spec.writes("IRQ"), unit.axil.wdata[:2], 0)
-    reset = unit.soft_reset
+    reset = unit.reset_done
     m.d.sync += [
         done.eq(~reset & ((done & ~clear[0]) | unit.drained)),
         error.eq(~reset & ((error & ~clear[1]) | unit.failed)),
         index.eq(Mux(reset, 0, Mux(unit.failed, unit.head, index))),
         retired.eq(retired + unit.command_done),
     ]
-    status = Cat(unit.busy, unit.stopped)
+    status = Cat(unit.busy, unit.stopped, unit.draining)
     reads = {
         "IRQ": Cat(done, error),
         "ERROR_INDEX": index,

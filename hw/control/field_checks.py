@@ -1,0 +1,203 @@
+"""Checks of the single fields of a command."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from ..bus.axi import BURST_BOUNDARY_BYTES
+from ..commands import (
+    CAUSE_BITS,
+    COMMAND_FIELDS,
+    COMMAND_VERSION,
+    RUN_BYTES,
+    ErrorCause,
+    GemmFlag,
+    Opcode,
+)
+from ..config import BATCH_BITS, DIMENSION_BITS, K_LIMIT, AcceleratorConfig
+from ..copy.copier import RUN_COUNT_BITS
+from ..params import THETA_BITS
+from .settings import lengths_columns
+
+PAGE_BITS = exact_log2(BURST_BOUNDARY_BYTES)
+
+
+def known_opcodes(config: AcceleratorConfig) -> tuple[Opcode, ...]:
+    """Commands that an accelerator of this configuration accepts."""
+    known = [Opcode.GEMM, Opcode.FENCE, Opcode.SNAPSHOT]
+    if config.timing_model != "none":
+        known.append(Opcode.SET_POINT)
+    if config.timing_model == "flip":
+        known.append(Opcode.SET_ERRORS)
+    if config.checksum is not None:
+        known.append(Opcode.COPY)
+    return tuple(known)
+
+
+def stored_bytes(config: AcceleratorConfig) -> int:
+    """Bytes of a command that carry fields; of the others only "any bit set" is kept."""
+    return max(spec.offset + spec.bits // 8 for opcode in known_opcodes(config) for spec in COMMAND_FIELDS[opcode])
+
+
+def fields_of(command: Value, opcode: Opcode) -> dict[str, Value]:
+    """The bits of a command that are the fields of `opcode`, by name."""
+    return {spec.name: command[8 * spec.offset : 8 * spec.offset + spec.bits] for spec in COMMAND_FIELDS[opcode]}
+
+
+class FieldChecks(wiring.Component):
+    """Tells what is wrong with the fields of a command; combinational.
+
+    The fields are checked one by one, in the order of `ErrorCause` in the documentation; what depends on two operands
+    is left to `Extents`.
+
+    Members
+    -------
+    command : bits of the command, `stored_bytes` of it
+    reserved : for each of `known_opcodes`, whether any bit is set that it has no field for
+    cause : the first cause to refuse it, or NONE
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "command": In(8 * stored_bytes(config)),
+                "reserved": In(len(known_opcodes(config))),
+                "cause": Out(CAUSE_BITS),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        known = known_opcodes(self.config)
+        gemm = fields_of(self.command, Opcode.GEMM)
+        opcode = gemm["opcode"]
+        reserved = [(opcode == each) & self.reserved[index] for index, each in enumerate(known)]
+        checks = [
+            (ErrorCause.OPCODE, ~Cat(opcode == each for each in known).any()),
+            (ErrorCause.VERSION, gemm["version"] != COMMAND_VERSION),
+            (ErrorCause.RESERVED, Cat(reserved).any()),
+        ]
+        checks += [(cause, (opcode == Opcode.GEMM) & wrong) for cause, wrong in self._gemm_checks(m, gemm)]
+        if Opcode.SET_ERRORS in known:
+            own = fields_of(self.command, Opcode.SET_ERRORS)
+            unused = [own[f"rate_{point}"] for point in range(self.config.operating_points, 8)]
+            if unused:
+                checks.append((ErrorCause.RATE, (opcode == Opcode.SET_ERRORS) & Cat(unused).any()))
+        for other, own_checks in ((Opcode.SET_POINT, self._point_checks), (Opcode.COPY, self._copy_checks)):
+            if other in known:
+                found = own_checks(fields_of(self.command, other))
+                checks += [(cause, (opcode == other) & wrong) for cause, wrong in found]
+        for value, condition in reversed(checks):
+            with m.If(condition):
+                m.d.comb += self.cause.eq(value)
+        return m
+
+    def _point_checks(self, fields: dict[str, Value]) -> list[tuple[ErrorCause, Value]]:
+        config = self.config
+        address, stride = fields["lengths_addr"], fields["lengths_stride"]
+        base, limit = fields["read_base"], fields["read_limit"]
+        if config.timing_model == "carry":
+            bus_bits = exact_log2(config.bus_bytes)
+            row_bytes = -(-lengths_columns(config) // config.bus_bytes) * config.bus_bytes
+            end = address + stride * (config.rows - 1) + row_bytes
+            wrong = (
+                Cat(value[:bus_bits] for value in (address, stride, base, limit)).any()
+                | (address < base)
+                | (end > limit)
+                | (limit > Const(1 << config.address_bits, 64))
+            )
+        else:
+            wrong = Cat(address, stride, base, limit).any()
+        return [
+            (ErrorCause.DOMAIN, fields["domain"] >= config.domains),
+            (ErrorCause.POINT, fields["point"] >= config.operating_points),
+            (ErrorCause.LENGTHS, wrong),
+        ]
+
+    def _bad_window(self, base: Value, limit: Value) -> Value:
+        bus_bits = exact_log2(self.config.bus_bytes)
+        top = Const(1 << self.config.address_bits, 64)
+        return Cat(base[:bus_bits], limit[:bus_bits]).any() | (base >= limit) | (limit > top)
+
+    def _copy_checks(self, fields: dict[str, Value]) -> list[tuple[ErrorCause, Value]]:
+        bus_bytes = self.config.bus_bytes
+        read, write = (fields["read_base"], fields["read_limit"]), (fields["write_base"], fields["write_limit"])
+
+        def outside(address: Value, length: Value, window: tuple[Value, Value]) -> Value:
+            beats = (length + bus_bytes - 1) >> exact_log2(bus_bytes)
+            return (address < window[0]) | (address >= window[1]) | (address + beats * bus_bytes > window[1])
+
+        runs, source, target, runs_addr = (fields[n] for n in ("runs", "source_addr", "target_addr", "list_addr"))
+        return [
+            (ErrorCause.READ_WINDOW, self._bad_window(*read)),
+            (ErrorCause.WRITE_WINDOW, self._bad_window(*write)),
+            (ErrorCause.RUNS, (runs == 0) | (runs >> RUN_COUNT_BITS).any()),
+            (ErrorCause.SOURCE, source[:PAGE_BITS].any() | outside(source, fields["size"], read)),
+            (ErrorCause.TARGET, target[:PAGE_BITS].any() | outside(target, fields["size"], write)),
+            (
+                ErrorCause.LIST,
+                runs_addr[: exact_log2(bus_bytes)].any() | outside(runs_addr, runs * RUN_BYTES, read),
+            ),
+        ]
+
+    def _gemm_checks(self, m: Module, fields: dict[str, Value]) -> list[tuple[ErrorCause, Value]]:
+        bus_bits = exact_log2(self.config.bus_bytes)
+
+        def misaligned(name: str) -> Value:
+            return fields[name][:bus_bits] != 0
+
+        def out_of_range(name: str, most: int) -> Value:
+            return (fields[name] == 0) | (fields[name] > most)
+
+        flags = fields["flags"]
+        channel = (flags & GemmFlag.CHANNEL) != 0
+        requant = (flags & GemmFlag.REQUANT) != 0
+        check = (flags & GemmFlag.CHECK) != 0
+        needs_check = GemmFlag.CORRECT | GemmFlag.SUPPRESS | GemmFlag.ZERO
+        both = GemmFlag.SUPPRESS | GemmFlag.ZERO
+        known = sum(GemmFlag)
+        if self.config.checksum is None:
+            known &= ~(needs_check | GemmFlag.CHECK)
+        log_addr, log_bytes = fields["log_addr"], fields["log_bytes"]
+        log_wrong = (
+            misaligned("log_addr")
+            | log_bytes[: exact_log2(self.config.log_record_bytes)].any()
+            | (log_addr < fields["write_base"])
+            | (log_addr + log_bytes > fields["write_limit"])
+        )
+        row_bytes = Signal(DIMENSION_BITS + 2)
+        m.d.comb += row_bytes.eq(Mux(requant, fields["n"], fields["n"] << 2))
+        return [
+            (
+                ErrorCause.FLAGS,
+                ((flags & ~Const(known, 16)) != 0)
+                | (requant & ~channel)
+                | (((flags & needs_check) != 0) & ~check)
+                | ((flags & both) == both),
+            ),
+            (ErrorCause.BATCH, out_of_range("batch", (1 << BATCH_BITS) - 1)),
+            (ErrorCause.M, out_of_range("m", (1 << DIMENSION_BITS) - 1)),
+            (ErrorCause.N, out_of_range("n", (1 << DIMENSION_BITS) - 1)),
+            (ErrorCause.K, out_of_range("k", K_LIMIT)),
+            (ErrorCause.LDA, misaligned("lda")),
+            (ErrorCause.LDW, misaligned("ldw")),
+            (ErrorCause.LDY, misaligned("ldy") | (fields["ldy"] < row_bytes)),
+            (ErrorCause.A_ADDR, misaligned("a_addr")),
+            (ErrorCause.W_ADDR, misaligned("w_addr")),
+            (ErrorCause.Y_ADDR, misaligned("y_addr")),
+            (
+                ErrorCause.CHANNEL_ADDR,
+                Mux(channel, misaligned("channel_addr"), fields["channel_addr"] != 0),
+            ),
+            (ErrorCause.A_BATCH_STRIDE, misaligned("a_batch_stride")),
+            (ErrorCause.W_BATCH_STRIDE, misaligned("w_batch_stride")),
+            (ErrorCause.Y_BATCH_STRIDE, misaligned("y_batch_stride")),
+            (ErrorCause.READ_WINDOW, self._bad_window(fields["read_base"], fields["read_limit"])),
+            (ErrorCause.WRITE_WINDOW, self._bad_window(fields["write_base"], fields["write_limit"])),
+            (ErrorCause.THETA, Mux(check, fields["theta"] >> THETA_BITS, fields["theta"]) != 0),
+            (ErrorCause.LOG, Mux(check & (log_bytes != 0), log_wrong, log_addr.any() | log_bytes.any())),
+        ]
