@@ -22,6 +22,7 @@ from brownout.hw.commands import (
     Opcode,
     PlainCommand,
 )
+from brownout.hw.registers import IRQ_ERROR
 
 from .conftest import memory_array
 from .gemm_cases import random_channels, random_int8
@@ -273,8 +274,9 @@ def test_ring_that_shrinks_below_its_head_runs_nothing_stale(simulator: Simulato
     before = simulator.counters(["commands"])
     for tail, cause in ((1, ErrorCause.RING_HEAD), (5, ErrorCause.RING_HEAD)):
         simulator.write_register("RING_TAIL", tail)
+        assert any(simulator.read_register("IRQ") == IRQ_ERROR for _ in range(5))
         assert simulator.read_register("ERROR_CAUSE") == cause
-        simulator.write_register("IRQ", 3)
+        simulator.write_register("IRQ", IRQ_ERROR)
         assert simulator.read_register("RING_HEAD") == 5
     assert simulator.counters(["commands"]) == before
     simulator.soft_reset()
