@@ -1,4 +1,12 @@
-from brownout.hw.commands import CopyCommand, ErrorCause, GemmCommand, Opcode, PlainCommand, SetErrorsCommand
+from brownout.hw.commands import (
+    COMMAND_VERSION,
+    CopyCommand,
+    ErrorCause,
+    GemmCommand,
+    Opcode,
+    PlainCommand,
+    SetErrorsCommand,
+)
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 from brownout.hw.control.field_checks import FieldChecks, known_opcodes
 
@@ -21,7 +29,7 @@ COPY = {
 CASES = [
     (PlainCommand(opcode=Opcode.FENCE), "NONE"),
     (PlainCommand(opcode=7), "OPCODE"),
-    (PlainCommand(opcode=Opcode.SNAPSHOT, version=2), "VERSION"),
+    (PlainCommand(opcode=Opcode.SNAPSHOT, version=COMMAND_VERSION + 1), "VERSION"),
     (GemmCommand(**GEMM), "NONE"),
     (GemmCommand(**GEMM | {"ldy": 0}), "LDY"),
     (GemmCommand(**GEMM | {"m": 0, "lda": 1}), "M"),

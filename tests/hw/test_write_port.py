@@ -1,4 +1,5 @@
 import pytest
+from amaranth.hdl import ResetInserter, Signal
 
 from brownout.hw.bus.write_port import WritePort
 from brownout.hw.config import AcceleratorConfig
@@ -84,6 +85,25 @@ def test_a_beat_that_was_offered_outlives_stop_and_datapath(stop_ends):
         assert ctx.get(port.idle)
 
     run(bench)
+
+
+def test_the_reset_pin_takes_back_what_is_offered():
+    port = WritePort(AcceleratorConfig(rows=1, cols=1, bus_bytes=4, write_outstanding=2))
+    reset = Signal()
+
+    async def bench(ctx):
+        ctx.set(port.axi.awready, 1)
+        await request(ctx, port, 2)
+        offer(ctx, port, 1)
+        await ctx.tick()
+        ctx.set(port.beat.valid, 0)
+        assert on_bus(ctx, port)[0]
+        ctx.set(reset, 1)
+        await ctx.tick()
+        assert not on_bus(ctx, port)[0]
+        assert ctx.get(port.idle)
+
+    simulate(ResetInserter(reset)(port), bench)
 
 
 def test_a_blank_beat_that_was_offered_outlives_the_end_of_stop():

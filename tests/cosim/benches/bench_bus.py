@@ -87,6 +87,12 @@ async def a_channel_that_stalls_for_three_time_outs_in_any_phase(dut: Any, chann
 
 
 @cocotb.test()
+async def computing_without_the_bus_for_longer_than_the_time_out(dut: Any) -> None:
+    bench = await start(dut)
+    await bench.run_case(product(bench, 0))
+
+
+@cocotb.test()
 async def commands_on_a_dead_bus_fail_one_by_one_until_it_is_well(dut: Any) -> None:
     bench = await start(dut)
     case = product(bench, 0)
