@@ -3,7 +3,7 @@
 import pytest
 from amaranth.hdl import Assert, Assume, Cat, Mux, Signal
 
-from brownout.hw.commands import COMMAND_BYTES, GEMM_FIELDS
+from brownout.hw.commands import COMMAND_BYTES, COMMAND_VERSION, GEMM_FIELDS
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.control import field_checks
 from brownout.hw.control.command_processor import CommandProcessor
@@ -61,7 +61,7 @@ def legal_fields_spec():
     spec.module.d.comb += [
         Assert(spec.so_far(~unit.start | legal))
         for legal in (
-            (fields["opcode"] == 1) & (fields["version"] == 1),
+            (fields["opcode"] == 1) & (fields["version"] == COMMAND_VERSION),
             (fields["batch"] >= 1) & (fields["batch"] <= 65535),
             (fields["m"] >= 1) & (fields["m"] < 1 << 24) & (fields["n"] >= 1) & (fields["n"] < 1 << 24),
             (fields["k"] >= 1) & (fields["k"] <= 131071),
