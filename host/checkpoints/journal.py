@@ -175,6 +175,9 @@ class Journal:
 
     def _evaluate(self, *arguments: Any, **named: Any) -> Any:
         """Take the place of the module's ``forward``."""
+        if self.model is not None and self.model.on_trial:
+            # It is no evaluation of the run, and leaves nothing behind.
+            return self._forward(*arguments, **named)
         inputs = describe(self._signature, arguments, named)
         index, folder = self._index, self._open()
         self._index += 1
