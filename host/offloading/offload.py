@@ -25,7 +25,7 @@ from .nonfinite import Nonfinite
 from .products import OffloadedModel, ProductObserver
 from .selection import EXCLUDED, FilterFn, Selection, call_name, exclusion, select_layers
 from .timesteps import TimestepGroups
-from .trial import Evaluation, attempt, describe_failure, recorded
+from .trial import NO_VERDICT, Evaluation, attempt, describe_failure, recorded
 
 _STATE = "_brownout"
 """Attribute of an offloaded module."""
@@ -304,7 +304,7 @@ def _try(module: nn.Module, state: _Offload, evaluate: Callable[[nn.Module], Any
     """
     for hooks in (False, True):
         error = attempt(evaluate, module, hooks=hooks)
-        if error is None:
+        if error is None or isinstance(error, NO_VERDICT):
             return True
         state.put_back(module)
         try:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
+from ..errors import AcceleratorClosedError, DeviceMemoryError, ForkedProcessError, NonFiniteError
 from ..operands import ResidentWeights
 from ..twin.matmul import exact_matmul
 from .attention import AttentionCall
@@ -17,6 +18,9 @@ from .execution import Execution, ProductCall
 from .layer import OffloadedLayer
 from .products import OffloadedModel
 from .selection import exclusion
+
+NO_VERDICT = (AcceleratorClosedError, DeviceMemoryError, ForkedProcessError, NonFiniteError)
+"""Errors of a trial that are no fault of offloading: the evaluation itself will raise them, and is not put back."""
 
 MOST_NAMES = 8
 """Layers that a message lists one by one."""
@@ -86,15 +90,18 @@ def models_in(module: nn.Module) -> set[OffloadedModel]:
 @contextlib.contextmanager
 def leaving_no_trace(models: Iterable[OffloadedModel]) -> Iterator[None]:
     """Evaluate these models in twin arithmetic, without counts, errors, histories or observers."""
-    before = [(model, model.execution, model.observer, [each.counts() for each in model.products]) for model in models]
+    before = [
+        (model, model.execution, model.observer, model.on_trial, [each.counts() for each in model.products])
+        for model in models
+    ]
     for model, *_ in before:
         model.execution, model.observer, model.on_trial = TrialExecution(), None, True
     try:
         with torch.random.fork_rng():
             yield
     finally:
-        for model, execution, observer, counts in before:
-            model.execution, model.observer, model.on_trial = execution, observer, False
+        for model, execution, observer, on_trial, counts in before:
+            model.execution, model.observer, model.on_trial = execution, observer, on_trial
             for product, count in zip(model.products, counts, strict=True):
                 product.load_counts(count)
 

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from brownout.host import Accelerator, OffloadError, calibrate, offload, report
+from brownout.host import Accelerator, AcceleratorClosedError, OffloadError, calibrate, offload, report, restore
+from brownout.host.errors import NonFiniteError
+from brownout.host.offloading import OffloadedLinear
 from brownout.hw.config import AcceleratorConfig
 
 from ..small import CONFIG
@@ -116,6 +118,22 @@ def test_a_call_that_fails_in_float_too_is_the_callers_fault(twin, generator):
     assert [each.calls for each in report(net)] == [0]
     net(values)
     assert [each.calls for each in report(net)] == [1]
+
+
+def test_bad_weights_and_closed_accelerators_are_no_fault_of_offloading(config, generator):
+    net, values = nn.Sequential(nn.Linear(8, 8)).requires_grad_(False), torch.randn(4, 8, generator=generator)
+    with Accelerator(config, backend="twin") as accelerator:
+        offload(net, accelerator, calibration=calibrate(net, lambda m: m(values)))
+        net[0].weight[0, 0] = torch.nan
+        with pytest.raises(NonFiniteError, match=r"layer '0'"):
+            net(values)
+        net[0].weight[0, 0] = 1
+        net(values)
+        restore(net)
+        offload(net, accelerator, calibration=calibrate(net, lambda m: m(values)))
+    with pytest.raises(AcceleratorClosedError):
+        net(values)
+    assert type(net[0]) is OffloadedLinear
 
 
 def test_hooks_without_which_the_model_cannot_be_evaluated_are_called(twin, generator):

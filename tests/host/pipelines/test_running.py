@@ -300,7 +300,7 @@ def test_folders_that_do_not_fit_are_refused(twin, tmp_path):
     with pytest.raises(ValueError, match=r"has version 0 of its format; this program reads version 1$"):
         OffloadedPipeline.load(saved, twin)
     (saved / "brownout.json").write_text("{")
-    with pytest.raises(ValueError, match=r"brownout.json is damaged: "):
+    with pytest.raises(ValueError, match=r"brownout.json is no JSON that this program reads: "):
         OffloadedPipeline.load(saved, twin)
 
 
