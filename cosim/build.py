@@ -36,7 +36,7 @@ EXECUTABLE = "simulator"
 MEMORY_LIBRARY = "libbrownout_memory.so"
 CYCLE_MODEL_LIBRARY = "libbrownout_cycle_model.so"
 
-FlavourName = Literal["server", "bare", "testbench"]
+FlavourName = Literal["server", "bare", "driver", "testbench"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Flavour:
 FLAVOURS: dict[FlavourName, Flavour] = {
     "server": Flavour("host_main.cpp", "public_signals.vlt"),
     "bare": Flavour("bare_main.cpp", None),
+    "driver": Flavour("driver_main.cpp", None),
     "testbench": Flavour("cocotb", "public_testbench.vlt"),
 }
 
@@ -283,9 +284,9 @@ def build_simulator(
     ----------
     config : AcceleratorConfig
         What to simulate.
-    flavour : {"server", "bare", "testbench"}
-        ``"server"`` serves a `Simulator`; ``"bare"`` is the minimal C++ loop of the benchmarks; ``"testbench"`` hosts
-        any cocotb testbench with cocotb's own main.
+    flavour : {"server", "bare", "driver", "testbench"}
+        ``"server"`` serves a `Simulator`; ``"bare"`` is the minimal C++ loop of the benchmarks; ``"driver"`` runs
+        drivers in C; ``"testbench"`` hosts any cocotb testbench with cocotb's own main.
     waves : {"vcd", "fst"}, optional
         Format of the wave files that it can write; costs speed even when it does not.
     build_root : Path or str, optional

@@ -21,7 +21,18 @@ from .commands import (
     Opcode,
 )
 from .config import AcceleratorConfig, ChecksumConfig, MemoryConfig
-from .registers import CHECK_COUNTERS, COUNTERS, LOCKED, RAZOR_COUNTERS, REGISTERS, counter_offset
+from .log_record import LOG_BITS, LOG_MASK_BYTES, LOG_MASK_OFFSET, LOG_WORDS
+from .registers import (
+    CHECK_COUNTERS,
+    COUNTERS,
+    LOCKED,
+    RAZOR_COUNTERS,
+    REGISTERS,
+    SURVIVE_SOFT_RESET,
+    Register,
+    counter_offset,
+    reset_value,
+)
 
 
 def _table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
@@ -59,6 +70,19 @@ def _field_table(fields: tuple[Field, ...]) -> list[str]:
     return _table(("byte", "bits", "field", "meaning"), rows)
 
 
+def _after_reset(register: Register) -> str:
+    value = reset_value(register)
+    if register.access == "wo":
+        return "reads 0"
+    return "of the configuration" if value is None else f"{value}" if value < 10**7 else f"0x{value:08x}"
+
+
+def _soft_reset(register: Register) -> str:
+    if register.access == "wo" or reset_value(register) is None or register.name in ("ID", "VERSION"):
+        return ""
+    return "stays" if register.name in SURVIVE_SOFT_RESET else "as after reset"
+
+
 def reference_markdown() -> str:
     """Contents of ``docs/reference.md``; ``python -m brownout.hw --reference FILE`` writes it."""
     lines = [
@@ -84,8 +108,11 @@ def reference_markdown() -> str:
         + " while busy.",
         "",
         *_table(
-            ("offset", "register", "access", "meaning"),
-            [(f"`0x{r.offset:03x}`", f"`{r.name}`", r.access, r.doc) for r in REGISTERS],
+            ("offset", "register", "access", "after reset", "soft reset", "meaning"),
+            [
+                (f"`0x{r.offset:03x}`", f"`{r.name}`", r.access, _after_reset(r), _soft_reset(r), r.doc)
+                for r in REGISTERS
+            ],
         ),
         "## Counters",
         "",
@@ -138,6 +165,18 @@ def reference_markdown() -> str:
         f"List: one entry of {RUN_BYTES} bytes per run: offset in the region and number of bytes, each uint32. The",
         "bytes of a run go from the source region to the same offset of the target region, runs in their order; other",
         "bytes of the target keep their value. Where the regions overlap, the result is undefined.",
+        "",
+        "## Log records",
+        "",
+        "Little-endian words; [protection.md](protection.md) has what they are about.",
+        "",
+        *_table(("byte", "word", "meaning"), [(str(w.offset), f"`{w.name}`", w.doc) for w in LOG_WORDS]),
+        *_table(
+            ("bits of `word`", "field", "meaning"),
+            [(str(b.low) if b.bits == 1 else f"{b.low}..{b.low + b.bits - 1}", f"`{b.name}`", b.doc) for b in LOG_BITS],
+        ),
+        f"With column checks {LOG_MASK_BYTES} more bytes follow, from byte {LOG_MASK_OFFSET}: bit i of them is set if",
+        "column i of the segment is marked. Without them all columns with n < N are, or the one at `place`.",
         "",
         "## Error causes",
         "",

@@ -50,6 +50,7 @@ REGISTERS = (
 RETIRED_MODULUS = 1 << 32
 """Where RETIRED begins at zero again."""
 
+CONTROL_SOFT_RESET = 1
 STATUS_BUSY = 1
 STATUS_ERROR = 2
 STATUS_DRAINING = 4
@@ -128,3 +129,21 @@ LOCKED = ("RING_BASE_LO", "RING_BASE_HI", "RING_ENTRIES")
 """Registers that can be written only while STATUS is not busy; otherwise the answer is SLVERR."""
 
 OFFSETS = {register.name: register.offset for register in REGISTERS}
+
+DEFAULT_TIMEOUT = 1_000_000
+"""Reset value of TIMEOUT in cycles: far beyond any memory, so that a dead bus ends in an error, not a hang."""
+
+RESET_VALUES = {"ID": ID_WORD, "VERSION": INTERFACE_VERSION, "TIMEOUT": DEFAULT_TIMEOUT}
+"""What registers read after reset; all others 0, or what the configuration says."""
+
+SURVIVE_SOFT_RESET = ("RING_BASE_LO", "RING_BASE_HI", "RING_ENTRIES", "TIMEOUT", "RETIRED")
+"""Registers that a soft reset leaves alone; others that can change have their value after reset then."""
+
+
+def reset_value(register: Register, config: AcceleratorConfig | None = None) -> int | None:
+    """Value after reset, as it reads; None if it depends on the configuration and there is none."""
+    if register.name in ("CONFIG_HASH", "DIMENSIONS"):
+        if config is None:
+            return None
+        return config.hash_word if register.name == "CONFIG_HASH" else config.rows | config.cols << 16
+    return RESET_VALUES.get(register.name, 0)

@@ -11,6 +11,7 @@ from ..commands import CAUSE_BITS
 from ..config import AcceleratorConfig
 from ..registers import (
     ADDRESS_BITS,
+    DEFAULT_TIMEOUT,
     ID_WORD,
     INTERFACE_VERSION,
     IRQ_DONE,
@@ -23,9 +24,6 @@ from ..registers import (
 )
 from .counters import COUNTER_BITS
 from .ring import RING_INDEX_BITS
-
-DEFAULT_TIMEOUT = 1_000_000
-"""Reset value of TIMEOUT in cycles: far beyond any memory, so that a dead bus ends in an error, not a hang."""
 
 
 class RegisterFile(wiring.Component):
