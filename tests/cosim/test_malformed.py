@@ -284,7 +284,7 @@ def test_ring_that_shrinks_below_its_head_runs_nothing_stale(simulator: Simulato
 
 def test_ring_cannot_be_moved_while_it_is_in_use(simulator: Simulator) -> None:
     simulator.set_memory({"hang": 1})
-    simulator.write_register("RING_TAIL", 1)
+    simulator.write_register("RING_TAIL", simulator.read_register("RING_HEAD") + 1)
     for name in ("RING_BASE_LO", "RING_BASE_HI", "RING_ENTRIES"):
         good = simulator.read_register(name)
         with pytest.raises(ProtocolError, match="was answered with response 2"):
