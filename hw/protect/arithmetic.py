@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from collections.abc import Sequence
+
+from amaranth.hdl import Module, Mux, Signal, Value, signed
 
 from ..residues import RESIDUE_BITS, RESIDUE_MODULUS
 
@@ -50,6 +52,15 @@ def residue(m: Module, value: Value, name: str) -> Signal:
     reduced = Signal(RESIDUE_BITS, name=name)
     m.d.comb += reduced.eq(Mux(value == RESIDUE_MODULUS, 0, value))
     return reduced
+
+
+def weighted_sum(m: Module, values: Sequence[Value], weights: Sequence[int], name: str) -> Signal:
+    """Sum of signed values times weights, as wide as it can become and no wider: operators add a bit for each term."""
+    most = sum(abs(weight) << (len(value) - 1) for value, weight in zip(values, weights, strict=True))
+    total = Signal(signed(most.bit_length() + 1), name=name)
+    terms = [value.as_signed() * weight for value, weight in zip(values, weights, strict=True)]
+    m.d.comb += total.eq(sum(terms[1:], start=terms[0]))
+    return total
 
 
 def large(value: Value, theta: Value) -> Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Elaboratable, Module, Signal, signed
 
 from ..config import AcceleratorConfig
-from .arithmetic import residue
+from .arithmetic import residue, weighted_sum
 from .check_row import is_residue, weight_bits
 
 
@@ -34,11 +34,12 @@ class CheckWeights(Elaboratable):
         for column, (segment, check) in enumerate(self.config.check_columns):
             bits = weight_bits(self.config, check)
             columns = self.config.segments[segment]
-            weights = checksum.weights(check)
-            terms = [
-                self.w_row[8 * c : 8 * c + 8].as_signed() * weight for c, weight in zip(columns, weights, strict=False)
-            ]
-            total = sum(terms[1:], start=terms[0])
+            total = weighted_sum(
+                m,
+                [self.w_row[8 * c : 8 * c + 8] for c in columns],
+                checksum.weights(check)[: len(columns)],
+                f"total_{column}",
+            )
             u = Signal(bits if is_residue(self.config, check) else signed(bits), name=f"u_{column}")
             m.d.comb += u.eq(residue(m, total, f"residue_{column}") if is_residue(self.config, check) else total)
             value = u

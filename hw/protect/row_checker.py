@@ -7,7 +7,7 @@ from amaranth.lib.memory import Memory
 
 from ..array.tag import row_tag_layout
 from ..config import ACC_BITS, AcceleratorConfig
-from .arithmetic import residue
+from .arithmetic import residue, weighted_sum
 from .check_row import is_residue, widths
 from .flip import draw, error_layout
 
@@ -127,11 +127,12 @@ class RowChecker(Elaboratable):
         width = widths(config)[column]
         folds = is_residue(config, check)
         columns = config.segments[segment]
-        weighted = [
-            final_row.word_select(c, ACC_BITS).as_signed() * weight
-            for c, weight in zip(columns, checksum.weights(check), strict=False)
-        ]
-        row_sum = sum(weighted[1:], start=weighted[0])
+        row_sum = weighted_sum(
+            m,
+            [final_row.word_select(c, ACC_BITS) for c in columns],
+            checksum.weights(check)[: len(columns)],
+            f"row_sum_{column}",
+        )
         total = Signal(width, name=f"total_{column}")
         kept = Signal(width, name=f"kept_{column}", reset_less=True)
         expected = Signal(width, name=f"expected_{column}", reset_less=True)

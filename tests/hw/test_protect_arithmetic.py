@@ -1,10 +1,12 @@
 import random
 
 import pytest
-from amaranth.hdl import Module, Shape, Signal
+from amaranth.hdl import Fragment, Module, Shape, Signal
 
-from brownout.hw.config import ODD_WEIGHTS, ChecksumConfig
-from brownout.hw.protect.arithmetic import large, mix, residue
+from brownout.hw.config import ODD_WEIGHTS, AcceleratorConfig, ChecksumConfig
+from brownout.hw.protect.arithmetic import large, mix, residue, weighted_sum
+from brownout.hw.protect.check_weights import CheckWeights
+from brownout.hw.protect.row_checker import RowChecker
 from brownout.hw.residues import RESIDUE_MODULUS
 
 from .amaranth_bench import simulate
@@ -51,6 +53,33 @@ def test_residues_are_those_of_integer_division(width, signed):
     values = extremes(shape)
     found = evaluate(shape, lambda m, value: residue(m, value, "r"), values)
     assert found == [value % RESIDUE_MODULUS for value in values]
+
+
+@pytest.mark.parametrize("locator", [1, 2])
+def test_weighted_sums_and_their_residues_are_exact_for_the_widest_segments(locator):
+    columns, bits = 128, 32
+    weights = ChecksumConfig(locators=2, segment_cols=columns).weights(locator)
+    generator = random.Random(locator)
+    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+    rows = [[value] * columns for value in (low, high, -1, 0)]
+    rows += [[generator.randint(low, high) for _ in range(columns)] for _ in range(10)]
+    packed = [sum((value & 0xFFFFFFFF) << bits * c for c, value in enumerate(row)) for row in rows]
+    exact = [sum(value * weight for value, weight in zip(row, weights, strict=True)) for row in rows]
+
+    def total(m, argument):
+        return weighted_sum(m, [argument.word_select(c, bits) for c in range(columns)], weights, "total")
+
+    assert evaluate(bits * columns, total, packed) == [value % (1 << 64) for value in exact]
+    found = evaluate(bits * columns, lambda m, argument: residue(m, total(m, argument), "r"), packed)
+    assert found == [value % RESIDUE_MODULUS for value in exact]
+
+
+def test_units_of_the_widest_segments_can_be_generated():
+    """Sums of 128 columns were too wide for their reduction, from 33 columns on."""
+    checksum = ChecksumConfig(column_checks=False, segment_cols=128, locators=2)
+    config = AcceleratorConfig(rows=1, cols=128, checksum=checksum)
+    for unit in (RowChecker, CheckWeights):
+        Fragment.get(unit(config), None)
 
 
 def test_the_hash_is_the_published_one():
