@@ -158,43 +158,52 @@ void for_rows(int64_t rows, int64_t row, int threads, const Work &work) {
     });
 }
 
-typedef int8_t ManyBytes __attribute__((vector_size(64), aligned(1)));
-typedef int64_t Longs __attribute__((vector_size(64)));
+/// One bit for each of up to 64 bytes that is at an end of the range.
+inline uint64_t ends(const int8_t *bytes, int64_t count) {
+#ifdef __AVX512BW__
+    const __mmask64 there = count < 64 ? (__mmask64{1} << count) - 1 : ~__mmask64{0};
+    const __m512i each = _mm512_maskz_loadu_epi8(there, bytes);
+    return _mm512_cmpeq_epi8_mask(each, _mm512_set1_epi8(127)) | _mm512_cmpeq_epi8_mask(each, _mm512_set1_epi8(-128));
+#else
+    int8_t some[64] = {};
+    if (count < 64) bytes = static_cast<const int8_t *>(std::memcpy(some, bytes, count));
+    uint64_t bits = 0;
+#ifdef __AVX2__
+    for (int half = 0; half < 2; ++half) {
+        const __m256i each = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(bytes) + half);
+        const __m256i end = _mm256_or_si256(_mm256_cmpeq_epi8(each, _mm256_set1_epi8(127)),
+                                            _mm256_cmpeq_epi8(each, _mm256_set1_epi8(-128)));
+        bits |= static_cast<uint64_t>(static_cast<uint32_t>(_mm256_movemask_epi8(end))) << 32 * half;
+    }
+#else
+    for (int i = 0; i < 64; ++i) bits |= static_cast<uint64_t>(bytes[i] == 127 || bytes[i] == -128) << i;
+#endif
+    return bits;
+#endif
+}
 
 /// Neighbouring elements that saturate, given their multiplier (of each, or one for all) and what became of them: only
 /// those at the ends can have.
 template <bool kEach>
 int64_t count_saturated(const float *from, const float *multiplier, const int8_t *bytes, int64_t count) {
     int64_t found = 0;
+    // NaN became an end too.
     const auto look = [&](int64_t i) {
-        // NaN became an end too.
-        if (bytes[i] != 127 && bytes[i] != -128) return;
         found += !(__builtin_fabsf(from[i] * multiplier[kEach ? i : 0] + 0.5f) <= 128.0f);
     };
-    int64_t i = 0;
-    for (constexpr int64_t many = sizeof(ManyBytes); i + many <= count; i += many) {
-        const ManyBytes each = *reinterpret_cast<const ManyBytes *>(bytes + i);
-        const Longs ends = (Longs)((each == 127) | (each == -128));
-        int words = 0;
-        for (int word = 0; word < 8; ++word) words += ends[word] != 0;
-        if (words > 4) {
+    for (int64_t i = 0; i < count; i += 64) {
+        uint64_t bits = ends(bytes + i, count - i);
+        if (i + 64 <= count && __builtin_popcountll(bits) > 8) {
             Ints total{};
-            for (int64_t j = i; j < i + many; j += kLanes) {
+            for (int64_t j = i; j < i + 64; j += kLanes) {
                 const Floats factor = kEach ? load_floats(multiplier + j) : splat(*multiplier);
                 total -= magnitude(load_floats(from + j) * factor + 0.5f) > kSaturated;
             }
             for (int lane = 0; lane < kLanes; ++lane) found += total[lane];
-        } else if (words) {
-            for (int64_t j = i; j < i + many; ++j) {
-                if (j % 8 == i % 8 && !ends[(j - i) / 8]) {
-                    j += 7;
-                } else {
-                    look(j);
-                }
-            }
+        } else {
+            for (; bits; bits &= bits - 1) look(i + __builtin_ctzll(bits));
         }
     }
-    for (; i < count; ++i) look(i);
     return found;
 }
 
