@@ -7,7 +7,7 @@ which is first does too; what is compared is processor time, which other process
 
 For a transformer block of DiT-XL/2 at 256 x 256 and a residual block of SD 1.5 at 32 x 32: ``ratio`` is the median over
 pairs of after / before, ``ratio_high`` its upper 95 % bound (one-sided, by order statistics: a busy machine has
-outliers). Weights are watched for writes in the tree of the checks alone, so that is in it too.
+outliers).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from torch import nn
 from brownout.host import Accelerator, calibrate, offload, write_results
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 
-BEFORE = "b8670e3"
+BEFORE = "7b802e2"
 PAIRS = 200
 PARTS = ("hw", "cosim", "host", "rtl")
 SEED = 3
