@@ -22,7 +22,7 @@ from .attention import Multiply, attend, split_heads
 from .calibration import Calibration, LayerCalibration
 from .macs import FloatModule, MacCounter, attention_macs, layer_macs
 from .products import check_attention, check_values
-from .selection import EXCLUDED, FilterFn, call_name, select_layers, watch_attention
+from .selection import EXCLUDED, ONLY_ZEROS, FilterFn, call_name, select_layers, watch_attention
 from .timesteps import TimestepGroups, equal_bounds
 
 KINDS: dict[type[nn.Module], str] = {nn.Linear: "linear", nn.Conv2d: "conv2d"}
@@ -286,11 +286,11 @@ class _Calibrator:
         unseen = []
         for layer, name in list(self.layers.items()):
             if (where := _zeros_in(layers[name])) is not None:
-                self.left[layer] = name, f"calibration gave it only zeros{where}, of which no scale follows"
+                self.left[layer] = name, f"{ONLY_ZEROS}{where}, of which no scale follows"
                 unseen.append(name)
                 del self.layers[layer]
         zeros = {
-            name: f"calibration gave it only zeros as {role}{where}, of which no scale follows"
+            name: f"{ONLY_ZEROS} as {role}{where}, of which no scale follows"
             for name, by_group in calls.items()
             for role, each in zip(("query", "key", "value"), zip(*by_group, strict=True), strict=True)
             if (where := _zeros_in(each)) is not None

@@ -23,7 +23,7 @@ from .linear import OffloadedLinear
 from .macs import FloatModule, left_in_float
 from .nonfinite import Nonfinite
 from .products import OffloadedModel, ProductObserver
-from .selection import EXCLUDED, FilterFn, Selection, call_name, exclusion, select_layers
+from .selection import EXCLUDED, ONLY_ZEROS, FilterFn, Selection, call_name, exclusion, select_layers
 from .timesteps import TimestepGroups
 from .trial import NO_VERDICT, Evaluation, attempt, describe_failure, recorded
 
@@ -127,8 +127,10 @@ def _settle(
     return layers, left_in_float(calibration, {*layers.values(), *calls}, reasons, dict(module.named_modules()))
 
 
-def _refuse(selection: Selection, calibration: Calibration | None) -> None:
-    """Name all layers that would stay in float.
+def _refuse(
+    module: nn.Module, selection: Selection, filter_fn: FilterFn | None, calibration: Calibration | None
+) -> None:
+    """Name all layers and attention calls that would stay in float.
 
     Raises
     ------
@@ -138,11 +140,17 @@ def _refuse(selection: Selection, calibration: Calibration | None) -> None:
     reasons = {name: reason for name, reason in selection.left.values() if reason != EXCLUDED}
     if calibration is not None:
         names = set(selection.layers.values())
-        reasons |= {each.name: each.reason for each in calibration.left if each.name in names}
+        modules = dict(module.named_modules())
+        for each in calibration.left:
+            owner = each.name.partition("#")[0]
+            unseen = each.reason.startswith(ONLY_ZEROS) and owner in modules
+            if each.name in names or (unseen and (filter_fn is None or filter_fn(modules[owner], owner))):
+                reasons[each.name] = each.reason
     if reasons:
         listed = "; ".join(f"{name!r}: {reason}" for name, reason in reasons.items())
+        owners = list(dict.fromkeys(name.partition("#")[0] for name in reasons))
         raise OffloadError(
-            f"{len(reasons)} layers cannot be offloaded ({listed}); exclude them with {exclusion(list(reasons))}, "
+            f"{len(reasons)} layers cannot be offloaded ({listed}); exclude them with {exclusion(owners)}, "
             'or let them stay in float with unsupported="float"',
             next(iter(reasons)),
         )
@@ -227,14 +235,14 @@ def offload(
         raise ValueError(f"{type(module).__name__} is offloaded already; call restore first")
     selection = select_layers(module, filter_fn)
     if unsupported == "refuse":
-        _refuse(selection, None)
+        _refuse(module, selection, filter_fn, None)
     evaluations: list[Evaluation] = []
     run = None if isinstance(calibration, Calibration) else calibration
     if not isinstance(calibration, Calibration):
         with recorded(module, evaluations):
             calibration = calibrate(module, calibration, filter_fn=filter_fn)
     if unsupported == "refuse":
-        _refuse(selection, calibration)
+        _refuse(module, selection, filter_fn, calibration)
     owners = _attention_owners(module, filter_fn, calibration)
     calls = {call_name(name, index) for name, each in owners.values() for index in range(len(each))}
     layers, left = _settle(module, selection, calibration, calls)

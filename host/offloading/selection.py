@@ -27,6 +27,9 @@ AttentionWatcher = Callable[[nn.Module, int, Callable[..., torch.Tensor], tuple[
 
 EXCLUDED = "filter_fn excludes it"
 
+ONLY_ZEROS = "calibration gave it only zeros"
+"""Beginning of a reason."""
+
 _CALLED = ("forward", "_conv_forward", "_call_impl", "_wrapped_call_impl", "__call__")
 """Methods that decide what a call of a layer computes."""
 

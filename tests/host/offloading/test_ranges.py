@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from brownout.host import Calibration, calibrate, offload, report
+from brownout.host import Calibration, calibrate, offload, report, restore
 from brownout.host.errors import OffloadError, OffloadWarning
 
 
@@ -82,6 +82,13 @@ def test_attention_of_nothing_but_zeros_stays_in_float(twin, generator):
     assert [(each.name, each.reason) for each in model.left_in_float] == [("1", reason), ("1#1", reason)]
     hidden = net[0](values)
     assert torch.equal(net(values), F.scaled_dot_product_attention(hidden, hidden, hidden))
+    restore(net)
+    excluded = re.escape("exclude them with filter_fn=lambda layer, name: name != '1'")
+    with pytest.raises(
+        OffloadError, match=rf"^2 layers cannot be offloaded \('1': {reason}; '1#1': {reason}\); {excluded}"
+    ):
+        offload(net, twin, calibration=lambda m: m(values), unsupported="refuse")
+    offload(net, twin, calibration=lambda m: m(values), unsupported="refuse", filter_fn=lambda _, name: name != "1")
 
 
 @pytest.mark.parametrize("method", ["absmax", "percentile", "mse"])
