@@ -9,6 +9,7 @@ import hashlib
 import os
 import pwd
 import shutil
+import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from .errors import BuildFolderError, folder_errors
 from .eviction import claim, make_room, mark
 
 PROJECT = "brownout"
+
+LONGEST_BUILD_S = 7200.0
+"""How long a process waits for another that builds the same: over ten times what the largest arrays take."""
 
 
 def build_root(override: Path | str | None = None) -> Path:
@@ -115,13 +119,28 @@ def files_digest(folder: Path, patterns: Iterable[str], *, recursive: bool = Tru
     return digest(parts)
 
 
+def _lock(descriptor: int, path: Path, until: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise BuildFolderError(
+                    f"another process has held {path} for {LONGEST_BUILD_S / 60:g} minutes; end it, or set "
+                    "BROWNOUT_BUILD to a folder of its own"
+                ) from None
+        time.sleep(0.05)
+
+
 @contextlib.contextmanager
 def _exclusive(path: Path) -> Iterator[None]:
     """One process at a time; the file `path` is there meanwhile."""
+    until = time.monotonic() + LONGEST_BUILD_S
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock(descriptor, path, until)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                     break

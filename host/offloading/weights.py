@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, Self, cast
+from typing import Any, NoReturn, Self, cast
 
 import torch
 from torch import nn
@@ -18,12 +18,11 @@ REFUSED = frozenset(
         "data_ptr",
         "share_memory_",
         "storage",
-        "untyped_storage",
     )
 )
 """Attributes that would let memory be written to unseen, or exchange it."""
 
-OWN = frozenset(("__array__", "__deepcopy__", "__reduce_ex__", "__repr__", "numpy", "tolist"))
+OWN = frozenset(("__array__", "__deepcopy__", "__reduce_ex__", "__repr__", "numpy", "tolist", "untyped_storage"))
 """Methods that `TrackedWeight` has of its own."""
 
 _lock = threading.RLock()
@@ -55,6 +54,7 @@ class Source:
         self.writes = 0
         self._users = 0
         self._make: Callable[[], torch.Tensor] | None = None
+        self.storage = _NoMemory(parameter.nbytes, device="meta")
         with torch.inference_mode(False):
             self._values: torch.Tensor | None = parameter.detach()
             # What makes an instance of another class a parameter.
@@ -278,6 +278,10 @@ class TrackedWeight(torch.Tensor):
         """Elements as Python's numbers."""
         return self.floats.tolist()
 
+    def untyped_storage(self) -> torch.UntypedStorage:
+        """Of the size that ``torch.export`` asks for, the same for all views, but without memory."""
+        return self.source.storage
+
     def _copy(self) -> torch.Tensor:
         """A tensor, or parameter, like any other."""
         copied = self.floats.detach().clone()
@@ -296,6 +300,15 @@ class TrackedWeight(torch.Tensor):
             with torch._C.DisableTorchFunctionSubclass():
                 self.requires_grad_(requires_grad)
         return self
+
+
+class _NoMemory(torch.UntypedStorage):
+    """A storage whose size is all that there is of it."""
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise _refusal("untyped_storage")
+
+    __getitem__ = __setitem__ = data_ptr = fill_ = copy_ = resize_ = tolist = _refuse
 
 
 class _KeptParameter(nn.Parameter):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pwd
 import subprocess
@@ -160,6 +161,15 @@ def test_processes_that_build_the_same_build_it_one_at_a_time(tmp_path: Path, fa
     assert [process.wait(60) for process in processes] == [0] * 4
     assert (tmp_path / "log").read_text() == "built\n" * (3 if fails else 1)
     assert contents(tmp_path / "sim") == ["thing"]
+
+
+def test_waiting_for_another_build_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "LONGEST_BUILD_S", 0.2)
+    with open(tmp_path / ".thing.lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(BuildFolderError, match=r"another process has held .*\.thing\.lock for .* minutes; end it"):
+            cached_folder(tmp_path, "thing", lambda _: pytest.fail("built while another process builds"))
+    assert cached_folder(tmp_path, "thing", lambda folder: (folder / "done").touch()).joinpath("done").exists()
 
 
 def test_file_in_the_place_of_the_build_folder_is_named(tmp_path: Path) -> None:

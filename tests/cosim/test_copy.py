@@ -11,7 +11,15 @@ import pytest
 
 from brownout.cosim import Simulator
 from brownout.cosim.cycle_model import CycleModel, Runs
-from brownout.hw.commands import COMMAND_FIELDS, RUN_BYTES, CopyCommand, ErrorCause, Opcode, reserved_ranges
+from brownout.hw.commands import (
+    COMMAND_FIELDS,
+    COMMAND_VERSION,
+    RUN_BYTES,
+    CopyCommand,
+    ErrorCause,
+    Opcode,
+    reserved_ranges,
+)
 from brownout.hw.config import AcceleratorConfig
 
 from .command_cases import random_config, random_timing, with_timing
@@ -130,7 +138,7 @@ GOOD = CopyCommand(
 @pytest.mark.parametrize(
     ("cause", "changes"),
     [
-        (ErrorCause.VERSION, {"version": 2}),
+        (ErrorCause.VERSION, {"version": COMMAND_VERSION + 1}),
         (ErrorCause.RUNS, {"runs": 0}),
         (ErrorCause.RUNS, {"runs": 1 << 24}),
         (ErrorCause.READ_WINDOW, {"read_base": GOOD.read_limit}),

@@ -13,6 +13,7 @@ from brownout.cosim import CommandError, Simulator
 from brownout.cosim.scoreboard import GemmCase
 from brownout.hw.commands import (
     COMMAND_FIELDS,
+    COMMAND_VERSION,
     ERROR_MEANING,
     ErrorCause,
     GemmFlag,
@@ -122,7 +123,7 @@ POINT = {"lengths_addr": 0, "lengths_stride": 64, "read_base": 0, "read_limit": 
 POINT_CASES: list[tuple[ErrorCause, dict[str, int]]] = [
     (ErrorCause.DOMAIN, {"domain": 3}),
     (ErrorCause.POINT, {"point": 4}),
-    (ErrorCause.VERSION, {"version": 2}),
+    (ErrorCause.VERSION, {"version": COMMAND_VERSION + 1}),
     (ErrorCause.LENGTHS, {"lengths_addr": 8}),
     (ErrorCause.LENGTHS, {"lengths_stride": 8}),
     (ErrorCause.LENGTHS, {"read_limit": 192}),

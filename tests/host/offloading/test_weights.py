@@ -195,7 +195,7 @@ def test_memory_that_could_be_written_to_unseen_is_not_given_away(twin, values, 
             array.flags.writeable = True
     for name, get in {
         "data_ptr": lambda: weight.data_ptr(),
-        "untyped_storage": lambda: weight.data.untyped_storage(),
+        "untyped_storage": lambda: weight.data.untyped_storage().fill_(1),
         "__dlpack__": lambda: torch.from_dlpack(weight),
         "share_memory_": lambda: weight.share_memory_(),
         "resize_": lambda: weight.resize_(3),
@@ -206,6 +206,15 @@ def test_memory_that_could_be_written_to_unseen_is_not_given_away(twin, values, 
         )
         with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
             get()
+
+
+def test_an_offloaded_model_can_be_traced_and_exported(twin, values, calibration):
+    net = make()
+    offload(net, twin, calibration=calibration)
+    expected = net(values)
+    with torch.no_grad():
+        assert torch.equal(torch.jit.trace(net, values)(values), expected)
+        assert torch.equal(torch.export.export(net, (values,)).module()(values), expected)
 
 
 @pytest.mark.parametrize(
