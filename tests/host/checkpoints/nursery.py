@@ -21,6 +21,7 @@ import torch
 
 import brownout.host.files as files
 from brownout.host import Accelerator, CheckpointWarning, OffloadedPipeline, Protection, calibrate_pipeline
+from brownout.host.pipelines.shipped import ShippedPipeline
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 
 from ..pipelines.tiny import make, noise
@@ -32,22 +33,24 @@ Draw = Callable[[str | None], tuple[torch.Tensor, OffloadedPipeline]]
 
 @contextmanager
 def digits(protection: Protection, timing_model: str) -> Iterator[Draw]:
-    """The shipped model on the twin."""
+    """The shipped model; each child has a twin of its own."""
     config = AcceleratorConfig(timing_model=timing_model, checksum=ChecksumConfig(scheme="residue"))
-    calls = [{"labels": [1], "seed": 7, "num_inference_steps": 2}]
-    with Accelerator(config, backend="twin", protection=protection) as accelerator:
-        with OffloadedPipeline.shipped("digits", accelerator, calibration=calls) as pipe:
+    shipped = ShippedPipeline("digits")
+    calibration = calibrate_pipeline(shipped, [{"labels": [1], "seed": 7, "num_inference_steps": 2}])
 
-            def change(evaluation: int, timestep: float) -> None:
-                if timing_model == "carry":
-                    accelerator.set_operating_point(voltage_v=0.72 - 0.01 * (evaluation % 3))
-                elif evaluation in (0, 2):
-                    accelerator.set_error_rate(5e-3 + 1e-2 * evaluation, seed=4, check_rate=1e-4)
+    def draw(kept: str | None) -> tuple[torch.Tensor, OffloadedPipeline]:
+        with Accelerator(config, backend="twin", protection=protection) as accelerator:
+            with OffloadedPipeline.from_pipe(shipped, accelerator, calibration=calibration) as pipe:
 
-            def draw(kept: str | None) -> tuple[torch.Tensor, OffloadedPipeline]:
+                def change(evaluation: int, timestep: float) -> None:
+                    if timing_model == "carry":
+                        accelerator.set_operating_point(voltage_v=0.72 - 0.01 * (evaluation % 3))
+                    elif evaluation in (0, 2):
+                        accelerator.set_error_rate(5e-3 + 1e-2 * evaluation, seed=4, check_rate=1e-4)
+
                 return pipe([3, 8], seed=0, num_inference_steps=5, checkpoint=kept, on_step=change), pipe
 
-            yield draw
+    yield draw
 
 
 @contextmanager
