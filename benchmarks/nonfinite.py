@@ -32,7 +32,7 @@ from torch import nn
 from brownout.host import Accelerator, calibrate, offload, write_results
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 
-BEFORE = "7b802e2"
+BEFORE = "62b4af0"
 PAIRS = 200
 PARTS = ("hw", "cosim", "host", "rtl")
 SEED = 3
