@@ -63,34 +63,41 @@ inline Ints larger(Ints a, Ints b) {
 #endif
 }
 
-inline int32_t largest_lane(Ints a) {
-#ifdef __AVX512F__
-    return _mm512_reduce_max_epi32((__m512i)a);
-#else
-    int32_t most = a[0];
-    for (int lane = 1; lane < kLanes; ++lane) most = a[lane] > most ? a[lane] : most;
-    return most;
-#endif
-}
+/// Bits of 128 and of infinity.
+constexpr int32_t kSaturated = 0x43000000, kInfinity = 0x7f800000;
 
-/// Bits of 127.5, beyond which a value may saturate, of 128 and of infinity.
-constexpr int32_t kSuspicious = 0x42ff0000, kSaturated = 0x43000000, kInfinity = 0x7f800000;
-
-/// What a task has met: inputs that saturated, beyond -128.5..127.5, and whether one may be NaN or infinite.
+/// What a piece has met, lane by lane: how many inputs saturated, beyond -128.5..127.5, NaN among them, and the largest
+/// magnitude of all plus a half.
 struct Met {
-    int64_t saturated = 0;
-    bool infinite = false;
+    Ints saturated{}, largest{};
+
+    void see(Floats y) {
+        const Ints size = magnitude(y + 0.5f);
+        largest = larger(largest, size);
+#ifdef __AVX512F__
+        const __mmask16 beyond = _mm512_cmpgt_epi32_mask((__m512i)size, _mm512_set1_epi32(kSaturated));
+        saturated = (Ints)_mm512_mask_add_epi32((__m512i)saturated, beyond, (__m512i)saturated, _mm512_set1_epi32(1));
+#else
+        saturated -= size > kSaturated;
+#endif
+    }
 
     void add_to(int64_t *met) const {
-        if (saturated) __atomic_fetch_add(met, saturated, __ATOMIC_RELAXED);
+        int64_t count = 0;
+        bool infinite = false;
+        for (int lane = 0; lane < kLanes; ++lane) {
+            count += saturated[lane];
+            infinite |= largest[lane] >= kInfinity;
+        }
+        if (count) __atomic_fetch_add(met, count, __ATOMIC_RELAXED);
         if (infinite) __atomic_store_n(met + 1, 1, __ATOMIC_RELAXED);
     }
 };
 
-/// int8 of inputs times a multiplier; `largest` becomes the largest magnitude of all products.
-inline Bytes quantise(Floats x, Floats multiplier, Ints &largest) {
+/// int8 of inputs times a multiplier.
+inline Bytes quantise(Floats x, Floats multiplier, Met &met) {
     const Floats y = x * multiplier;
-    largest = larger(largest, magnitude(y));
+    met.see(y);
     return low_bytes(larger(smaller(y, 127.0f), -128.0f) + kRound);
 }
 
@@ -158,85 +165,6 @@ void for_rows(int64_t rows, int64_t row, int threads, const Work &work) {
     });
 }
 
-/// One bit for each of up to 64 bytes that is at an end of the range.
-inline uint64_t ends(const int8_t *bytes, int64_t count) {
-#ifdef __AVX512BW__
-    const __mmask64 there = count < 64 ? (__mmask64{1} << count) - 1 : ~__mmask64{0};
-    const __m512i each = _mm512_maskz_loadu_epi8(there, bytes);
-    return _mm512_cmpeq_epi8_mask(each, _mm512_set1_epi8(127)) | _mm512_cmpeq_epi8_mask(each, _mm512_set1_epi8(-128));
-#else
-    int8_t some[64] = {};
-    if (count < 64) bytes = static_cast<const int8_t *>(std::memcpy(some, bytes, count));
-    uint64_t bits = 0;
-#ifdef __AVX2__
-    for (int half = 0; half < 2; ++half) {
-        const __m256i each = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(bytes) + half);
-        const __m256i end = _mm256_or_si256(_mm256_cmpeq_epi8(each, _mm256_set1_epi8(127)),
-                                            _mm256_cmpeq_epi8(each, _mm256_set1_epi8(-128)));
-        bits |= static_cast<uint64_t>(static_cast<uint32_t>(_mm256_movemask_epi8(end))) << 32 * half;
-    }
-#else
-    for (int i = 0; i < 64; ++i) bits |= static_cast<uint64_t>(bytes[i] == 127 || bytes[i] == -128) << i;
-#endif
-    return bits;
-#endif
-}
-
-/// Neighbouring elements that saturate, given their multiplier (of each, or one for all) and what became of them: only
-/// those at the ends can have.
-template <bool kEach>
-int64_t count_saturated(const float *from, const float *multiplier, const int8_t *bytes, int64_t count) {
-    int64_t found = 0;
-    // NaN became an end too.
-    const auto look = [&](int64_t i) {
-        found += !(__builtin_fabsf(from[i] * multiplier[kEach ? i : 0] + 0.5f) <= 128.0f);
-    };
-    for (int64_t i = 0; i < count; i += 64) {
-        uint64_t bits = ends(bytes + i, count - i);
-        if (i + 64 <= count && __builtin_popcountll(bits) > 8) {
-            Ints total{};
-            for (int64_t j = i; j < i + 64; j += kLanes) {
-                const Floats factor = kEach ? load_floats(multiplier + j) : splat(*multiplier);
-                total -= magnitude(load_floats(from + j) * factor + 0.5f) > kSaturated;
-            }
-            for (int lane = 0; lane < kLanes; ++lane) found += total[lane];
-        } else {
-            for (; bits; bits &= bits - 1) look(i + __builtin_ctzll(bits));
-        }
-    }
-    return found;
-}
-
-/// Dense rows, quantised; `multiplier` is of each element, or one for all.
-struct Rows {
-    int64_t count;
-    const float *multiplier;
-    bool each;
-
-    Ints quantise_row(const float *from, int8_t *to) const {
-        Ints largest{};
-        if (each) {
-            for_vectors(count, [&, multiplier = multiplier](int64_t i, int lanes) {
-                const Floats factor = load_some(multiplier + i, lanes, 0);
-                store_some(to + i, quantise(load_some(from + i, lanes, 0), factor, largest), lanes);
-            });
-        } else {
-            const Floats factor = splat(*multiplier);
-            for_vectors(count, [&](int64_t i, int lanes) {
-                store_some(to + i, quantise(load_some(from + i, lanes, 0), factor, largest), lanes);
-            });
-        }
-        return largest;
-    }
-
-    int64_t saturated(const float *from, const int8_t *to) const {
-        return (each ? count_saturated<true> : count_saturated<false>)(from, multiplier, to, count);
-    }
-};
-
-/// Elements of which it is asked together whether one saturated.
-constexpr int64_t kAsked = 1024;
-
 /// A tile of a row whose elements are far apart, quantised: 16 of them for each of up to `kTile` neighbours.
 constexpr int64_t kTile = 64;
 
@@ -246,22 +174,18 @@ void quantise_apart(const float *x, int64_t neighbours, int64_t count, int64_t s
     for (int64_t first = 0; first < neighbours; first += kTile) {
         const int64_t width = std::min(kTile, neighbours - first);
         for_vectors(count, [&](int64_t c, int lanes) {
-            Ints largest{};
+            // Lines of the elements after these, which lie as far apart: nobody else sees them coming.
+            for (int lane = 0; lane < std::min<int64_t>(kLanes, count - c - lanes); ++lane) {
+                const float *next = x + (c + lanes + lane) * stride + first;
+                for (int64_t i = 0; i < width; i += 16) __builtin_prefetch(next + i);
+            }
             for (int lane = 0; lane < lanes; ++lane) {
                 const Floats factor = splat(multiplier[(c + lane) * multiplier_stride]);
                 const float *from = x + (c + lane) * stride + first;
                 int8_t *const row = tile[lane];
                 for_vectors(width, [&](int64_t i, int some) {
-                    store_some(row + i, quantise(load_some(from + i, some, 0), factor, largest), some);
+                    store_some(row + i, quantise(load_some(from + i, some, 0), factor, met), some);
                 });
-            }
-            if (const int32_t most = largest_lane(largest); most > kSuspicious) {
-                met.infinite |= most >= kInfinity;
-                for (int lane = 0; lane < lanes; ++lane) {
-                    const float *from = x + (c + lane) * stride + first;
-                    const float *factor = multiplier + (c + lane) * multiplier_stride;
-                    met.saturated += count_saturated<false>(from, factor, tile[lane], width);
-                }
             }
             int8_t *to = out + first * out_stride + c;
             if (lanes == kLanes) {
@@ -294,39 +218,24 @@ extern "C" void brownout_quantise(const float *x, const int64_t *sizes, const in
     // Rows that lie far apart are worked on together.
     const int64_t together = dense ? 1 : rows;
     const int64_t parts = dense ? rows : 1;
-    const Rows work{count, multiplier, multiplier_stride != 0};
-    struct Place {
-        const float *from;
-        int8_t *to;
-    };
-    const auto place = [=](int64_t index) {
-        const int64_t row = index % parts, plane = index / parts % sizes[1], batch = index / parts / sizes[1];
-        return Place{x + batch * strides[0] + plane * strides[1] + row * strides[2],
-                     out + batch * out_strides[0] + plane * out_strides[1] + row * out_strides[2]};
-    };
     for_pieces(sizes[0] * sizes[1] * parts, count * together, threads, [&](int64_t first, int64_t last) {
         Met seen;
-        if (!dense) {
-            for (int64_t index = first; index < last; ++index) {
-                const auto [from, to] = place(index);
+        for (int64_t index = first; index < last; ++index) {
+            const int64_t row = index % parts, plane = index / parts % sizes[1], batch = index / parts / sizes[1];
+            const float *from = x + batch * strides[0] + plane * strides[1] + row * strides[2];
+            int8_t *to = out + batch * out_strides[0] + plane * out_strides[1] + row * out_strides[2];
+            if (!dense) {
                 quantise_apart(from, rows, count, strides[3], multiplier, multiplier_stride, to, out_strides[2], seen);
-            }
-        } else {
-            const int64_t some = std::max<int64_t>(1, kAsked / count);
-            for (int64_t begin = first; begin < last; begin += some) {
-                const int64_t end = std::min(last, begin + some);
-                Ints largest{};
-                for (int64_t index = begin; index < end; ++index) {
-                    const auto [from, to] = place(index);
-                    largest = larger(largest, work.quantise_row(from, to));
-                }
-                if (const int32_t most = largest_lane(largest); most > kSuspicious) {
-                    seen.infinite |= most >= kInfinity;
-                    for (int64_t index = begin; index < end; ++index) {
-                        const auto [from, to] = place(index);
-                        seen.saturated += work.saturated(from, to);
-                    }
-                }
+            } else if (multiplier_stride) {
+                for_vectors(count, [&](int64_t i, int lanes) {
+                    const Floats factor = load_some(multiplier + i, lanes, 0);
+                    store_some(to + i, quantise(load_some(from + i, lanes, 0), factor, seen), lanes);
+                });
+            } else {
+                const Floats factor = splat(*multiplier);
+                for_vectors(count, [&](int64_t i, int lanes) {
+                    store_some(to + i, quantise(load_some(from + i, lanes, 0), factor, seen), lanes);
+                });
             }
         }
         seen.add_to(met);
