@@ -26,6 +26,7 @@ from brownout.hw.registers import CHECK_COUNTERS, counters
 
 from .build import build_cycle_model
 from .dram import MemoryTiming
+from .libraries import load_library
 from .simulator import ring_bytes
 
 _NO_ROW = (1 << 64) - 1
@@ -90,7 +91,7 @@ class _Library:
     """The C functions of ``rtl/cycle_model/interface.cpp``, and readers of the attributes that they want."""
 
     def __init__(self, path: Path) -> None:
-        library = ctypes.CDLL(str(path))
+        library = load_library(path)
         words = ctypes.POINTER(ctypes.c_uint64)
         library.brownout_cycles_fields.argtypes = (ctypes.c_char_p,)
         library.brownout_cycles_fields.restype = ctypes.c_char_p

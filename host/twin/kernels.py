@@ -129,11 +129,12 @@ def load_kernels() -> ctypes.CDLL:
     Raises
     ------
     brownout.cosim.errors.BuildError
-        There is no C++ compiler, or it failed.
+        There is no C++ compiler, or it failed; or what it made cannot be loaded.
     """
     from brownout.cosim.kernels import build_kernels
+    from brownout.cosim.libraries import load_library
 
-    library = ctypes.CDLL(str(build_kernels()))
+    library = load_library(build_kernels())
     pointer = c_void_p
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "draw": (None, [POINTER(FlipTask)]),
