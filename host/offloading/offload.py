@@ -224,7 +224,7 @@ def offload(
     Warns
     -----
     OffloadWarning
-        More than 1 % of the model's MACs stay in float, though nobody excluded them. Later: more than 1 % of a layer's
+        More than 1 % of the model's MACs stay in float, though nobody excluded them. Later: more than 2 % of a layer's
         inputs in a run, or twice the share of its calibration if that is more, saturate.
     """
     if unsupported not in get_args(Unsupported):

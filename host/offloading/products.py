@@ -36,7 +36,7 @@ EVALUATION_BITS, PART_BITS, NUMBER_BITS = 16, 4, 12
 
 _COUNTS = ("calls", "rows", "macs", "ideal_cycles", "k", "n", "inputs", "saturated")
 
-SATURATION_LIMIT = 0.01
+SATURATION_LIMIT = 0.02
 """Share of a product's inputs in a run that may saturate without a warning."""
 
 CLIPPED_LIMIT = 2
