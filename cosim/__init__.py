@@ -4,7 +4,7 @@
 testbenches, which `python -m brownout.cosim.run_tests` runs.
 """
 
-from .build import CLOCK_PERIOD_PS, build_simulator
+from .build import build_simulator
 from .dram import StallConfig
 from .errors import (
     AxiViolation,
@@ -17,6 +17,7 @@ from .errors import (
     SimulatorTimeout,
 )
 from .simulator import RING_BYTES, Simulator
+from .verilated import CLOCK_PERIOD_PS
 
 __all__ = [
     "CLOCK_PERIOD_PS",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.resources
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,10 +22,18 @@ from .environment import emission_environment
 from .errors import BuildError
 from .products import PRODUCTS, product_folder
 from .toolchain import find_compiler, find_verilator, require_library
+from .verilated import (
+    COMMON_FLAGS,
+    LIBRARY,
+    SLOW_FLAGS,
+    STEPS,
+    build_library,
+    includes,
+    macros,
+    object_name,
+    precompiled_headers,
+)
 from .waves import WAVE_FORMATS, WaveName
-
-CLOCK_PERIOD_PS = 500
-"""Nominal clock period in simulated time (2 GHz)."""
 
 TOP = "brownout_sim_top"
 ACCELERATOR = "brownout"
@@ -68,33 +75,19 @@ VERILATOR_FLAGS = (
     # Generated Verilog is not written to please lint; what matters is checked in Amaranth.
     *("-Wno-fatal", "-Wno-lint", "-Wno-style"),
 )
+
 MODEL_FLAGS = ("-O2", "-march=native")
 """Code that runs every cycle. -O3 was measured as fast and takes a fifth longer to compile; -O1 runs at 0.7 of it."""
 
-LIGHT_MODEL_FLAGS = ("-O1", "-march=native")
+LIGHT_MODEL_FLAGS = ("-Og",)
 """The same outside `FULLY_OPTIMISED_PES`: small arrays are built more often than they run for long, and the code of
-large ones takes the compiler minutes (64 x 64: 80 s for all, against more than 600 s)."""
+large ones takes the compiler minutes. -Og was measured as fast as -O1 and compiles in 0.6 of its time."""
 
 FULLY_OPTIMISED_PES = range(100, 2048)
 """Numbers of processing elements for which `MODEL_FLAGS` pay."""
 
 MEMORY_FLAGS = ("-O2", "-march=native")
-"""The memory model and the mains."""
-
-LIBRARY_FLAGS = ("-O1",)
-"""Verilator's own library; what runs every cycle is mostly in headers."""
-
-SLOW_FLAGS = ("-O0",)
-"""Code that runs once (construction, declaration of traces)."""
-
-COMMON_FLAGS = ("-std=c++17", "-fPIC", "-pipe", "-w", f"-DBROWNOUT_CLOCK_PERIOD_PS={CLOCK_PERIOD_PS}")
-
-LIBRARY_SOURCES = ("verilated.cpp", "verilated_dpi.cpp", "verilated_threads.cpp")
-
-_LIBRARY = "verilated"
-
-RARE_LIBRARY_SOURCES = ("verilated_vpi.cpp",)
-"""Entered a few times for each command at most, as what writes waves; optimising them costs more than it gains."""
+"""The memory model."""
 
 MEMORY_SOURCES = ("dram.cpp", "axi_checker.cpp", "dram_dpi.cpp")
 
@@ -159,45 +152,9 @@ def _verilog_name(config: AcceleratorConfig) -> str:
     return f"{config.rtl_hash}-{digest([*generators, _HW_DIGEST])}"
 
 
-def _macros(waves: WaveName | None) -> list[str]:
-    formats = [f"-DVM_TRACE_{name.upper()}={int(waves == name)}" for name in WAVE_FORMATS]
-    return [
-        *("-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TIMING=0"),
-        *(f"-DVM_TRACE={int(waves is not None)}", *formats, "-DVM_TRACE_SAIF=0"),
-    ]
-
-
-def _includes() -> list[str]:
-    include = find_verilator().root / "include"
-    return [f"-I{include}", f"-I{include / 'vltstd'}", f"-I{rtl_folder()}"]
-
-
 def _recipe() -> list[str]:
-    """What every product depends on beside its sources and the tools: cocotb, and this file with flags and steps."""
-    return [str(cocotb_tools.config.libs_dir), _STEPS]
-
-
-def _build_library(root: Path, waves: WaveName | None) -> list[Path]:
-    """Objects of Verilator's own library, which depend on Verilator and the compiler alone."""
-    flags = dict.fromkeys(LIBRARY_SOURCES, LIBRARY_FLAGS) | dict.fromkeys(RARE_LIBRARY_SOURCES, SLOW_FLAGS)
-    objects = _library_objects(root, _LIBRARY, flags)
-    if waves is not None:
-        objects += _library_objects(root, f"{_LIBRARY}-{waves}", {WAVE_FORMATS[waves].source: SLOW_FLAGS})
-    return objects
-
-
-def _library_objects(root: Path, prefix: str, flags: Mapping[str, tuple[str, ...]]) -> list[Path]:
-    parts = _recipe()
-
-    def make(folder: Path) -> None:
-        include = find_verilator().root / "include"
-        commands = Commands(root / "logs", f"{prefix}-{digest(parts)}")
-        compile_one = [*find_compiler().command, *COMMON_FLAGS, *_macros(None), *_includes(), "-c"]
-        jobs = ([*compile_one, *own, str(include / source), "-o", _object(source)] for source, own in flags.items())
-        commands.run_parallel(jobs, cwd=folder)
-
-    folder = product_folder(root, prefix, parts, make, verilator=True)
-    return [folder / _object(source) for source in flags]
+    """What every product depends on beside its sources and the tools: cocotb, and flags and steps."""
+    return [str(cocotb_tools.config.libs_dir), _STEPS, STEPS]
 
 
 def _build_memory(root: Path) -> Path:
@@ -208,15 +165,11 @@ def _build_memory(root: Path) -> Path:
         commands = Commands(root / "logs", f"memory-{digest(parts)}")
         compiler = find_compiler().command
         compile_one = [*compiler, *MEMORY_FLAGS, *COMMON_FLAGS, "-c"]
-        jobs = ([*compile_one, str(rtl_folder() / source), "-o", _object(source)] for source in MEMORY_SOURCES)
+        jobs = ([*compile_one, str(rtl_folder() / source), "-o", object_name(source)] for source in MEMORY_SOURCES)
         commands.run_parallel(jobs, cwd=folder)
-        commands.run([*compiler, "-shared", *map(_object, MEMORY_SOURCES), "-o", MEMORY_LIBRARY], cwd=folder)
+        commands.run([*compiler, "-shared", *map(object_name, MEMORY_SOURCES), "-o", MEMORY_LIBRARY], cwd=folder)
 
     return product_folder(root, "memory", parts, make, verilator=False)
-
-
-def _object(source: str) -> str:
-    return f"{Path(source).stem}.o"
 
 
 def _bundles(folder: Path, jobs: int) -> dict[str, list[str]]:
@@ -232,6 +185,7 @@ def _bundles(folder: Path, jobs: int) -> dict[str, list[str]]:
 
 def _compile_model(
     commands: Commands,
+    root: Path,
     folder: Path,
     config: AcceleratorConfig,
     verilog: Path,
@@ -258,12 +212,15 @@ def _compile_model(
         main = Path(cocotb_tools.config.share_dir) / "lib" / "verilator" / "verilator.cpp"
     compiler = find_compiler().command
     fast = MODEL_FLAGS if config.rows * config.cols in FULLY_OPTIMISED_PES else LIGHT_MODEL_FLAGS
-    flags = [*COMMON_FLAGS, *_macros(waves), f"-I{folder}", f"-I{verilog.parent}", *_includes()]
-    jobs = [[*compiler, *MEMORY_FLAGS, *flags, "-c", str(main), "-o", "main.o"]]
+    options = [*COMMON_FLAGS, *macros(waves), f"-I{folder}", f"-I{verilog.parent}", *includes(), f"-I{rtl}", "-c"]
+
+    def job(level: tuple[str, ...], source: str, name: str) -> list[str]:
+        return [*compiler, *level, *precompiled_headers(root, level, waves), *options, source, "-o", f"{name}.o"]
+
+    jobs = [job(fast, str(main), "main")]
     for bundle, sources in _bundles(folder, cores()).items():
         (folder / f"{bundle}.cc").write_text("".join(f'#include "{source}"\n' for source in sources))
-        level = SLOW_FLAGS if bundle == "model_slow" else fast
-        jobs.append([*compiler, *level, *flags, "-c", f"{bundle}.cc", "-o", f"{bundle}.o"])
+        jobs.append(job(SLOW_FLAGS if bundle == "model_slow" else fast, f"{bundle}.cc", bundle))
     commands.run_parallel(jobs, cwd=folder)
     return [job[-1] for job in jobs]
 
@@ -310,10 +267,10 @@ def build_simulator(
         commands = Commands(root / "logs", f"{flavour}-{config.rtl_hash}-{digest(parts)}")
         verilog = build_verilog(config, root)
         memory = _build_memory(root)
-        runtime = [*_build_library(root, waves), *(memory / _object(source) for source in MEMORY_SOURCES)]
+        runtime = [*build_library(root, waves), *(memory / object_name(source) for source in MEMORY_SOURCES)]
         work = folder / "work"
         work.mkdir()
-        objects = _compile_model(commands, work, config, verilog, flavour, waves)
+        objects = _compile_model(commands, root, work, config, verilog, flavour, waves)
         libs = str(cocotb_tools.config.libs_dir)
         vpi = [f"-L{libs}", f"-Wl,-rpath,{libs}", "-lcocotbvpi_verilator"] if FLAVOURS[flavour].public else []
         # The memory model's C functions are looked up by name from Python inside the process.
@@ -324,7 +281,7 @@ def build_simulator(
 
     def notice() -> str:
         optimised = config.rows * config.cols in FULLY_OPTIMISED_PES
-        libraries = not any((root / PRODUCTS).glob(f"{_LIBRARY}-*"))
+        libraries = not any((root / PRODUCTS).glob(f"{LIBRARY}-*"))
         seconds = seconds_text(simulator_seconds(config, optimised=optimised, libraries=libraries))
         return f"building the simulator of a {config.rows}x{config.cols} array ({flavour}), {seconds}"
 
@@ -368,9 +325,9 @@ def build_cycle_model(build_root: Path | str | None = None) -> Path:
         commands = Commands(root / "logs", f"cycle-model-{digest(parts)}")
         compiler = find_compiler().command
         compile_one = [*compiler, *CYCLE_MODEL_FLAGS, "-c"]
-        jobs = ([*compile_one, str(sources / source), "-o", _object(source)] for source in CYCLE_MODEL_SOURCES)
+        jobs = ([*compile_one, str(sources / source), "-o", object_name(source)] for source in CYCLE_MODEL_SOURCES)
         commands.run_parallel(jobs, cwd=folder)
-        objects = map(_object, CYCLE_MODEL_SOURCES)
+        objects = map(object_name, CYCLE_MODEL_SOURCES)
         commands.run([*compiler, "-shared", *objects, "-o", CYCLE_MODEL_LIBRARY], cwd=folder)
 
     def notice() -> str:

@@ -6,19 +6,19 @@ import os
 
 from brownout.hw.config import AcceleratorConfig
 
-EMISSION_CPU_S = 4.0
+EMISSION_CPU_S = 3.0
 """Measured on one core of a 2-core cloud machine, as are the others: Verilog, which one core emits."""
 
 EMISSION_CPU_S_PER_COLUMN = 0.25
 
-MODEL_CPU_S = 11.0
+MODEL_CPU_S = 8.0
 """Verilator's output, on all cores."""
 
 MODEL_CPU_S_PER_ELEMENT = {True: 0.14, False: 0.036}
 """By whether the model is fully optimised (`brownout.cosim.build.FULLY_OPTIMISED_PES`)."""
 
-LIBRARIES_CPU_S = 20.0
-"""Verilator's library and the memory model, once in a build folder."""
+LIBRARIES_CPU_S = 25.0
+"""Verilator's library and headers and the memory model, once in a build folder."""
 
 CYCLE_MODEL_CPU_S = 5.0
 

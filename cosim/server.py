@@ -14,10 +14,10 @@ from cocotb.triggers import Timer, Trigger
 
 from brownout.hw.registers import OFFSETS, counter_offset
 
-from .build import CLOCK_PERIOD_PS
 from .dram import BANDWIDTH_ONE, DramModel
 from .drivers import AxiLiteDriver, RingDriver
 from .link import Link, LinkClosed
+from .verilated import CLOCK_PERIOD_PS
 
 RESET_CYCLES = 4
 

@@ -18,12 +18,12 @@ from cocotb.triggers import FallingEdge
 from brownout.hw.commands import COMMAND_BYTES, ErrorCause
 from brownout.hw.config import AcceleratorConfig
 
-from .build import CLOCK_PERIOD_PS
 from .dram import DramModel, StallConfig
 from .drivers import AxiLiteDriver, RingDriver
 from .errors import AxiViolation, CommandError, ProtocolError
 from .scoreboard import GemmCase
 from .simulator import ring_bytes
+from .verilated import CLOCK_PERIOD_PS
 
 CONFIG_VARIABLE = "BROWNOUT_CONFIG"
 RESET_CYCLES = 4
