@@ -14,7 +14,7 @@ JOBS ?= 2
 BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint sim bench soak formal clean
+.PHONY: help venv demo test quick lint sim bench soak formal clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,10 @@ lint: $(READY) ## ruff and mypy
 	MYPYPATH=build/typecheck $(VENV)/bin/mypy -p brownout.hw -p brownout.cosim -p brownout.host
 	MYPYPATH=build/typecheck:benchmarks $(VENV)/bin/mypy --scripts-are-modules benchmarks/*.py
 
-test: lint ## All quick tests
+test: $(READY) ## All quick tests, with ruff and mypy beside them
+	$(MAKE) --no-print-directory -j 2 lint quick
+
+quick: $(READY)
 	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not soak and not formal"
 
 soak: $(READY) ## Long random sweeps of the RTL, and random kills of processes

@@ -73,6 +73,8 @@ def cocotb_environment(test_module: str, base: Mapping[str, str]) -> dict[str, s
         "COCOTB_TRUST_INERTIAL_WRITES": "1",
         "COCOTB_RANDOM_SEED": "1",
         "COCOTB_ANSI_OUTPUT": "0",
+        # cocotb lets pytest rewrite assertions, which would load all of pytest's plugins that are installed.
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
 
 
@@ -114,6 +116,7 @@ class SimulatorProcess:
             "BROWNOUT_PARENT_PID": str(os.getpid()),
             "BROWNOUT_DRAM": f"fd={memory_fd},{settings}",
             "COCOTB_RESULTS_FILE": os.devnull,
+            "COCOTB_REWRITE_ASSERTION_FILES": "",
         }
         if waves is not None:
             environment["BROWNOUT_WAVES"] = str(waves.resolve())

@@ -6,15 +6,18 @@ import contextlib
 import hashlib
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from diffusers.utils import BaseOutput
 
 from ..decoding import Count, check
 from ..files import tensor_bytes
+
+if TYPE_CHECKING:
+    from diffusers.utils import BaseOutput
 
 SHOWN = 8
 """Tensors of so many elements are described by them, larger ones by a checksum."""
@@ -40,7 +43,7 @@ def encode(value: Any, tensors: dict[str, torch.Tensor]) -> Tree:
         # Kernels, and so the last bits of what follows, may depend on strides.
         dense = torch.empty_like(value, device="meta", memory_format=torch.preserve_format)
         return ["tensor", name, str(value.device), list(dense.stride())]
-    if isinstance(value, BaseOutput):
+    if _is_output(type(value)):
         kind = type(value)
         items = {each.name: encode(getattr(value, each.name), tensors) for each in fields(kind)}
         return ["output", kind.__module__, kind.__qualname__, items]
@@ -103,6 +106,12 @@ def _laid_out(name: str, device: str, stride: Sequence[int], tensors: Mapping[st
     return value.copy_(stored)
 
 
+def _is_output(kind: type) -> TypeGuard[type[BaseOutput]]:
+    """Whether a class is an output class of diffusers; it is not imported for the question, which takes seconds."""
+    outputs = sys.modules.get("diffusers.utils.outputs")
+    return outputs is not None and issubclass(kind, outputs.BaseOutput)
+
+
 def _output_class(module: str, qualified: str) -> Callable[..., BaseOutput]:
     found: Any = None
     if module.partition(".")[0] == "diffusers":
@@ -110,7 +119,7 @@ def _output_class(module: str, qualified: str) -> Callable[..., BaseOutput]:
             found = importlib.import_module(module)
     for name in qualified.split("."):
         found = getattr(found, name, None)
-    if not (isinstance(found, type) and issubclass(found, BaseOutput)):
+    if not (isinstance(found, type) and _is_output(found)):
         raise ValueError(f"{module}.{qualified} is no output class of diffusers")
     return found
 

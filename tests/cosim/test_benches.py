@@ -10,12 +10,12 @@ import pytest
 from brownout.cosim import SimulatorError
 from brownout.cosim.run_tests import bench_names, main, run_benches
 
-from .conftest import small_config
+from ..configurations import plain
 
 pytestmark = pytest.mark.xdist_group("benches")
 
 BENCHES = Path(__file__).parent / "benches"
-CONFIG = small_config(2, 2)
+CONFIG = plain(2, 2)
 
 
 def test_all_testbenches_pass(monkeypatch: pytest.MonkeyPatch) -> None:

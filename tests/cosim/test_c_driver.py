@@ -11,7 +11,7 @@ from brownout.cosim.errors import BuildError, SimulatorTimeout
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 from brownout.hw.registers import REGISTERS, SURVIVE_SOFT_RESET
 
-from .conftest import SMALL_MEMORY
+from ..configurations import SMALL_MEMORY
 
 pytestmark = pytest.mark.xdist_group("c_driver")
 

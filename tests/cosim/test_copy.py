@@ -22,14 +22,16 @@ from brownout.hw.commands import (
 )
 from brownout.hw.config import AcceleratorConfig
 
+from ..configurations import CLASSIC, POINTS, RESIDUE_CARRY, WEIGHTED, plain
 from .command_cases import random_config, random_timing, with_timing
-from .conftest import memory_array, small_config
-from .test_cycle_model import PROTECTED
-from .test_protection_commands import carry_config, refuse
+from .conftest import memory_array
+from .test_protection_commands import refuse
 
 pytestmark = pytest.mark.xdist_group("protection-commands")
 
 GUARD = 4096
+
+COPYING = {"residue": POINTS["flip"], "classic": CLASSIC, "weighted": WEIGHTED}
 
 
 def random_copy(rng: random.Random, config: AcceleratorConfig) -> tuple[CopyCommand, np.ndarray]:
@@ -101,10 +103,10 @@ def sweep(config: AcceleratorConfig, count: int, seed: int) -> None:
         del memory
 
 
-@pytest.mark.parametrize("name", ["residue", "classic", "weighted"])
+@pytest.mark.parametrize("name", COPYING)
 def test_copies(name: str) -> None:
     """Buses of 16, 4 and 64 bytes; few and many outstanding bursts."""
-    sweep(PROTECTED[name], count=25, seed=1)
+    sweep(COPYING[name], count=25, seed=1)
 
 
 @pytest.mark.soak
@@ -117,11 +119,11 @@ def test_copies_of_random_devices(seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def device() -> Iterator[Simulator]:
-    with Simulator(carry_config(), deadline_s=60) as simulator:
+    with Simulator(RESIDUE_CARRY, deadline_s=60) as simulator:
         yield simulator
 
 
-BUS = carry_config().bus_bytes
+BUS = RESIDUE_CARRY.bus_bytes
 GOOD = CopyCommand(
     runs=1,
     size=100,
@@ -192,10 +194,10 @@ def test_an_error_of_the_bus_stops_the_copy(device: Simulator) -> None:
 
 
 def test_without_checksum_units_there_is_nothing_to_copy_with() -> None:
-    with Simulator(small_config(4, 4), deadline_s=60) as simulator:
+    with Simulator(plain(4, 4), deadline_s=60) as simulator:
         refuse(simulator, GOOD.encode(), ErrorCause.OPCODE)
     with pytest.raises(ValueError, match=r"^CopyCommand needs an AcceleratorConfig with checksum units$"):
-        CycleModel(small_config(4, 4)).run([GOOD], [Runs(np.array([[0, 1]], np.uint32))])
+        CycleModel(plain(4, 4)).run([GOOD], [Runs(np.array([[0, 1]], np.uint32))])
 
 
 @pytest.mark.parametrize(
@@ -213,4 +215,4 @@ def test_the_cycle_model_refuses_what_the_hardware_refuses(
 ) -> None:
     command, runs = dataclasses.replace(GOOD, **changes), Runs(np.array(places, np.uint32))
     with pytest.raises(ValueError, match=message):
-        CycleModel(carry_config()).run([command], [runs])
+        CycleModel(RESIDUE_CARRY).run([command], [runs])

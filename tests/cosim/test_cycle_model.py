@@ -6,7 +6,6 @@ import dataclasses
 import random
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from brownout.hw.commands import GemmCommand, GemmFlag, PlainCommand, SetPointCo
 from brownout.hw.config import K_LIMIT, AcceleratorConfig, ChecksumConfig, MemoryConfig
 from brownout.hw.registers import COUNTERS
 
+from ..configurations import CLASSIC, MATCHED, POINTS, SMALL_MEMORY, WEIGHTED, plain, protected
 from .command_cases import (
     place_command,
     random_clock,
@@ -30,13 +30,10 @@ from .command_cases import (
     write_channel_table,
     write_lengths,
 )
-from .conftest import SMALL_MEMORY, memory_array, small_config
+from .conftest import memory_array
 
 # The same simulators as in the tests of products, so that one worker builds them.
 pytestmark = pytest.mark.xdist_group("gemm")
-
-SMALL_BLOCKS = AcceleratorConfig(rows=4, cols=4, block_rows=8, block_col_tiles=2, slab_bytes=8, memory=SMALL_MEMORY)
-"""Many blocks and slabs of any product; the array of the host's tests."""
 
 ODD = AcceleratorConfig(
     rows=5,
@@ -52,31 +49,10 @@ ODD = AcceleratorConfig(
 )
 
 
-def protected(checksum: ChecksumConfig | None, rows: int = 4, cols: int = 4, **fields: Any) -> AcceleratorConfig:
-    return AcceleratorConfig(
-        **{
-            **{"rows": rows, "cols": cols, "block_rows": 8, "block_col_tiles": 2, "slab_bytes": 8},
-            **{"checksum": checksum, "memory": SMALL_MEMORY},
-            **fields,
-        }
-    )
-
-
-RESIDUE = ChecksumConfig(scheme="residue", group_rows=4, segment_cols=4)
-
 PROTECTED = {
-    "residue": protected(RESIDUE),
-    "weighted": protected(
-        ChecksumConfig(scheme="weighted", locators=2, column_checks=False, segment_cols=3),
-        **{"rows": 3, "cols": 5, "bus_bytes": 64, "drain_lanes": 2, "block_rows": 128, "slab_bytes": 64},
-    ),
-    "classic": protected(
-        ChecksumConfig(scheme="classic", group_rows=7, segment_cols=2),
-        **{"rows": 5, "cols": 3, "bus_bytes": 4, "drain_lanes": 1, "block_rows": 7, "read_outstanding": 2},
-    ),
-    "matched": protected(
-        ChecksumConfig(scheme="matched", group_rows=1, segment_cols=4), rows=8, block_rows=5, write_outstanding=1
-    ),
+    "weighted": WEIGHTED,
+    "classic": CLASSIC,
+    "matched": MATCHED,
     "three-digits": protected(
         ChecksumConfig(scheme="classic", group_rows=512, segment_cols=2), **{"rows": 2, "cols": 2, "block_rows": 512}
     ),
@@ -84,11 +60,7 @@ PROTECTED = {
 
 CLOCKS = (Fraction(23, 20), Fraction(2, 7))
 
-WITH_POINTS = {
-    "flip": protected(RESIDUE, timing_model="flip", voltage_domains=2, operating_points=3),
-    "carry": protected(RESIDUE, timing_model="carry", voltage_domains=2, operating_points=3),
-    "carry-unprotected": protected(None, timing_model="carry", bus_bytes=4, cols=5, rows=9),
-}
+WITH_POINTS = {**POINTS, "carry-unprotected": protected(None, timing_model="carry", bus_bytes=4, cols=5, rows=9)}
 
 SOAKED = ("three-digits", "carry-unprotected")
 """Left to the soak: building their simulators takes longer than all that the quick tests would ask of them."""
@@ -154,12 +126,11 @@ def sweep(config: AcceleratorConfig, count: int, seed: int, *, most_passes: int,
 @pytest.mark.parametrize(
     ("config", "count", "most_passes"),
     [
-        (small_config(4, 4), 100, 20_000),
-        (small_config(3, 5), 100, 20_000),
-        (small_config(16, 16), 30, 6_000),
-        (SMALL_BLOCKS, 60, 4_000),
+        (plain(4, 4), 100, 8_000),
+        (plain(3, 5), 100, 20_000),
+        (plain(16, 4), 30, 6_000),
     ],
-    ids=["4x4", "3x5-bus64", "16x16", "4x4-small-blocks"],
+    ids=["4x4-small-blocks", "3x5-bus64", "16x4"],
 )
 def test_counters_equal_the_rtl(config: AcceleratorConfig, count: int, most_passes: int) -> None:
     sweep(config, count, config.rows * 100 + config.cols, most_passes=most_passes)
@@ -180,7 +151,7 @@ def test_counters_equal_the_rtl_with_operating_points(name: str) -> None:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("config", [*PROTECTED.values(), *WITH_POINTS.values()], ids=[*PROTECTED, *WITH_POINTS])
 def test_counters_equal_the_rtl_with_protection_at_length(config: AcceleratorConfig, seed: int) -> None:
-    sweep(config, 250, 1000 + seed, most_passes=20_000, settings=0.3)
+    sweep(config, 50, 1000 + seed, most_passes=20_000, settings=0.3)
 
 
 @pytest.mark.soak
@@ -188,15 +159,15 @@ def test_counters_equal_the_rtl_with_protection_at_length(config: AcceleratorCon
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
     "config",
-    [*(small_config(*size) for size in ((1, 1), (2, 2), (3, 5), (4, 4), (8, 8), (16, 4), (16, 16))), SMALL_BLOCKS, ODD],
+    [*(plain(*size) for size in ((1, 1), (2, 2), (3, 5), (4, 4), (8, 8), (16, 4), (16, 16))), ODD],
     ids=lambda config: f"{config.rows}x{config.cols}-block{config.block_rows}",
 )
 def test_counters_equal_the_rtl_at_length(config: AcceleratorConfig, seed: int) -> None:
-    sweep(config, 250, 1000 + seed, most_passes=100_000)
+    sweep(config, 50, 1000 + seed, most_passes=20_000)
 
 
 def test_extremes_equal_the_rtl() -> None:
-    config = small_config(4, 4)
+    config = plain(4, 4)
     model = CycleModel(config)
     shapes = [(1, 1, 1), (1, 1, K_LIMIT), (2, 5, 4096), (1000, 1, 1), (1, 1000, 1), (129, 65, 65)]
     with Simulator(config, check_axi=False, deadline_s=60) as simulator:
@@ -206,7 +177,7 @@ def test_extremes_equal_the_rtl() -> None:
 
 def test_open_rows_and_ring_position_are_carried_from_call_to_call() -> None:
     """Two calls count like two doorbells, and unlike two first ones: the second finds rows open."""
-    config = small_config(4, 4)
+    config = plain(4, 4)
     command = place_command(config, 3, 3, 3, base=4096)  # in another bank than the ring
     model = CycleModel(config)
     with Simulator(config, check_axi=False, deadline_s=60) as simulator:

@@ -15,12 +15,13 @@ from brownout.cosim import ProtocolError, Simulator, build_simulator, process
 from brownout.cosim.environment import build_environment, emission_environment, own_environment
 from brownout.cosim.scoreboard import GemmCase
 
-from .conftest import memory_array, small_config
+from ..configurations import plain
+from .conftest import memory_array
 from .gemm_cases import random_int8
 
 pytestmark = pytest.mark.xdist_group("process")
 
-CONFIG = small_config(4, 4)
+CONFIG = plain(4, 4)
 
 
 def run_product() -> None:

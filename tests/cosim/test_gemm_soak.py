@@ -9,7 +9,8 @@ from brownout.cosim import Simulator, StallConfig
 from brownout.cosim.scoreboard import GemmCase
 from brownout.hw.config import AcceleratorConfig
 
-from .conftest import SMALL_MEMORY, memory_array
+from ..configurations import SMALL_MEMORY
+from .conftest import memory_array
 from .gemm_cases import extreme_channels, extreme_int8, random_channels, random_int8
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1500)]

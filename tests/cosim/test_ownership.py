@@ -22,12 +22,14 @@ from brownout.cosim.scoreboard import GemmCase
 from brownout.hw.commands import COMMAND_BYTES, Opcode, PlainCommand
 from brownout.hw.registers import OFFSETS
 
-from .conftest import memory_array, small_config
+from ..configurations import plain
+from ..forks import in_a_child
+from .conftest import memory_array
 from .gemm_cases import random_int8
 
 pytestmark = pytest.mark.xdist_group("process")
 
-CONFIG = small_config(4, 4)
+CONFIG = plain(4, 4)
 FENCE = PlainCommand(opcode=Opcode.FENCE).encode()
 
 
@@ -64,30 +66,6 @@ def long_commands(count: int) -> list[bytes]:
     """Each a few hundred thousand cycles."""
     case = GemmCase(CONFIG, np.zeros((8192, 64), np.int8), np.zeros((64, 16), np.int8))
     return [case.command().encode()] * count
-
-
-def in_a_child(work: Callable[[], object], seconds: float = 120) -> object:
-    """What `work` returns, or the exception that it raises, in a forked child that then ends as processes do."""
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-
-    def child() -> None:
-        try:
-            sender.send(work())
-        except BaseException as error:
-            sender.send(error)
-
-    process = context.Process(target=child)
-    process.start()
-    try:
-        assert receiver.poll(seconds), "the child hangs"
-        found = receiver.recv()
-        process.join(seconds)
-        assert process.exitcode == 0
-        return found
-    finally:
-        process.kill()
-        process.join()
 
 
 @pytest.fixture

@@ -19,12 +19,13 @@ import pytest
 from brownout.cosim import ProtocolError, Simulator, SimulatorDied, SimulatorTimeout, build_simulator
 from brownout.cosim.scoreboard import GemmCase
 
-from .conftest import memory_array, small_config
+from ..configurations import plain
+from .conftest import memory_array
 from .gemm_cases import random_int8
 
 pytestmark = pytest.mark.xdist_group("process")
 
-CONFIG = small_config(4, 4)
+CONFIG = plain(4, 4)
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_reset_by_pin_ends_work_in_flight(simulator: Simulator) -> None:
 
 
 def test_other_device_than_configured_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = small_config(2, 2)
+    other = plain(2, 2)
     executable = "brownout.cosim.simulator.build_simulator"
     path = build_simulator(CONFIG)
     monkeypatch.setattr(executable, lambda *args, **kwargs: path)
@@ -227,7 +228,7 @@ def test_simulator_ends_when_its_host_is_killed(tmp_path: Path, state: str) -> N
 
 def test_waves_show_the_clock_at_its_period(tmp_path: Path) -> None:
     waves = tmp_path / "waves.vcd"
-    with Simulator(small_config(2, 2), waves=waves, deadline_s=60) as simulator:
+    with Simulator(plain(2, 2), waves=waves, deadline_s=60) as simulator:
         simulator.read_register("ID")
     text = waves.read_text()
     assert "$timescale 1ps" in text

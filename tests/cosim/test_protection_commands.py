@@ -23,10 +23,11 @@ from brownout.hw.commands import (
     SetPointCommand,
     reserved_ranges,
 )
-from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 from brownout.hw.registers import counter_offset, counters
 
-from .conftest import SMALL_MEMORY, memory_array, small_config
+from .. import configurations
+from ..configurations import RESIDUE_CARRY, RESIDUE_FLIP
+from .conftest import memory_array
 from .gemm_cases import random_int8
 
 pytestmark = pytest.mark.xdist_group("protection-commands")
@@ -34,42 +35,21 @@ pytestmark = pytest.mark.xdist_group("protection-commands")
 CHECK = GemmFlag.CHECK
 
 
-def carry_config() -> AcceleratorConfig:
-    checksum = ChecksumConfig(scheme="residue", locators=2, segment_cols=4, group_rows=8)
-    return AcceleratorConfig(
-        rows=4,
-        cols=6,
-        block_rows=16,
-        timing_model="carry",
-        checksum=checksum,
-        voltage_domains=2,
-        bus_bytes=64,
-        memory=SMALL_MEMORY,
-    )
-
-
-def flip_config() -> AcceleratorConfig:
-    checksum = ChecksumConfig(scheme="residue", segment_cols=4, group_rows=8)
-    return AcceleratorConfig(
-        rows=3, cols=9, block_rows=16, timing_model="flip", checksum=checksum, voltage_domains=2, memory=SMALL_MEMORY
-    )
-
-
 @pytest.fixture(scope="module")
 def carry() -> Iterator[Simulator]:
-    with Simulator(carry_config(), deadline_s=60) as simulator:
+    with Simulator(RESIDUE_CARRY, deadline_s=60) as simulator:
         yield simulator
 
 
 @pytest.fixture(scope="module")
 def flip() -> Iterator[Simulator]:
-    with Simulator(flip_config(), deadline_s=60) as simulator:
+    with Simulator(RESIDUE_FLIP, deadline_s=60) as simulator:
         yield simulator
 
 
 @pytest.fixture(scope="module")
 def plain() -> Iterator[Simulator]:
-    with Simulator(small_config(4, 4), deadline_s=60) as simulator:
+    with Simulator(configurations.plain(4, 4), deadline_s=60) as simulator:
         yield simulator
 
 

@@ -16,11 +16,11 @@ from brownout.cosim.cache import build_root
 from brownout.cosim.errors import BuildFolderError
 from brownout.cosim.process import SimulatorProcess
 
-from .conftest import small_config
+from ..configurations import plain
 
 pytestmark = pytest.mark.xdist_group("process")
 
-CONFIG = small_config(4, 4)
+CONFIG = plain(4, 4)
 
 _PROGRAM = """
 import os, sys

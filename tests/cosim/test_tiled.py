@@ -20,6 +20,7 @@ pytestmark = pytest.mark.xdist_group("gemm")
 
 Open = Callable[[int, int], Simulator]
 ALL = GemmFlag.A_TILED | GemmFlag.W_TILED | GemmFlag.Y_TILED
+LARGE = pytest.param(16, 16, marks=pytest.mark.soak)
 EACH = [sum(flags, GemmFlag(0)) for count in (1, 2, 3) for flags in itertools.combinations(ALL, count)]
 
 
@@ -32,7 +33,7 @@ def run_cases(simulator: Simulator, cases: list[GemmCase]) -> None:
         case.check(memory)
 
 
-@pytest.mark.parametrize(("rows", "cols"), [(3, 5), (4, 4), (16, 4), (16, 16)])
+@pytest.mark.parametrize(("rows", "cols"), [(3, 5), (4, 4), (16, 4), LARGE])
 def test_every_choice_of_tiled_operands_in_batches_of_odd_shapes(open_simulator: Open, rows: int, cols: int) -> None:
     """Tails everywhere: 64-byte beats in which 3 x 5 tiles leave gaps, and beats that tiles fill."""
     simulator = open_simulator(rows, cols)
@@ -75,7 +76,7 @@ def test_blocks_in_all_directions(open_simulator: Open) -> None:
 STRIDES = {"lda": ErrorCause.LDA, "ldw": ErrorCause.LDW, "ldy": ErrorCause.LDY}
 
 
-@pytest.mark.parametrize(("rows", "cols"), [(3, 5), (16, 4), (16, 16)])
+@pytest.mark.parametrize(("rows", "cols"), [(3, 5), (16, 4), LARGE])
 def test_strides_that_are_not_those_of_the_tiles_are_refused(open_simulator: Open, rows: int, cols: int) -> None:
     """In arrays whose tiles have gaps between them, and in those whose tiles have none; and nothing is written."""
     simulator = open_simulator(rows, cols)

@@ -14,7 +14,7 @@ from brownout.cosim.errors import MissingPackageError
 from brownout.cosim.toolchain import require_library
 from brownout.cosim.waves import WAVE_FORMATS, Library, wave_name
 
-from .conftest import small_config
+from ..configurations import plain
 
 needs_lz4 = pytest.mark.skipif(
     not Path("/usr/include/lz4.h").exists(), reason="Debian's liblz4-dev is not installed: no FST waves"
@@ -30,7 +30,7 @@ def test_the_format_follows_the_name() -> None:
 def test_another_name_is_refused(name: str) -> None:
     message = f"a wave file must end in .vcd or .fst, not {name!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        Simulator(small_config(2, 2), waves=Path("folder") / name)
+        Simulator(plain(2, 2), waves=Path("folder") / name)
 
 
 def test_a_missing_library_is_named_by_its_package() -> None:
@@ -52,7 +52,7 @@ def test_fst_without_its_library_is_an_error_before_anything_is_built(
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setattr(build, "build_verilog", lambda config, root: root / "rtl" / "accelerator.v")
     with pytest.raises(MissingPackageError, match="liblz4-dev"):
-        Simulator(small_config(2, 2), waves=tmp_path / "waves.fst", build_root=tmp_path)
+        Simulator(plain(2, 2), waves=tmp_path / "waves.fst", build_root=tmp_path)
     assert not list(tmp_path.glob("sim/[a-z]*"))
 
 
@@ -66,7 +66,7 @@ def test_libraries_that_are_there_are_found(library: Library) -> None:
 @pytest.mark.soak
 def test_fst_shows_the_pins(tmp_path: Path) -> None:
     waves = tmp_path / "waves.fst"
-    with Simulator(small_config(2, 2), waves=waves, deadline_s=60) as simulator:
+    with Simulator(plain(2, 2), waves=waves, deadline_s=60) as simulator:
         simulator.read_register("ID")
     header = waves.read_bytes()[:74]
     block, _, start_ps, end_ps = struct.unpack_from(">BQQQ", header)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from brownout.hw.config import AcceleratorConfig, MemoryConfig
+from brownout.hw.config import MemoryConfig
+
+from ..configurations import plain
 
 
 def pytest_configure(config):
@@ -24,9 +28,7 @@ def one_thread():
 @pytest.fixture
 def config():
     """A small array whose tiles are cut by every test shape."""
-    return AcceleratorConfig(
-        rows=4, cols=4, block_rows=8, block_col_tiles=2, slab_bytes=8, memory=MemoryConfig(size_bytes=1 << 23)
-    )
+    return dataclasses.replace(plain(4, 4), memory=MemoryConfig(size_bytes=1 << 23))
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ from brownout.host.backends.shapes import ShapeBackend
 from brownout.host.operands import Tally
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 
+from ..forks import in_a_child
 from .fake_simulator import FakeSimulator
-from .forks import in_a_child
 from .small import CONFIG as CHECKED
 from .test_rtl import CONFIG
 

@@ -17,6 +17,8 @@ from brownout.host.twin.state import CommandOptions, ErrorState
 from brownout.hw.commands import GemmFlag, SetErrorsCommand, SetPointCommand
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
+from ..configurations import CLASSIC, MATCHED, PAIRS, RESIDUE_CARRY, RESIDUE_FLIP, WEIGHTED
+
 pytestmark = [pytest.mark.rtl, pytest.mark.xdist_group("protected")]
 
 ALL_TILED = GemmFlag.A_TILED | GemmFlag.W_TILED | GemmFlag.Y_TILED
@@ -43,14 +45,17 @@ def checks(scheme: str, width: int, group: int = 0, locators: int = -1, *, pairs
 
 
 CONFIGS = {
-    "residue-flip": config(3, 9, "flip", checks("residue", 4, 8), voltage_domains=2),
-    "weighted-flip": config(5, 6, "flip", checks("weighted", 6, locators=2)),
-    "matched-flip": config(4, 8, "flip", checks("matched", 8, 8)),
-    "classic-flip": config(4, 4, "flip", checks("classic", 2, 4), drain_lanes=1, bus_bytes=4),
-    "residue-carry": config(4, 6, "carry", checks("residue", 4, 8, locators=2), voltage_domains=2, bus_bytes=64),
-    "pairs-flip": config(2, 14, "flip", checks("residue", 8, pairs=True), drain_lanes=8, voltage_domains=2),
+    "residue-flip": RESIDUE_FLIP,
+    "weighted-flip": WEIGHTED,
+    "matched-flip": MATCHED,
+    "classic-flip": CLASSIC,
+    "residue-carry": RESIDUE_CARRY,
+    "pairs-flip": PAIRS,
 }
 LONG_CONFIGS = {
+    "weighted-6-flip": config(5, 6, "flip", checks("weighted", 6, locators=2)),
+    "matched-8-flip": config(4, 8, "flip", checks("matched", 8, 8)),
+    "classic-2-flip": config(4, 4, "flip", checks("classic", 2, 4), drain_lanes=1, bus_bytes=4),
     "weighted-carry": config(4, 6, "carry", checks("weighted", 6, 8)),
     "none-flip": config(3, 9, "flip", None),
     "none-carry": config(3, 5, "carry", None),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import diffusers
 import numpy as np
 import torch
 
@@ -63,6 +62,8 @@ def profile(placed: PlacedDenoiser, latents: torch.Tensor, conditions: Mapping[s
     FleetError
         A device was lost.
     """
+    from diffusers import DDIMScheduler  # takes a while to import
+
     costs = placed.costs(latents, conditions)
     names, rows = placed.alive, costs.model.rows
     if len(names) > rows:
@@ -80,7 +81,7 @@ def profile(placed: PlacedDenoiser, latents: torch.Tensor, conditions: Mapping[s
         plan = Plan(method="profile", shares=shares, rows=rows, steps=1, warmup=1)
         made = placed.generate(
             latents,
-            scheduler=diffusers.DDIMScheduler(),
+            scheduler=DDIMScheduler(),
             conditions=conditions,
             num_inference_steps=1,
             plan=plan,

@@ -20,12 +20,12 @@ from brownout.host.files import read_tensors
 class Nursery:
     """See ``nursery.py``; another module may add runs to it."""
 
-    def __init__(self, run: str, module: str = "host.checkpoints.nursery") -> None:
-        tests = Path(__file__).parents[2]
+    def __init__(self, run: str, module: str = "tests.host.checkpoints.nursery") -> None:
+        root = Path(__file__).parents[3]
         command = [sys.executable, "-m", module, run]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            command, cwd=tests, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, cwd=root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout.readline() == "ready\n"
 

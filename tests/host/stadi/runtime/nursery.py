@@ -1,4 +1,4 @@
-"""Runs of a fleet for `host.checkpoints.nursery`: each child has its workers as threads."""
+"""Runs of a fleet for `tests.host.checkpoints.nursery`: each child has its workers as threads."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def test_fields_of_dataclasses_have_their_types(change, reason):
 
 @pytest.fixture(scope="module")
 def nursery():
-    opened = Nursery("fleet", "host.stadi.runtime.nursery")
+    opened = Nursery("fleet", "tests.host.stadi.runtime.nursery")
     yield opened
     opened.close()
 

@@ -11,7 +11,7 @@ from brownout.host import ForkedProcessError
 from brownout.host.stadi.runtime.crew import Crew
 from brownout.host.stadi.runtime.executor import Done, Executor, Held
 
-from ...forks import in_a_child
+from ....forks import in_a_child
 
 
 class Noted(Executor):

@@ -139,9 +139,9 @@ def test_processes_are_lost_one_after_another_until_nobody_is_left(case, placed,
 
 SCRIPT = """
 import os, signal, sys, threading
-sys.path.insert(0, {tests!r})
-from host.stadi.runtime.trouble import Case
-from host.stadi.runtime.tiny import plan
+sys.path.insert(0, {root!r})
+from tests.host.stadi.runtime.trouble import Case
+from tests.host.stadi.runtime.tiny import plan
 case = Case()
 placed = case.place(2, executor="process")
 print(*(placed._crew._executor.pid(name) for name in placed.alive), flush=True)
@@ -153,7 +153,7 @@ case.generate(placed, plan([3, 3], steps=9), callback=kill)
 @pytest.mark.soak
 @pytest.mark.parametrize("kill", ["SIGKILL", "SIGINT"])
 def test_processes_end_with_their_coordinator(kill):
-    code = SCRIPT.format(tests=str(Path(__file__).parents[3]), kill=kill)
+    code = SCRIPT.format(root=str(Path(__file__).parents[4]), kill=kill)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     pids = [int(number) for number in done.stdout.split()]
     assert len(pids) == 2, done.stderr

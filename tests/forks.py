@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable
 
 
-def in_a_child(work, seconds=120):
+def in_a_child(work: Callable[[], object], seconds: float = 120) -> object:
     """What `work` returns, or the exception that it raises, in a forked child that then ends as processes do."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
 
-    def child():
+    def child() -> None:
         try:
             sender.send(work())
         except BaseException as error:
