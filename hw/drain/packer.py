@@ -9,6 +9,7 @@ from amaranth.utils import exact_log2
 
 from ..bus.write_port import write_beat_layout
 from ..config import ACC_BITS, AcceleratorConfig
+from ..shifters import shifted_up
 from .requantise import chunk_layout
 
 
@@ -68,8 +69,8 @@ class Packer(wiring.Component):
             m.d.comb += base_level.eq(self.offset)
         with m.Elif(sent):
             m.d.comb += [
-                base_held.eq(held >> (8 * bus_bytes)),
-                base_strobes.eq(strobes >> bus_bytes),
+                base_held.eq(held[8 * bus_bytes :]),
+                base_strobes.eq(strobes[bus_bytes:]),
                 base_level.eq(level - bus_bytes),
             ]
         with m.Else():
@@ -84,19 +85,21 @@ class Packer(wiring.Component):
             self.chunk.ready.eq((row_sent | ~flush) & (base_level < bus_bytes)),
             taken.eq(self.chunk.valid & self.chunk.ready),
             count.eq(Mux(self.narrow, self.chunk.payload.count, self.chunk.payload.count << 2)),
-            fresh_bytes.eq(((Const(1, chunk_bytes + 1) << count) - 1)[:chunk_bytes]),
+            fresh_bytes.eq(Cat(count > index for index in range(chunk_bytes))),
             fresh_strobes.eq(fresh_bytes & self._kept(chunk_bytes)),
             fresh.eq(self.chunk.payload.elements),
         ]
         byte_mask = Cat(byte.replicate(8) for byte in fresh_bytes)
+        # Bytes beyond `count` are cleared, because the next chunk is ORed over them.
+        placed = shifted_up(m, fresh & byte_mask, base_level, unit=8, width=len(held))
+        placed_strobes = shifted_up(m, fresh_strobes, base_level, unit=1, width=len(strobes))
         m.d.sync += [held.eq(base_held), strobes.eq(base_strobes), level.eq(base_level)]
         with m.If(row_sent):
             m.d.sync += [in_row.eq(0), flush.eq(0)]
         with m.If(taken):
             m.d.sync += [
-                # Bytes beyond `count` are cleared, because the next chunk is ORed over them.
-                held.eq(base_held | ((fresh & byte_mask) << (base_level << 3))),
-                strobes.eq(base_strobes | (fresh_strobes << base_level)),
+                held.eq(base_held | placed),
+                strobes.eq(base_strobes | placed_strobes),
                 level.eq(base_level + count),
                 in_row.eq(1),
                 flush.eq(self.chunk.payload.row_end),

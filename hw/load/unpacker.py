@@ -9,6 +9,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
+from ..shifters import shifted_down, shifted_up
 from .jobs import job_layout
 
 
@@ -73,8 +74,8 @@ class Unpacker(wiring.Component):
             self.beat.ready.eq(needs_beat),
             taken.eq(needs_beat & self.beat.valid),
             skip.eq(Mux(first_beat, job.offset // unit if unit < bus_bytes else 0, 0)),
-            arrived.eq(self.beat.payload >> (skip * (8 * unit))),
-            joined.eq(held | Mux(taken, arrived << (level * (8 * unit)), 0)),
+            arrived.eq(shifted_down(m, self.beat.payload, skip, unit=8 * unit)),
+            joined.eq(held | Mux(taken, shifted_up(m, arrived, level, unit=8 * unit, width=len(joined)), 0)),
             have.eq(level + Mux(taken, beat_units - skip, 0)),
             out_of_beats.eq(beats_left == taken),
             self.valid.eq(self.busy & ((have >= element_units) | out_of_beats)),
@@ -88,7 +89,7 @@ class Unpacker(wiring.Component):
             m.d.sync += [first_beat.eq(0), beats_left.eq(beats_left - 1)]
         with m.If(self.valid):
             m.d.sync += [
-                held.eq(joined >> (8 * element_bytes)),
+                held.eq(joined[8 * element_bytes :]),
                 level.eq(Mux(have > element_units, have - element_units, 0)),
                 bytes_left.eq(Mux(bytes_left > element_bytes, bytes_left - element_bytes, 0)),
                 elements_left.eq(elements_left - 1),
