@@ -14,7 +14,7 @@ JOBS ?= 2
 BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test quick lint sim bench soak formal clean
+.PHONY: help venv demo test quick lint sim bench soak formal readme clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,7 +45,10 @@ test: $(READY) ## All quick tests, with ruff and mypy beside them
 	$(MAKE) --no-print-directory -j 2 lint quick
 
 quick: $(READY)
-	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not soak and not formal"
+	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not soak and not formal and not readme"
+
+readme: $(READY) ## The Python of the README, as printed
+	$(PY) -m pytest tests/test_readme.py -m readme
 
 soak: $(READY) ## Long random sweeps of the RTL, and random kills of processes
 	$(PY) -m pytest -n $(JOBS) -m soak

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .accelerator import Accelerator
     from .checkpoints import RunCheckpoint, journal
     from .compare import Difference, first_difference
+    from .drift import Phases, Rollback, Setting, protect
     from .energy import EnergyModel
     from .errors import (
         AcceleratorClosedError,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from .protection import LogRecord, Outcome, Protection
     from .results import read_results, write_results
     from .sampling import sample
+    from .stadi import DeviceSpec, Fleet
     from .state import State, Stateful
     from .timing import TimingLaw
 
@@ -57,9 +59,11 @@ _HOME = {
     "CheckpointWarning": "errors",
     "Coverage": "mixed.options",
     "DeviceMemoryError": "errors",
+    "DeviceSpec": "stadi",
     "Difference": "compare",
     "EnergyModel": "energy",
     "FileRefusedError": "errors",
+    "Fleet": "stadi",
     "FloatModule": "offloading",
     "ForkedProcessError": "errors",
     "LayerReport": "offloading",
@@ -71,11 +75,14 @@ _HOME = {
     "OffloadedPipeline": "pipelines",
     "OperatingPoint": "operating_points",
     "Outcome": "protection",
+    "Phases": "drift",
     "PipelineClosedError": "errors",
     "Protection": "protection",
     "Requantisation": "operands",
     "ResidentWeights": "operands",
+    "Rollback": "drift",
     "RunCheckpoint": "checkpoints",
+    "Setting": "drift",
     "State": "state",
     "Stateful": "state",
     "TimingLaw": "timing",
@@ -89,6 +96,7 @@ _HOME = {
     "load_offloaded": "offloading",
     "offload": "offloading",
     "offloaded_model": "offloading",
+    "protect": "drift",
     "read_results": "results",
     "report": "offloading",
     "restore": "offloading",
@@ -105,9 +113,11 @@ __all__ = [
     "CheckpointWarning",
     "Coverage",
     "DeviceMemoryError",
+    "DeviceSpec",
     "Difference",
     "EnergyModel",
     "FileRefusedError",
+    "Fleet",
     "FloatModule",
     "ForkedProcessError",
     "LayerReport",
@@ -119,11 +129,14 @@ __all__ = [
     "OffloadedPipeline",
     "OperatingPoint",
     "Outcome",
+    "Phases",
     "PipelineClosedError",
     "Protection",
     "Requantisation",
     "ResidentWeights",
+    "Rollback",
     "RunCheckpoint",
+    "Setting",
     "State",
     "Stateful",
     "TimingLaw",
@@ -137,6 +150,7 @@ __all__ = [
     "load_offloaded",
     "offload",
     "offloaded_model",
+    "protect",
     "read_results",
     "report",
     "restore",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,13 @@ from brownout.cosim import BuildError, build
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 
 
-def test_second_build_is_the_first() -> None:
+def test_second_build_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     config = AcceleratorConfig(rows=2, cols=2)
     first = build.build_simulator(config)
     changed = first.stat().st_mtime_ns
-    start = time.monotonic()
+    # Nothing is run, not even to find out that there is nothing to do.
+    monkeypatch.setattr(build, "Commands", None)
     assert build.build_simulator(config) == first
-    assert time.monotonic() - start < 1
     assert first.stat().st_mtime_ns == changed
 
 

@@ -184,7 +184,7 @@ def test_a_child_that_lives_on_does_not_keep_the_simulator_from_ending(own: Simu
     try:
         start = time.monotonic()
         own.close()
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 30
         assert not log.exists(), "it was killed, and did not end in order"
     finally:
         process.kill()
@@ -333,6 +333,6 @@ def test_close_ends_the_call_of_another_thread(simulator: Simulator, monkeypatch
     start = time.monotonic()
     simulator.close()
     thread.join(10)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
     assert [type(error) for error in errors] == [SimulatorDied]
     assert simulator.memory_fd < 0

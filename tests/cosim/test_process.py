@@ -79,7 +79,7 @@ def test_killed_in_mid_run_and_restarted(simulator: Simulator) -> None:
     start = time.monotonic()
     with pytest.raises(SimulatorDied, match=r"^the simulator was ended by signal 9 \(log: .*\.log\)$") as caught:
         simulator.run(endless_commands())
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
     assert caught.value.log is not None
     assert caught.value.log.exists()
     assert simulator.pid is None
@@ -97,7 +97,7 @@ def test_stopped_simulator_is_a_timeout_and_is_killed(simulator: Simulator) -> N
     start = time.monotonic()
     with pytest.raises(SimulatorTimeout, match=r"^no answer from the simulator within 0\.5 s \(log: ") as caught:
         simulator.run([short_case().command().encode()], deadline_s=0.5)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 30
     assert caught.value.log is not None
     assert wait_until_gone(pid)
     simulator.restart()
