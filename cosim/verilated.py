@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from .cache import digest
@@ -19,13 +19,8 @@ COMMON_FLAGS = ("-std=c++17", "-fPIC", "-pipe", "-w", f"-DBROWNOUT_CLOCK_PERIOD_
 SLOW_FLAGS = ("-O0",)
 """Code that runs once (construction, declaration of traces)."""
 
-LIBRARY_FLAGS = ("-O1",)
-"""Verilator's own library; what runs every cycle is mostly in headers."""
-
-LIBRARY_SOURCES = ("verilated.cpp", "verilated_dpi.cpp", "verilated_threads.cpp")
-
-RARE_LIBRARY_SOURCES = ("verilated_vpi.cpp",)
-"""Entered a few times for each command at most, as what writes waves; optimising them costs more than it gains."""
+LIBRARY_SOURCES = ("verilated.cpp", "verilated_dpi.cpp", "verilated_threads.cpp", "verilated_vpi.cpp")
+"""What runs every cycle is in headers; optimising these costs more than it gains."""
 
 LIBRARY = "verilated"
 """How folders of its objects begin."""
@@ -55,23 +50,24 @@ def includes() -> list[str]:
 
 def build_library(root: Path, waves: WaveName | None) -> list[Path]:
     """Objects of Verilator's own library, which depend on Verilator and the compiler alone."""
-    flags = dict.fromkeys(LIBRARY_SOURCES, LIBRARY_FLAGS) | dict.fromkeys(RARE_LIBRARY_SOURCES, SLOW_FLAGS)
-    objects = _library_objects(root, LIBRARY, flags)
+    objects = _library_objects(root, LIBRARY, LIBRARY_SOURCES)
     if waves is not None:
-        objects += _library_objects(root, f"{LIBRARY}-{waves}", {WAVE_FORMATS[waves].source: SLOW_FLAGS})
+        objects += _library_objects(root, f"{LIBRARY}-{waves}", (WAVE_FORMATS[waves].source,))
     return objects
 
 
-def _library_objects(root: Path, prefix: str, flags: Mapping[str, tuple[str, ...]]) -> list[Path]:
+def _library_objects(root: Path, prefix: str, sources: Sequence[str]) -> list[Path]:
     def make(folder: Path) -> None:
         include = find_verilator().root / "include"
         commands = Commands(root / "logs", f"{prefix}-{digest([STEPS])}")
-        compile_one = [*find_compiler().command, *COMMON_FLAGS, *macros(None), *includes(), "-c"]
-        jobs = ([*compile_one, *own, str(include / source), "-o", object_name(source)] for source, own in flags.items())
+        headers = precompiled_headers(root, SLOW_FLAGS, None)
+        options = [*SLOW_FLAGS, *headers, *COMMON_FLAGS, *macros(None), *includes(), "-c"]
+        compile_one = [*find_compiler().command, *options]
+        jobs = ([*compile_one, str(include / source), "-o", object_name(source)] for source in sources)
         commands.run_parallel(jobs, cwd=folder)
 
     folder = product_folder(root, prefix, [STEPS], make, verilator=True)
-    return [folder / object_name(source) for source in flags]
+    return [folder / object_name(source) for source in sources]
 
 
 def object_name(source: str) -> str:

@@ -246,14 +246,14 @@ def test_skipping_repetitions_changes_nothing_whatever_checks_find() -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(20, 24))
 def test_skipping_repetitions_changes_nothing_whatever_checks_find_at_length(seed: int) -> None:
-    skip_against_step(seed, count=1000, most_passes=100_000, checks=True)
+    skip_against_step(seed, count=300, most_passes=100_000, checks=True)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(10, 14))
 def test_skipping_repetitions_changes_nothing_at_length(seed: int) -> None:
-    skip_against_step(seed, count=1000, most_passes=200_000)
+    skip_against_step(seed, count=300, most_passes=200_000)
 
 
 def test_remembered_outcomes_change_nothing() -> None:

@@ -250,4 +250,4 @@ def test_random_commands(name: str) -> None:
 @pytest.mark.parametrize("name", [*CONFIGS, *LONG_CONFIGS])
 def test_many_random_commands(name: str, seed: int) -> None:
     print(f"seed {seed}")
-    assert sweep({**CONFIGS, **LONG_CONFIGS}[name], 200, seed).injected > 1000
+    assert sweep({**CONFIGS, **LONG_CONFIGS}[name], 60, seed).injected > 1000
