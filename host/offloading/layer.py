@@ -6,7 +6,7 @@ import abc
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -30,7 +30,8 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
     """A layer whose product runs on an accelerator.
 
     ``weight`` is a parameter as the float layer's, with the same memory: what is written to it, in whatever way, is
-    quantised again before the next product. Its input scales stay.
+    quantised again before the next product. Its input scales stay. Scales that are written to are used from the next
+    product on, as if they had been loaded.
 
     Its ``state_dict`` holds ``weight`` (int8, shape of the float layer's), ``weight_scale`` (float32, per output
     channel), ``input_scale`` (float64, per timestep group), ``smoothing`` (float32, per input channel, if any) and
@@ -110,17 +111,28 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
         NonFiniteError
             A weight is NaN or infinite.
         ValueError
-            There are weights of another shape.
+            There are weights or scales of another shape, or scales that are not positive and finite.
         """
-        if self._up_to_date():
+        if self._up_to_date() and self._unwritten(_SCALES):
             return
         with self._lock, torch.inference_mode(False), torch.no_grad():
             if not self._up_to_date():
                 self._take_up()
+            if not self._unwritten(_SCALES):
+                self._take_up_scales()
 
     def _up_to_date(self) -> bool:
         weight, source = self._parameters.get("weight"), self._source
         return weight is source.weight and self._writes == source.writes and type(weight) is TrackedWeight
+
+    def _unwritten(self, names: Sequence[str]) -> bool:
+        """Whether these scales are those, with the values, that the accelerator works with."""
+        buffers = self._buffers
+        for name in names:
+            scale, version = self._derived_from[name]
+            if buffers[name] is not scale or _version(scale) != version:
+                return False
+        return True
 
     @property
     def computes_weight(self) -> bool:
@@ -171,6 +183,20 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
             self._upload()
         self._writes = writes
 
+    def _take_up_scales(self) -> None:
+        found = {name: scale for name in _SCALES if (scale := self._buffers[name]) is not None}
+        wanted = {name: scale.shape for name, (scale, _) in self._derived_from.items() if scale is not None}
+        problem = _problem({"weight": self.integers, **found}, wanted)
+        if problem is not None:
+            raise ValueError(f"layer {self.product.name!r}: {problem}; write to its weight, or load a state_dict")
+        if not self._unwritten(("weight_scale", "smoothing")):
+            # As if they had been loaded with the integers: the weights are what both stand for.
+            self._loaded = True
+            self._source.make_later(self._dequantise())
+            self._source.writes += 1
+            self._writes = self._source.writes
+        self._upload()
+
     def _quantised(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         integers, scale = quantize_weight(smoothed(values, self.smoothing, self.groups).flatten(1))
         if not scale.isfinite().all():
@@ -202,6 +228,7 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
                 held.copy_(rounded)
             else:
                 self.register_buffer(name, rounded, persistent=False)
+        self._derived_from = {name: (scale, _version(scale)) for name in _SCALES for scale in (self._buffers[name],)}
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -324,6 +351,12 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
                 hidden | self._parameters,
                 {name: self._buffers.get(name, each) for name, each in buffers.items()},
             )
+
+
+def _version(scale: torch.Tensor | None) -> int:
+    """How often a scale was written to."""
+    # Tensors made in inference mode do not count; they cannot be written to elsewhere either.
+    return 0 if scale is None or scale.is_inference() else scale._version
 
 
 def _dequantised(

@@ -477,3 +477,59 @@ def test_a_dropped_model_leaves_its_parameters_as_they_were(twin, calibration):
     gc.collect()
     assert type(parameter) is nn.Parameter
     parameter.add_(1)
+
+
+def double(scale):
+    scale.mul_(2)
+
+
+def double_slice(scale):
+    scale[:].copy_(scale.clone() * 2)
+
+
+@pytest.mark.parametrize("write", [double, double_slice])
+@pytest.mark.parametrize("name", ["weight_scale", "input_scale"])
+def test_a_scale_that_is_written_to_is_used_as_if_it_had_been_loaded(name, write, twin, values, calibration):
+    model, other = make(), make()
+    with Accelerator(twin.config, "twin") as second:
+        offload(model, twin, calibration=calibration)
+        offload(other, second, calibration=calibration)
+        model(values)
+        write(getattr(model[0], name))
+        state = other.state_dict()
+        state[f"0.{name}"] = state[f"0.{name}"] * 2
+        other.load_state_dict(state)
+        assert torch.equal(model(values), other(values))
+        # Float weights are what integers and their scale stand for; nothing else tells of another one.
+        wanted = other[0].weight if name == "weight_scale" else make()[0].weight
+        assert torch.equal(model[0].weight, wanted)
+        restore(model)
+        restore(other)
+    wanted = other[0].weight if name == "weight_scale" else make()[0].weight
+    assert torch.equal(model[0].weight, wanted)
+
+
+def test_another_scale_in_its_place_is_used(twin, values, calibration):
+    model = make()
+    offload(model, twin, calibration=calibration)
+    bias = model[0].bias.detach()
+    before = model(values) - bias
+    model[0].weight_scale = model[0].weight_scale * 2
+    assert torch.allclose(model(values) - bias, 2 * before, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda layer: setattr(layer, "weight_scale", torch.ones(())), r"weight_scale has shape \(\), not \(6,?"),
+        (lambda layer: layer.input_scale.zero_(), "input_scale must be positive and finite"),
+        (lambda layer: layer.weight_scale.fill_(torch.nan), "weight_scale must be positive and finite"),
+    ],
+)
+def test_a_scale_that_cannot_be_is_refused_with_the_layers_name(change, message, twin, values, calibration):
+    model = make()
+    offload(model, twin, calibration=calibration)
+    model(values)
+    change(model[0])
+    with pytest.raises(ValueError, match=rf"^layer '0': {message}.*; write to its weight, or load a state_dict$"):
+        model(values)
