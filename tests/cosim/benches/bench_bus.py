@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cocotb.triggers import Timer, with_timeout
 
-from brownout.cosim.build import CLOCK_PERIOD_PS
+from brownout.cosim import CLOCK_PERIOD_PS
 from brownout.cosim.errors import CommandError
 from brownout.cosim.scoreboard import GemmCase
 from brownout.cosim.testbench import Testbench
