@@ -25,6 +25,13 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def threads_are_put_back():
+    """What a test sets is not the next one's: the last bits of a calibration depend on the number of threads."""
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def config():
     """A small array whose tiles are cut by every test shape."""
