@@ -276,6 +276,8 @@ def build_simulator(
         # The memory model's C functions are looked up by name from Python inside the process.
         link = ["-rdynamic", "-pthread", "-o", str(folder / EXECUTABLE)]
         link += [f"-l{library.name}" for library in libraries]
+        # Clang leaves some operations of Verilator's library to it.
+        link += ["-latomic"] if find_compiler().is_clang else []
         commands.run([*find_compiler().command, *objects, *map(str, runtime), *link, *vpi], cwd=work)
         shutil.rmtree(work)
 

@@ -64,6 +64,11 @@ class Compiler:
     version: str
     native_target: str
 
+    @property
+    def is_clang(self) -> bool:
+        """Whether it is Clang, which takes precompiled headers and atomic operations otherwise than GCC."""
+        return "clang" in self.version
+
 
 def _output(command: Sequence[str | Path], variables: Mapping[str, str] | None = None) -> str:
     """What a program prints; nothing if it fails."""

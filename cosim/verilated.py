@@ -89,7 +89,8 @@ def precompiled_headers(root: Path, flags: Sequence[str], waves: WaveName | None
     waves : {"vcd", "fst"}, optional
         As for `macros`. Models with waves are few: they read the headers themselves.
     """
-    if waves is not None:
+    # Clang looks for the header in the folder in which it was precompiled, which has another name by now.
+    if waves is not None or find_compiler().is_clang:
         return []
 
     def make(folder: Path) -> None:

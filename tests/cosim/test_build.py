@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 
-from brownout.cosim import BuildError, build
+from brownout.cosim import BuildError, Simulator, build
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
+
+from ..configurations import plain
 
 
 def test_second_build_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,3 +73,11 @@ def test_sources_that_change_while_a_process_runs_leave_nothing_in_the_cache(
         build.build_verilog(config, tmp_path / "after")
     assert list((tmp_path / "after" / "rtl").iterdir()) == []
     assert build.build_verilog(config, tmp_path / "before").parent.name == name
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(shutil.which("clang++") is None, reason="no clang++")
+def test_clang_builds_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "clang++")
+    with Simulator(plain(1, 1), build_root=tmp_path, deadline_s=60) as simulator:
+        assert simulator.read_register("ID") == int.from_bytes(b"BRWN", "little")
