@@ -36,7 +36,7 @@ from brownout.host.drift.strategies import Rollback
 from brownout.host.models.evaluate import calibration_run
 from brownout.host.models.spec import get_spec
 from brownout.host.quality import PairedBound, paired_bound
-from brownout.host.results import write_results
+from brownout.host.storage.results import write_results
 from brownout.hw.config import AcceleratorConfig
 from pages.drift import write_page
 

@@ -41,7 +41,6 @@ from brownout.host.drift.strategies import (
     Unprotected,
     ZeroingAbft,
 )
-from brownout.host.files import digest_of
 from brownout.host.models.data import load_dataset
 from brownout.host.models.evaluate import calibration_run, draw
 from brownout.host.models.spec import get_spec
@@ -55,7 +54,8 @@ from brownout.host.quality import (
     psnr,
     recognised,
 )
-from brownout.host.results import write_results
+from brownout.host.storage.files import digest_of
+from brownout.host.storage.results import write_results
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
 RATES = (*(digit * 10.0**decade for decade in (-4, -3, -2) for digit in (1, 1.5, 2, 3)), 5e-4, 5e-3, 4.6e-2)

@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from .operating_points import OperatingPoint
     from .pipelines import OffloadedPipeline, calibrate_pipeline
     from .protection import LogRecord, Outcome, Protection
-    from .results import read_results, write_results
     from .sampling import sample
     from .stadi import DeviceSpec, Fleet
-    from .state import State, Stateful
+    from .storage.results import read_results, write_results
+    from .storage.state import State, Stateful
     from .timing import TimingLaw
 
 _HOME = {
@@ -83,8 +83,8 @@ _HOME = {
     "Rollback": "drift",
     "RunCheckpoint": "checkpoints",
     "Setting": "drift",
-    "State": "state",
-    "Stateful": "state",
+    "State": "storage.state",
+    "Stateful": "storage.state",
     "TimingLaw": "timing",
     "WeightsNotFoundError": "errors",
     "calibrate": "offloading",
@@ -97,12 +97,12 @@ _HOME = {
     "offload": "offloading",
     "offloaded_model": "offloading",
     "protect": "drift",
-    "read_results": "results",
+    "read_results": "storage.results",
     "report": "offloading",
     "restore": "offloading",
     "sample": "sampling",
     "save_offloaded": "offloading",
-    "write_results": "results",
+    "write_results": "storage.results",
 }
 
 __all__ = [

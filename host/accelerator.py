@@ -22,7 +22,6 @@ from .backends.base import Backend, closed_error, device_lock
 from .backends.make import make_backend
 from .energy import EnergyModel
 from .errors import AcceleratorClosedError, MismatchError
-from .files import digest_of
 from .ledger import Ledger
 from .mixed.options import Coverage, MixedOptions
 from .operands import (
@@ -39,7 +38,8 @@ from .operating_points import DomainPoints, OperatingPoint
 from .protection import LogRecord, Protection, parse_log
 from .reload import Places, marked_places
 from .slots import Slots
-from .state import State, join, split
+from .storage.files import digest_of
+from .storage.state import State, join, split
 from .timing import TRANSITION_S, TimingLaw
 from .twin.state import NOMINAL_LENGTH, CommandOptions, bit_thresholds
 

@@ -9,9 +9,9 @@ from functools import lru_cache
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 from brownout.hw.residues import RESIDUE_BITS
 
-from .decoding import Count, NotNegative, Positive, check
 from .operands import GemmShape
-from .state import State
+from .storage.decoding import Count, NotNegative, Positive, check
+from .storage.state import State
 from .timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V
 from .twin.geometry import geometry
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from brownout.hw.config import AcceleratorConfig
 
 from .backends.base import Backend
-from .decoding import check
 from .energy import EnergyModel, Meter
-from .state import State
+from .storage.decoding import check
+from .storage.state import State
 
 
 @dataclass(frozen=True)

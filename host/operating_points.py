@@ -10,9 +10,9 @@ from brownout.cosim.dram import MemoryTiming
 from brownout.hw.config import AcceleratorConfig
 
 from .backends.base import Backend
-from .decoding import Count, Positive, Uint32, check
-from .decoding import Fraction as Rate
-from .state import State
+from .storage.decoding import Count, Positive, Uint32, check
+from .storage.decoding import Fraction as Rate
+from .storage.state import State
 from .timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TimingLaw
 from .twin.state import UNIFORM_BITS
 

@@ -9,6 +9,8 @@ from functools import cached_property
 
 from brownout.hw.commands import GemmFlag
 
+from .storage.packable import packable
+
 ON_MARK = ("suppress", "reload", "zero", "keep")
 
 THETA_LIMIT = 63
@@ -21,6 +23,7 @@ _MARK_FLAGS = {
 }
 
 
+@packable("protection.Protection")
 @dataclass(frozen=True, kw_only=True)
 class Protection:
     """Use of the checksum units in a product.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from brownout.hw.config import ACC_BITS, AcceleratorConfig
 from brownout.hw.residues import RESIDUE_BITS
 
+from .storage.packable import packable
 from .twin.state import NOMINAL_LENGTH, check_columns
 
 NOMINAL_VOLTAGE_V = 0.9
@@ -107,6 +108,7 @@ def largest_delay() -> float:
     return float(_table()[1][-1])
 
 
+@packable("timing.TimingLaw")
 @dataclass(frozen=True, kw_only=True)
 class TimingLaw:
     """How delays depend on the operating point, and what a delay does to the elements of an array.

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from brownout.host.files import read_json
-from brownout.host.results import Results
+from brownout.host.storage.files import read_json
+from brownout.host.storage.results import Results
 
 STYLE = """
 :root { color-scheme: light dark; --ink: light-dark(#1c1d21, #e9e7e2); --soft: light-dark(#62646d, #9a9ca6);

@@ -15,7 +15,7 @@ from brownout.cosim.ownership import ProcessLock
 from ..errors import AcceleratorClosedError
 from ..operands import Product, ResidentWeights
 from ..reload import Places
-from ..state import State
+from ..storage.state import State
 
 if TYPE_CHECKING:
     from brownout.cosim.dram import MemoryTiming

@@ -25,7 +25,7 @@ from ..mixed.options import Coverage, MixedOptions
 from ..mixed.passes import choose, pass_count, tile_map
 from ..operands import Product, ResidentWeights
 from ..reload import Places
-from ..state import State
+from ..storage.state import State
 from .base import Backend, device_lock
 from .rtl import RtlBackend
 

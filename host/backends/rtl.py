@@ -18,7 +18,7 @@ from brownout.hw.tiling import ideal_cycles
 
 from ..operands import Product, ResidentWeights
 from ..reload import Places
-from ..state import State
+from ..storage.state import State
 from ..twin.protect import COUNTERS, TRUTH
 from .base import Backend, device_lock
 from .layout import Layout

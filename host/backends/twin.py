@@ -15,10 +15,10 @@ from brownout.cosim.dram import MemoryTiming
 from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, SetErrorsCommand, SetPointCommand
 from brownout.hw.config import AcceleratorConfig
 
-from ..decoding import Count, Form, Uint32, check
 from ..operands import Product, ResidentWeights, Tally
 from ..reload import Places
-from ..state import State
+from ..storage.decoding import Count, Form, Uint32, check
+from ..storage.state import State
 from ..twin.flips import draw_flips
 from ..twin.geometry import geometry
 from ..twin.history import History

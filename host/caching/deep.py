@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..state import State
+from ..storage.state import State
 from .step_cache import Forward, StepCache
 
 FEATURES = "features"

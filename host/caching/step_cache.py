@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from ..offloading import OffloadedModel, offloaded_model
 from ..offloading.offload import is_offloaded
 from ..offloading.timesteps import timestep_reader
-from ..state import State
+from ..storage.state import State
 from .series import Series
 
 STATE_NAME = "step_cache"

@@ -23,10 +23,10 @@ import torch
 
 from brownout.cosim.descriptors import reserve_standard_descriptors
 
-from ..decoding import Count
 from ..errors import CheckpointError, CheckpointWarning, FileRefusedError, FileUnwrittenError
-from ..files import TEMPORARY, read_tensors, read_with_digest, sync_folder, write_tensors
-from ..state import State
+from ..storage.decoding import Count
+from ..storage.files import TEMPORARY, read_tensors, read_with_digest, sync_folder, write_tensors
+from ..storage.state import State
 from .values import difference
 
 RUN, EVALUATION, STATE = "run", "evaluation", "state"

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..files import digest_of
 from ..offloading import OffloadedModel
+from ..storage.files import digest_of
 
 
 def identity(module: nn.Module, model: OffloadedModel | None) -> dict[str, Any]:

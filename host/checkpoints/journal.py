@@ -14,10 +14,10 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from ..decoding import Form, check
 from ..errors import CheckpointError
 from ..offloading import OffloadedModel, offloaded_model
-from ..state import State
+from ..storage.decoding import Form, check
+from ..storage.state import State
 from .folder import Found, RunFolder
 from .identity import identity
 from .options import RunCheckpoint

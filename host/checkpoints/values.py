@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
-from ..decoding import Count, check
-from ..files import tensor_bytes
+from ..storage.decoding import Count, check
+from ..storage.files import tensor_bytes
 
 if TYPE_CHECKING:
     from diffusers.utils import BaseOutput

@@ -31,7 +31,7 @@ def main(
     from brownout.cosim.errors import BuildError
 
     from ..errors import WeightsNotFoundError
-    from ..results import results_folder, write_results
+    from ..storage.results import results_folder, write_results
     from .page import write_page
     from .run import run_demo
 

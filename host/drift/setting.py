@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from ..accelerator import Accelerator
-from ..decoding import check
+from ..storage.decoding import check
 from ..timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TRANSITION_S, TimingLaw
 from ..twin.state import NOMINAL_LENGTH, bit_thresholds
 

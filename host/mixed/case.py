@@ -15,11 +15,11 @@ from annotated_types import Interval, Len
 from brownout.hw.commands import GemmFlag
 from brownout.hw.config import K_LIMIT, AcceleratorConfig
 
-from ..decoding import Count, Form, Uint32, check_tensors
 from ..errors import FileRefusedError
-from ..files import read_tensors, write_tensors
 from ..operands import GemmShape, Product, Requantisation, ResidentWeights
 from ..protection import THETA_LIMIT
+from ..storage.decoding import Count, Form, Uint32, check_tensors
+from ..storage.files import read_tensors, write_tensors
 from ..twin.state import BITS, CommandOptions, ErrorState, check_columns
 from .passes import Tile, TileErrors
 

@@ -16,10 +16,10 @@ from torch import nn
 from brownout.hw.config import AcceleratorConfig
 
 from ..accelerator import Accelerator
-from ..decoding import parse
 from ..offloading import Calibration, calibrate, offload, restore
 from ..quality import class_agreement
 from ..sampling import sample
+from ..storage.decoding import parse
 from .data import load_dataset
 from .load import WEIGHTS, load_classifier, load_denoiser
 from .spec import ModelSpec, get_spec

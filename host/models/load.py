@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
 
-from ..decoding import Form, check_tensors, read_text
 from ..errors import FileRefusedError, WeightsNotFoundError
-from ..files import write_text
+from ..storage.decoding import Form, check_tensors, read_text
+from ..storage.files import write_text
 from .classifier import Classifier
 from .spec import build_denoiser, get_spec
 

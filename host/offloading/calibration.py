@@ -11,9 +11,10 @@ import torch
 from annotated_types import Ge, Interval
 from torch import nn
 
-from ..decoding import Form, Positive, check_tensors
-from ..files import read_tensors, write_tensors
 from ..quantization import Method
+from ..storage.decoding import Form, Positive, check_tensors
+from ..storage.files import read_tensors, write_tensors
+from ..storage.packable import packable
 from .macs import FloatModule
 
 KIND = "calibration"
@@ -48,6 +49,7 @@ class _Details:
                 raise ValueError(f"timestep_bounds must rise, but {after!r} follows {before!r}")
 
 
+@packable("offloading.calibration.LayerCalibration")
 @dataclass(frozen=True)
 class LayerCalibration:
     """Scales of one layer, or of one call of attention.
@@ -91,6 +93,7 @@ def smoothed(weight: torch.Tensor, factors: torch.Tensor | None, groups: int = 1
     return (grouped * factors.to(weight.device).view(groups, 1, -1, *[1] * (weight.ndim - 2))).flatten(0, 1)
 
 
+@packable("offloading.calibration.Calibration")
 @dataclass(frozen=True)
 class Calibration:
     """Result of `calibrate`; the `calibration` of `offload`.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..operands import ResidentWeights
-from ..state import State
+from ..storage.state import State
 from .history import HistoryKey
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import astuple, dataclass
 import torch
 
 from ..accelerator import Accelerator
-from ..decoding import Count, Form, Positive, check, check_tensors
-from ..state import State
+from ..storage.decoding import Count, Form, Positive, check, check_tensors
+from ..storage.state import State
 
 INT32_LIMIT = (1 << 31) - 1
 

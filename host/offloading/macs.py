@@ -13,12 +13,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
+from ..storage.packable import packable
 from .selection import EXCLUDED, AttentionWatcher, Watch, watch_attention
 
 if TYPE_CHECKING:
     from .calibration import Calibration
 
 
+@packable("offloading.macs.FloatModule")
 @dataclass(frozen=True)
 class FloatModule:
     """A module, or the part of one, whose products stay in PyTorch.

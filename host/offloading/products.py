@@ -16,10 +16,10 @@ import torch
 from brownout.hw.tiling import ideal_cycles
 
 from ..accelerator import Accelerator
-from ..decoding import Count, check
 from ..errors import NonFiniteError, OffloadWarning
 from ..operands import ResidentWeights, Tally
-from ..state import State, Stateful, join, split
+from ..storage.decoding import Count, check
+from ..storage.state import State, Stateful, join, split
 from .copies import NotCopied
 from .execution import Execution, ProductCall
 from .history import History

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ..accelerator import Accelerator
-from ..decoding import Form
-from ..files import read_tensors, write_tensors
+from ..storage.decoding import Form
+from ..storage.files import read_tensors, write_tensors
 from .attention import SUBMODULE
 from .calibrate import kind_of
 from .calibration import Calibration, Kind

@@ -18,12 +18,12 @@ import torch
 from torch import nn
 
 from ..accelerator import Accelerator
-from ..decoding import check, parse, read_text
 from ..errors import FileRefusedError
-from ..files import write_text
 from ..models.spec import get_spec
 from ..offloading import Nonfinite, load_offloaded, save_offloaded
 from ..offloading.layer import OffloadedLayer
+from ..storage.decoding import check, parse, read_text
+from ..storage.files import write_text
 from .denoiser import denoiser_of
 from .shipped import ShippedPipeline
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..storage.packable import packable
+
 SCALE_BYTES = 1
 """Scales of blocks are whole numbers up to 255: residuals of int8 are whole numbers themselves."""
 
 
+@packable("stadi.coding.ExchangeCoding")
 @dataclass(frozen=True)
 class ExchangeCoding:
     """Keys and values are sent as what has changed since the last message, in few bits.

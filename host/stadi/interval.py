@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..storage.packable import packable
 from .costs import Array
 from .link import Pair
 from .plan import Plan, Share
@@ -43,6 +44,7 @@ class Segment(NamedTuple):
     step: int
 
 
+@packable("stadi.interval.Failure")
 @dataclass(frozen=True)
 class Failure:
     """A device that stops at a time and never answers again.

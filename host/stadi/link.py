@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import PlanError
+from ..storage.packable import packable
 from .piecewise import check_pieces, finish, integral, value_at
 
 Pair = tuple[str, str]
 """Names of sender and receiver."""
 
 
+@packable("stadi.link.BandwidthTrace")
 @dataclass(frozen=True)
 class BandwidthTrace:
     """Bandwidth of a link over time, piecewise constant, over its nominal one.
@@ -40,6 +42,7 @@ class BandwidthTrace:
                 raise ValueError(f"BandwidthTrace.factors must be finite and not negative, not {factor!r}")
 
 
+@packable("stadi.link.Link")
 @dataclass(frozen=True, kw_only=True)
 class Link:
     """One direction between two devices; messages go one after another, in the order in which they are sent.
@@ -88,6 +91,7 @@ class Link:
         return self.bytes_per_s * value_at(self.trace.starts_s, self.trace.factors, time_s)
 
 
+@packable("stadi.link.Links")
 @dataclass(frozen=True)
 class Links:
     """All links of a fleet, each direction of each pair its own.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from ..storage.packable import packable
 from .piecewise import check_pieces, finish, integral, value_at
 
 
+@packable("stadi.load.LoadTrace")
 @dataclass(frozen=True)
 class LoadTrace:
     """Share of a device's time that others take, piecewise constant.

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import PlanError
+from ..storage.packable import packable
 
 
+@packable("stadi.plan.Share")
 @dataclass(frozen=True, kw_only=True)
 class Share:
     """Part of a device in a plan.
@@ -42,6 +44,7 @@ class Share:
         return self.warmup_rows[1] - self.warmup_rows[0]
 
 
+@packable("stadi.plan.Plan")
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Division of an image over devices.

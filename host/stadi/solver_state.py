@@ -8,10 +8,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ..storage.packable import packable
+
 NO_HISTORY = -1
 """In `SolverState.denoised_at`: the row has not been evaluated yet."""
 
 
+@packable("stadi.solver_state.SolverState")
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SolverState:
     """What a solver goes on from: latents of some rows, and what it remembers of each.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PlanError
+from ..storage.packable import packable
 from .solver_state import NO_HISTORY, SolverState
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Solver(ABC):
     def _step(self, state: SolverState, predicted: Tensor, index: int, stride: int) -> SolverState: ...
 
 
+@packable("stadi.solvers.DDIMSolver")
 @dataclass(frozen=True, kw_only=True)
 class DDIMSolver(Solver):
     """DDIM without noise (eta 0), formula 12 of https://arxiv.org/abs/2010.02502.
@@ -131,6 +133,7 @@ class DDIMSolver(Solver):
         return SolverState(latents=next_alpha**0.5 * denoised + (1 - next_alpha) ** 0.5 * noise)
 
 
+@packable("stadi.solvers.DPMSolver")
 @dataclass(frozen=True, kw_only=True)
 class DPMSolver(Solver):
     """DPM-Solver++ of order 1, or 2M with midpoints, https://arxiv.org/abs/2211.01095.

@@ -16,9 +16,9 @@ from brownout.host import Accelerator, MismatchError, MixedOptions, Protection, 
 from brownout.host.backends.mixed import MixedBackend
 from brownout.host.backends.rtl import RtlBackend
 from brownout.host.errors import FileRefusedError
-from brownout.host.files import write_tensors
 from brownout.host.mixed.case import load_case
 from brownout.host.mixed.checker import COUNTED_TOGETHER, Checker, ObservedTwin
+from brownout.host.storage.files import write_tensors
 from brownout.host.twin.protect import Deltas
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from brownout.hw.config import AcceleratorConfig
 
-from ...decoding import Count, check
+from ...storage.decoding import Count, check
 from ...timing import NOMINAL_FREQUENCY_HZ, TimingLaw
 from ..setting import GUARD_BAND_V, Setting
 from .estimate import PUBLISHED_CURVE, DelayEstimator, Estimate, RateCurve, mean_flagged_share, wilson_interval

@@ -15,8 +15,8 @@ import numpy as np
 
 from brownout.hw.config import AcceleratorConfig
 
-from ... import decoding
-from ...decoding import NotNegative
+from ...storage import decoding
+from ...storage.decoding import NotNegative
 from ...timing import TimingLaw, error_rate_of_delay, largest_delay
 from ..setting import Setting
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...decoding import Count, NotNegative, check
 from ...offloading.execution import ProductCall
 from ...protection import Protection
+from ...storage.decoding import Count, NotNegative, check
 from ..cell import Cell
 from ..runtime import DriftExecution
 from ..schedule import Schedule, describe_schedule

@@ -10,9 +10,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ...decoding import decode_format, read_text
-from ...files import write_text
 from ...quality.paired import PairedBound, paired_bound
+from ...storage.decoding import decode_format, read_text
+from ...storage.files import write_text
 from ..setting import Setting
 from .slices import Slice
 from .stopping import Estimate, Stopping

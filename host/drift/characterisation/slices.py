@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ...decoding import Count, check
+from ...storage.decoding import Count, check
 from ..cell import Cell
 from ..runtime import protect
 from ..schedule import Schedule

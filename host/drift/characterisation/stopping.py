@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from ...decoding import Count
 from ...quality.paired import check_confidence, student_t_quantile
+from ...storage.decoding import Count
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...decoding import Count, Digest, check, parse
 from ...errors import FileRefusedError, FileUnwrittenError
+from ...storage.decoding import Count, Digest, check, parse
 from ..setting import Setting
 from .slices import Slice
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...decoding import NotNegative, Positive, decode_format, read_text
-from ...files import write_text
 from ...offloading import offloaded_model
+from ...storage.decoding import NotNegative, Positive, decode_format, read_text
+from ...storage.files import write_text
 from ..characterisation.characterise import Bench, Metric
 from ..characterisation.profile import ResilienceProfile
 from ..characterisation.slices import Run, Slice

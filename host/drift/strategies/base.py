@@ -11,7 +11,7 @@ import torch
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 
 from ...offloading.execution import ProductCall
-from ...state import State
+from ...storage.state import State
 from ..setting import Setting
 
 if TYPE_CHECKING:

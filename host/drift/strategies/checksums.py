@@ -9,11 +9,11 @@ import torch
 
 from brownout.hw.config import ChecksumConfig
 
-from ...decoding import Count, Form, check, check_tensors
 from ...offloading.execution import ProductCall
 from ...offloading.history import HistoryKey
 from ...protection import Protection
-from ...state import State
+from ...storage.decoding import Count, Form, check, check_tensors
+from ...storage.state import State
 from ..runtime import UNCHECKED, DriftExecution
 from ..setting import Setting
 from .base import Strategy

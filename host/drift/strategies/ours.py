@@ -11,12 +11,12 @@ import torch
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 
 from ...caching import ProductPredictor
-from ...decoding import Form, check
 from ...offloading.execution import ProductCall
 from ...offloading.history import HistoryKey
 from ...protection import Protection
 from ...reload import Places
-from ...state import State
+from ...storage.decoding import Form, check
+from ...storage.state import State
 from ..runtime import DriftExecution
 from ..setting import Setting
 from .base import Strategy

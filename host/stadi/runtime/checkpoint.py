@@ -15,16 +15,18 @@ from torch import nn
 from ...checkpoints import RunCheckpoint
 from ...checkpoints.folder import RunFolder
 from ...checkpoints.identity import identity
-from ...decoding import check_type
-from ...files import digest_of
-from ...state import State
+from ...storage.decoding import check_type
+from ...storage.files import digest_of
+from ...storage.packable import packable
+from ...storage.packing import pack, unpack
+from ...storage.state import State
 from ..plan import Plan
 from ..solvers import SolverState
 from ..timeline import Failure
-from .packing import pack, unpack
 from .worker import Evaluation, WorkerState
 
 
+@packable("stadi.runtime.checkpoint.Meeting")
 @dataclass(frozen=True)
 class Meeting:
     """A run at a meeting.

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import ExchangeError
+from ...storage.packable import packable
 from .post import Interrupted
 from .worker import Job, Recipe, Task, Worker, WorkerState
 
 
+@packable("stadi.runtime.executor.Begin")
 @dataclass(frozen=True)
 class Begin:
     """Another image."""
@@ -21,6 +23,7 @@ class Begin:
     job: Job
 
 
+@packable("stadi.runtime.executor.Held")
 @dataclass(frozen=True)
 class Held:
     """Tell what is held at the meeting at a step; answered by `Done`."""
@@ -28,6 +31,7 @@ class Held:
     step: int
 
 
+@packable("stadi.runtime.executor.Adopt")
 @dataclass(frozen=True)
 class Adopt:
     """Hold what another device holds at a meeting."""
@@ -36,6 +40,7 @@ class Adopt:
     step: int
 
 
+@packable("stadi.runtime.executor.Keep")
 @dataclass(frozen=True)
 class Keep:
     """Tell all that the interval after a meeting depends on; answered by `Done` with `WorkerState`.
@@ -52,6 +57,7 @@ class Keep:
     with_held: bool
 
 
+@packable("stadi.runtime.executor.Restore")
 @dataclass(frozen=True)
 class Restore:
     """Take up what `Keep` told, here or elsewhere; the next task has this epoch."""
@@ -64,6 +70,7 @@ class Restore:
 Command = Begin | Held | Adopt | Keep | Restore | Task
 
 
+@packable("stadi.runtime.executor.Done")
 @dataclass(frozen=True)
 class Done:
     """A command was carried out."""
@@ -71,6 +78,7 @@ class Done:
     value: Any
 
 
+@packable("stadi.runtime.executor.Progress")
 @dataclass(frozen=True)
 class Progress:
     """The evaluation at a step is done."""
@@ -78,11 +86,13 @@ class Progress:
     step: int
 
 
+@packable("stadi.runtime.executor.Stopped")
 @dataclass(frozen=True)
 class Stopped:
     """The interval was given up, as the coordinator wanted."""
 
 
+@packable("stadi.runtime.executor.Failed")
 @dataclass(frozen=True)
 class Failed:
     """A command failed.

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from ...errors import PlanError
+from ...storage.packable import packable
 from .exchange import Exchange
 from .kept import KeptOfDevices, Ranges
 
 
+@packable("stadi.runtime.group_norms.Moments")
 @dataclass(frozen=True)
 class Moments:
     """Mean and variance of some rows in a group norm.

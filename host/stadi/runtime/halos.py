@@ -9,12 +9,14 @@ import torch
 
 from ...errors import PlanError
 from ...offloading.conv import Halo
+from ...storage.packable import packable
 from ..plan import Share
 from .exchange import Exchange
 from .kept import Kept, Ranges
-from .keys_values import rescaled
+from .pieces import rescaled
 
 
+@packable("stadi.runtime.halos.PixelRow")
 @dataclass(frozen=True)
 class PixelRow:
     """A row of the input of a convolution.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,65 +14,8 @@ from ...offloading.attention import SUBMODULE, AttentionCall, Gather, OffloadedA
 from ..plan import Share
 from .exchange import Exchange
 from .kept import KeptOfDevices, Ranges
+from .pieces import Piece, join
 from .residuals import Residuals, whole
-
-
-def rescaled(values: torch.Tensor, old: float, new: float) -> torch.Tensor:
-    """int8 values whose step is `old`, in steps of `new`."""
-    if old == new:
-        return values
-    return (values.float() * (old / new)).round().clamp(-128, 127).to(torch.int8)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Keys and values of some rows in a self-attention.
-
-    Attributes
-    ----------
-    step : int
-        Evaluation from which they are; -1 for what was held when the plan began.
-    rows : (int, int)
-        Whose they are.
-    key, value : torch.Tensor
-        int8 (B, H, S, E) and (B, H, S, V), S tokens in `rows`.
-    steps : (float, float)
-        Value of one step of each.
-    bad : bool
-        Whether there was a NaN or an infinity, which int8 has not.
-    """
-
-    step: int
-    rows: tuple[int, int]
-    key: torch.Tensor
-    value: torch.Tensor
-    steps: tuple[float, float]
-    bad: bool = False
-
-    def cut(self, rows: tuple[int, int]) -> Piece:
-        """Part of it."""
-        tokens = self.key.shape[2] // (self.rows[1] - self.rows[0])
-        place = slice((rows[0] - self.rows[0]) * tokens, (rows[1] - self.rows[0]) * tokens)
-        return replace(self, rows=rows, key=self.key[:, :, place], value=self.value[:, :, place])
-
-    def scaled(self, steps: tuple[float, float]) -> Piece:
-        """Quantised by other steps: timesteps may have scales of their own."""
-        if steps == self.steps:
-            return self
-        key, value = (
-            rescaled(each, old, new) for each, old, new in zip((self.key, self.value), self.steps, steps, strict=True)
-        )
-        return replace(self, key=key, value=value, steps=steps)
-
-
-def join(pieces: list[Piece]) -> Piece:
-    """Neighbouring rows as one piece, with the steps of the first."""
-    same = [piece.scaled(pieces[0].steps) for piece in pieces]
-    if len(same) == 1:
-        return same[0]
-    key, value = (torch.cat([getattr(piece, name) for piece in same], 2) for name in ("key", "value"))
-    rows, bad = (same[0].rows[0], same[-1].rows[1]), any(piece.bad for piece in same)
-    return Piece(-1, rows, key, value, same[0].steps, bad)
 
 
 class KeysValues(KeptOfDevices[Piece]):

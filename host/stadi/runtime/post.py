@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 
 from ...errors import ExchangeError, FileRefusedError
-from .packing import load_tensors
+from ...storage.packing import load_tensors
 
 ATTEMPTS = 3
 """Times that a damaged message is asked for again."""

@@ -25,10 +25,11 @@ import torch
 from brownout.hw.config import AcceleratorConfig
 
 from ...errors import FleetError
+from ...storage.packing import from_bytes, to_bytes
 from .crew import START_S
 from .executor import Answer, Command, Done, Executor, Failed, Lost, serve
-from .packing import PackedRecipe, from_bytes, pack_recipe, to_bytes, unpack_recipe
 from .post import Again, Key, Letter, Message, Post
+from .recipes import PackedRecipe, pack_recipe, unpack_recipe
 from .worker import Recipe, Worker
 
 END_S = 10.0

@@ -16,18 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...storage.packable import packable
 from ..coding import SCALE_BYTES, ExchangeCoding
 from ..plan import Share
 from .exchange import Exchange
-
-if TYPE_CHECKING:
-    from .keys_values import Piece
+from .pieces import Piece
 
 CANDIDATES = 8
 """Parts into which the range of steps is divided in the search."""
@@ -150,6 +149,7 @@ def _facts(piece: Piece) -> dict[str, torch.Tensor]:
     return facts | {"bad": torch.tensor([True])} if piece.bad else facts
 
 
+@packable("stadi.runtime.residuals.Known")
 @dataclass(frozen=True)
 class Known:
     """What other devices hold of this one's rows.

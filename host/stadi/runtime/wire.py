@@ -17,10 +17,11 @@ import zlib
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from ...decoding import parse
 from ...errors import FileRefusedError, FleetError
-from .packing import PackedRecipe, from_bytes, pack_recipe, to_bytes, unpack_recipe
+from ...storage.decoding import parse
+from ...storage.packing import from_bytes, to_bytes
 from .post import Again, Key, Letter, Message
+from .recipes import PackedRecipe, pack_recipe, unpack_recipe
 from .worker import Recipe
 
 _HEADER = struct.Struct("<4sBIQIII")

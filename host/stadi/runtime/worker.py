@@ -14,7 +14,8 @@ from ...accelerator import Accelerator
 from ...offloading import Calibration, offload
 from ...offloading.products import OffloadedModel
 from ...protection import Protection
-from ...state import State
+from ...storage.packable import packable
+from ...storage.state import State
 from ...timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V
 from ..coding import ExchangeCoding
 from ..device import DeviceSpec
@@ -29,6 +30,7 @@ GUIDANCE = "guidance"
 """Site of the exchange of halves of guidance."""
 
 
+@packable("stadi.runtime.worker.Job")
 @dataclass(frozen=True)
 class Job:
     """An image, or several, as every worker must know it.
@@ -60,6 +62,7 @@ class Job:
         return self.guidance_scale != 1
 
 
+@packable("stadi.runtime.worker.Task")
 @dataclass(frozen=True)
 class Task:
     """Part of a device in an interval.
@@ -83,6 +86,7 @@ class Task:
     state: SolverState
 
 
+@packable("stadi.runtime.worker.Evaluation")
 @dataclass(frozen=True)
 class Evaluation:
     """What an evaluation cost.
@@ -106,6 +110,7 @@ class Evaluation:
     energy_j: float
 
 
+@packable("stadi.runtime.worker.Report")
 @dataclass(frozen=True)
 class Report:
     """What became of a task.
@@ -126,6 +131,7 @@ class Report:
     sent_bytes: int
 
 
+@packable("stadi.runtime.worker.WorkerState")
 @dataclass(frozen=True)
 class WorkerState:
     """All that the next interval of a worker depends on, beside the state of the solver.

@@ -10,7 +10,7 @@ import torch
 
 from brownout.host import calibrate, offload, restore
 from brownout.host.caching import DeepCache, TaylorCache
-from brownout.host.state import State
+from brownout.host.storage.state import State
 
 from . import tiny
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-import brownout.host.files as files
+import brownout.host.storage.files as files
 from brownout.host import Accelerator, CheckpointWarning, OffloadedPipeline, Protection, calibrate_pipeline
 from brownout.host.pipelines.shipped import ShippedPipeline
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig

@@ -14,9 +14,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from brownout.host import CheckpointError, CheckpointWarning, FileRefusedError, RunCheckpoint, files
+from brownout.host import CheckpointError, CheckpointWarning, FileRefusedError, RunCheckpoint
 from brownout.host.checkpoints.folder import RunFolder
-from brownout.host.files import read_tensors
+from brownout.host.storage import files
+from brownout.host.storage.files import read_tensors
 
 from . import toy
 

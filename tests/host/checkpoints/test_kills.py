@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from brownout.host.files import read_tensors
+from brownout.host.storage.files import read_tensors
 
 
 class Nursery:

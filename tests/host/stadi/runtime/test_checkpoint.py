@@ -12,10 +12,10 @@ import torch
 from brownout.host import CheckpointWarning, FileRefusedError, RunCheckpoint
 from brownout.host.energy import EnergyModel
 from brownout.host.errors import CheckpointError
-from brownout.host.files import read_tensors, write_tensors
-from brownout.host.stadi.runtime.packing import pack, unpack
 from brownout.host.stadi.runtime.worker import Evaluation, Worker
 from brownout.host.stadi.timeline import Failure
+from brownout.host.storage.files import read_tensors, write_tensors
+from brownout.host.storage.packing import pack, unpack
 
 from ...checkpoints.test_kills import Nursery
 from .tiny import plan
@@ -187,9 +187,9 @@ def test_what_cannot_be_kept_is_refused(value):
         pack(value, {})
 
 
-@pytest.mark.parametrize("module", ["os", "brownout.hostile", "brownout.host.files", "brownout.host.energy"])
+@pytest.mark.parametrize("module", ["os", "brownout.hostile", "brownout.host.storage.files", "brownout.host.energy"])
 def test_only_dataclasses_of_a_closed_set_are_made(module):
-    name = {"brownout.host.files": "write_tensors", "brownout.host.energy": "EnergyModel"}.get(module, "system")
+    name = {"brownout.host.storage.files": "write_tensors", "brownout.host.energy": "EnergyModel"}.get(module, "system")
     with pytest.raises(FileRefusedError, match=rf"^this has values that cannot be: {module}\.{name} is no dataclass"):
         unpack(["dataclass", module, name, {}], {})
 

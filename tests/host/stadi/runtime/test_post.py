@@ -18,8 +18,8 @@ import torch
 from brownout.host.errors import ExchangeError, FleetError
 from brownout.host.stadi.runtime import wire as wire_module
 from brownout.host.stadi.runtime.executor import Done, Failed
-from brownout.host.stadi.runtime.packing import pack_recipe, to_bytes, unpack_recipe
 from brownout.host.stadi.runtime.post import ATTEMPTS, Again, Interrupted, Key, Message, Post
+from brownout.host.stadi.runtime.recipes import pack_recipe, unpack_recipe
 from brownout.host.stadi.runtime.wire import (
     _HEADER,
     _MAGIC,
@@ -29,6 +29,7 @@ from brownout.host.stadi.runtime.wire import (
     PeerWire,
     TornError,
 )
+from brownout.host.storage.packing import to_bytes
 
 
 class Office:

@@ -1,35 +1,26 @@
 """Values of a fleet as JSON and tensors: for files, and between processes.
 
-What comes back is plain values, tensors, and dataclasses of a closed set; nothing is unpickled or imported. The float
-model that a worker begins with is the exception (`pack_recipe`): its classes are the user's, so its skeleton is
-pickled, and only ever handed from a coordinator to workers that it has started.
+What comes back is plain values, tensors, and `packable` dataclasses; nothing is unpickled or imported.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import io
 import json
 import math
-import pickle
 import struct
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import nn
 
-from ...decoding import check_type, parse
-from ...errors import FileRefusedError
-from ...files import UNREADABLE, storable
-
-if TYPE_CHECKING:
-    from .worker import Recipe
-
-_PACKAGE = "brownout.host."
+from ..errors import FileRefusedError
+from .decoding import check_type, parse
+from .files import UNREADABLE, storable
+from .packable import class_of, name_of
 
 _TREE_BYTES = struct.Struct("<Q")
 
@@ -43,7 +34,7 @@ def pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     ------
     TypeError
         It is, or contains, something other than tensors, numbers, strings, None, tuples, lists, mappings, and
-        dataclasses of Brownout.
+        `packable` dataclasses.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return ["float", repr(value)]
@@ -58,29 +49,10 @@ def pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, Mapping):
         return ["dict", *([pack(name, tensors), pack(each, tensors)] for name, each in value.items())]
     kind = type(value)
-    if dataclasses.is_dataclass(value) and kind.__module__.startswith(_PACKAGE):
-        fields = {each.name: pack(getattr(value, each.name), tensors) for each in dataclasses.fields(value)}
-        return ["dataclass", kind.__module__, kind.__qualname__, fields]
+    if names := name_of(kind):
+        fields = {each.name: pack(getattr(value, each.name), tensors) for each in dataclasses.fields(kind)}
+        return ["dataclass", *names, fields]
     raise TypeError(f"a checkpoint or a message cannot hold a {kind.__name__}")
-
-
-@functools.cache
-def _classes() -> dict[tuple[str, str], type[Any]]:
-    """All dataclasses that can come back."""
-    # Here, because some of these modules use this one.
-    from ...state import State
-    from .. import coding, plan, solver_state, solvers, timeline
-    from . import checkpoint, executor, group_norms, halos, keys_values, residuals, worker
-
-    classes = (
-        (State, coding.ExchangeCoding, plan.Plan, plan.Share, timeline.Failure, checkpoint.Meeting),
-        (solver_state.SolverState, solvers.DDIMSolver, solvers.DPMSolver),
-        (keys_values.Piece, halos.PixelRow, group_norms.Moments, residuals.Known),
-        (worker.Job, worker.Task, worker.Evaluation, worker.Report, worker.WorkerState),
-        (executor.Begin, executor.Held, executor.Adopt, executor.Keep, executor.Restore),
-        (executor.Done, executor.Progress, executor.Stopped, executor.Failed),
-    )
-    return {(each.__module__, each.__qualname__): each for group in classes for each in group}
 
 
 def unpack(tree: Any, tensors: Mapping[str, torch.Tensor], source: str = "this") -> Any:
@@ -107,7 +79,7 @@ def unpack(tree: Any, tensors: Mapping[str, torch.Tensor], source: str = "this")
             return {unpack(name, tensors, source): unpack(each, tensors, source) for name, each in rest}
         if kind == "dataclass":
             module, name, fields = rest
-            found = _classes().get((module, name))
+            found = class_of(module, name)
             if found is None:
                 raise ValueError(f"{module}.{name} is no dataclass that can come back")
             return _made(found, {field: unpack(each, tensors, source) for field, each in fields.items()}, source)
@@ -132,14 +104,8 @@ def _made(kind: Any, given: Mapping[str, Any], source: str) -> Any:
 
 @functools.cache
 def _hints(kind: Any) -> dict[str, Any]:
-    hints: dict[str, Any] = get_type_hints(kind, localns={"Piece": _piece()})
+    hints: dict[str, Any] = get_type_hints(kind)
     return {each.name: hints[each.name] for each in dataclasses.fields(kind)}
-
-
-def _piece() -> type[Any]:
-    from .keys_values import Piece
-
-    return Piece
 
 
 def to_bytes(value: Any) -> bytes:
@@ -165,52 +131,3 @@ def load_tensors(data: bytes, source: str) -> dict[str, torch.Tensor]:
     except (SafetensorError, *UNREADABLE) as error:
         raise FileRefusedError(source, f"has no tensors that can be read: {error}") from error
     return found
-
-
-PackedRecipe = tuple[bytes, bytes]
-"""Skeleton, and tensors as safetensors."""
-
-
-def pack_recipe(recipe: Recipe, pickler: type[pickle.Pickler] = pickle.Pickler) -> PackedRecipe:
-    """What a worker is made of, for a process that the caller has started: a pickle without tensors, and the tensors.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        With a module of any class.
-    pickler : type
-        Which pickles the skeleton.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    names: dict[int, str] = {}
-
-    # One of these bases, whichever it is.
-    class Skeleton(pickler):  # type: ignore[valid-type, misc]
-        def persistent_id(self, value: Any) -> Any:
-            if type(value) not in (torch.Tensor, nn.Parameter) or value.is_meta or value.layout != torch.strided:
-                return None
-            name = names.setdefault(id(value), str(len(names)))
-            tensors[name] = value
-            return name, type(value) is nn.Parameter, value.requires_grad
-
-    buffer = io.BytesIO()
-    Skeleton(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(recipe)
-    return buffer.getvalue(), save(storable(tensors))
-
-
-def unpack_recipe(packed: PackedRecipe) -> Recipe:
-    """Undo `pack_recipe`: only for what the process that started this one has sent."""
-    skeleton, data = packed
-    tensors = load_tensors(data, "the recipe")
-    made: dict[str, torch.Tensor] = {}
-
-    class Whole(pickle.Unpickler):
-        def persistent_load(self, pid: Any) -> torch.Tensor:
-            name, is_parameter, requires_grad = pid
-            if name not in made:
-                tensor = tensors[name]
-                made[name] = nn.Parameter(tensor, requires_grad) if is_parameter else tensor
-            return made[name]
-
-    recipe: Recipe = Whole(io.BytesIO(skeleton)).load()
-    return recipe

@@ -8,7 +8,10 @@ from typing import Any, Protocol
 
 import torch
 
+from .packable import packable
 
+
+@packable("state.State")
 @dataclass(frozen=True)
 class State:
     """A state, as it is kept in files.

@@ -9,7 +9,7 @@ import pytest
 
 from brownout.cosim.errors import BuildFolderError
 from brownout.host import FileRefusedError, read_results, write_results
-from brownout.host.results import results_folder
+from brownout.host.storage.results import results_folder
 from brownout.hw.config import AcceleratorConfig
 
 

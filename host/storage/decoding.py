@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import torch
 from annotated_types import Ge, Gt, Interval, MinLen, Predicate
 
-from .errors import FileRefusedError
+from ..errors import FileRefusedError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from brownout.host import FileRefusedError
-from brownout.host.decoding import (
+from brownout.host.storage.decoding import (
     DEPTH,
     LIMIT_BYTES,
     Count,
@@ -169,6 +169,6 @@ def test_tensors_have_their_forms(tensors, reason):
 
 
 def test_who_reads_nothing_does_not_wait_for_the_library():
-    code = "import sys, brownout.host.decoding; print('pydantic' in sys.modules)"
+    code = "import sys, brownout.host.storage.decoding; print('pydantic' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout == "False\n"

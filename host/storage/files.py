@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..errors import FileRefusedError, FileUnwrittenError
 from .decoding import Digest, check, decode, parse, read_text
-from .errors import FileRefusedError, FileUnwrittenError
 
 T = TypeVar("T")
 
@@ -170,7 +170,7 @@ def read_tensors(
     path, kind
         As given there.
     schema : type
-        What the details have to be, as for `brownout.host.decoding.decode`; by default any
+        What the details have to be, as for `brownout.host.storage.decoding.decode`; by default any
         dict.
 
     Raises

@@ -1,0 +1,1 @@
+"""Values and tensors as files: their format, the strict decoder of all that is read, and result files."""
