@@ -41,7 +41,7 @@ from tqdm import tqdm
 from brownout.cosim.area import Area, area
 from brownout.cosim.cache import build_root
 from brownout.host import Accelerator, Protection, write_results
-from brownout.host.timing import NOMINAL_FREQUENCY_HZ, TimingLaw
+from brownout.host.device.power.timing import NOMINAL_FREQUENCY_HZ, TimingLaw
 from brownout.hw.array.row import ArrayRow
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 from brownout.hw.protect.check_row import CheckRow

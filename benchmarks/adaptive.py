@@ -48,6 +48,7 @@ from brownout.host import (
     restore,
     write_results,
 )
+from brownout.host.device.power.timing import NOMINAL_FREQUENCY_HZ, SAFE_DELAY
 from brownout.host.drift.adaptive.controller import RateController, voltage_ladder
 from brownout.host.drift.adaptive.estimate import PUBLISHED_CURVE, RateCurve, estimate_rate, measured_curve
 from brownout.host.drift.adaptive.rules import rate_within_budget
@@ -57,12 +58,11 @@ from brownout.host.drift.schedule import BLOCK_LINEAR_KINDS, Phases, Schedule
 from brownout.host.drift.setting import Setting
 from brownout.host.drift.strategies import GuardBand, PublishedDrift, Rollback, Strategy
 from brownout.host.models.evaluate import calibration_run
+from brownout.host.models.sampling import sample
 from brownout.host.models.spec import MNIST
 from brownout.host.offloading import Calibration
 from brownout.host.offloading.execution import ProductCall
 from brownout.host.quality.perceptual import perceptual_distance_per_image
-from brownout.host.sampling import sample
-from brownout.host.timing import NOMINAL_FREQUENCY_HZ, SAFE_DELAY
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 
 mpl.use("Agg")

@@ -35,8 +35,8 @@ from brownout.host import (
 from brownout.host.caching import TaylorCache, Writes, logged_places, write_predictions
 from brownout.host.caching.prediction import DAMPING
 from brownout.host.models.evaluate import CALIBRATION_SEED, draw
+from brownout.host.models.pruning import hidden_statistics, prune_mlp
 from brownout.host.models.spec import ModelSpec, get_spec
-from brownout.host.pruning import hidden_statistics, prune_mlp
 from brownout.host.quality import compare
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 

@@ -41,8 +41,8 @@ from brownout.host.drift.schedule import Phases
 from brownout.host.drift.setting import GUARD_BAND_V, NOMINAL, Setting
 from brownout.host.drift.strategies import PredictedRollback, Rollback, Strategy
 from brownout.host.models.evaluate import CALIBRATION_SEED, draw
+from brownout.host.models.pruning import hidden_statistics, prune_mlp
 from brownout.host.models.spec import get_spec
-from brownout.host.pruning import hidden_statistics, prune_mlp
 from brownout.host.quality import class_agreement, perceptual_distance
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 

@@ -15,12 +15,12 @@ import typer
 
 from brownout.cosim.cycle_model import CycleModel
 from brownout.host import Accelerator, Requantisation, write_results
-from brownout.host.backends.layout import LAYOUTS, Layout
-from brownout.host.operands import make_product
-from brownout.host.twin.state import CommandOptions
+from brownout.host.device.backends.layout import LAYOUTS, Layout
+from brownout.host.device.product.operands import make_product
 from brownout.hw.commands import GemmCommand, GemmFlag
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 from brownout.hw.configurations import SERVER
+from brownout.hw.error_state import CommandOptions
 from brownout.hw.matrix_layout import MatrixLayout, tiled_activations, tiled_output, tiled_weights
 
 SEED = 0

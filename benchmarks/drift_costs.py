@@ -25,6 +25,8 @@ import typer
 from tqdm import tqdm
 
 from brownout.host import TimingLaw, write_results
+from brownout.host.device.power.energy import EnergyModel, check_column_share
+from brownout.host.device.product.operands import GemmShape
 from brownout.host.drift.accounting.costs import (
     CHECK_SHARES,
     DRIFT,
@@ -45,8 +47,6 @@ from brownout.host.drift.accounting.published import (
     published_saving,
     published_voltage_v,
 )
-from brownout.host.energy import EnergyModel, check_column_share
-from brownout.host.operands import GemmShape
 from brownout.hw.configurations import SERVER
 from denoisers.published import DENOISERS
 

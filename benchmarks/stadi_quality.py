@@ -33,6 +33,7 @@ from brownout.cosim.cache import results_root
 from brownout.host import load_classifier, load_denoiser, write_results
 from brownout.host.models.evaluate import calibration_run
 from brownout.host.models.load import WEIGHTS
+from brownout.host.models.sampling import initial_latents
 from brownout.host.models.spec import build_scheduler, get_spec
 from brownout.host.quality import (
     class_agreement,
@@ -41,7 +42,6 @@ from brownout.host.quality import (
     psnr_per_image,
     to_unit_range,
 )
-from brownout.host.sampling import initial_latents
 from brownout.host.stadi.device import DeviceSpec
 from brownout.host.stadi.plan import Plan, Share
 from brownout.host.stadi.runtime.fleet import Fleet, PlacedDenoiser

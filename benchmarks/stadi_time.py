@@ -33,9 +33,10 @@ import numpy as np
 from tqdm import tqdm
 
 from brownout.host import write_results
+from brownout.host.device.power.energy import EnergyModel
+from brownout.host.device.power.timing import NOMINAL_VOLTAGE_V
 from brownout.host.drift.accounting.counting import CountedWorkload
 from brownout.host.drift.accounting.published import PUBLISHED
-from brownout.host.energy import EnergyModel
 from brownout.host.errors import PlanError
 from brownout.host.stadi.allocation import largest_ratio
 from brownout.host.stadi.coding import ExchangeCoding
@@ -52,7 +53,6 @@ from brownout.host.stadi.queue import POLICIES, ImageQueue, QueueServer
 from brownout.host.stadi.replanning import Replanner
 from brownout.host.stadi.timeline import Failure, Replan, Simulation, Timeline
 from brownout.host.stadi.unet import PatchedUnet
-from brownout.host.timing import NOMINAL_VOLTAGE_V
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.configurations import SERVER
 from denoisers.published import DENOISERS, GUIDED, on_meta

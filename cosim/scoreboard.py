@@ -13,8 +13,8 @@ from brownout.hw.commands import GemmCommand, GemmFlag
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.matrix_layout import MatrixLayout, row_major, tiled_activations, tiled_output, tiled_weights
 
-from . import golden
-from .golden import ChannelTable
+from .reference import golden
+from .reference.golden import ChannelTable
 
 GUARD = 0xAA
 """Fills what no operand occupies; must still be there afterwards."""

@@ -9,11 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .accelerator import Accelerator
     from .checkpoints import RunCheckpoint, journal
-    from .compare import Difference, first_difference
+    from .device.accelerator import Accelerator
+    from .device.mixed.options import Coverage, MixedOptions
+    from .device.power.energy import EnergyModel
+    from .device.power.operating_points import OperatingPoint
+    from .device.power.timing import TimingLaw
+    from .device.product.compare import Difference, first_difference
+    from .device.product.operands import Requantisation, ResidentWeights
+    from .device.product.protection import LogRecord, Outcome, Protection
     from .drift import Phases, Rollback, Setting, protect
-    from .energy import EnergyModel
     from .errors import (
         AcceleratorClosedError,
         CheckpointError,
@@ -27,8 +32,8 @@ if TYPE_CHECKING:
         PipelineClosedError,
         WeightsNotFoundError,
     )
-    from .mixed.options import Coverage, MixedOptions
     from .models.load import load_classifier, load_denoiser
+    from .models.sampling import sample
     from .offloading import (
         Calibration,
         FloatModule,
@@ -41,55 +46,50 @@ if TYPE_CHECKING:
         restore,
         save_offloaded,
     )
-    from .operands import Requantisation, ResidentWeights
-    from .operating_points import OperatingPoint
     from .pipelines import OffloadedPipeline, calibrate_pipeline
-    from .protection import LogRecord, Outcome, Protection
-    from .sampling import sample
     from .stadi import DeviceSpec, Fleet
     from .storage.results import read_results, write_results
     from .storage.state import State, Stateful
-    from .timing import TimingLaw
 
 _HOME = {
-    "Accelerator": "accelerator",
+    "Accelerator": "device.accelerator",
     "AcceleratorClosedError": "errors",
     "Calibration": "offloading",
     "CheckpointError": "errors",
     "CheckpointWarning": "errors",
-    "Coverage": "mixed.options",
+    "Coverage": "device.mixed.options",
     "DeviceMemoryError": "errors",
     "DeviceSpec": "stadi",
-    "Difference": "compare",
-    "EnergyModel": "energy",
+    "Difference": "device.product.compare",
+    "EnergyModel": "device.power.energy",
     "FileRefusedError": "errors",
     "Fleet": "stadi",
     "FloatModule": "offloading",
     "ForkedProcessError": "errors",
     "LayerReport": "offloading",
-    "LogRecord": "protection",
+    "LogRecord": "device.product.protection",
     "MismatchError": "errors",
-    "MixedOptions": "mixed.options",
+    "MixedOptions": "device.mixed.options",
     "OffloadError": "errors",
     "OffloadWarning": "errors",
     "OffloadedPipeline": "pipelines",
-    "OperatingPoint": "operating_points",
-    "Outcome": "protection",
+    "OperatingPoint": "device.power.operating_points",
+    "Outcome": "device.product.protection",
     "Phases": "drift",
     "PipelineClosedError": "errors",
-    "Protection": "protection",
-    "Requantisation": "operands",
-    "ResidentWeights": "operands",
+    "Protection": "device.product.protection",
+    "Requantisation": "device.product.operands",
+    "ResidentWeights": "device.product.operands",
     "Rollback": "drift",
     "RunCheckpoint": "checkpoints",
     "Setting": "drift",
     "State": "storage.state",
     "Stateful": "storage.state",
-    "TimingLaw": "timing",
+    "TimingLaw": "device.power.timing",
     "WeightsNotFoundError": "errors",
     "calibrate": "offloading",
     "calibrate_pipeline": "pipelines",
-    "first_difference": "compare",
+    "first_difference": "device.product.compare",
     "journal": "checkpoints",
     "load_classifier": "models.load",
     "load_denoiser": "models.load",
@@ -100,7 +100,7 @@ _HOME = {
     "read_results": "storage.results",
     "report": "offloading",
     "restore": "offloading",
-    "sample": "sampling",
+    "sample": "models.sampling",
     "save_offloaded": "offloading",
     "write_results": "storage.results",
 }

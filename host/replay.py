@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from .mixed.case import Result
+    from .device.mixed.case import Result
 
 
 def main(
@@ -24,10 +24,10 @@ def main(
     # Here, so that --help is quick.
     from brownout.cosim.simulator import Simulator
 
-    from .backends.rtl import RtlBackend
+    from .device.backends.rtl import RtlBackend
+    from .device.mixed.case import load_case
+    from .device.mixed.checker import Checker, compare
     from .errors import FileRefusedError
-    from .mixed.case import load_case
-    from .mixed.checker import Checker, compare
 
     console = Console(soft_wrap=True)
     try:

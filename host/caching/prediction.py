@@ -11,9 +11,9 @@ import torch
 
 from brownout.hw.matrix_layout import row_major
 
-from ..accelerator import Accelerator
-from ..protection import LogRecord
-from ..reload import Places
+from ..device.accelerator import Accelerator
+from ..device.product.protection import LogRecord
+from ..device.product.reload import Places
 
 DAMPING = 0.5
 """Share of the last change that is expected to come again; docs/caching.md has the measurement."""

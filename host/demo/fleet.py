@@ -11,9 +11,9 @@ from brownout.hw.config import AcceleratorConfig
 
 from ..models.evaluate import calibration_run
 from ..models.load import load_classifier, load_denoiser
+from ..models.sampling import initial_latents
 from ..models.spec import ModelSpec, build_scheduler, get_spec
 from ..quality import psnr, recognised, to_unit_range
-from ..sampling import initial_latents
 from ..stadi.device import DeviceSpec
 from ..stadi.runtime.fleet import Fleet, Generated, PlacedDenoiser
 

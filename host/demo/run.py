@@ -12,16 +12,16 @@ from torch import nn
 
 from brownout.hw.config import AcceleratorConfig
 
-from ..accelerator import Accelerator
-from ..compare import first_difference
+from ..device.accelerator import Accelerator
+from ..device.product.compare import first_difference
 from ..drift.runtime import protect
 from ..models.evaluate import calibration_run
 from ..models.load import load_classifier, load_denoiser
+from ..models.sampling import sample
 from ..models.spec import ModelSpec, get_spec
 from ..offloading import Calibration, LayerReport, offload, report, restore
 from ..progress import progress_bar
 from ..quality import class_agreement, perceptual_distance, psnr, psnr_per_image, recognised
-from ..sampling import sample
 from . import DEFAULT_VOLTAGE_V
 from .fleet import LARGEST_PSNR_DB, SharedImage, share_image
 from .scenario import Scenario, hardware, scenarios

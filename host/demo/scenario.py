@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from brownout.hw.config import AcceleratorConfig
 
+from ..device.power.timing import TimingLaw
 from ..drift.schedule import Phases, Schedule, constant
 from ..drift.setting import GUARD_BAND_V, NOMINAL, Setting
 from ..drift.strategies import Rollback, Strategy, Unprotected
-from ..timing import TimingLaw
 from . import DEFAULT_VOLTAGE_V
 
 

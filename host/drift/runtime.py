@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..accelerator import Accelerator
+from ..device.accelerator import Accelerator
+from ..device.power.timing import TRANSITION_S, TimingLaw
+from ..device.product.protection import Protection
 from ..offloading import OffloadedModel, OffloadedProduct, offloaded_model
 from ..offloading.execution import Execution, ProductCall
 from ..offloading.timesteps import timestep_reader
-from ..protection import Protection
 from ..storage.decoding import Count, check
 from ..storage.state import State, join, split
-from ..timing import TRANSITION_S, TimingLaw
 from .cell import Cell, block_of, kind_of_product
 from .schedule import Listener, Schedule, describe_schedule
 from .setting import NOMINAL, Setting

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from ..protection import Protection
+from ..device.product.protection import Protection
 from ..storage.decoding import Count, check, decode
 from .cell import BLOCK_LINEAR_KINDS, Cell
 from .setting import NOMINAL, Setting

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from ..accelerator import Accelerator
+from brownout.hw.error_state import NOMINAL_LENGTH, bit_thresholds
+
+from ..device.accelerator import Accelerator
+from ..device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TRANSITION_S, TimingLaw
 from ..storage.decoding import check
-from ..timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TRANSITION_S, TimingLaw
-from ..twin.state import NOMINAL_LENGTH, bit_thresholds
 
 GUARD_BAND_V = 0.85
 """Lowest voltage of the published table without errors at 2 GHz."""

@@ -15,13 +15,13 @@ from torch import nn
 
 from brownout.hw.config import AcceleratorConfig
 
-from ..accelerator import Accelerator
+from ..device.accelerator import Accelerator
 from ..offloading import Calibration, calibrate, offload, restore
 from ..quality import class_agreement
-from ..sampling import sample
 from ..storage.decoding import parse
 from .data import load_dataset
 from .load import WEIGHTS, load_classifier, load_denoiser
+from .sampling import sample
 from .spec import ModelSpec, get_spec
 
 CALIBRATION_SEED = 1_000_003

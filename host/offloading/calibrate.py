@@ -16,12 +16,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ..errors import NonFiniteError, OffloadError, OffloadWarning
-from ..quantization import METHODS, ActivationObserver, Method, quantize_weight
 from . import reference
 from .attention import Multiply, attend, split_heads
 from .calibration import Calibration, LayerCalibration
 from .macs import FloatModule, MacCounter, attention_macs, layer_macs
 from .products import check_attention, check_values
+from .quantization import METHODS, ActivationObserver, Method, quantize_weight
 from .selection import EXCLUDED, ONLY_ZEROS, FilterFn, call_name, select_layers, watch_attention
 from .timesteps import TimestepGroups, equal_bounds
 

@@ -11,11 +11,11 @@ import torch
 from annotated_types import Ge, Interval
 from torch import nn
 
-from ..quantization import Method
 from ..storage.decoding import Form, Positive, check_tensors
 from ..storage.files import read_tensors, write_tensors
 from ..storage.packable import packable
 from .macs import FloatModule
+from .quantization import Method
 
 KIND = "calibration"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..operands import ResidentWeights
+from ..device.product.operands import ResidentWeights
 from ..storage.state import State
 from .history import HistoryKey
 

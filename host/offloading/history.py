@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 
 import torch
 
-from ..accelerator import Accelerator
+from ..device.accelerator import Accelerator
 from ..storage.decoding import Count, Form, Positive, check, check_tensors
 from ..storage.state import State
 

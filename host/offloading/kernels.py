@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..twin.kernels import load_kernels
+from ..device.twin.kernels import load_kernels
 from . import reference
 from .nonfinite import Met
 

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from ..errors import NonFiniteError
-from ..quantization import quantize_weight
 from .adoption import adopt
 from .calibration import LayerCalibration, smoothed
 from .copies import NotCopied
 from .products import OffloadedModel, OffloadedProduct, register
+from .quantization import quantize_weight
 from .weights import Source, TrackedWeight
 
 _SCALES = ("weight_scale", "input_scale", "smoothing")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ..accelerator import Accelerator
+from ..device.accelerator import Accelerator
 from ..errors import OffloadError, OffloadWarning
 from .attention import SUBMODULE, AttentionCall, OffloadedAttention
 from .calibrate import calibrate, kind_of

@@ -15,9 +15,9 @@ import torch
 
 from brownout.hw.tiling import ideal_cycles
 
-from ..accelerator import Accelerator
+from ..device.accelerator import Accelerator
+from ..device.product.operands import ResidentWeights, Tally
 from ..errors import NonFiniteError, OffloadWarning
-from ..operands import ResidentWeights, Tally
 from ..storage.decoding import Count, check
 from ..storage.state import State, Stateful, join, split
 from .copies import NotCopied

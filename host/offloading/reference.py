@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from ..quantization import INT8_MAX
 from .nonfinite import Met
+from .quantization import INT8_MAX
 
 LOG2_E = 1.44269504
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4

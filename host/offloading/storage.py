@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..accelerator import Accelerator
+from ..device.accelerator import Accelerator
 from ..storage.decoding import Form
 from ..storage.files import read_tensors, write_tensors
 from .attention import SUBMODULE

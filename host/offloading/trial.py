@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
+from ..device.product.operands import ResidentWeights
+from ..device.twin.matmul import exact_matmul
 from ..errors import AcceleratorClosedError, DeviceMemoryError, ForkedProcessError, NonFiniteError
-from ..operands import ResidentWeights
-from ..twin.matmul import exact_matmul
 from .attention import AttentionCall
 from .execution import Execution, ProductCall
 from .layer import OffloadedLayer

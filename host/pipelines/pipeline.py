@@ -15,8 +15,8 @@ from torch import nn
 
 from brownout.cosim.errors import ProtocolError, SimulatorDied, SimulatorTimeout
 
-from ..accelerator import Accelerator
 from ..checkpoints import Journal, RunCheckpoint
+from ..device.accelerator import Accelerator
 from ..errors import CheckpointWarning, PipelineClosedError
 from ..models.evaluate import calibration_run
 from ..offloading import (

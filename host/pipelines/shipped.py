@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..models.load import load_denoiser
+from ..models.sampling import StepCallback, sample
 from ..models.spec import get_spec
-from ..sampling import StepCallback, sample
 
 if TYPE_CHECKING:
     from diffusers import DiTTransformer2DModel

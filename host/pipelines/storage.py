@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..accelerator import Accelerator
+from ..device.accelerator import Accelerator
 from ..errors import FileRefusedError
 from ..models.spec import get_spec
 from ..offloading import Nonfinite, load_offloaded, save_offloaded

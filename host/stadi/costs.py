@@ -10,12 +10,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..device.power.energy import EnergyModel
+from ..device.power.timing import NOMINAL_VOLTAGE_V
+from ..device.product.operands import GemmShape
 from ..drift.accounting.counting import SUPPRESSING, UNCHECKED, CountedWorkload
 from ..drift.accounting.workloads import ModelProduct
-from ..energy import EnergyModel
 from ..errors import DeviceMemoryError, PlanError
-from ..operands import GemmShape
-from ..timing import NOMINAL_VOLTAGE_V
 from .device import DeviceSpec
 from .divided import DividedModel
 

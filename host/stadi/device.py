@@ -7,7 +7,7 @@ from functools import cached_property
 
 from brownout.hw.config import AcceleratorConfig
 
-from ..timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TimingLaw
+from ..device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TimingLaw
 from .link import Links, Pair
 from .load import LoadTrace
 

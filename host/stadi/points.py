@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from brownout.hw.config import ChecksumConfig
 from brownout.hw.configurations import SERVER_FLIP
 
+from ..device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V
 from ..errors import PlanError
-from ..timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V
 from .device import DeviceSpec, FleetSpec
 from .planner import Explained, Planner
 from .prediction import Predictor

@@ -263,7 +263,7 @@ def solver_for(
     num_inference_steps : int
         Steps at stride 1.
     use_clipped_model_output : bool
-        For DDIM: derive the noise anew from the clipped image, as `brownout.host.sampling.sample` does.
+        For DDIM: derive the noise anew from the clipped image, as `brownout.host.models.sampling.sample` does.
 
     Returns
     -------

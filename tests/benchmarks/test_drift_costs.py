@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from brownout.host import write_results
-from brownout.host.operands import GemmShape
+from brownout.host.device.product.operands import GemmShape
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from brownout.cosim.golden import ChannelTable
+from brownout.cosim.reference.golden import ChannelTable
 
 
 def random_int8(rng: np.random.Generator, *shape: int) -> NDArray[np.int8]:

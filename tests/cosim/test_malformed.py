@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from brownout.cosim import AxiViolation, CommandError, ProtocolError, Simulator
-from brownout.cosim.golden import ChannelTable
+from brownout.cosim.reference.golden import ChannelTable
 from brownout.cosim.scoreboard import GemmCase
 from brownout.hw.commands import (
     COMMAND_BYTES,

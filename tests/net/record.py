@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from brownout.cosim.build import build_verilog
 from brownout.host import Accelerator, Protection, calibrate, offload, restore
 from brownout.host.models.load import load_denoiser
+from brownout.host.models.sampling import initial_latents, sample
 from brownout.host.models.spec import build_scheduler, get_spec
-from brownout.host.sampling import initial_latents, sample
 from brownout.host.stadi import DeviceSpec, Fleet
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 

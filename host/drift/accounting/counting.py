@@ -10,12 +10,12 @@ import torch
 
 from brownout.hw.config import AcceleratorConfig
 
-from ...accelerator import Accelerator
-from ...backends.shapes import ShapeBackend
-from ...energy import EnergyModel
-from ...operands import Requantisation, ResidentWeights
-from ...protection import Protection
-from ...timing import TimingLaw
+from ...device.accelerator import Accelerator
+from ...device.backends.shapes import ShapeBackend
+from ...device.power.energy import EnergyModel
+from ...device.power.timing import TimingLaw
+from ...device.product.operands import Requantisation, ResidentWeights
+from ...device.product.protection import Protection
 from .workloads import ModelProduct, Workload
 
 UNCHECKED = Protection(check=False)

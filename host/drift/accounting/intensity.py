@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
-from ...accelerator import Accelerator
-from ...backends.shapes import ShapeBackend
-from ...operands import GemmShape
-from ...timing import NOMINAL_VOLTAGE_V, TimingLaw
+from ...device.accelerator import Accelerator
+from ...device.backends.shapes import ShapeBackend
+from ...device.power.timing import NOMINAL_VOLTAGE_V, TimingLaw
+from ...device.product.operands import GemmShape
 from .counting import SUPPRESSING, UNCHECKED, operand, unit_scale
 from .measured import RESIDUE_32, Cost
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 
-from ...energy import EnergyModel
-from ...protection import Protection
-from ...timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TimingLaw
+from ...device.power.energy import EnergyModel
+from ...device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TimingLaw
+from ...device.product.protection import Protection
 from .counting import SUPPRESSING, CountedWorkload
 from .published import PublishedModel
 from .workloads import Workload
@@ -42,7 +42,7 @@ class Cost:
     published_energy_j : float
         Of that, what DRIFT counts: MACs, checks, DRAM bytes.
     parts_j : dict of str to float
-        By the names of `brownout.host.energy.PARTS`.
+        By the names of `brownout.host.device.power.energy.PARTS`.
     dram_bytes, macs : float
         Traffic, and useful multiply-accumulates.
     """

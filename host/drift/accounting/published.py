@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ...timing import NOMINAL_VOLTAGE_V, TimingLaw
+from ...device.power.timing import NOMINAL_VOLTAGE_V, TimingLaw
 
 ERROR_RATE = 3e-3
 """Errors per output at the published operating point."""

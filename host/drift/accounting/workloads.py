@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...device.product.operands import GemmShape
 from ...offloading.attention import ROWS_AT_ONCE, split_heads
 from ...offloading.selection import FilterFn, call_name, reason_against, supported_layers, watch_attention
-from ...operands import GemmShape
 from ..cell import block_of
 
 

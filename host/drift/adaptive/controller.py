@@ -9,8 +9,8 @@ from typing import Any
 
 from brownout.hw.config import AcceleratorConfig
 
+from ...device.power.timing import NOMINAL_FREQUENCY_HZ, TimingLaw
 from ...storage.decoding import Count, check
-from ...timing import NOMINAL_FREQUENCY_HZ, TimingLaw
 from ..setting import GUARD_BAND_V, Setting
 from .estimate import PUBLISHED_CURVE, DelayEstimator, Estimate, RateCurve, mean_flagged_share, wilson_interval
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from brownout.hw.config import AcceleratorConfig
 
+from ...device.power.timing import TimingLaw, error_rate_of_delay, largest_delay
 from ...storage import decoding
 from ...storage.decoding import NotNegative
-from ...timing import TimingLaw, error_rate_of_delay, largest_delay
 from ..setting import Setting
 
 OUTPUT_BITS = 31

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...device.product.protection import Protection
 from ...offloading.execution import ProductCall
-from ...protection import Protection
 from ...storage.decoding import Count, NotNegative, check
 from ..cell import Cell
 from ..runtime import DriftExecution

@@ -13,7 +13,7 @@ from torch import nn
 
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 
-from ...accelerator import Accelerator
+from ...device.accelerator import Accelerator
 from ...models.evaluate import draw
 from ...models.load import load_classifier
 from ...models.spec import SPECS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...timing import NOMINAL_VOLTAGE_V
+from ...device.power.timing import NOMINAL_VOLTAGE_V
 from ..schedule import Phases, published
 from ..setting import Setting
 from ..strategies import PublishedDrift

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ...accelerator import Accelerator
-from ...timing import TRANSITION_S
+from ...device.accelerator import Accelerator
+from ...device.power.timing import TRANSITION_S
 from ..cell import Cell
 from ..characterisation.slices import Run
 from ..runtime import DriftExecution, protect

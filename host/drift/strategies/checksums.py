@@ -9,9 +9,9 @@ import torch
 
 from brownout.hw.config import ChecksumConfig
 
+from ...device.product.protection import Protection
 from ...offloading.execution import ProductCall
 from ...offloading.history import HistoryKey
-from ...protection import Protection
 from ...storage.decoding import Count, Form, check, check_tensors
 from ...storage.state import State
 from ..runtime import UNCHECKED, DriftExecution

@@ -11,10 +11,10 @@ import torch
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 
 from ...caching import ProductPredictor
+from ...device.product.protection import Protection
+from ...device.product.reload import Places
 from ...offloading.execution import ProductCall
 from ...offloading.history import HistoryKey
-from ...protection import Protection
-from ...reload import Places
 from ...storage.decoding import Form, check
 from ...storage.state import State
 from ..runtime import DriftExecution

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...accelerator import Accelerator
+from ...device.accelerator import Accelerator
+from ...device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V
+from ...device.product.protection import Protection
 from ...offloading import Calibration, offload
 from ...offloading.products import OffloadedModel
-from ...protection import Protection
 from ...storage.packable import packable
 from ...storage.state import State
-from ...timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V
 from ..coding import ExchangeCoding
 from ..device import DeviceSpec
 from ..plan import Plan

@@ -10,7 +10,7 @@ import pytest
 from cocotb.triggers import FallingEdge
 
 from brownout.cosim import CommandError, StallConfig
-from brownout.cosim.golden import ChannelTable
+from brownout.cosim.reference.golden import ChannelTable
 from brownout.cosim.scoreboard import GemmCase
 from brownout.cosim.testbench import Testbench
 from brownout.hw.commands import ErrorCause

@@ -8,9 +8,9 @@ import torch
 
 from brownout.host import Accelerator, Protection
 from brownout.host.caching import ProductPredictor, Writes, logged_places, write_predictions
-from brownout.host.reload import Places
+from brownout.host.device.product.reload import Places
 
-from ..test_protected_commands import CONFIGS as DEVICES
+from ..device.test_protected_commands import CONFIGS as DEVICES
 
 SHAPE = (13, 10)
 

@@ -14,19 +14,19 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from brownout.host import Calibration, CheckpointWarning, FileRefusedError, read_results, write_results
+from brownout.host.device.mixed.case import Case, Result, load_case, save_case
+from brownout.host.device.mixed.passes import Tile
 from brownout.host.drift.characterisation.profile import ResilienceProfile
 from brownout.host.drift.characterisation.slices import Slice
 from brownout.host.drift.characterisation.store import Store
 from brownout.host.drift.policy.search import Policy
 from brownout.host.drift.schedule import Table
 from brownout.host.drift.setting import Setting
-from brownout.host.mixed.case import Case, Result, load_case, save_case
-from brownout.host.mixed.passes import Tile
 from brownout.host.models.load import WEIGHTS, load_classifier
 from brownout.host.offloading import LayerCalibration
 from brownout.host.storage.files import digest_of
-from brownout.host.twin.state import CommandOptions, ErrorState
 from brownout.hw.config import AcceleratorConfig
+from brownout.hw.error_state import CommandOptions, ErrorState
 
 from ..checkpoints import toy
 from ..drift.test_refused import policy, profile, table

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from brownout.host import Accelerator, EnergyModel, Protection, Requantisation, calibrate, offload, report
-from brownout.host.backends.shapes import ShapeBackend
+from brownout.host.device.backends.shapes import ShapeBackend
 from brownout.host.drift.accounting.counting import SUPPRESSING, UNCHECKED, CountedWorkload
 from brownout.host.drift.accounting.workloads import trace_workload
 from brownout.host.drift.cell import block_of

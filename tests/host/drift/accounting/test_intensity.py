@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from brownout.host import EnergyModel, TimingLaw
+from brownout.host.device.power.energy import check_column_share
+from brownout.host.device.product.operands import GemmShape
 from brownout.host.drift.accounting.intensity import saving_over_intensity, square_array
 from brownout.host.drift.accounting.measured import RESIDUE_32
-from brownout.host.energy import check_column_share
-from brownout.host.operands import GemmShape
 
 RATE = 1e-2
 FEW, MANY = GemmShape(1, 4, 256, 256), GemmShape(1, 512, 256, 512)

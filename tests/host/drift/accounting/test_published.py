@@ -6,6 +6,7 @@ from statistics import mean
 
 import pytest
 
+from brownout.host.device.power.energy import EnergyModel
 from brownout.host.drift.accounting.published import (
     CHECK_ENERGY,
     DIT_DRAM_BYTES,
@@ -14,7 +15,6 @@ from brownout.host.drift.accounting.published import (
     published_saving,
     published_voltage_v,
 )
-from brownout.host.energy import EnergyModel
 
 WITHOUT_CHECKS = {"dit": 0.328, "pixart": 0.378, "sd15": 0.340}
 WITH_CHECKS = {"dit": 0.299, "pixart": 0.346, "sd15": 0.311}

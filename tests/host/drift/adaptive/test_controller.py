@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from brownout.host import TimingLaw
+from brownout.host.device.power.timing import error_rate_of_delay
 from brownout.host.drift.adaptive.controller import RateController, voltage_ladder
 from brownout.host.drift.setting import Setting
 from brownout.host.drift.strategies import RESIDUE_PAIRS
-from brownout.host.timing import error_rate_of_delay
 from brownout.hw.config import AcceleratorConfig
 
 CONFIG = AcceleratorConfig(rows=32, cols=32, timing_model="flip", checksum=RESIDUE_PAIRS)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from brownout.cosim.reference import find_pairs
 from brownout.host.drift.adaptive.rules import best_theta, checkpoint_interval, rate_within_budget, unlocated_share
-from brownout.host.twin.reference import find_pairs
 from brownout.hw.config import ChecksumConfig
 from brownout.hw.residues import RESIDUE_MODULUS
 

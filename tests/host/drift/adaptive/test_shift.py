@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from brownout.host import Accelerator, Protection, TimingLaw, offloaded_model
+from brownout.host.device.power.timing import error_rate_of_delay
 from brownout.host.drift.adaptive.controller import RateController, voltage_ladder
 from brownout.host.drift.adaptive.rules import best_theta
 from brownout.host.drift.adaptive.schedule import AdaptiveSchedule
@@ -17,7 +18,6 @@ from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Phases, constant
 from brownout.host.drift.setting import NOMINAL, Setting
 from brownout.host.drift.strategies import PublishedDrift, Rollback, Unprotected
-from brownout.host.timing import error_rate_of_delay
 
 from ..denoiser import CONFIG, RESIDUE, inputs, offloaded, products
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from brownout.host import CheckpointWarning, FileRefusedError, RunCheckpoint
-from brownout.host.energy import EnergyModel
+from brownout.host.device.power.energy import EnergyModel
 from brownout.host.errors import CheckpointError
 from brownout.host.stadi.runtime.worker import Evaluation, Worker
 from brownout.host.stadi.timeline import Failure
@@ -187,9 +187,13 @@ def test_what_cannot_be_kept_is_refused(value):
         pack(value, {})
 
 
-@pytest.mark.parametrize("module", ["os", "brownout.hostile", "brownout.host.storage.files", "brownout.host.energy"])
+@pytest.mark.parametrize(
+    "module", ["os", "brownout.hostile", "brownout.host.storage.files", "brownout.host.device.power.energy"]
+)
 def test_only_dataclasses_of_a_closed_set_are_made(module):
-    name = {"brownout.host.storage.files": "write_tensors", "brownout.host.energy": "EnergyModel"}.get(module, "system")
+    name = {"brownout.host.storage.files": "write_tensors", "brownout.host.device.power.energy": "EnergyModel"}.get(
+        module, "system"
+    )
     with pytest.raises(FileRefusedError, match=rf"^this has values that cannot be: {module}\.{name} is no dataclass"):
         unpack(["dataclass", module, name, {}], {})
 

@@ -1,0 +1,130 @@
+"""One GEMM command from its operands to what it writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brownout.cosim.reference.golden import ChannelTable
+from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, GemmFlag
+from brownout.hw.config import AcceleratorConfig
+from brownout.hw.error_state import CommandOptions, ErrorState
+from brownout.hw.tiling import blocks
+
+from .carries import carry_sums
+from .checks import check_block
+from .command import Command
+from .numbers import Ints, wrap
+from .result import Outcome, ReferenceResult
+from .sums import clean_sums, flip
+
+
+def _finish(sums: Ints, channels: ChannelTable | None, requantise: bool) -> NDArray[Any]:
+    """Bias and requantisation."""
+    total = wrap(sums.astype(np.int64) + (0 if channels is None else channels.bias), 32)
+    if not requantise:
+        return total.astype(np.int32)
+    if channels is None:
+        raise ValueError("requantisation needs a channel table")
+    scaled = (total * channels.mult + (np.int64(1) << (channels.shift - 1))) >> channels.shift
+    return np.clip(scaled, -128, 127).astype(np.int8)
+
+
+def reference_gemm(
+    config: AcceleratorConfig,
+    a: NDArray[np.int8],
+    w: NDArray[np.int8],
+    *,
+    options: CommandOptions,
+    errors: ErrorState,
+    channels: ChannelTable | None = None,
+    requantise: bool = False,
+    previous: NDArray[Any] | None = None,
+) -> ReferenceResult:
+    """Carry out one GEMM command with timing errors and checks.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        The accelerator.
+    a, w : int8 arrays (B, M, K) and (B, K, N), or (M, K) and (K, N)
+        Operands; without a batch, results have B = 1.
+    options : CommandOptions
+        What the command says about errors and checks.
+    errors : ErrorState
+        What earlier commands have set.
+    channels : brownout.cosim.reference.golden.ChannelTable, optional
+        The command's channel table.
+    requantise : bool
+        Write int8.
+    previous : array like the output, optional
+        What memory holds before, and suppressed elements keep; zeros by default.
+
+    Returns
+    -------
+    ReferenceResult
+
+    Raises
+    ------
+    ValueError
+        CHECK is set without checksum units, or requantisation without a channel table.
+    """
+    if options.check and config.checksum is None:
+        raise ValueError("CHECK needs an AcceleratorConfig with checksum units")
+    left = (a if a.ndim == 3 else a[None]).astype(np.int64)
+    right = (w if w.ndim == 3 else w[None]).astype(np.int64)
+    cmd = Command(config, left, right, options, errors)
+    shape = (cmd.batch, cmd.m, cmd.n)
+    segments = (cmd.batch, cmd.m, -(-cmd.n // config.cols), len(config.segments))
+    names = ("checks", "detected", "corrected", "suppressed", "log_records", "log_dropped")
+    checks = 1 if config.checksum is None else config.checksum.checks
+    result = ReferenceResult(
+        output=np.zeros(0),
+        sums=np.zeros(shape, np.int32),
+        corrected_sums=np.zeros(shape, np.int32),
+        row_syndromes=np.zeros((*segments, checks), np.int64),
+        column_syndromes=np.zeros(shape, np.int64),
+        outcome=np.full(segments, Outcome.NOT_FLAGGED, np.int8),
+        fit=np.full(segments, -1, np.int64),
+        corrected=np.zeros(shape, bool),
+        marked=np.zeros(shape, bool),
+        counters=dict.fromkeys((*names, "injected", "missed", "wrong"), 0),
+    )
+    room = options.log_bytes // config.log_record_bytes
+    for block in blocks(config, cmd.m, cmd.n, cmd.batch):
+        if config.timing_model == "carry":
+            sums = carry_sums(cmd, block)
+        else:
+            sums = clean_sums(cmd, block)
+            if config.timing_model == "flip":
+                flip(cmd, block, sums)
+        for (m, n), value in sums.data.items():
+            result.sums[block.batch, m, n] = result.corrected_sums[block.batch, m, n] = value
+        if cmd.checksum is None:
+            continue
+        records = check_block(cmd, block, sums, result)
+        written = records[: min(LOG_RECORDS_PER_BLOCK, room - result.counters["log_records"])]
+        result.log += b"".join(written)
+        result.counters["detected"] += len(records)
+        result.counters["log_records"] += len(written)
+        result.counters["log_dropped"] += len(records) - len(written)
+
+    clean = np.matmul(left, right)
+    wrong = result.corrected_sums != clean
+    result.counters["suppressed"] = int(result.marked.sum())
+    result.counters["injected"] = cmd.injected
+    if config.razor:
+        result.counters["dropped"] = cmd.dropped
+    result.counters["missed"] = int((wrong & ~result.marked & ~result.corrected).sum())
+    result.counters["wrong"] = int((wrong & result.corrected).sum())
+
+    output = _finish(result.corrected_sums, channels, requantise)
+    if options.flags & GemmFlag.SUPPRESS:
+        kept = np.zeros_like(output) if previous is None else previous.reshape(output.shape)
+        output = np.where(result.marked, kept, output)
+    elif options.flags & GemmFlag.ZERO:
+        output = np.where(result.marked, np.zeros_like(output), output)
+    result.output = output
+    return result

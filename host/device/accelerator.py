@@ -1,0 +1,761 @@
+"""The accelerator as a PyTorch user sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self, SupportsIndex
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from brownout.hw.config import AcceleratorConfig
+from brownout.hw.error_state import NOMINAL_LENGTH, CommandOptions, bit_thresholds
+from brownout.hw.tiling import ideal_cycles
+
+from ..errors import AcceleratorClosedError, MismatchError
+from ..storage.files import digest_of
+from ..storage.state import State, join, split
+from .backends.base import Backend, closed_error, device_lock
+from .ledger import Ledger
+from .make import make_backend
+from .mixed.options import Coverage, MixedOptions
+from .power.energy import EnergyModel
+from .power.operating_points import DomainPoints, OperatingPoint
+from .power.timing import TRANSITION_S, TimingLaw
+from .product.operands import (
+    Requantisation,
+    ResidentWeights,
+    Tally,
+    as_batch,
+    check_like,
+    check_output,
+    check_weights,
+    make_product,
+)
+from .product.protection import LogRecord, Protection, parse_log
+from .product.reload import Places, marked_places
+from .product.slots import Slots
+
+
+class _Call:
+    """Context of a call: no other thread has the device, which is not closed at its beginning."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+
+    def __enter__(self) -> Backend:
+        lock = self._accelerator._lock
+        lock.__enter__()
+        device = self._accelerator._device
+        if device is None:
+            lock.__exit__(None, None, None)
+            raise closed_error()
+        return device
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._accelerator._lock.__exit__(kind, error, trace)
+        if self._accelerator._device is not None or isinstance(error, (AcceleratorClosedError, MismatchError)):
+            return
+        if isinstance(error, Exception):
+            raise AcceleratorClosedError("this accelerator was closed while a call was under way") from error
+
+
+_forked = False
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+class Accelerator:
+    """A systolic-array accelerator, on simulated RTL, on its bit-exact twin, or on both.
+
+    Use it as a context manager: ``with Accelerator(config) as accelerator: y = accelerator.gemm(a, w)``.
+
+    Threads may share it: their calls are served one after another, each as a whole, and `exclusive` keeps several calls
+    together. Results and tallies are those of the call; `last_log` is the calling thread's; counts and settings are
+    everybody's. A process that is forked from the one that opened it cannot use it: there every call raises
+    `ForkedProcessError`, `close` does nothing, and another one can be opened, which puts PyTorch there on one thread.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig, optional
+        The accelerator; by default ``AcceleratorConfig()``.
+    backend : {"rtl", "twin", "mixed"} or Backend
+        Where products are computed. All return the same bits; ``"twin"`` is thousands of times faster. ``"mixed"`` is
+        the twin, of which chosen passes are executed by the RTL too and compared.
+    waves : Path, optional
+        Wave file to record, ``.vcd`` or ``.fst`` (not for ``"twin"``).
+    check_axi : bool
+        Watch the bus for violations of AXI (not for ``"twin"``).
+    deadline_s : float
+        Wall-clock seconds after which an unresponsive simulator is given up; long products get more.
+    protection : Protection, optional
+        Of products that name none; by default none.
+    timing_law : TimingLaw, optional
+        What `set_operating_point` makes of voltage and frequency.
+    energy_model : EnergyModel, optional
+        Of the energies in `stats`.
+    mixed : MixedOptions, optional
+        Which passes are replayed (``"mixed"`` only).
+    layout : {"row-major", "tiled"}
+        How matrices lie in the accelerator's DRAM. In tiles, what is fetched or written at once lies together, which
+        opens fewer rows of DRAM; results are the same.
+
+    Raises
+    ------
+    ValueError
+        `backend` is unknown or does not support an option, or `protection` needs checksum units that `config` lacks.
+    """
+
+    def __init__(
+        self,
+        config: AcceleratorConfig | None = None,
+        backend: str | Backend = "rtl",
+        *,
+        waves: Path | None = None,
+        check_axi: bool = True,
+        deadline_s: float = 120.0,
+        protection: Protection | None = None,
+        timing_law: TimingLaw | None = None,
+        energy_model: EnergyModel | None = None,
+        mixed: MixedOptions | None = None,
+        layout: str = "row-major",
+    ) -> None:
+        if _forked and torch.get_num_threads() > 1:
+            # Threads of OpenMP do not outlive a fork, but are waited for.
+            torch.set_num_threads(1)
+        self.config = AcceleratorConfig() if config is None else config
+        self._check_protection(protection)
+        self.protection = protection
+        self._points = DomainPoints(self.config, TimingLaw() if timing_law is None else timing_law)
+        self._ledger = Ledger(self.config, EnergyModel() if energy_model is None else energy_model)
+        self._slots = Slots()
+        # Ledger, slots and device belong together; each thread has a log.
+        self._lock = device_lock(closed=False)
+        self._call = _Call(self)
+        self._logs = threading.local()
+        if mixed is not None and backend != "mixed":
+            raise ValueError(f"mixed= needs backend='mixed', not {backend!r}")
+        if layout != "row-major" and not isinstance(backend, str):
+            raise ValueError(
+                f"layout={layout!r} needs a backend by name; give the backend's own constructor the layout"
+            )
+        if isinstance(backend, str):
+            backend = make_backend(
+                *(self.config, backend),
+                waves=waves,
+                check_axi=check_axi,
+                deadline_s=deadline_s,
+                mixed=mixed,
+                layout=layout,
+            )
+        self._device: Backend | None = backend
+        self.backend, self.layout = backend.name, layout
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(
+            "an Accelerator cannot be copied or pickled, because it has a device of its own; open another one with "
+            "Accelerator(accelerator.config, backend=...), and carry over what it remembers with state and load_state"
+        )
+
+    def __repr__(self) -> str:
+        state = "" if self._device is not None else ", closed"
+        return f"Accelerator({self.config.rows}x{self.config.cols}, backend={self.backend!r}{state})"
+
+    def _open(self) -> Backend:
+        self._lock.check()
+        if self._device is None:
+            raise closed_error()
+        return self._device
+
+    def exclusive(self) -> contextlib.AbstractContextManager[object]:
+        """``with accelerator.exclusive():`` lets no other thread use it: for calls that belong together.
+
+        Raises
+        ------
+        ForkedProcessError
+            From the ``with`` statement: another process has opened it.
+        """
+        return self._lock
+
+    def _using(self) -> _Call:
+        """The device, for one call."""
+        return self._call
+
+    @property
+    def _log(self) -> bytes:
+        log: bytes = getattr(self._logs, "last", b"")
+        return log
+
+    @_log.setter
+    def _log(self, log: bytes) -> None:
+        self._logs.last = log
+
+    def gemm(
+        self,
+        a: torch.Tensor,
+        w: torch.Tensor | ResidentWeights,
+        *,
+        bias: torch.Tensor | None = None,
+        requant: Requantisation | None = None,
+        out: torch.Tensor | None = None,
+        checkpoint: torch.Tensor | None = None,
+        protection: Protection | None = None,
+        error_key: int = 0,
+        first_row: int = 0,
+        first_col: int = 0,
+        tally: Tally | None = None,
+    ) -> torch.Tensor:
+        """Multiply int8 matrices.
+
+        Parameters
+        ----------
+        a : torch.Tensor
+            int8 (M, K), or (B, M, K); any strides.
+        w : torch.Tensor or ResidentWeights
+            int8 (K, N), or (B, K, N); any strides. Weights that are used again are cheaper when uploaded once.
+        bias : torch.Tensor, optional
+            int32 (N,), added modulo 2^32.
+        requant : Requantisation, optional
+            Per-channel scaling to int8.
+        out : torch.Tensor, optional
+            Written instead of a new tensor; suppressed elements keep the value that they have in it. See `new_slot`.
+        checkpoint : torch.Tensor, optional
+            Like `out`, and of its shape and dtype: with ``on_mark="reload"``, marked elements are copied from it. See
+            `copy`.
+        protection : Protection, optional
+            Use of the checksum units; by default `Accelerator.protection`.
+        error_key : int
+            uint32 that names the call in draws of timing errors: same key, same errors.
+        first_row, first_col : int
+            uint32: place of the first element in a larger product of which this is a piece, for draws and log.
+        tally : Tally, optional
+            Gets the cycles of this product, at the latest when `stats` is read: knowing them may take longer than the
+            product.
+
+        Returns
+        -------
+        torch.Tensor
+            int32, or int8 with `requant`: (M, N), or (B, M, N).
+
+        Raises
+        ------
+        TypeError
+            An operand is no tensor or has the wrong dtype.
+        ValueError
+            Shapes or devices do not fit, or an extent is out of range (K > 131071; M, N >= 2^24); the protection needs
+            checksum units, `out` or `checkpoint`.
+        DeviceMemoryError
+            The operands do not fit the accelerator's DRAM.
+        AcceleratorClosedError
+            After `close`.
+        brownout.cosim.errors.SimulatorError
+            The simulator died or hung (not for ``"twin"``); `restart` recovers.
+        MismatchError
+            A replay has found that RTL and twin differ (``"mixed"`` only).
+        """
+        device = self._open()
+        chosen = self.protection if protection is None else protection
+        options = self._options(chosen, out, error_key, first_row, first_col)
+        reloads = chosen is not None and chosen.check and chosen.on_mark == "reload"
+        if reloads != (checkpoint is not None):
+            raise ValueError(
+                "on_mark='reload' needs checkpoint=, from which marked elements are copied"
+                if reloads
+                else "checkpoint= is used with on_mark='reload' only; leave it out"
+            )
+        product, result = make_product(a, w, bias, requant, out, options, tally)
+        device.check_device("a", a.device)
+        if isinstance(product.w, ResidentWeights) and product.w.backend is not device:
+            raise ValueError("w was uploaded to another accelerator; upload it to this one")
+        if checkpoint is not None:
+            check_like("checkpoint", checkpoint, "out", result)
+        with self._using():
+            fresh = self._slots.take(result)
+            before = device.check_counts()["suppressed"] if fresh and options.suppress else 0
+            self._log = device.gemm(product)
+            reloaded = 0
+            if checkpoint is not None and self._log:
+                places = marked_places(self.config, self._log, first_row, first_col)
+                reloaded = len(places)
+                if reloaded:
+                    device.copy(as_batch(checkpoint), product.out, places)
+                self._ledger.reloaded += reloaded
+            if fresh and options.suppress:
+                self._ledger.suppressed_unwritten += device.check_counts()["suppressed"] - before - reloaded
+            shape = product.shape
+            if options.check:
+                self._ledger.meter.add_checks(shape)
+            self._ledger.ideal_cycles += ideal_cycles(self.config, shape.m, shape.n, shape.k, shape.batch)
+        return result
+
+    def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Let the accelerator copy one output to another: a checkpoint to which ``on_mark="reload"`` goes back.
+
+        It reads and writes device memory for that, which takes time and energy. The last product's log is gone.
+
+        Parameters
+        ----------
+        source, target : torch.Tensor
+            int32 or int8, (M, N) or (B, M, N), of the same shape and dtype; any strides.
+
+        Raises
+        ------
+        ValueError
+            They do not fit together, or the accelerator has no checksum units.
+        TypeError, DeviceMemoryError, AcceleratorClosedError
+            As in `gemm`.
+        """
+        device = self._open()
+        if self.config.checksum is None:
+            raise ValueError("copy needs checksum units; give AcceleratorConfig a ChecksumConfig")
+        check_output("source", source)
+        check_like("target", target, "source", source)
+        device.check_device("source", source.device)
+        with self._using():
+            self._log = b""
+            self._slots.take(target)
+            device.copy(as_batch(source), as_batch(target), None)
+
+    def _check_protection(self, protection: Protection | None) -> None:
+        if protection is not None and protection.check and self.config.checksum is None:
+            raise ValueError(
+                "protection needs checksum units, but the accelerator has none; "
+                "give AcceleratorConfig a ChecksumConfig, or pass Protection(check=False)"
+            )
+
+    def _options(
+        self, chosen: Protection | None, out: torch.Tensor | None, error_key: int, first_row: int, first_col: int
+    ) -> CommandOptions:
+        """Fields of the command that concern errors and checks, from arguments of `gemm`."""
+        self._check_protection(chosen)
+        for name, value in (("error_key", error_key), ("first_row", first_row), ("first_col", first_col)):
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 32:
+                raise ValueError(f"{name} must be an integer in 0..{(1 << 32) - 1}, not {value!r}")
+        options = CommandOptions(error_key=error_key, first_row=first_row, first_col=first_col)
+        if chosen is None or not chosen.check:
+            return options
+        if chosen.on_mark in ("suppress", "reload") and out is None:
+            raise ValueError(
+                f"on_mark={chosen.on_mark!r} needs out=, whose old values suppressed elements keep; "
+                "make a tensor with new_slot, or choose on_mark='zero' or 'keep'"
+            )
+        room = chosen.log_records * self.config.log_record_bytes
+        return replace(options, flags=chosen.flags, theta=chosen.theta, log_bytes=room)
+
+    @property
+    def last_log(self) -> list[LogRecord]:
+        """Flagged segments of this thread's last product, in the order in which the hardware found them.
+
+        At most 64 of each block and `Protection.log_records` in all; ``stats["log_dropped"]`` counts the others.
+        """
+        return parse_log(self._log, self.config.log_record_bytes)
+
+    def last_marked(self, first_row: int = 0, first_col: int = 0) -> Places:
+        """Elements that `last_log` says were marked in the product, which had this first row and column."""
+        return marked_places(self.config, self._log, first_row, first_col)
+
+    @property
+    def check_counts(self) -> Mapping[str, int]:
+        """Counters of the checksum units since the device was started, empty without.
+
+        Cheaper than `stats`, because nobody has to know the time: what a product has added says how it went.
+        """
+        with self._using() as device:
+            return device.check_counts()
+
+    @property
+    def timing_law(self) -> TimingLaw:
+        """What `set_operating_point` makes of voltage and frequency; `set_timing_law` changes it."""
+        return self._points.law
+
+    def set_timing_law(self, law: TimingLaw) -> None:
+        """Let delays follow another law from now on: the chip has warmed up, or aged.
+
+        It is not a command of the program that changes, but the world around it. All domains stay at their voltages and
+        clock, where they err as `law` says; rates given to `set_error_rate` stay, lengths given to `set_carry_lengths`
+        do not. It takes no time and no energy: the hardware is told with SET_ERRORS and SET_POINT without transition,
+        and what fetching these costs is left out of `stats`.
+
+        Parameters
+        ----------
+        law : TimingLaw
+            For example ``replace(accelerator.timing_law, delay_factor=1.05)``.
+
+        Raises
+        ------
+        ValueError
+            No model of timing errors is built in, or a present operating point is beyond what `law` covers; then
+            nothing has changed.
+        AcceleratorClosedError
+            After `close`.
+        """
+        self._require_errors("set_timing_law", "flip", "carry")
+        with self._using() as device:
+            points = self._points.with_law(law)
+            self._ledger.charge(device)
+            before = self._ledger.counters(device)
+            self._points.apply(device, points, law=law)
+            self._ledger.leave_out(before, self._ledger.counters(device))
+
+    def add_host_traffic(self, count: int) -> None:
+        """Charge bytes of device memory that the host reads or writes because of timing errors.
+
+        For example to compare two outputs, or to convert a history to another scale. They are in
+        ``stats["host_bytes"]``, take their time at the memory's bandwidth and their energy.
+
+        Raises
+        ------
+        ValueError
+            `count` is negative.
+        """
+        if count < 0:
+            raise ValueError(f"count must not be negative, but is {count!r}")
+        with self._lock:
+            self._ledger.meter.add_traffic(count)
+
+    def new_slot(
+        self, *shape: int, dtype: torch.dtype = torch.int32, device: torch.device | str = "cpu"
+    ) -> torch.Tensor:
+        """Make a tensor of zeros to be used as `out` again and again.
+
+        Elements that are suppressed in its first product stay zero, and are counted in
+        ``stats["suppressed_unwritten"]`` too.
+
+        Parameters
+        ----------
+        shape : int
+            (M, N), or (B, M, N).
+        dtype : torch.dtype
+            int32, or int8 for requantised products.
+        device : torch.device
+            That of the operands.
+        """
+        with self._lock:
+            return self._slots.make(shape, dtype, device)
+
+    def load_slot(self, values: torch.Tensor, *, unwritten: bool, device: torch.device | str = "cpu") -> torch.Tensor:
+        """Make a slot as one was in another process.
+
+        Parameters
+        ----------
+        values : torch.Tensor
+            int32 or int8, (M, N) or (B, M, N).
+        unwritten : bool
+            As `is_unwritten` said.
+        device : torch.device
+            That of the operands.
+        """
+        with self._lock:
+            slot = self._slots.make(values.shape, values.dtype, device)
+            slot.copy_(values)
+            if not unwritten:
+                self._slots.take(slot)
+            return slot
+
+    def is_unwritten(self, slot: torch.Tensor) -> bool:
+        """Whether no product has been written to a tensor that `new_slot` made."""
+        return self._slots.is_unwritten(slot)
+
+    def _require_errors(self, what: str, *models: str) -> None:
+        if self.config.timing_model not in models:
+            wanted = " or ".join(f"timing_model={model!r}" for model in models)
+            raise ValueError(
+                f"{what} needs an AcceleratorConfig with {wanted}, not timing_model={self.config.timing_model!r}"
+            )
+
+    def _move(self, points: Sequence[OperatingPoint], **settings: object) -> None:
+        with self._using() as device:
+            # What has been done so far was done at the old points.
+            self._ledger.charge(device)
+            self._points.apply(device, points, **settings)  # type: ignore[arg-type]
+            self._ledger.meter.voltages_v = [point.voltage_v for point in self._points.wanted]
+            self._ledger.meter.frequency_hz = self._points.frequency_hz
+
+    def set_error_rate(
+        self,
+        rate: float,
+        seed: int = 0,
+        check_rate: float = 0.0,
+        *,
+        bit_weights: Sequence[float] | None = None,
+    ) -> None:
+        """Let sums err at a given rate, whatever voltage and clock (`timing_model="flip"`).
+
+        Parameters
+        ----------
+        rate : float
+            Errors per output and per sum of a digit row, 0 to 1.
+        seed : int
+            uint32; same seed, same errors.
+        check_rate : float
+            Errors per sum of a row check, 0 to 1.
+        bit_weights : sequence of 31 float, optional
+            How often each bit 0..30 is hit, relative to the others; by default all alike. Not with ``razor``, where
+            sums are dropped whole.
+
+        Raises
+        ------
+        ValueError
+            The accelerator has another model of timing errors, or a value is out of range.
+        AcceleratorClosedError
+            After `close`.
+        """
+        self._require_errors("set_error_rate", "flip")
+        if self.config.razor and bit_weights is not None:
+            raise ValueError("bit_weights must be None with AcceleratorConfig.razor=True: sums that err become zero")
+        for name, value in (("rate", rate), ("check_rate", check_rate)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in 0..1, not {value!r}")
+        if check_rate:
+            self._points.domains("check")
+        with self._lock:
+            self._move(self._points.with_errors(rate, check_rate), seed=seed, bits=bit_thresholds(bit_weights))
+
+    def set_operating_point(
+        self,
+        *,
+        voltage_v: float | None = None,
+        frequency_hz: float | None = None,
+        domain: int | str = "array",
+        seed: int | None = None,
+        transition_s: float = TRANSITION_S,
+    ) -> None:
+        """Move voltage domains to a voltage, or all to a clock, and let them err accordingly.
+
+        The memory keeps its nanoseconds and bytes per second: what it does in a cycle changes with the clock.
+
+        Parameters
+        ----------
+        voltage_v : float, optional
+            Supply of the domain; by default as it is (0.9 V at first).
+        frequency_hz : float, optional
+            Clock, which all domains share; by default as it is (2 GHz at first).
+        domain : int or {"array", "check"}
+            One group of array columns, all of them, or the checksum units. The clock can be changed with ``"array"``
+            only; domains that keep their voltage get the errors of the new clock.
+        seed : int, optional
+            uint32 of the draws (`timing_model="flip"`); by default as it is.
+        transition_s : float
+            Time that each domain needs to get there.
+
+        Raises
+        ------
+        ValueError
+            No model of timing errors is built in, there is no such domain, the point is beyond what the law covers, a
+            single domain is to leave the common clock, all points together are more than the hardware has, or the
+            memory is too slow for the clock to be counted in its cycles.
+        AcceleratorClosedError
+            After `close`.
+        """
+        self._require_errors("set_operating_point", "flip", "carry")
+        with self._lock:
+            points = self._points.with_voltage(domain, voltage_v, frequency_hz)
+            self._move(points, seed=seed, transition_s=transition_s)
+
+    def set_carry_lengths(self, lengths: NDArray[np.uint8]) -> None:
+        """Let carries that are longer than each element's length come late (`timing_model="carry"`).
+
+        They hold until the operating point or the timing law changes.
+
+        Parameters
+        ----------
+        lengths : uint8 array (rows, cols + check columns)
+            Settled carry length of each processing element, 0 to 63; the array's columns first, then the check columns
+            segment by segment.
+
+        Raises
+        ------
+        ValueError
+            The accelerator has another model of timing errors, or the table has the wrong shape or values.
+        AcceleratorClosedError
+            After `close`.
+        """
+        self._require_errors("set_carry_lengths", "carry")
+        shape = (self.config.rows, self.config.cols + len(self.config.check_columns))
+        if lengths.shape != shape or lengths.dtype != np.uint8:
+            raise ValueError(f"lengths must be uint8 of shape {shape}, not {lengths.dtype} of shape {lengths.shape}")
+        if lengths.size and lengths.max() > NOMINAL_LENGTH:
+            raise ValueError(f"lengths must be in 0..{NOMINAL_LENGTH}, not {int(lengths.max())}")
+        with self._using() as device:
+            for domain in range(self.config.domains):
+                device.set_point(domain, self._points.number(domain), lengths=lengths)
+
+    @property
+    def operating_points(self) -> tuple[OperatingPoint, ...]:
+        """Present point of each voltage domain, that of the checksum units last."""
+        return tuple(self._points.wanted)
+
+    def upload(self, w: torch.Tensor) -> ResidentWeights:
+        """Copy weights to the device, to be used by any number of products.
+
+        Parameters
+        ----------
+        w : torch.Tensor
+            int8 (K, N), or (B, K, N); any strides.
+
+        Returns
+        -------
+        ResidentWeights
+            Takes the place of `w` in `gemm`. Its device memory is freed when the last reference goes.
+
+        Raises
+        ------
+        TypeError, ValueError, DeviceMemoryError, AcceleratorClosedError
+            As in `gemm`.
+        """
+        device = self._open()
+        check_weights(w)
+        device.check_device("w", w.device)
+        with self._using():
+            return device.upload(w)
+
+    @property
+    def stats(self) -> Mapping[str, float]:
+        """Counters since the start, `restart` or the last `reset_stats`.
+
+        While another thread computes this waits for the end of its product.
+
+        Every hardware counter (`brownout.hw.registers.counters`) by its name, ``dram_row_activations``, ``dram_bytes``
+        (read and written) and ``ideal_cycles`` (of an array that is never idle). The same calls give the same values
+        on RTL and on the twin.
+
+        With checksum units there are ``checks``, ``detected``, ``corrected``, ``suppressed`` (marked elements, whatever
+        became of them), ``suppressed_unwritten``, ``reloaded`` (from a checkpoint), ``log_records``, ``log_dropped``.
+        With a model of timing errors: ``injected``, ``missed`` and ``wrong``, which the host knows from the clean
+        product.
+
+        ``host_bytes`` is what `add_host_traffic` was told.
+
+        In simulated time: ``time_s`` and ``energy_j``, and its parts ``energy_mac_j``, ``energy_check_j``,
+        ``energy_sram_j``, ``energy_dram_j``, ``energy_activation_j``, ``energy_leakage_j`` and ``energy_host_j``.
+        """
+        with self._using() as device:
+            return self._ledger.stats(device)
+
+    def state(self) -> State:
+        """What results and `stats` of later calls depend on, but for resident weights and slots: settings and counts.
+
+        Raises
+        ------
+        AcceleratorClosedError, brownout.cosim.errors.SimulatorError
+            As in `gemm`.
+        """
+        with self._using() as device:
+            parts = {"device": device.state(), "points": self._points.state(), "meter": self._ledger.meter.state()}
+            return join({**parts, "counts": self._ledger.state(device)})
+
+    def load_state(self, state: State) -> None:
+        """Restart the device with the settings of a state, of this or another accelerator of the same configuration.
+
+        `stats` go on from where they were then.
+
+        Raises
+        ------
+        AcceleratorClosedError, brownout.cosim.errors.SimulatorError
+            As in `restart`.
+        """
+        with self._using() as device:
+            parts = split(state)
+            device.load_state(parts["device"])
+            self._points.load_state(parts["points"])
+            self._ledger.meter.load_state(parts["meter"])
+            self._ledger.load_state(parts["counts"], device)
+            self._logs = threading.local()
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """All settings on which results, times and energies depend, as JSON: configuration, laws, operating points."""
+        with self._using() as backend:
+            device = backend.state()
+            points = self._points.state().values
+            return {
+                "config": self.config.to_dict(),
+                "rtl_hash": self.config.rtl_hash,
+                "layout": self.layout,
+                "protection": None if self.protection is None else asdict(self.protection),
+                "timing_law": asdict(self._points.law),
+                "energy_model": asdict(self._ledger.meter.model),
+                "operating_points": points["wanted"],
+                "error_seed": points["seed"],
+                "bit_thresholds": points["bits"],
+                "carry_lengths": digest_of(device.tensors, None),
+            }
+
+    @property
+    def coverage(self) -> Coverage:
+        """How much of what was done since the start was replayed on the RTL; waits for replays that are under way.
+
+        Raises
+        ------
+        ValueError
+            The backend is not ``"mixed"``.
+        MismatchError, brownout.cosim.errors.SimulatorError
+            What these replays have found.
+        AcceleratorClosedError
+            After `close`.
+        """
+        from .mixed.backend import MixedBackend
+
+        with self._using() as device:
+            if not isinstance(device, MixedBackend):
+                raise ValueError(f"coverage is what backend='mixed' replays, but the backend is {self.backend!r}")
+            return device.coverage
+
+    def reset_stats(self) -> None:
+        """Count from zero again."""
+        with self._using() as device:
+            self._ledger.reset(device)
+
+    def restart(self) -> None:
+        """Start the device anew, for example after its simulator died.
+
+        Weights uploaded before stay valid, and operating points stay as they are; `stats` begin at zero.
+
+        Raises
+        ------
+        AcceleratorClosedError
+            After `close`.
+        """
+        with self._using() as device:
+            device.restart()
+            self._ledger.restart()
+
+    def close(self) -> None:
+        """Free the device. Closing twice does no harm, and nor does closing in a forked child, which does nothing.
+
+        A call of another thread may end within a few seconds; after that a simulator is ended, and the call raises
+        `AcceleratorClosedError`. Products of the twin end as ever.
+
+        Raises
+        ------
+        MismatchError, brownout.cosim.errors.SimulatorError
+            What the last replays have found (``"mixed"`` only); the device is free all the same.
+        """
+        if self._lock.foreign:
+            return
+        device, self._device = self._device, None
+        if device is not None:
+            device.close()

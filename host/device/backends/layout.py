@@ -1,0 +1,294 @@
+"""Where operands lie in the accelerator's DRAM, and the command that says so."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from brownout.hw.commands import CHANNEL_RECORD_BYTES, RUN_BYTES, CopyCommand, GemmCommand, GemmFlag, SetPointCommand
+from brownout.hw.config import AcceleratorConfig
+from brownout.hw.matrix_layout import MatrixLayout, row_major, tiled_activations, tiled_output, tiled_weights
+
+from ..product.operands import GemmShape, Product, ResidentWeights
+from ..product.reload import Places
+from ..twin.geometry import geometry
+from .arena import PAGE_BYTES, Arena, round_up
+from .banks import OutputPlaces
+
+LAYOUTS = ("row-major", "tiled")
+"""How matrices lie in memory."""
+
+STRIDE_LIMIT = (1 << 32) - 1
+RUNS_LIMIT = (1 << 24) - 1
+
+UNPLACED = dict.fromkeys(("a_addr", "w_addr", "y_addr", "read_base", "read_limit", "write_base", "write_limit"), 0)
+"""Addresses of a command whose operands have no memory yet."""
+
+PlacedCopy = tuple[CopyCommand, NDArray[np.uint32]]
+
+
+class Layout:
+    """Places weights and products in memory.
+
+    Bursts and row activations depend on addresses, so backends that count the same place the same: by this class, at
+    the same points of a call.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Gives the alignment.
+    usable_bytes : int
+        Addresses are ``0 .. usable_bytes-1``.
+    layout : {"row-major", "tiled"}
+        How matrices lie in memory.
+
+    Raises
+    ------
+    ValueError
+        `layout` is unknown.
+
+    Attributes
+    ----------
+    arena : Arena
+        What is free.
+    resident : mapping of ResidentWeights to int
+        First address of the weights that are alive.
+    """
+
+    def __init__(self, config: AcceleratorConfig, usable_bytes: int, layout: str = "row-major") -> None:
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout must be one of {', '.join(map(repr, LAYOUTS))}, not {layout!r}")
+        self.config = config
+        self.tiled = layout == "tiled"
+        self._output_places = OutputPlaces(config) if self.tiled else None
+        self.arena = Arena(usable_bytes)
+        self.resident: weakref.WeakKeyDictionary[ResidentWeights, int] = weakref.WeakKeyDictionary()
+
+    def row_bytes(self, length: int) -> int:
+        """Bytes from a row of `length` bytes to the next."""
+        return round_up(length, self.config.bus_bytes)
+
+    def activations(self, m: int, k: int) -> MatrixLayout:
+        """How A (m, k) lies."""
+        return tiled_activations(self.config, m, k) if self.tiled else self._row_major(m, k, 1)
+
+    def weights(self, k: int, n: int) -> MatrixLayout:
+        """How W (k, n) lies."""
+        return tiled_weights(self.config, k, n) if self.tiled else self._row_major(k, n, 1)
+
+    def output(self, m: int, n: int, item_bytes: int) -> MatrixLayout:
+        """How Y (m, n) lies."""
+        return tiled_output(self.config, m, n, item_bytes) if self.tiled else self._row_major(m, n, item_bytes)
+
+    def _row_major(self, rows: int, cols: int, item_bytes: int) -> MatrixLayout:
+        return row_major(rows, cols, self.row_bytes(cols * item_bytes), item_bytes)
+
+    @property
+    def _turn_bytes(self) -> int:
+        """Bytes after which the banks of the memory come again."""
+        return self.config.memory.banks * self.config.memory.row_bytes
+
+    def _far_from(self, other: int, address: int, distance: int) -> int:
+        """First page at or behind `address` that is `distance` bytes, modulo a turn of the banks, behind `other`.
+
+        Tiles that are read in turn, or read while others are written, keep closing each other's row if they are in the
+        same bank. Of row-major matrices every row opens another one anyway.
+        """
+        if not self.tiled:
+            return address
+        address = round_up(address, PAGE_BYTES)
+        return address + round_up((other + distance - address) % self._turn_bytes, PAGE_BYTES)
+
+    def place_weights(self, weights: ResidentWeights) -> int:
+        """Give `weights` memory for as long as they live; returns its first address.
+
+        Raises
+        ------
+        DeviceMemoryError
+            There is no room.
+        """
+        batch, k, n = weights.values.shape
+        region = self.arena.allocate(batch * self.weights(k, n).size_bytes)
+        weakref.finalize(weights, self.arena.free, region).atexit = False
+        self.resident[weights] = region[0]
+        return region[0]
+
+    def log_bytes(self, product: Product) -> int:
+        """Room for the syndrome log of `product`: what was asked for, but no more than there can be segments."""
+        if not product.options.check:
+            return 0
+        shape = product.shape
+        segments = shape.batch * shape.m * geometry(self.config, shape.m, shape.n).segments
+        return min(product.options.log_bytes, segments * self.config.log_record_bytes)
+
+    @contextlib.contextmanager
+    def place_lengths(
+        self, domain: int, point: int, transition_cycles: int, rows: int, columns: int
+    ) -> Iterator[SetPointCommand]:
+        """Command that moves a domain with a table of settled carry lengths (rows, columns), and the table's memory.
+
+        Raises
+        ------
+        DeviceMemoryError
+            There is no room.
+        """
+        stride = self.row_bytes(columns)
+        region = self.arena.allocate(rows * stride, from_top=True)
+        try:
+            yield SetPointCommand(
+                domain=domain,
+                point=point,
+                transition_cycles=transition_cycles,
+                lengths_addr=region[0],
+                lengths_stride=stride,
+                read_base=region[0],
+                read_limit=region[0] + rows * stride,
+            )
+        finally:
+            self.arena.free(region)
+
+    @contextlib.contextmanager
+    def place_copy(self, output: torch.Tensor, places: Places | None) -> Iterator[PlacedCopy]:
+        """Command that copies elements of an output (B, M, N) like `output` to another, and its list of runs.
+
+        Source, list and target have their memory until the context is left.
+
+        Raises
+        ------
+        ValueError
+            The output or the number of runs is more than a command can copy.
+        DeviceMemoryError
+            There is no room.
+        """
+        batch, m, n = output.shape
+        matrix = self.output(m, n, output.element_size())
+        size = batch * matrix.size_bytes
+        if size > STRIDE_LIMIT:
+            raise ValueError(f"an output of {size} bytes is too large to be copied; split its batch")
+        whole = np.array([[0, size]], np.uint32)
+        runs = whole if places is None else places.runs(matrix)
+        if len(runs) > RUNS_LIMIT:
+            raise ValueError(
+                f"a copy must have at most {RUNS_LIMIT} runs of elements, not {len(runs)}; split its batch"
+            )
+        list_offset = round_up(size, self.config.bus_bytes)
+        list_bytes = round_up(len(runs) * RUN_BYTES, self.config.bus_bytes)
+        # The regions are read and written by turns: half a turn of the banks apart, so that each keeps its rows open.
+        turn = self._turn_bytes
+        target_offset = round_up(list_offset + list_bytes, PAGE_BYTES)
+        target_offset += round_up((turn // 2 - target_offset) % turn, PAGE_BYTES)
+        region = self.arena.allocate(target_offset + size, from_top=True)
+        try:
+            base = region[0]
+            yield (
+                CopyCommand(
+                    runs=len(runs),
+                    size=size,
+                    source_addr=base,
+                    target_addr=base + target_offset,
+                    list_addr=base + list_offset,
+                    read_base=base,
+                    read_limit=base + list_offset + list_bytes,
+                    write_base=base + target_offset,
+                    write_limit=base + target_offset + round_up(size, self.config.bus_bytes),
+                ),
+                runs,
+            )
+        finally:
+            self.arena.free(region)
+
+    @contextlib.contextmanager
+    def place_product(self, product: Product) -> Iterator[GemmCommand]:
+        """Command of `product`; its operands have their memory until the context is left.
+
+        Raises
+        ------
+        ValueError
+            A stride does not fit its field.
+        DeviceMemoryError
+            There is no room.
+        """
+        shape = product.shape
+        lda, ldw = self.activations(shape.m, shape.k).row_bytes, self.weights(shape.k, shape.n).row_bytes
+        ldy = self.output(shape.m, shape.n, product.out.element_size()).row_bytes
+        _check_strides(shape, lda, ldw, ldy)
+        channels = product.bias is not None or product.requant is not None
+        resident = isinstance(product.w, ResidentWeights)
+
+        # One region, cut into A, W unless resident, channel table, log, Y: what is written comes last, so that the read
+        # window never overlaps the write window.
+        a_bytes = shape.batch * shape.m * lda
+        w_bytes = 0 if resident else shape.batch * shape.k * ldw
+        channel_bytes = self.row_bytes(shape.n * CHANNEL_RECORD_BYTES) if channels else 0
+        y_bytes = shape.batch * shape.m * ldy
+        log_bytes = self.log_bytes(product)
+        log_room = self.row_bytes(log_bytes)
+        options = product.options
+        flags = (GemmFlag.CHANNEL if channels else 0) | (GemmFlag.REQUANT if product.requant is not None else 0)
+        if self.tiled:
+            flags |= GemmFlag.A_TILED | GemmFlag.W_TILED | GemmFlag.Y_TILED
+        batched = shape.batch > 1
+        command = GemmCommand(
+            m=shape.m,
+            n=shape.n,
+            k=shape.k,
+            batch=shape.batch,
+            flags=int(flags | options.flags),
+            lda=lda,
+            ldw=ldw,
+            ldy=ldy,
+            a_batch_stride=shape.m * lda if batched else 0,
+            w_batch_stride=shape.k * ldw if batched else 0,
+            y_batch_stride=shape.m * ldy if batched else 0,
+            error_key=options.error_key,
+            first_row=options.first_row,
+            first_col=options.first_col,
+            theta=options.theta,
+            log_bytes=log_bytes,
+            **UNPLACED,
+        )
+        half = self._turn_bytes // 2
+        distance = self._output_places.distance(command) if self._output_places is not None else 0
+        slack = 2 * (self._turn_bytes + 2 * PAGE_BYTES) if self.tiled else 0
+        region = self.arena.allocate(a_bytes + w_bytes + channel_bytes + log_room + y_bytes + slack, from_top=True)
+        try:
+            if isinstance(product.w, ResidentWeights):
+                w_addr = self.resident[product.w]
+                a_addr = self._far_from(w_addr, region[0], half)
+                channel_addr = a_addr + a_bytes
+            else:
+                a_addr = region[0]
+                w_addr = self._far_from(a_addr, a_addr + a_bytes, half)
+                channel_addr = w_addr + w_bytes
+            log_addr = channel_addr + channel_bytes
+            y_addr = self._far_from(a_addr, log_addr + log_room, distance)
+            yield replace(
+                command,
+                a_addr=a_addr,
+                w_addr=w_addr,
+                y_addr=y_addr,
+                channel_addr=channel_addr if channels else 0,
+                read_base=min(a_addr, w_addr),
+                read_limit=max(log_addr, w_addr + shape.batch * shape.k * ldw),
+                write_base=log_addr,
+                write_limit=y_addr + y_bytes,
+                log_addr=log_addr if log_bytes else 0,
+            )
+        finally:
+            self.arena.free(region)
+
+
+def _check_strides(shape: GemmShape, lda: int, ldw: int, ldy: int) -> None:
+    strides = {"lda": lda, "ldw": ldw, "ldy": ldy}
+    if shape.batch > 1:
+        strides |= {"a_batch_stride": shape.m * lda, "w_batch_stride": shape.k * ldw}
+        strides |= {"y_batch_stride": shape.m * ldy}
+    for name, value in strides.items():
+        if value > STRIDE_LIMIT:
+            raise ValueError(f"{name} must fit 32 bits, not {value}; split the product or its batch")

@@ -1,0 +1,395 @@
+"""Products on the functional twin: the bits of the RTL at the speed of PyTorch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from brownout.cosim.cycle_model import Command, CycleModel, Found, Runs
+from brownout.cosim.dram import MemoryTiming
+from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, SetErrorsCommand, SetPointCommand
+from brownout.hw.config import AcceleratorConfig
+from brownout.hw.error_state import ErrorState, check_columns
+
+from ...storage.decoding import Count, Form, Uint32, check
+from ...storage.state import State
+from ..product.operands import Product, ResidentWeights, Tally
+from ..product.reload import Places
+from ..twin.call import Call
+from ..twin.flips import draw_flips
+from ..twin.geometry import geometry
+from ..twin.history import History
+from ..twin.matmul import exact_matmul
+from ..twin.protect import COUNTERS, DROPPED, TRUTH, Findings, inject_carries, inject_flips
+from ..twin.requantise import add_bias_, requantise
+from .base import Backend, device_lock
+from .layout import Layout
+
+LOAD_ALONE = (os.cpu_count() or 1) + 0.5
+"""Load average beyond which others are at work too: alone, the twin keeps all cores busy."""
+
+MOST_UNTIMED_BYTES = 1 << 26
+"""Memory of commands that wait for the cycle model, with what the checks found in them: some 60,000, fewer with
+errors."""
+
+COMMAND_BYTES = 1 << 10
+"""Memory of a command alone, about."""
+
+
+@dataclass(frozen=True)
+class _Values:
+    """State of the device, without carry lengths."""
+
+    errors: tuple[Uint32, list[Uint32], list[Uint32]] | None
+    moves: list[tuple[Count, Count, Count]]
+    memory_timing: tuple[Count, Count] | None
+    ring_index: Count
+    open_rows: list[Count | None]
+
+
+class TwinBackend(Backend):
+    """Computes on whatever torch device the operands are on.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        The accelerator whose counters are reproduced.
+    layout : {"row-major", "tiled"}
+        How matrices lie in its memory.
+
+    Attributes
+    ----------
+    errors : ErrorState
+        What `set_errors` and `set_point` have left.
+    errors_set : bool
+        Whether `set_errors` has been called.
+    moves : dict
+        Arguments of the last `set_point` of each voltage domain.
+    memory_timing : MemoryTiming or None
+        Of the last `set_memory_timing`.
+    """
+
+    name = "twin"
+
+    def __init__(self, config: AcceleratorConfig, *, layout: str = "row-major") -> None:
+        self.config = config
+        self._cycle_model = CycleModel(config)
+        # The command ring begins where usable memory ends.
+        self._layout = Layout(config, self._cycle_model.ring_base, layout)
+        # Known names from the start, so that a counter never appears out of nothing.
+        self._names = (
+            *(COUNTERS if config.checksum is not None else ()),
+            *((DROPPED,) if config.razor else ()),
+            *(TRUTH if config.timing_model != "none" else ()),
+        )
+        # Buffers and counters are shared by calls from several threads.
+        self._lock = device_lock()
+        # Commands whose time nobody has asked for yet: to know it takes longer than the product itself when there are
+        # errors.
+        self._untimed: list[tuple[Command, Found | Runs | None, Tally | None]] = []
+        self._scratch: dict[str, torch.Tensor] = {}
+        self.errors = ErrorState()
+        # What a restarted device has to be told again, in the order of the other backend.
+        self.memory_timing: MemoryTiming | None = None
+        self.errors_set = False
+        self.moves: dict[int, tuple[int, int, NDArray[np.uint8] | None]] = {}
+        self.restart()
+
+    def check_device(self, name: str, device: torch.device) -> None:
+        if device.type == "meta":
+            raise ValueError(f"{name} must hold data, but is on the meta device; make it on another device")
+
+    def upload(self, w: torch.Tensor) -> ResidentWeights:
+        # Column-major: as fast as row-major for many rows of activations, three times as fast for one.
+        values = w.detach().mT.clone(memory_format=torch.contiguous_format).mT
+        weights = ResidentWeights(self, values if values.ndim == 3 else values.unsqueeze(0), tuple(w.shape))
+        with self._lock:
+            self._layout.place_weights(weights)
+        return weights
+
+    def gemm(self, product: Product) -> bytes:
+        with self._lock, self._layout.place_product(product) as command:
+            log, found = self._compute(product)
+            self._time(command, found, product.tally)
+        return log
+
+    def _time(self, command: Command, found: Found | Runs | None = None, tally: Tally | None = None) -> None:
+        self._untimed.append((command, found, tally))
+        held = COMMAND_BYTES
+        if found is not None:
+            held += sum(array.nbytes for array in vars(found).values())
+        self._untimed_bytes += held
+        if self._untimed_bytes >= MOST_UNTIMED_BYTES:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Let the cycle model run what has been done since it last ran."""
+        for command, found, tally in self._untimed:
+            counts = self._cycle_model.run([command], [found])
+            if tally is not None:
+                tally.cycles += counts["cycles"]
+        self._forget_untimed()
+
+    def _forget_untimed(self) -> None:
+        self._untimed.clear()
+        self._untimed_bytes = 0
+
+    def follow(self, command: Command, found: Found | Runs | None = None) -> None:
+        """Note a command that another backend has carried out; `found` as `find` returns it."""
+        with self._lock:
+            self._time(command, found)
+
+    def find(self, product: Product) -> Found | None:
+        """Fill ``product.out`` and count errors, as `compute`; what the cycle model has to know of it."""
+        with self._lock:
+            return self._compute(product)[1]
+
+    def compute(self, product: Product) -> bytes:
+        """Fill ``product.out`` and count errors, without the time and the memory that it takes."""
+        with self._lock:
+            return self._compute(product)[0]
+
+    def _compute(self, product: Product) -> tuple[bytes, Found | None]:
+        """The log, and what the cycle model has to know."""
+        shape, options = product.shape, product.options
+        w = product.w.values if isinstance(product.w, ResidentWeights) else product.w
+        room = options.log_bytes // self.config.log_record_bytes
+        log = b""
+        pieces = geometry(self.config, shape.m, shape.n)
+        records: list[NDArray[np.uint64]] = []
+        suppressed: list[NDArray[np.uint64]] = []
+        for index in range(shape.batch):
+            a, b, out = product.a[index], w[index], product.out[index]
+            if self.config.timing_model == "none":
+                # Nothing can err, so there is nothing to find either.
+                self._clean(product, a, b, out)
+                continue
+            # All that the hardware keeps of each block, whether it is written or not: writing takes time.
+            most = LOG_RECORDS_PER_BLOCK * pieces.blocks
+            call = Call(options, self.errors, options.first_row + index * shape.m, most, self._threads())
+            findings = self._erring(product, a, b, out, call)
+            self._observe(findings)
+            records.append(findings.block_records)
+            if options.suppress:
+                places = (index * shape.m + findings.marked_rows.astype(np.uint64)) * np.uint64(shape.n)
+                suppressed.append(places + findings.marked_cols.astype(np.uint64))
+            written = findings.log[: room * self.config.log_record_bytes - len(log)]
+            unwritten = (len(findings.log) - len(written)) // self.config.log_record_bytes
+            findings.counts["log_records"] -= unwritten
+            findings.counts["log_dropped"] += unwritten
+            log += written
+            self._add(findings.counts)
+        if self.config.timing_model == "none" and options.check:
+            tiles = divmod(shape.n, self.config.cols)
+            last = sum(segment.start < tiles[1] for segment in self.config.segments)
+            self._counts["checks"] += shape.batch * shape.m * (tiles[0] * len(self.config.segments) + last)
+        if not any(counts.any() for counts in records):
+            return log, None
+        return log, Found(np.concatenate(records), np.concatenate(suppressed) if suppressed else np.zeros(0, np.uint64))
+
+    def _observe(self, findings: Findings) -> None:
+        """See what erred in a product of a batch; for subclasses."""
+
+    def _add(self, counts: Mapping[str, int]) -> None:
+        for name, value in counts.items():
+            if name in self._counts:
+                self._counts[name] += value
+
+    def _threads(self) -> int:
+        """Threads of the kernels.
+
+        Those of `flip` take a millisecond, in which a core that is busy with something else is not worth waiting for.
+        """
+        threads = torch.get_num_threads()
+        alone = os.getloadavg()[0] < LOAD_ALONE
+        return threads if alone or self.config.timing_model == "carry" else max(1, threads // 2)
+
+    def _buffer(self, name: str, product: Product) -> torch.Tensor:
+        """int32 (m, n) that lives as long as the backend: fresh memory costs as much as the product."""
+        m, n, device = product.shape.m, product.shape.n, product.a.device
+        held = self._scratch.get(name)
+        if held is None or held.numel() < m * n or held.device != device:
+            # Written to in inference mode and outside of it.
+            with torch.inference_mode(False):
+                held = self._scratch[name] = torch.empty(m * n, dtype=torch.int32, device=device)
+        return held[: m * n].view(m, n)
+
+    def _clean(self, product: Product, a: torch.Tensor, w: torch.Tensor, out: torch.Tensor) -> None:
+        sums = out if product.requant is None else self._buffer("sums", product)
+        exact_matmul(a, w, sums)
+        self._finish(product, sums, out)
+
+    def _finish(self, product: Product, sums: torch.Tensor, out: torch.Tensor) -> None:
+        """Bias and requantisation, from `sums`, which is overwritten, into `out`, which may be the same."""
+        if product.bias is not None:
+            add_bias_(sums, product.bias)
+        if product.requant is not None:
+            out.copy_(requantise(sums, product.requant.mult, product.requant.shift))
+        elif sums is not out:
+            out.copy_(sums)
+
+    def _erring(self, product: Product, a: torch.Tensor, w: torch.Tensor, out: torch.Tensor, call: Call) -> Findings:
+        options, shape = product.options, product.shape
+        on_cpu = out.device.type == "cpu"
+        history = History(self.config, out)
+        if self.config.timing_model == "flip":
+            flips = draw_flips(self.config, shape.m, shape.n, call)
+            # In place where that is possible: a copy of the sums costs more than all checks.
+            in_place = on_cpu and product.requant is None and out.is_contiguous()
+            sums = out if in_place else self._buffer("sums", product)
+            if options.suppress and in_place:
+                history.save(flips)
+            exact_matmul(a, w, sums)
+            known = sums if on_cpu else sums.cpu()
+            findings = inject_flips(self.config, a.cpu().numpy(), w.cpu().numpy(), known.numpy(), flips, call)
+        else:
+            clean, sums = self._buffer("clean", product), self._buffer("sums", product)
+            exact_matmul(a, w, clean)
+            known = sums if on_cpu else torch.empty(sums.shape, dtype=torch.int32)
+            left, right = a.cpu().numpy(), w.cpu().numpy()
+            findings = inject_carries(self.config, left, right, clean.cpu().numpy(), known.numpy(), call)
+        if known is not sums:
+            sums.copy_(known)
+        keep = history.values_at(findings.marked_rows, findings.marked_cols) if options.suppress else None
+        self._finish(product, sums, out)
+        if len(findings.marked_rows) and (options.suppress or options.zero):
+            history.write(findings.marked_rows, findings.marked_cols, keep)
+        return findings
+
+    def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:
+        with self._lock, self._layout.place_copy(source, places) as (command, runs):
+            self._time(command, Runs(runs))
+            if places is None:
+                target.copy_(source)
+                return
+            rows, cols = (torch.from_numpy(x).to(source.device) for x in (places.rows, places.cols))
+            product, row = rows // source.shape[1], rows % source.shape[1]
+            target[product, row, cols] = source[product, row, cols]
+
+    def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:
+        with self._lock:
+            self.errors.seed, self.errors.rates, self.errors.bits = seed, rates, bits
+            self.errors_set = True
+            self._send_errors()
+
+    def set_point(
+        self, domain: int, point: int, *, transition_cycles: int = 0, lengths: NDArray[np.uint8] | None = None
+    ) -> None:
+        with self._lock:
+            self.errors.move(self.config, domain, point, lengths)
+            self.moves[domain] = (point, transition_cycles, lengths)
+            self._send_point(domain)
+
+    def set_memory_timing(self, timing: MemoryTiming) -> None:
+        with self._lock:
+            self._catch_up()
+            self._cycle_model.set_memory_timing(timing)
+            self.memory_timing = timing
+
+    def _send_errors(self) -> None:
+        errors = self.errors
+        self._time(SetErrorsCommand(seed=errors.seed, rates=errors.rates, bits=errors.bits))
+
+    def _send_point(self, domain: int) -> None:
+        point, transition_cycles, lengths = self.moves[domain]
+        if lengths is None:
+            command = SetPointCommand(domain=domain, point=point, transition_cycles=transition_cycles)
+            self._time(command)
+            return
+        with self._layout.place_lengths(domain, point, transition_cycles, *lengths.shape) as command:
+            self._time(command)
+
+    def counters(self) -> Mapping[str, int]:
+        with self._lock:
+            self._catch_up()
+            counts = {**self._cycle_model.counters(), **self._counts}
+        counts["dram_bytes"] = counts["dram_read_bytes"] + counts["dram_write_bytes"]
+        return counts
+
+    def check_counts(self) -> Mapping[str, int]:
+        with self._lock:
+            return {name: self._counts[name] for name in COUNTERS if name in self._counts}
+
+    def state(self) -> State:
+        with self._lock:
+            self._catch_up()
+            return self._state()
+
+    def _state(self) -> State:
+        errors, timing = self.errors, self.memory_timing
+        lengths = {str(domain): move[2] for domain, move in self.moves.items() if move[2] is not None}
+        return State(
+            {
+                "errors": [errors.seed, list(errors.rates), list(errors.bits)] if self.errors_set else None,
+                "moves": [[domain, point, cycles] for domain, (point, cycles, _) in self.moves.items()],
+                "memory_timing": None if timing is None else [timing.latency_cycles, timing.bandwidth],
+                "ring_index": self._cycle_model.ring_index,
+                "open_rows": self._cycle_model.open_rows,
+            },
+            {domain: torch.from_numpy(table) for domain, table in lengths.items()},
+        )
+
+    def load_settings(self, state: State) -> None:
+        """Take over the settings of a state; `restart` makes them effective."""
+        values, errors = state.values, ErrorState()
+        check(values, _Values, "the state of the device")
+        form = Form(torch.uint8, (self.config.rows, self.config.cols + check_columns(self.config)))
+        for name, tensor in state.tensors.items():
+            form.check(name, tensor, "the state of the device")
+        if any(domain > self.config.check_domain for domain, _, _ in values["moves"]):
+            raise ValueError(f"the state moves domains of {values['moves']}, which this accelerator has not")
+        self.errors_set = values["errors"] is not None
+        if self.errors_set:
+            seed, rates, bits = values["errors"]
+            errors.seed, errors.rates, errors.bits = seed, tuple(rates), tuple(bits)
+        self.moves = {}
+        for domain, point, cycles in values["moves"]:
+            table = state.tensors.get(str(domain))
+            lengths = None if table is None else table.numpy()
+            errors.move(self.config, domain, point, lengths)
+            self.moves[domain] = (point, cycles, lengths)
+        self.errors = errors
+        timing = values["memory_timing"]
+        self.memory_timing = None if timing is None else MemoryTiming(*timing)
+
+    def load_state(self, state: State) -> None:
+        with self._lock:
+            self.load_settings(state)
+            self.restart()
+            self.load_place(state)
+
+    def load_place(self, state: State) -> None:
+        """Take over the place in the command ring and the open rows of a state."""
+        with self._lock:
+            self._catch_up()
+            self._cycle_model.ring_index = state.values["ring_index"]
+            self._cycle_model.open_rows = state.values["open_rows"]
+
+    def restart(self) -> None:
+        with self._lock:
+            self._restart()
+
+    def _restart(self) -> None:
+        self._counts = dict.fromkeys(self._names, 0)
+        self._forget_untimed()
+        self._cycle_model.reset()
+        if self.memory_timing is not None:
+            self._cycle_model.set_memory_timing(self.memory_timing)
+        if self.errors_set:
+            self._send_errors()
+        for domain in self.moves:
+            self._send_point(domain)
+
+    def close(self) -> None:
+        # A product of another thread ends by itself.
+        self._lock.close(self._free, lambda: None)
+
+    def _free(self) -> None:
+        # Who wants to know what his products cost may still ask.
+        self._catch_up()
+        self._scratch.clear()

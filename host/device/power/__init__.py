@@ -1,0 +1,1 @@
+"""Voltage, clock, errors, time and energy of a device."""

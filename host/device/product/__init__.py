@@ -1,0 +1,1 @@
+"""What a product asks of the device, and what comes back."""

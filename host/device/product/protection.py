@@ -1,0 +1,137 @@
+"""What a product asks of the checksum units, and what they report."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+
+from brownout.hw.commands import GemmFlag
+
+from ...storage.packable import packable
+
+ON_MARK = ("suppress", "reload", "zero", "keep")
+
+THETA_LIMIT = 63
+
+_MARK_FLAGS = {
+    "suppress": GemmFlag.SUPPRESS,
+    "reload": GemmFlag.SUPPRESS,
+    "zero": GemmFlag.ZERO,
+    "keep": GemmFlag(0),
+}
+
+
+@packable("protection.Protection")
+@dataclass(frozen=True, kw_only=True)
+class Protection:
+    """Use of the checksum units in a product.
+
+    Attributes
+    ----------
+    check : bool
+        Run the checks at all.
+    correct : bool
+        Correct errors that are located; otherwise these elements are marked.
+    on_mark : {"suppress", "reload", "zero", "keep"}
+        What becomes of marked elements, which may be wrong and cannot be corrected: not written, so that `out` keeps
+        its old value there; not written, and then copied from a checkpoint as far as the log names them; zero; or
+        written as they are.
+    theta : int
+        Syndromes below 2^theta in magnitude are let pass; 0 to 63.
+    log_records : int
+        Room for syndrome records in `Accelerator.last_log`; further ones are counted only.
+    """
+
+    check: bool = True
+    correct: bool = True
+    on_mark: str = "keep"
+    theta: int = 0
+    log_records: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.on_mark not in ON_MARK:
+            raise ValueError(f"Protection.on_mark must be one of {', '.join(map(repr, ON_MARK))}, not {self.on_mark!r}")
+        for name, limit in (("theta", THETA_LIMIT), ("log_records", 1 << 24)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= limit:
+                raise ValueError(f"Protection.{name} must be an integer in 0..{limit}, not {value!r}")
+        for name in ("check", "correct"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"Protection.{name} must be a bool, not {getattr(self, name)!r}")
+        if self.on_mark == "reload" and not self.log_records:
+            raise ValueError("Protection.log_records must not be 0 with on_mark='reload', which finds marks in the log")
+
+    @cached_property
+    def flags(self) -> GemmFlag:
+        """Flags of the GEMM command."""
+        if not self.check:
+            return GemmFlag(0)
+        flags = GemmFlag.CHECK | (GemmFlag.CORRECT if self.correct else GemmFlag(0))
+        return flags | _MARK_FLAGS[self.on_mark]
+
+
+class Outcome(IntEnum):
+    """What happened to a flagged segment of a row."""
+
+    IGNORED = 0
+    """A check itself had erred."""
+    CORRECTED = 1
+    MARKED_BY_FIT = 2
+    """One element was located, and marked for want of `correct`."""
+    MARKED = 3
+    """The error could not be located."""
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """One flagged segment of a row.
+
+    Attributes
+    ----------
+    row, col : int
+        Global row, and global column of the segment's first column.
+    syndrome : int
+        r_0: the sum of all errors in the segment.
+    outcome : Outcome
+        What was done.
+    marked : tuple of int
+        Columns of the elements marked, counted from `col`.
+    position : int
+        Column of the located element, counted from `col`; 0 without.
+    other : int or None
+        Of a corrected pair of errors the place of the other one, counted likewise, 255 for the plain check itself.
+    """
+
+    row: int
+    col: int
+    syndrome: int
+    outcome: Outcome
+    marked: tuple[int, ...]
+    position: int
+    other: int | None = None
+
+
+def parse_log(log: bytes, record_bytes: int) -> list[LogRecord]:
+    """Records of a syndrome log of `AcceleratorConfig.log_record_bytes` each; docs/protection.md has the layout.
+
+    Raises
+    ------
+    ValueError
+        `log` is no whole number of records.
+    """
+    if len(log) % record_bytes:
+        raise ValueError(f"a log must hold whole records of {record_bytes} bytes, not {len(log)} bytes")
+    records = []
+    for row, col, low, what, mask in struct.iter_unpack(f"<4I{record_bytes - 16}s", log):
+        syndrome = low - (1 << 32) if what >> 31 else low
+        outcome, position = Outcome(what >> 16 & 3), what >> 8 & 0xFF
+        marked = tuple(i for i in range(8 * len(mask)) if mask[i // 8] >> i % 8 & 1)
+        if not mask:
+            # It is one element that was located, or all of the segment.
+            first = position if outcome is Outcome.MARKED_BY_FIT else 0
+            marked = tuple(range(first, first + (what & 0xFF)))
+        other = what >> 18 & 0xFF if what >> 26 & 1 else None
+        records.append(LogRecord(row, col, syndrome, outcome, marked, position, other))
+    return records
