@@ -53,10 +53,11 @@ from brownout.host.drift.adaptive.controller import RateController, voltage_ladd
 from brownout.host.drift.adaptive.estimate import PUBLISHED_CURVE, RateCurve, estimate_rate, measured_curve
 from brownout.host.drift.adaptive.rules import rate_within_budget
 from brownout.host.drift.adaptive.schedule import AdaptiveSchedule
-from brownout.host.drift.runtime import DriftExecution, protect
+from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import BLOCK_LINEAR_KINDS, Phases, Schedule
 from brownout.host.drift.setting import Setting
 from brownout.host.drift.strategies import GuardBand, PublishedDrift, Rollback, Strategy
+from brownout.host.drift.strategies.base import DriftRun
 from brownout.host.models.evaluate import calibration_run
 from brownout.host.models.sampling import sample
 from brownout.host.models.spec import MNIST
@@ -111,7 +112,7 @@ class Staleness(Rollback):
         super().__init__()
         self.squares, self.sums = 0.0, 0
 
-    def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
+    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
         out, valid = run.history(call)
         before = out.double()
         result = super().layer(run, call, setting)

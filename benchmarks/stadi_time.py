@@ -42,6 +42,7 @@ from brownout.host.stadi.allocation import largest_ratio
 from brownout.host.stadi.coding import ExchangeCoding
 from brownout.host.stadi.costs import CostModel
 from brownout.host.stadi.device import DeviceSpec, FleetSpec
+from brownout.host.stadi.interval import Failure
 from brownout.host.stadi.link import BandwidthTrace, Link, Links
 from brownout.host.stadi.load import LoadTrace
 from brownout.host.stadi.patches import PatchedWorkload
@@ -51,7 +52,8 @@ from brownout.host.stadi.points import GUARD_BAND_V, PointedPlan, at_guard_band,
 from brownout.host.stadi.prediction import bound_s
 from brownout.host.stadi.queue import POLICIES, ImageQueue, QueueServer
 from brownout.host.stadi.replanning import Replanner
-from brownout.host.stadi.timeline import Failure, Replan, Simulation, Timeline
+from brownout.host.stadi.simulation import Replan, Simulation
+from brownout.host.stadi.timeline import Timeline
 from brownout.host.stadi.unet import PatchedUnet
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.configurations import SERVER

@@ -7,27 +7,23 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..device.accelerator import Accelerator
 from ..device.power.timing import TRANSITION_S, TimingLaw
-from ..device.product.protection import Protection
-from ..offloading import OffloadedModel, OffloadedProduct, offloaded_model
-from ..offloading.execution import Execution, ProductCall
+from ..device.product.protection import UNCHECKED, Protection
+from ..offloading import OffloadedModel, offloaded_model
+from ..offloading.execution import CalledProduct, Execution, ProductCall
 from ..offloading.timesteps import timestep_reader
 from ..storage.decoding import Count, check
 from ..storage.state import State, join, split
 from .cell import Cell, block_of, kind_of_product
 from .schedule import Listener, Schedule, describe_schedule
 from .setting import NOMINAL, Setting
-
-if TYPE_CHECKING:
-    from .strategies.base import Strategy
-
-UNCHECKED = Protection(check=False)
+from .strategies.base import Strategy
 
 _COUNTS = ("evaluation", "moves", "clean", "recomputed_rows")
 
@@ -103,14 +99,14 @@ class DriftExecution(Execution):
             raise ValueError(f"safe must be a setting without timing errors, not {safe}")
         # A schedule that is more than a function wants to know what happens.
         self.listener = schedule if isinstance(schedule, Listener) else None
-        self.begin_run(model)
+        self.begin_run()
 
     @property
     def accelerator(self) -> Accelerator:
         """Where products run."""
         return self.model.accelerator
 
-    def begin_run(self, model: OffloadedModel) -> None:
+    def begin_run(self) -> None:
         self.evaluation, self.timestep = -1, math.nan
         self.moves = self.clean = self.recomputed_rows = 0
         self._present = None
@@ -178,7 +174,7 @@ class DriftExecution(Execution):
         self._present = setting
         self.moves += 1
 
-    def cell(self, product: OffloadedProduct) -> Cell:
+    def cell(self, product: CalledProduct) -> Cell:
         """Where a product is in the run."""
         name = product.name
         return Cell(self.evaluation, self.timestep, name, block_of(name), kind_of_product(name, product.kind))

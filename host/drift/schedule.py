@@ -6,16 +6,14 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from ..device.product.protection import Protection
+from ..offloading.execution import ProductCall
 from ..storage.decoding import Count, check, decode
 from .cell import BLOCK_LINEAR_KINDS, Cell
 from .setting import NOMINAL, Setting
-
-if TYPE_CHECKING:
-    from ..offloading.execution import ProductCall
-    from .runtime import DriftExecution
+from .strategies.base import DriftRun
 
 Schedule = Callable[[Cell], Setting]
 """``schedule(cell)``: the setting of a product. Equal cells must get equal settings."""
@@ -25,15 +23,15 @@ Schedule = Callable[[Cell], Setting]
 class Listener(Protocol):
     """What a schedule may have beside ``__call__``, to be told how a run goes."""
 
-    def begin_run(self, run: DriftExecution) -> None:
+    def begin_run(self, run: DriftRun) -> None:
         """Another image begins."""
 
-    def begin_evaluation(self, run: DriftExecution) -> None:
+    def begin_evaluation(self, run: DriftRun) -> None:
         """The next evaluation of the denoiser begins; the last one is over."""
 
     def product_checked(
         self,
-        run: DriftExecution,
+        run: DriftRun,
         call: ProductCall,
         setting: Setting,
         protection: Protection,
@@ -41,7 +39,7 @@ class Listener(Protocol):
     ) -> None:
         """A product has run with checks, which found so much: ``checks``, ``detected`` and so on of this product."""
 
-    def end_run(self, run: DriftExecution) -> None:
+    def end_run(self, run: DriftRun) -> None:
         """No more images follow: `protect` ends."""
 
     def describe(self) -> dict[str, Any]:

@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
-from ..device.product.operands import ResidentWeights
+from ..device.accelerator import Accelerator
+from ..device.product.operands import ResidentWeights, Tally
 from ..storage.state import State
-from .history import HistoryKey
+from .history import History, HistoryKey
 
-if TYPE_CHECKING:
-    from .products import OffloadedModel, OffloadedProduct
+
+class ProductOwner(Protocol):
+    """Offloaded model of a product: an `OffloadedModel`."""
+
+    accelerator: Accelerator
+    """Accelerator that runs its products."""
+    history: History
+    """Sums of earlier evaluations."""
+    evaluation: int
+    """Evaluation of the denoiser, from 0 on."""
+    part: int
+    """Part of the batch that is being evaluated."""
+
+    def scratch(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Memory that is used again and again."""
+
+
+class CalledProduct(Protocol):
+    """Product that is called: an `OffloadedProduct`."""
+
+    name: str
+    """Dotted name of the layer, for attention with ``.qk`` or ``.pv``."""
+    kind: str
+    """Kind of the layer."""
+    number: int
+    """Place in the model."""
+    weights: ResidentWeights | None
+    """Resident weights of a layer."""
+    tally: Tally
+    """Counter of its commands' cycles."""
+
+    @property
+    def model(self) -> ProductOwner:
+        """Model that it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +55,7 @@ class ProductCall:
     Attributes
     ----------
     product : OffloadedProduct
-        Which.
+        What is called.
     a : torch.Tensor
         int8 (M, K) or (B, M, K).
     w : ResidentWeights or torch.Tensor
@@ -37,7 +70,7 @@ class ProductCall:
         Which call of the layer in its evaluation it is, for those who count.
     """
 
-    product: OffloadedProduct
+    product: CalledProduct
     a: torch.Tensor
     w: ResidentWeights | torch.Tensor
     key: int
@@ -63,7 +96,7 @@ class Execution:
     offloaded model (`OffloadedModel.execution`).
     """
 
-    def begin_run(self, model: OffloadedModel) -> None:
+    def begin_run(self) -> None:
         """Another image begins: forget everything about the last."""
 
     def forget_product(self, number: int) -> None:

@@ -18,9 +18,10 @@ from .attention import SUBMODULE, AttentionCall, OffloadedAttention
 from .calibrate import calibrate, kind_of
 from .calibration import Calibration, LayerCalibration
 from .conv import OffloadedConv2d
+from .float_modules import left_in_float
 from .layer import OffloadedLayer
 from .linear import OffloadedLinear
-from .macs import FloatModule, left_in_float
+from .macs import FloatModule
 from .nonfinite import Nonfinite
 from .products import OffloadedModel, ProductObserver
 from .selection import EXCLUDED, ONLY_ZEROS, FilterFn, Selection, call_name, exclusion, select_layers

@@ -138,7 +138,7 @@ class OffloadedModel(NotCopied):
         """Count evaluations from zero and forget all history: the next image does not depend on the last."""
         self.history.clear()
         self.evaluation = 0
-        self.execution.begin_run(self)
+        self.execution.begin_run()
         for product in self.products:
             product.begin_run()
         for listener in self.run_listeners:

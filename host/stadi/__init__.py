@@ -3,13 +3,15 @@
 from .coding import ExchangeCoding
 from .device import DeviceSpec, FleetSpec
 from .gantt import gantt_svg
+from .interval import Failure
 from .link import BandwidthTrace, Link, Links
 from .load import LoadTrace
 from .plan import Plan, Share
 from .planner import METHODS, Planner
 from .replanning import Replanner
 from .runtime.fleet import Fleet, Generated, PlacedDenoiser
-from .timeline import Failure, Simulation, Timeline
+from .simulation import Simulation
+from .timeline import Timeline
 
 __all__ = [
     "METHODS",

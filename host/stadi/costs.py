@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ..device.power.energy import EnergyModel
 from ..device.power.timing import NOMINAL_VOLTAGE_V
 from ..device.product.operands import GemmShape
-from ..drift.accounting.counting import SUPPRESSING, UNCHECKED, CountedWorkload
+from ..device.product.protection import UNCHECKED
+from ..drift.accounting.counting import SUPPRESSING, CountedWorkload
 from ..drift.accounting.workloads import ModelProduct
 from ..errors import DeviceMemoryError, PlanError
 from .device import DeviceSpec

@@ -5,43 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..storage.packable import packable
 from .costs import Array
+from .fleet_model import FleetModel
 from .link import Pair
 from .plan import Plan, Share
-
-if TYPE_CHECKING:
-    from .timeline import Simulation, Timeline
+from .timeline import Segment, Timeline
 
 PATIENCE_S = 0.01
 """Time after which a device that does not come, or a message that does not arrive, is given up."""
-
-
-class Segment(NamedTuple):
-    """Bar of a Gantt chart.
-
-    Attributes
-    ----------
-    device : str
-        Its row.
-    kind : {"compute", "wait", "exchange", "lost"}
-        Computing; waiting for other devices; waiting for a link, while nothing computes here; computed in vain, because
-        a device was lost before the next meeting.
-    start_s, end_s : float
-        Simulated time.
-    step : int
-        Step of the evaluation, or of the meeting that it waits for.
-    """
-
-    device: str
-    kind: str
-    start_s: float
-    end_s: float
-    step: int
 
 
 @packable("stadi.interval.Failure")
@@ -81,8 +56,8 @@ class Clock:
 class Interval:
     """From one meeting to the next."""
 
-    def __init__(self, simulation: Simulation, plan: Plan, clock: Clock, start_step: int, end_step: int) -> None:
-        self.simulation, self.plan, self.clock = simulation, plan, clock
+    def __init__(self, model: FleetModel, plan: Plan, clock: Clock, start_step: int, end_step: int) -> None:
+        self.model, self.plan, self.clock = model, plan, clock
         self.start_step, self.end_step = start_step, end_step
         self.start_s = clock.now_s
         self.synchronous = start_step < plan.async_start
@@ -128,7 +103,7 @@ class Interval:
         start = self.ends[share.device]
         if start == math.inf:
             return
-        end = self.simulation.devices[share.device].load.finish(start, work_s)
+        end = self.model.devices[share.device].load.finish(start, work_s)
         self._add(share.device, "compute", start, end, step)
         self.ends[share.device] = end
         self.busy[share.device] += work_s
@@ -155,13 +130,13 @@ class Interval:
         self.ends[name] = arrival_s
 
     def _charge(self, share: Share, rows: int) -> Array:
-        costs = self.simulation.costs.of(self.simulation.devices[share.device])
+        costs = self.model.costs.of(self.model.devices[share.device])
         self.energy_j += costs.energy_j(rows, share.images)
         return costs.stage_seconds(rows, share.images)
 
     def _carry(self, pair: Pair, ready_s: float, count: float, *, overtakes: bool = False) -> float:
         """Put a message on its link, after those that are there if it does not overtake them; returns its arrival."""
-        link, clock = self.simulation.link(*pair), self.clock
+        link, clock = self.model.link(*pair), self.clock
         begin = ready_s if overtakes else max(clock.idle_s.get(pair, 0.0), ready_s)
         end = link.end_s(begin, count)
         self.bytes += count
@@ -176,14 +151,12 @@ class Interval:
         shares = self.plan.shares
         stages = {share.device: self._charge(share, share.warmup_count) for share in shares}
         sizes = {
-            (sender.device, receiver.device): self.simulation.sizes.of(
-                sender.warmup_count, there - here, synchronous=True
-            )
+            (sender.device, receiver.device): self.model.sizes.of(sender.warmup_count, there - here, synchronous=True)
             for here, sender in enumerate(shares)
             for there, receiver in enumerate(shares)
             if here != there
         }
-        for exchange in range(len(self.simulation.sizes.exchanges)):
+        for exchange in range(len(self.model.sizes.exchanges)):
             for share in shares:
                 self._work(share, float(stages[share.device][exchange]), step)
             sent = dict(self.ends)
@@ -235,7 +208,7 @@ class Interval:
                 continue
             pair = (share.device, other.device)
             distance = self.plan.shares.index(other) - self.plan.shares.index(share)
-            sizes = self.simulation.sizes.of(share.count, distance, whole=self._is_whole(share, other, step))
+            sizes = self.model.sizes.of(share.count, distance, whole=self._is_whole(share, other, step))
             done = [
                 self._carry(pair, float(ready), float(size)) if size else 0.0
                 for ready, size in zip(sent, sizes, strict=True)
@@ -243,7 +216,7 @@ class Interval:
             clock.arrivals.setdefault(pair, {})[step] = np.array(done)
 
     def _is_whole(self, sender: Share, receiver: Share, step: int) -> bool:
-        coding = self.simulation.costs.model.coding
+        coding = self.model.costs.model.coding
         return coding is None or coding.is_keyframe(self.plan.message_number(sender, receiver, step))
 
     def _uses(self, receiver: Share, sender: Share, step: int) -> bool:
@@ -255,7 +228,7 @@ class Interval:
         return offset < sender.stride and first + offset < plan.steps
 
     def _meet(self) -> None:
-        shares, row_bytes = self.plan.shares, self.simulation.costs.model.latent_bytes_per_row
+        shares, row_bytes = self.plan.shares, self.model.costs.model.latent_bytes_per_row
         ends = dict(self.ends)
         last = max(ends.values())
         met = last
@@ -281,7 +254,7 @@ class Interval:
         """Bytes per second that each link that was used has carried while it was busy in the interval."""
         until, found = self.closed_s, {}
         for pair, transfers in self.clock.transfers.items():
-            link = self.simulation.link(*pair)
+            link = self.model.link(*pair)
             seen = [(max(begin, self.start_s), min(end, until)) for begin, end in transfers if begin < until]
             if seen:
                 busy = sum(end - begin for begin, end in seen)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from ..errors import PlanError
 from .planner import Planner
 from .replanning import Replanner
-from .timeline import Simulation, Timeline
+from .simulation import Simulation
+from .timeline import Timeline
 
 POLICIES = ("one_by_one", "whole_images", "groups")
 """How a fleet serves a queue.

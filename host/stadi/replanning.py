@@ -10,7 +10,7 @@ from .link import Pair
 from .plan import Plan
 from .planner import Planner
 from .prediction import Predictor
-from .timeline import Observation
+from .simulation import Observation
 
 NOTICED = 0.01
 """Change of a device's free share or a link's bandwidth, of its former value, that is worth planning for."""

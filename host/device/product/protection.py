@@ -84,6 +84,10 @@ class Outcome(IntEnum):
     """The error could not be located."""
 
 
+UNCHECKED = Protection(check=False)
+"""Protection of a product without checks."""
+
+
 @dataclass(frozen=True)
 class LogRecord:
     """One flagged segment of a row.

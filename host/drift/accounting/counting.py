@@ -15,10 +15,8 @@ from ...device.backends.shapes import ShapeBackend
 from ...device.power.energy import EnergyModel
 from ...device.power.timing import TimingLaw
 from ...device.product.operands import Requantisation, ResidentWeights
-from ...device.product.protection import Protection
+from ...device.product.protection import UNCHECKED, Protection
 from .workloads import ModelProduct, Workload
-
-UNCHECKED = Protection(check=False)
 
 SUPPRESSING = Protection(on_mark="suppress", log_records=0)
 """Corrects, and rolls back by not writing; needs no log."""

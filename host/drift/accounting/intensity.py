@@ -11,7 +11,8 @@ from ...device.accelerator import Accelerator
 from ...device.backends.shapes import ShapeBackend
 from ...device.power.timing import NOMINAL_VOLTAGE_V, TimingLaw
 from ...device.product.operands import GemmShape
-from .counting import SUPPRESSING, UNCHECKED, operand, unit_scale
+from ...device.product.protection import UNCHECKED
+from .counting import SUPPRESSING, operand, unit_scale
 from .measured import RESIDUE_32, Cost
 
 

@@ -10,9 +10,9 @@ from ...device.product.protection import Protection
 from ...offloading.execution import ProductCall
 from ...storage.decoding import Count, NotNegative, check
 from ..cell import Cell
-from ..runtime import DriftExecution
 from ..schedule import Schedule, describe_schedule
 from ..setting import Setting
+from ..strategies.base import DriftRun
 from .controller import RateController
 from .estimate import segment_widths
 from .rules import best_theta, checkpoint_interval
@@ -69,7 +69,7 @@ class AdaptiveSchedule:
         self._design_interval = 0
         self._interval = 0
         self._elements = self._marked = 0.0
-        self._run: DriftExecution | None = None
+        self._run: DriftRun | None = None
 
     def __call__(self, cell: Cell) -> Setting:
         """The setting of a product: not the same for the rest of an evaluation after an emergency."""
@@ -80,7 +80,7 @@ class AdaptiveSchedule:
         chosen = self.controller.setting
         return self._run.safe if chosen is None else chosen
 
-    def begin_run(self, run: DriftExecution) -> None:
+    def begin_run(self, run: DriftRun) -> None:
         """Another image begins.
 
         Raises
@@ -106,7 +106,7 @@ class AdaptiveSchedule:
             self._design_interval = self._interval = run.strategy.interval  # type: ignore[attr-defined]
         self._run = run
 
-    def begin_evaluation(self, run: DriftExecution) -> None:
+    def begin_evaluation(self, run: DriftRun) -> None:
         """The next evaluation begins: decide by what the last one showed."""
         self.controller.begin_evaluation()
         rate = self.controller.rate(self.controller.candidate)
@@ -127,7 +127,7 @@ class AdaptiveSchedule:
 
     def product_checked(
         self,
-        run: DriftExecution,
+        run: DriftRun,
         call: ProductCall,
         setting: Setting,
         protection: Protection,
@@ -141,7 +141,7 @@ class AdaptiveSchedule:
         checks = {width: rows * count for width, count in segment_widths(run.accelerator.config, cols).items()}
         self.controller.observe(setting, protection.theta, checks, found["detected"])
 
-    def end_run(self, run: DriftExecution) -> None:
+    def end_run(self, run: DriftRun) -> None:
         """The last evaluation is over."""
         self.controller.end_evaluation()
 

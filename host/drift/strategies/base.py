@@ -4,22 +4,71 @@ from __future__ import annotations
 
 import abc
 from dataclasses import asdict, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 
-from ...offloading.execution import ProductCall
+from ...device.accelerator import Accelerator
+from ...device.power.timing import TimingLaw
+from ...device.product.protection import UNCHECKED, Protection
+from ...offloading.execution import CalledProduct, ProductCall
 from ...storage.state import State
+from ..cell import Cell
 from ..setting import Setting
-
-if TYPE_CHECKING:
-    from ..runtime import DriftExecution
 
 
 def _as_json(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+class DriftRun(Protocol):
+    """What a strategy and a schedule may ask of the run that they serve: a `DriftExecution`."""
+
+    strategy: Strategy
+    """Strategy of the run."""
+    safe: Setting
+    """Setting at which nothing errs."""
+    evaluation: int
+    """Evaluation of the denoiser; -1 before the first."""
+    clean: int
+    """Products that ran at the safe setting for want of a history."""
+    recomputed_rows: int
+    """Rows of products that were computed again."""
+    assumed_law: TimingLaw | None
+    """Law by which settings are judged; None for the accelerator's present law."""
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """Accelerator on which products run."""
+
+    def is_safe(self, setting: Setting) -> bool:
+        """Whether nothing errs at a setting."""
+
+    def cell(self, product: CalledProduct) -> Cell:
+        """Place of a product in the run."""
+
+    def run(
+        self,
+        call: ProductCall,
+        out: torch.Tensor,
+        setting: Setting,
+        protection: Protection = UNCHECKED,
+        *,
+        checkpoint: torch.Tensor | None = None,
+        attempt: int = 0,
+    ) -> torch.Tensor:
+        """Run a product at a setting into `out`; further attempts (1 to 3) have errors of their own."""
+
+    def scratch(self, name: str, call: ProductCall) -> torch.Tensor:
+        """int32 memory of the shape of a product's sums."""
+
+    def history(self, call: ProductCall) -> tuple[torch.Tensor, bool]:
+        """Slot of a product with the sums of the evaluation before, and whether there are any."""
+
+    def recompute_rows(self, call: ProductCall, out: torch.Tensor, rows: torch.Tensor) -> None:
+        """Compute some rows (int64, ascending) again at the safe setting."""
 
 
 class Strategy(abc.ABC):
@@ -66,13 +115,13 @@ class Strategy(abc.ABC):
                 "make it with strategy.hardware(config)"
             )
 
-    def begin_run(self, run: DriftExecution) -> None:  # noqa: B027 - most have nothing to forget
+    def begin_run(self, run: DriftRun) -> None:  # noqa: B027 - most have nothing to forget
         """Another image begins: forget everything about the last."""
 
     def forget_product(self, number: int) -> None:  # noqa: B027
         """Forget the values of a product: its weights are others, and so is the meaning of sums."""
 
-    def begin_evaluation(self, run: DriftExecution) -> None:  # noqa: B027
+    def begin_evaluation(self, run: DriftRun) -> None:  # noqa: B027
         """The next evaluation of the denoiser begins."""
 
     def describe(self) -> dict[str, Any]:
@@ -84,7 +133,7 @@ class Strategy(abc.ABC):
         """What the next evaluation depends on, beside histories."""
         return State()
 
-    def load_state(self, state: State, run: DriftExecution) -> None:  # noqa: B027
+    def load_state(self, state: State, run: DriftRun) -> None:  # noqa: B027
         """Take up a state of an equal strategy."""
 
     def setting(self, scheduled: Setting) -> Setting:
@@ -92,9 +141,9 @@ class Strategy(abc.ABC):
         return scheduled
 
     @abc.abstractmethod
-    def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
+    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
         """Run a Linear or Conv2d layer's product; the int32 sums may lie in memory that is used again."""
 
     @abc.abstractmethod
-    def pair(self, run: DriftExecution, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+    def pair(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
         """Run a block of a product of attention at a setting at which it may err."""

@@ -9,14 +9,13 @@ import torch
 
 from brownout.hw.config import ChecksumConfig
 
-from ...device.product.protection import Protection
+from ...device.product.protection import UNCHECKED, Protection
 from ...offloading.execution import ProductCall
 from ...offloading.history import HistoryKey
 from ...storage.decoding import Count, Form, check, check_tensors
 from ...storage.state import State
-from ..runtime import UNCHECKED, DriftExecution
 from ..setting import Setting
-from .base import Strategy
+from .base import DriftRun, Strategy
 
 PUBLISHED_TILE = 32
 
@@ -60,12 +59,12 @@ class ZeroingAbft(Strategy):
     def __init__(self, theta: int = 10, *, tile: int = PUBLISHED_TILE) -> None:
         self.theta, self.checksum = theta, classic(tile)
 
-    def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
+    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
         out = run.scratch("sums", call)
         self.pair(run, call, setting, out)
         return out
 
-    def pair(self, run: DriftExecution, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+    def pair(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
         zero = Protection(correct=False, on_mark="zero", theta=self.theta, log_records=0)
         run.run(call, out, setting, UNCHECKED if run.is_safe(setting) else zero)
 
@@ -92,13 +91,13 @@ class RecomputeAbft(Strategy):
         self.deviations, self.checksum = deviations, classic(tile)
         self._theta: dict[HistoryKey, int] = {}
 
-    def begin_run(self, run: DriftExecution) -> None:
+    def begin_run(self, run: DriftRun) -> None:
         self._theta.clear()
 
     def state(self) -> State:
         return State({"theta": [[*astuple(key), theta] for key, theta in self._theta.items()]})
 
-    def load_state(self, state: State, run: DriftExecution) -> None:
+    def load_state(self, state: State, run: DriftRun) -> None:
         check(state.values, _Theta, "the state of the strategy")
         self._theta = {HistoryKey(*key): theta for *key, theta in state.values["theta"]}
 
@@ -106,7 +105,7 @@ class RecomputeAbft(Strategy):
         spread = self.deviations * float(out.double().std()) if out.numel() > 1 else 1.0
         self._theta[key] = max(0, math.floor(math.log2(max(spread, 1.0))))
 
-    def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
+    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
         out = run.scratch("sums", call)
         key = call.history_key
         if run.is_safe(setting) or key not in self._theta:
@@ -119,12 +118,12 @@ class RecomputeAbft(Strategy):
         self._learn(key, out)
         return out
 
-    def pair(self, run: DriftExecution, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+    def pair(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
         # Scores and exponentials of different images have nothing in common: everything that is seen matters.
         self._checked(run, call, setting, out, 0)
 
     @staticmethod
-    def _checked(run: DriftExecution, call: ProductCall, setting: Setting, out: torch.Tensor, theta: int) -> None:
+    def _checked(run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor, theta: int) -> None:
         accelerator = run.accelerator
         before = accelerator.check_counts["log_dropped"]
         run.run(call, out, setting, Protection(correct=False, theta=theta, log_records=LOG_RECORDS))
@@ -158,7 +157,7 @@ class PublishedDrift(Strategy):
         self.theta, self.interval, self.checksum = theta, interval, classic(tile)
         self._checkpoints: dict[HistoryKey, torch.Tensor] = {}
 
-    def begin_run(self, run: DriftExecution) -> None:
+    def begin_run(self, run: DriftRun) -> None:
         self._checkpoints.clear()
 
     def forget_product(self, number: int) -> None:
@@ -169,7 +168,7 @@ class PublishedDrift(Strategy):
         tensors = {str(place): values for place, values in enumerate(self._checkpoints.values())}
         return State({"checkpoints": keys}, tensors)
 
-    def load_state(self, state: State, run: DriftExecution) -> None:
+    def load_state(self, state: State, run: DriftRun) -> None:
         checkpoints = check(state.values, _Checkpoints, "the state of the strategy").checkpoints
         forms = {str(place): Form(torch.int32) for place in range(len(checkpoints))}
         check_tensors(state.tensors, forms, "the state of the strategy")
@@ -178,7 +177,7 @@ class PublishedDrift(Strategy):
             for place, (*key, device) in enumerate(state.values["checkpoints"])
         }
 
-    def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
+    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
         key = call.history_key
         out, valid = run.history(call)
         checkpoint = self._checkpoints.get(key) if valid else None
@@ -196,5 +195,5 @@ class PublishedDrift(Strategy):
             run.accelerator.copy(out, checkpoint)
         return out
 
-    def pair(self, run: DriftExecution, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+    def pair(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
         run.run(call, out, setting, Protection(correct=False, theta=self.theta, log_records=0))

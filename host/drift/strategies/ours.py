@@ -17,9 +17,8 @@ from ...offloading.execution import ProductCall
 from ...offloading.history import HistoryKey
 from ...storage.decoding import Form, check
 from ...storage.state import State
-from ..runtime import DriftExecution
 from ..setting import Setting
-from .base import Strategy
+from .base import DriftRun, Strategy
 
 RESIDUE = ChecksumConfig(scheme="residue", segment_cols=16, column_checks=False)
 RESIDUE_PAIRS = replace(RESIDUE, pairs=True)
@@ -63,7 +62,7 @@ class Rollback(Strategy):
             return self.checksum
         return RESIDUE if config.timing_model == "carry" else RESIDUE_PAIRS
 
-    def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
+    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
         out, valid = run.history(call)
         if run.is_safe(setting):
             return run.run(call, out, setting)
@@ -72,7 +71,7 @@ class Rollback(Strategy):
             return run.run(call, out, run.safe)
         return run.run(call, out, setting, Protection(on_mark="suppress", theta=self.theta, log_records=0))
 
-    def pair(self, run: DriftExecution, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+    def pair(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
         counts = run.accelerator.check_counts["suppressed"]
         run.run(call, out, setting, Protection(on_mark="keep", theta=self.theta, log_records=0))
         for attempt in range(1, self.attempts + 1):
@@ -123,7 +122,7 @@ class PredictedRollback(Rollback):
         self.damping = damping
         self._held: dict[HistoryKey, _Held] = {}
 
-    def begin_run(self, run: DriftExecution) -> None:
+    def begin_run(self, run: DriftRun) -> None:
         self._held.clear()
 
     def forget_product(self, number: int) -> None:
@@ -138,7 +137,7 @@ class PredictedRollback(Rollback):
             tensors |= {f"{place}.{name}": slot for name, slot in state.items() if name != "nodes"}
         return State({"held": values}, tensors)
 
-    def load_state(self, state: State, run: DriftExecution) -> None:
+    def load_state(self, state: State, run: DriftRun) -> None:
         check(state.values, _Values, "the state of the strategy")
         for name, slot in state.tensors.items():
             Form(torch.int32).check(name, slot, "the state of the strategy")
@@ -149,7 +148,7 @@ class PredictedRollback(Rollback):
             predictor.load_state({"nodes": nodes, **{name: slot for name, slot in slots.items() if slot is not None}})
             self._held[HistoryKey(*key)] = _Held(predictor, step)
 
-    def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
+    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
         held = self._held.get(call.history_key)
         if held is None or held.step != call.step:
             predictor = ProductPredictor(run.accelerator, damping=self.damping)

@@ -9,9 +9,8 @@ import torch
 from brownout.hw.config import AcceleratorConfig
 
 from ...offloading.execution import ProductCall
-from ..runtime import DriftExecution
 from ..setting import GUARD_BAND, Setting
-from .base import Strategy
+from .base import DriftRun, Strategy
 
 
 class Unprotected(Strategy):
@@ -19,10 +18,10 @@ class Unprotected(Strategy):
 
     name = "unprotected"
 
-    def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
+    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
         return run.run(call, run.scratch("sums", call), setting)
 
-    def pair(self, run: DriftExecution, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+    def pair(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
         run.run(call, out, setting)
 
 
@@ -62,14 +61,14 @@ class Dmr(Strategy):
 
     name = "dmr"
 
-    def layer(self, run: DriftExecution, call: ProductCall, setting: Setting) -> torch.Tensor:
+    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
         out = run.scratch("sums", call)
         if run.is_safe(setting):
             return run.run(call, out, setting)
         self.pair(run, call, setting, out)
         return out
 
-    def pair(self, run: DriftExecution, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+    def pair(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
         run.run(call, out, setting)
         again = run.run(call, run.scratch("second", call), setting, attempt=1)
         run.accelerator.add_host_traffic(2 * out.numel() * out.element_size())

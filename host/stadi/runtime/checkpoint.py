@@ -20,9 +20,9 @@ from ...storage.files import digest_of
 from ...storage.packable import packable
 from ...storage.packing import pack, unpack
 from ...storage.state import State
+from ..interval import Failure
 from ..plan import Plan
 from ..solvers import SolverState
-from ..timeline import Failure
 from .worker import Evaluation, WorkerState
 
 

@@ -22,11 +22,11 @@ from ...progress import progress_bar
 from ..coding import AUTO, AUTO_GAIN, ExchangeCoding
 from ..costs import CostModel
 from ..device import DeviceSpec, FleetSpec
+from ..interval import Failure
 from ..link import Links
 from ..plan import Plan
 from ..planner import Planner
 from ..solvers import solver_for
-from ..timeline import Failure
 from .checkpoint import RunLog, run_identity
 from .crew import Crew
 from .denoiser import map_tensors

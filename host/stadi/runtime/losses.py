@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..timeline import Failure, Segment, Timeline
+from ..interval import Failure
+from ..timeline import Segment, Timeline
 
 
 @dataclass(frozen=True)

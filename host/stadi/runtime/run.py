@@ -11,11 +11,13 @@ import torch
 from ...errors import CheckpointError, FleetError, PlanError
 from ..coding import ExchangeCoding
 from ..device import DeviceSpec
+from ..interval import Failure
 from ..plan import Plan
 from ..planner import Planner
 from ..replanning import Replanner
+from ..simulation import Observation, Simulation
 from ..solvers import SolverState
-from ..timeline import Failure, Observation, Simulation, Timeline
+from ..timeline import Timeline
 from .checkpoint import Meeting, RunLog
 from .crew import Crew, at_fault, reason_of
 from .executor import Adopt, Answer, Begin, Command, Done, Held, Keep, Restore

@@ -11,7 +11,7 @@ from brownout.host.stadi.link import Link, Links
 from brownout.host.stadi.plan import Plan, Share
 from brownout.host.stadi.planner import Planner
 from brownout.host.stadi.prediction import Predictor
-from brownout.host.stadi.timeline import Simulation
+from brownout.host.stadi.simulation import Simulation
 
 from .fakes import LinearCosts, fleet
 

@@ -8,8 +8,9 @@ import pytest
 
 from brownout.host.stadi.device import DeviceSpec, FleetSpec
 from brownout.host.stadi.gantt import LEFT, RIGHT, WIDTH, gantt_svg, legend, meetings
+from brownout.host.stadi.interval import Failure
 from brownout.host.stadi.plan import Plan, Share
-from brownout.host.stadi.timeline import Failure, Simulation
+from brownout.host.stadi.simulation import Simulation
 
 from .fakes import CONFIG, FREE_LINKS, LinearCosts
 

@@ -15,7 +15,7 @@ from brownout.host.stadi.link import BandwidthTrace, Link, Links
 from brownout.host.stadi.plan import Plan, Share
 from brownout.host.stadi.planner import Planner
 from brownout.host.stadi.replanning import Replanner
-from brownout.host.stadi.timeline import Simulation
+from brownout.host.stadi.simulation import Simulation
 
 from .fakes import LinearCosts, fleet
 

@@ -14,7 +14,7 @@ from brownout.host.stadi.load import LoadTrace
 from brownout.host.stadi.plan import Plan, Share
 from brownout.host.stadi.planner import METHODS, Planner
 from brownout.host.stadi.prediction import bound_s
-from brownout.host.stadi.timeline import Simulation
+from brownout.host.stadi.simulation import Simulation
 
 from .fakes import FREE_LINKS, LinearCosts, fleet
 

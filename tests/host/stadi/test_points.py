@@ -8,7 +8,7 @@ from brownout.host import TimingLaw
 from brownout.host.errors import PlanError
 from brownout.host.stadi.planner import Planner
 from brownout.host.stadi.points import at_guard_band, least_energy, least_latency, lowest_voltage_v
-from brownout.host.stadi.timeline import Simulation
+from brownout.host.stadi.simulation import Simulation
 
 from .fakes import LinearCosts, fleet
 

@@ -7,12 +7,13 @@ import re
 import pytest
 
 from brownout.host.errors import PlanError
+from brownout.host.stadi.interval import Failure
 from brownout.host.stadi.link import Link, Links
 from brownout.host.stadi.load import LoadTrace
 from brownout.host.stadi.plan import Plan, Share
 from brownout.host.stadi.planner import Planner
 from brownout.host.stadi.replanning import Replanner
-from brownout.host.stadi.timeline import Failure, Simulation
+from brownout.host.stadi.simulation import Simulation
 
 from .fakes import LinearCosts, fleet
 

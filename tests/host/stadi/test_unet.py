@@ -16,7 +16,7 @@ from brownout.host.stadi.device import DeviceSpec, FleetSpec
 from brownout.host.stadi.divided import Exchange
 from brownout.host.stadi.link import Link, Links
 from brownout.host.stadi.planner import METHODS, Planner
-from brownout.host.stadi.timeline import Simulation
+from brownout.host.stadi.simulation import Simulation
 from brownout.host.stadi.unet import PatchedUnet
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 

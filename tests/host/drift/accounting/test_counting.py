@@ -11,7 +11,8 @@ import torch
 
 from brownout.host import Accelerator, EnergyModel, Protection, Requantisation, calibrate, offload, report
 from brownout.host.device.backends.shapes import ShapeBackend
-from brownout.host.drift.accounting.counting import SUPPRESSING, UNCHECKED, CountedWorkload
+from brownout.host.device.product.protection import UNCHECKED
+from brownout.host.drift.accounting.counting import SUPPRESSING, CountedWorkload
 from brownout.host.drift.accounting.workloads import trace_workload
 from brownout.host.drift.cell import block_of
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig

@@ -12,8 +12,8 @@ import torch
 from brownout.host import CheckpointWarning, FileRefusedError, RunCheckpoint
 from brownout.host.device.power.energy import EnergyModel
 from brownout.host.errors import CheckpointError
+from brownout.host.stadi.interval import Failure
 from brownout.host.stadi.runtime.worker import Evaluation, Worker
-from brownout.host.stadi.timeline import Failure
 from brownout.host.storage.files import read_tensors, write_tensors
 from brownout.host.storage.packing import pack, unpack
 

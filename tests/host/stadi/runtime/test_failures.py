@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from brownout.host.errors import FleetError
+from brownout.host.stadi.interval import Failure
 from brownout.host.stadi.runtime import fleet as fleet_module
 from brownout.host.stadi.runtime.crew import at_fault
 from brownout.host.stadi.runtime.executor import Done, Failed, Lost, Stopped
 from brownout.host.stadi.runtime.worker import Worker
-from brownout.host.stadi.timeline import Failure
 
 from .tiny import dit_conditions, plan, scheduler
 from .trouble import STEPS, Case, Flipper, Trouble, Unreliable, at_evaluation, descriptors, threads

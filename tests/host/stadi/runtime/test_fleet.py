@@ -16,10 +16,10 @@ from brownout.host.device.power.energy import EnergyModel
 from brownout.host.device.power.timing import TimingLaw
 from brownout.host.errors import FleetError, PlanError
 from brownout.host.stadi.device import DeviceSpec
+from brownout.host.stadi.interval import Failure
 from brownout.host.stadi.load import LoadTrace
 from brownout.host.stadi.runtime.fleet import Fleet
 from brownout.host.stadi.solvers import solver_for
-from brownout.host.stadi.timeline import Failure
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
 from .displaced import in_one_place

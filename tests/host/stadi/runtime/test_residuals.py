@@ -14,6 +14,7 @@ import torch
 from brownout.host import Accelerator, offload
 from brownout.host.stadi.coding import AUTO, ExchangeCoding
 from brownout.host.stadi.device import DeviceSpec
+from brownout.host.stadi.interval import Failure
 from brownout.host.stadi.link import Link, Links
 from brownout.host.stadi.load import LoadTrace
 from brownout.host.stadi.plan import Plan
@@ -24,7 +25,6 @@ from brownout.host.stadi.runtime.post import Post
 from brownout.host.stadi.runtime.residuals import Residuals, decode, encode
 from brownout.host.stadi.runtime.run import Generated
 from brownout.host.stadi.solvers import solver_for
-from brownout.host.stadi.timeline import Failure
 
 from .displaced import in_one_place
 from .tiny import CONFIG, HALF, STEPS, alone, calibrated, devices, dit, dit_conditions, latents, plan, scheduler

@@ -21,6 +21,7 @@ from brownout.host.errors import PlanError
 from brownout.host.offloading import OffloadedConv2d
 from brownout.host.stadi.coding import ExchangeCoding
 from brownout.host.stadi.divided import MessageSizes
+from brownout.host.stadi.interval import Failure
 from brownout.host.stadi.runtime.exchange import Exchange
 from brownout.host.stadi.runtime.fleet import Fleet
 from brownout.host.stadi.runtime.group_norms import GroupNorms, Moments, pooled
@@ -28,7 +29,6 @@ from brownout.host.stadi.runtime.halos import Halos, PixelRow
 from brownout.host.stadi.runtime.patching import patched
 from brownout.host.stadi.runtime.post import Post
 from brownout.host.stadi.solvers import solver_for
-from brownout.host.stadi.timeline import Failure
 
 from .displaced import in_one_place
 from .tiny import CONFIG, HALF, alone, both, calibrated, devices, divisions, latents, plan, scheduler

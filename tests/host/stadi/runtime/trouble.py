@@ -16,6 +16,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from brownout.host.stadi.interval import Failure
 from brownout.host.stadi.runtime import fleet as fleet_module
 from brownout.host.stadi.runtime import process
 from brownout.host.stadi.runtime.fleet import Fleet
@@ -23,7 +24,6 @@ from brownout.host.stadi.runtime.inline import InlineExecutor
 from brownout.host.stadi.runtime.post import ATTEMPTS, Again, Message
 from brownout.host.stadi.runtime.wire import _HEADER, _MESSAGE
 from brownout.host.stadi.runtime.worker import Worker
-from brownout.host.stadi.timeline import Failure
 
 from .tiny import CONFIG, HALF, both, calibrated, devices, dit, dit_conditions, latents, scheduler
 
