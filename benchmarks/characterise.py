@@ -27,7 +27,6 @@ import typer
 
 from brownout.cosim.cache import results_root
 from brownout.host import write_results
-from brownout.host.drift.cell import BLOCK_LINEAR_KINDS
 from brownout.host.drift.characterisation.characterise import characterise
 from brownout.host.drift.characterisation.plots import damage_by_slice, damage_over_bit, damage_over_setting, heat_map
 from brownout.host.drift.characterisation.profile import ResilienceProfile
@@ -36,6 +35,7 @@ from brownout.host.drift.characterisation.stopping import Estimate, Stopping
 from brownout.host.drift.characterisation.subject import Subject, shipped
 from brownout.host.drift.setting import Setting
 from brownout.host.drift.strategies import Unprotected
+from brownout.host.workload.cell import BLOCK_LINEAR_KINDS
 
 BITS = (8, 10, 12, 14, 16, 20, 30)
 BIT_RATES = (1e-6, 1e-4, 3e-2)

@@ -35,7 +35,6 @@ from brownout.host import (
     write_results,
 )
 from brownout.host.caching import TaylorCache
-from brownout.host.drift.cell import BLOCK_LINEAR_KINDS
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Phases
 from brownout.host.drift.setting import GUARD_BAND_V, NOMINAL, Setting
@@ -44,6 +43,7 @@ from brownout.host.models.evaluate import CALIBRATION_SEED, draw
 from brownout.host.models.pruning import hidden_statistics, prune_mlp
 from brownout.host.models.spec import get_spec
 from brownout.host.quality import class_agreement, perceptual_distance
+from brownout.host.workload.cell import BLOCK_LINEAR_KINDS
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 
 INTERVALS, SHARES = (1, 2), (0.0, 0.25, 0.5)

@@ -24,10 +24,10 @@ from tqdm import tqdm
 from brownout.host import calibrate, write_results
 from brownout.host.models.load import load_denoiser
 from brownout.host.models.spec import build_scheduler
-from brownout.host.stadi.coding import ExchangeCoding
-from brownout.host.stadi.plan import Plan, Share
-from brownout.host.stadi.runtime.fleet import Fleet
-from brownout.host.stadi.runtime.residuals import Residuals
+from brownout.host.stadi.execute.fleet import Fleet
+from brownout.host.stadi.execute.residuals import Residuals
+from brownout.host.stadi.plan.coding import ExchangeCoding
+from brownout.host.stadi.plan.plan import Plan, Share
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 
 BITS, BLOCK, WARMUP = (6, 4, 3, 2, 1), 32, 2

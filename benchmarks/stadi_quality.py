@@ -42,9 +42,9 @@ from brownout.host.quality import (
     psnr_per_image,
     to_unit_range,
 )
-from brownout.host.stadi.device import DeviceSpec
-from brownout.host.stadi.plan import Plan, Share
-from brownout.host.stadi.runtime.fleet import Fleet, PlacedDenoiser
+from brownout.host.stadi.execute.fleet import Fleet, PlacedDenoiser
+from brownout.host.stadi.plan.device import DeviceSpec
+from brownout.host.stadi.plan.plan import Plan, Share
 from brownout.hw.config import AcceleratorConfig
 
 MODEL = "mnist-patch2"

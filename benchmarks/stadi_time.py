@@ -35,26 +35,26 @@ from tqdm import tqdm
 from brownout.host import write_results
 from brownout.host.device.power.energy import EnergyModel
 from brownout.host.device.power.timing import NOMINAL_VOLTAGE_V
-from brownout.host.drift.accounting.counting import CountedWorkload
 from brownout.host.drift.accounting.published import PUBLISHED
 from brownout.host.errors import PlanError
-from brownout.host.stadi.allocation import largest_ratio
-from brownout.host.stadi.coding import ExchangeCoding
-from brownout.host.stadi.costs import CostModel
-from brownout.host.stadi.device import DeviceSpec, FleetSpec
-from brownout.host.stadi.interval import Failure
-from brownout.host.stadi.link import BandwidthTrace, Link, Links
-from brownout.host.stadi.load import LoadTrace
-from brownout.host.stadi.patches import PatchedWorkload
-from brownout.host.stadi.plan import Plan
-from brownout.host.stadi.planner import METHODS, Planner
-from brownout.host.stadi.points import GUARD_BAND_V, PointedPlan, at_guard_band, least_energy, least_latency
-from brownout.host.stadi.prediction import bound_s
-from brownout.host.stadi.queue import POLICIES, ImageQueue, QueueServer
-from brownout.host.stadi.replanning import Replanner
-from brownout.host.stadi.simulation import Replan, Simulation
-from brownout.host.stadi.timeline import Timeline
-from brownout.host.stadi.unet import PatchedUnet
+from brownout.host.stadi.plan.allocation import largest_ratio
+from brownout.host.stadi.plan.coding import ExchangeCoding
+from brownout.host.stadi.plan.costs import CostModel
+from brownout.host.stadi.plan.device import DeviceSpec, FleetSpec
+from brownout.host.stadi.plan.link import BandwidthTrace, Link, Links
+from brownout.host.stadi.plan.load import LoadTrace
+from brownout.host.stadi.plan.patches import PatchedWorkload
+from brownout.host.stadi.plan.plan import Plan
+from brownout.host.stadi.plan.planner import METHODS, Planner
+from brownout.host.stadi.plan.points import GUARD_BAND_V, PointedPlan, at_guard_band, least_energy, least_latency
+from brownout.host.stadi.plan.prediction import bound_s
+from brownout.host.stadi.plan.unet import PatchedUnet
+from brownout.host.stadi.simulate.interval import Failure
+from brownout.host.stadi.simulate.queue import POLICIES, ImageQueue, QueueServer
+from brownout.host.stadi.simulate.replanning import Replanner
+from brownout.host.stadi.simulate.simulation import Replan, Simulation
+from brownout.host.stadi.simulate.timeline import Timeline
+from brownout.host.workload.counting import CountedWorkload
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.configurations import SERVER
 from denoisers.published import DENOISERS, GUIDED, on_meta

@@ -128,7 +128,6 @@ def characterise(
     threads: Threads = 0,
 ) -> None:
     """Measure which bits, or which steps and blocks, damage the image most."""
-    from .drift.cell import BLOCK_LINEAR_KINDS
     from .drift.characterisation.characterise import characterise as sweep
     from .drift.characterisation.slices import (
         Slice,
@@ -142,6 +141,7 @@ def characterise(
     from .drift.characterisation.stopping import Stopping
     from .drift.setting import Setting
     from .drift.strategies import Unprotected
+    from .workload.cell import BLOCK_LINEAR_KINDS
 
     kinds = None if attention else BLOCK_LINEAR_KINDS
     with _subject(model, Unprotected(), call, memory_mib, threads) as subject:
@@ -190,7 +190,6 @@ def search(
     threads: Threads = 0,
 ) -> None:
     """Find an operating point for each step and block: least energy, or time, within a budget of damage."""
-    from .drift.cell import BLOCK_LINEAR_KINDS
     from .drift.characterisation.characterise import characterise as sweep
     from .drift.characterisation.slices import Slice, block_slices, cross, evaluation_slices, layout_of, split
     from .drift.characterisation.stopping import Stopping
@@ -203,6 +202,7 @@ def search(
         undervolt_points,
     )
     from .drift.strategies import PublishedDrift, Rollback
+    from .workload.cell import BLOCK_LINEAR_KINDS
 
     builders: dict[str, Callable[..., Strategy]] = {"ours": Rollback, "drift": PublishedDrift}
     if strategy not in builders:

@@ -12,7 +12,7 @@ from diffusers.models.modeling_utils import no_init_weights
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from brownout.host.drift.accounting.workloads import Workload, trace_workload
+from brownout.host.workload.trace import Workload, trace_workload
 
 GUIDED = 2
 """Batch of classifier-free guidance: with and without the condition."""

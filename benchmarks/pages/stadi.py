@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from brownout.host.stadi.gantt import STYLE as GANTT_STYLE
-from brownout.host.stadi.gantt import gantt_svg, legend
-from brownout.host.stadi.planner import METHODS
-from brownout.host.stadi.timeline import Timeline
+from brownout.host.stadi.plan.planner import METHODS
+from brownout.host.stadi.simulate.gantt import STYLE as GANTT_STYLE
+from brownout.host.stadi.simulate.gantt import gantt_svg, legend
+from brownout.host.stadi.simulate.timeline import Timeline
 
 from .drift import STYLE, percent, plain, table
 

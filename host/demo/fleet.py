@@ -14,8 +14,8 @@ from ..models.load import load_classifier, load_denoiser
 from ..models.sampling import initial_latents
 from ..models.spec import ModelSpec, build_scheduler, get_spec
 from ..quality import psnr, recognised, to_unit_range
-from ..stadi.device import DeviceSpec
-from ..stadi.runtime.fleet import Fleet, Generated, PlacedDenoiser
+from ..stadi.execute.fleet import Fleet, Generated, PlacedDenoiser
+from ..stadi.plan.device import DeviceSpec
 
 MODEL, LABEL, STEPS, WARMUP_STEPS = "mnist", 3, 10, 2
 METHODS = ("single", "uniform", "elastic", "stadi")

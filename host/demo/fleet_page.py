@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 
-from ..stadi.gantt import gantt_svg, legend
+from ..stadi.simulate.gantt import gantt_svg, legend
 from .fleet import LABEL, ON_RTL, STEPS, WARMUP_STEPS, SharedImage
 from .markup import img, section
 

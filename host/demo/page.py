@@ -10,7 +10,7 @@ from pathlib import Path
 from ..device.power.timing import TimingLaw
 from ..drift.setting import Setting
 from ..offloading import LayerReport
-from ..stadi.gantt import STYLE as GANTT_STYLE
+from ..stadi.simulate.gantt import STYLE as GANTT_STYLE
 from .fleet_page import fleet_section
 from .markup import folded, img, section
 from .run import Demo, Outcome

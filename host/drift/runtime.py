@@ -20,7 +20,7 @@ from ..offloading.execution import CalledProduct, Execution, ProductCall
 from ..offloading.timesteps import timestep_reader
 from ..storage.decoding import Count, check
 from ..storage.state import State, join, split
-from .cell import Cell, block_of, kind_of_product
+from ..workload.cell import Cell, block_of, kind_of_product
 from .schedule import Listener, Schedule, describe_schedule
 from .setting import NOMINAL, Setting
 from .strategies.base import Strategy

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from ..device.product.protection import Protection
 from ..offloading.execution import ProductCall
 from ..storage.decoding import Count, check, decode
-from .cell import BLOCK_LINEAR_KINDS, Cell
+from ..workload.cell import BLOCK_LINEAR_KINDS, Cell
 from .setting import NOMINAL, Setting
 from .strategies.base import DriftRun
 

@@ -1,17 +1,17 @@
 """STADI: one image over several unequal accelerators, planned in simulated time and executed."""
 
-from .coding import ExchangeCoding
-from .device import DeviceSpec, FleetSpec
-from .gantt import gantt_svg
-from .interval import Failure
-from .link import BandwidthTrace, Link, Links
-from .load import LoadTrace
-from .plan import Plan, Share
-from .planner import METHODS, Planner
-from .replanning import Replanner
-from .runtime.fleet import Fleet, Generated, PlacedDenoiser
-from .simulation import Simulation
-from .timeline import Timeline
+from .execute.fleet import Fleet, Generated, PlacedDenoiser
+from .plan.coding import ExchangeCoding
+from .plan.device import DeviceSpec, FleetSpec
+from .plan.link import BandwidthTrace, Link, Links
+from .plan.load import LoadTrace
+from .plan.plan import Plan, Share
+from .plan.planner import METHODS, Planner
+from .simulate.gantt import gantt_svg
+from .simulate.interval import Failure
+from .simulate.replanning import Replanner
+from .simulate.simulation import Simulation
+from .simulate.timeline import Timeline
 
 __all__ = [
     "METHODS",

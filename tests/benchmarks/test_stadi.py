@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from brownout.host.stadi.timeline import Segment, Timeline
+from brownout.host.stadi.simulate.timeline import Segment, Timeline
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from brownout.host.demo import fleet, markup, page, picture, run
 from brownout.host.demo.trace import Trace
 from brownout.host.models.evaluate import calibration_run
 from brownout.host.models.spec import DIGITS, EMOJI
-from brownout.host.stadi.runtime.fleet import Fleet
+from brownout.host.stadi.execute.fleet import Fleet
 from brownout.hw.config import AcceleratorConfig
 
 pytestmark = pytest.mark.xdist_group("demo")

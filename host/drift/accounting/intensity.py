@@ -12,7 +12,7 @@ from ...device.backends.shapes import ShapeBackend
 from ...device.power.timing import NOMINAL_VOLTAGE_V, TimingLaw
 from ...device.product.operands import GemmShape
 from ...device.product.protection import UNCHECKED
-from .counting import SUPPRESSING, operand, unit_scale
+from ...workload.counting import SUPPRESSING, operand, unit_scale
 from .measured import RESIDUE_32, Cost
 
 

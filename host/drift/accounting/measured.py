@@ -15,9 +15,9 @@ from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 from ...device.power.energy import EnergyModel
 from ...device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TimingLaw
 from ...device.product.protection import Protection
-from .counting import SUPPRESSING, CountedWorkload
+from ...workload.counting import SUPPRESSING, CountedWorkload
+from ...workload.trace import Workload
 from .published import PublishedModel
-from .workloads import Workload
 
 RESIDUE_32 = ChecksumConfig(scheme="residue", locators=1, column_checks=False, segment_cols=32)
 """Ours: no column checks, segments of 32."""

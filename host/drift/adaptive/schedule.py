@@ -9,7 +9,7 @@ from typing import Any
 from ...device.product.protection import Protection
 from ...offloading.execution import ProductCall
 from ...storage.decoding import Count, NotNegative, check
-from ..cell import Cell
+from ...workload.cell import Cell
 from ..schedule import Schedule, describe_schedule
 from ..setting import Setting
 from ..strategies.base import DriftRun

@@ -14,7 +14,7 @@ from torch import nn
 
 from ...offloading import offloaded_model
 from ...quality import FeatureNetwork, perceptual_distance_per_image, squared_error_per_image
-from ..cell import Cell
+from ...workload.cell import Cell
 from ..runtime import protect
 from ..schedule import Schedule, constant
 from ..setting import NOMINAL, Setting

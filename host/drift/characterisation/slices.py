@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ...storage.decoding import Count, check
-from ..cell import Cell
+from ...workload.cell import Cell
 from ..runtime import protect
 from ..schedule import Schedule
 from ..setting import NOMINAL, Setting, only_bits

@@ -11,7 +11,7 @@ from torch import nn
 
 from ...device.accelerator import Accelerator
 from ...device.power.timing import TRANSITION_S
-from ..cell import Cell
+from ...workload.cell import Cell
 from ..characterisation.slices import Run
 from ..runtime import DriftExecution, protect
 from ..schedule import constant

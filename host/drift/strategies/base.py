@@ -15,7 +15,7 @@ from ...device.power.timing import TimingLaw
 from ...device.product.protection import UNCHECKED, Protection
 from ...offloading.execution import CalledProduct, ProductCall
 from ...storage.state import State
-from ..cell import Cell
+from ...workload.cell import Cell
 from ..setting import Setting
 
 

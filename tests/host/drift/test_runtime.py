@@ -136,7 +136,7 @@ def test_what_cannot_work_is_refused(accelerator):
 def test_published_policy_touches_block_linears_only():
     low = Setting(voltage_v=0.68)
     schedule = published(low)
-    from brownout.host.drift.cell import Cell
+    from brownout.host.workload.cell import Cell
 
     def at(evaluation, kind):
         return schedule(Cell(evaluation, math.nan, "x", "transformer_blocks.0", kind))
@@ -146,7 +146,7 @@ def test_published_policy_touches_block_linears_only():
 
 
 def test_table_gives_the_default_where_it_has_nothing():
-    from brownout.host.drift.cell import Cell
+    from brownout.host.workload.cell import Cell
 
     low = Setting(voltage_v=0.7)
     table = Table({(3, "b.0"): low}, kinds=["qkv"])

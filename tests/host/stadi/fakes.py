@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from brownout.host.stadi.device import DeviceSpec, FleetSpec
-from brownout.host.stadi.divided import Exchange
-from brownout.host.stadi.link import Link, Links
+from brownout.host.stadi.plan.device import DeviceSpec, FleetSpec
+from brownout.host.stadi.plan.divided import Exchange
+from brownout.host.stadi.plan.link import Link, Links
 from brownout.hw.config import AcceleratorConfig
 
 CONFIG = AcceleratorConfig()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from brownout.host.stadi.coding import ExchangeCoding
-from brownout.host.stadi.plan import Plan, Share
-from brownout.host.stadi.runtime.keys_values import Piece
+from brownout.host.stadi.execute.keys_values import Piece
+from brownout.host.stadi.plan.coding import ExchangeCoding
+from brownout.host.stadi.plan.plan import Plan, Share
 from brownout.host.storage.packable import class_of, packable
 from brownout.host.storage.packing import from_bytes, pack, to_bytes, unpack
 from brownout.host.storage.state import State

@@ -9,9 +9,9 @@ import pytest
 from brownout.host import EnergyModel, TimingLaw
 from brownout.host.device.power.energy import check_column_share
 from brownout.host.device.product.operands import GemmShape
-from brownout.host.drift.accounting.counting import CountedWorkload
 from brownout.host.drift.accounting.measured import CHECKPOINTING, CLASSIC_32, RESIDUE_32, ImageCounter
-from brownout.host.drift.accounting.workloads import ModelProduct, Workload
+from brownout.host.workload.counting import CountedWorkload
+from brownout.host.workload.trace import ModelProduct, Workload
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 
 CONFIG = AcceleratorConfig(

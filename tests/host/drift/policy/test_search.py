@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from brownout.host import Accelerator, offloaded_model
-from brownout.host.drift.cell import BLOCK_LINEAR_KINDS, Cell
 from brownout.host.drift.characterisation.characterise import characterise, image_metrics
 from brownout.host.drift.characterisation.slices import Slice, bit_slices, block_slices, cross, evaluation_slices
 from brownout.host.drift.characterisation.stopping import Stopping
@@ -23,6 +22,7 @@ from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Table, constant
 from brownout.host.drift.setting import NOMINAL, Setting, only_bits
 from brownout.host.drift.strategies import PublishedDrift, Rollback, Unprotected
+from brownout.host.workload.cell import BLOCK_LINEAR_KINDS, Cell
 
 from ..denoiser import CONFIG, RESIDUE, draw, offloaded
 

@@ -1,0 +1,83 @@
+"""A worker in a process of its own: ``python -m brownout.host.stadi.execute.child FD NAME=FD ...``.
+
+The first number is the descriptor of the connection to the coordinator, the others are those to other workers. When the
+coordinator is gone, so is this process.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+
+import torch
+
+from .executor import Answer, Command, Done, Failed, serve
+from .post import Letter, Post
+from .wire import HomeWire, PeerWire
+from .worker import Worker
+
+
+def _read_letters(sender: str, wire: PeerWire, post: Post) -> None:
+    try:
+        while True:
+            post.deliver(wire.receive())
+    except ConnectionError as error:
+        post.cut(sender, str(error))
+
+
+def _read_commands(home: HomeWire, post: Post, commands: queue.SimpleQueue[tuple[int, Command]]) -> None:
+    while True:
+        try:
+            number, command = home.receive()
+        except ConnectionError:
+            # At once, whatever is being evaluated; simulators end when their host does.
+            os._exit(0)
+        if command is None:
+            post.interrupt(number)
+        else:
+            commands.put((number, command))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run a worker until the coordinator is gone."""
+    home = HomeWire(socket.socket(fileno=int(arguments[0])), "coordinator")
+    try:
+        recipe = home.receive_recipe()
+    except ConnectionError:
+        return
+    wires = {}
+    for argument in arguments[1:]:
+        name, _, descriptor = argument.rpartition("=")
+        wires[name] = PeerWire(socket.socket(fileno=int(descriptor)), name)
+    torch.set_num_threads(recipe.threads)
+
+    def carry(receiver: str, letter: Letter) -> None:
+        wires[receiver].send(letter)
+
+    post = Post(recipe.device.name, carry, recipe.patience_s)
+    commands: queue.SimpleQueue[tuple[int, Command]] = queue.SimpleQueue()
+    for name, wire in wires.items():
+        threading.Thread(target=_read_letters, args=(name, wire, post), daemon=True).start()
+    threading.Thread(target=_read_commands, args=(home, post, commands), daemon=True).start()
+    try:
+        worker = Worker(recipe, post)
+    except Exception as error:
+        home.send((0, Failed(f"{type(error).__name__}: {error}")))
+        # Until the coordinator has read why, and leaves.
+        threading.Event().wait()
+    home.send((0, Done(None)))
+    while True:
+        number, command = commands.get()
+
+        def reply(answer: Answer, number: int = number) -> None:
+            home.send((number, answer))
+
+        serve(worker, command, reply)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

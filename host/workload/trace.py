@@ -1,0 +1,151 @@
+"""The products of one evaluation of a model, from its shapes alone: for cycle counts, schedules and policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..device.product.operands import GemmShape
+from ..offloading.attention import ROWS_AT_ONCE, split_heads
+from ..offloading.selection import FilterFn, call_name, reason_against, supported_layers, watch_attention
+from .cell import block_of
+
+
+@dataclass(frozen=True)
+class ModelProduct:
+    """A command of an offloaded model: one batched product.
+
+    Attributes
+    ----------
+    name : str
+        As in `brownout.host.report`: the layer's; of attention with ``.qk`` or ``.pv``.
+    kind : {"linear", "conv2d", "attention"}
+        The layer's.
+    block : str
+        See `brownout.host.workload.cell.block_of`.
+    shape : GemmShape
+        Extents. Rows of a Linear are tokens of the whole batch, rows of a Conv2d its output pixels; products of
+        attention are batched over images and heads, and cut into `ROWS_AT_ONCE` query rows.
+    first_row : int
+        As the model gives it to `Accelerator.gemm`.
+    """
+
+    name: str
+    kind: str
+    block: str
+    shape: GemmShape
+    first_row: int = 0
+
+    @property
+    def in_transformer(self) -> bool:
+        """Whether it is a Linear of a transformer block, in which the published experiments inject errors."""
+        return self.kind == "linear" and "transformer_blocks" in self.name.split(".")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one evaluation of a model asks of an accelerator.
+
+    Attributes
+    ----------
+    products : tuple of ModelProduct
+        In the order of execution.
+    weights : mapping of str to (int, int, int)
+        Batch, K and N of the resident weights of each layer, in the order of upload. Layers that are not used in an
+        evaluation are among them.
+    """
+
+    products: tuple[ModelProduct, ...]
+    weights: Mapping[str, tuple[int, int, int]]
+
+    @property
+    def macs(self) -> int:
+        """Useful multiply-accumulates."""
+        return sum(product.shape.macs for product in self.products)
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the blocks, in the order of execution."""
+        return tuple(dict.fromkeys(product.block for product in self.products))
+
+
+def _linear(layer: nn.Linear, values: torch.Tensor) -> GemmShape:
+    return GemmShape(1, values.numel() // layer.in_features, layer.out_features, layer.in_features)
+
+
+def _conv2d(layer: nn.Conv2d, output: torch.Tensor) -> GemmShape:
+    pixels = output.numel() // layer.out_channels
+    depth = layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
+    return GemmShape(layer.groups, pixels, layer.out_channels // layer.groups, depth)
+
+
+def trace_workload(model: nn.Module, run: Callable[[nn.Module], object], filter_fn: FilterFn | None = None) -> Workload:
+    """List the products of an evaluation of a float model.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not offloaded; on the meta device it takes neither memory nor time.
+    run : callable
+        ``run(model)`` evaluates it once, with inputs on the model's device.
+    filter_fn : callable, optional
+        Selects layers and owners of attention, as in `offload`.
+
+    Returns
+    -------
+    Workload
+        The commands that the offloaded model would send.
+    """
+    layers = {
+        layer: name
+        for layer, name in supported_layers(model).items()
+        if reason_against(layer) is None and (filter_fn is None or filter_fn(layer, name))
+    }
+    owners = {module: name for name, module in model.named_modules()}
+    products: list[ModelProduct] = []
+
+    def add(name: str, kind: str, shape: GemmShape, first_row: int = 0) -> None:
+        products.append(ModelProduct(name, kind, block_of(name), shape, first_row))
+
+    def after(layer: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> None:
+        if isinstance(layer, nn.Linear):
+            add(layers[layer], "linear", _linear(layer, arguments[0]))
+        elif isinstance(layer, nn.Conv2d):
+            add(layers[layer], "conv2d", _conv2d(layer, output))
+
+    def attention(
+        owner: nn.Module, index: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if filter_fn is None or filter_fn(owner, owners[owner]):
+            named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+            heads = split_heads(named["query"], named["key"], named["value"], None, named.get("enable_gqa", False))
+            batch, count, length, depth = heads.query.shape
+            keys, width = heads.value.shape[2:]
+            name = call_name(owners[owner], index)
+            for start in range(0, length, ROWS_AT_ONCE):
+                rows = min(ROWS_AT_ONCE, length - start)
+                first_row = start * batch * count
+                add(f"{name}.qk", "attention", GemmShape(batch * count, rows, keys, depth), first_row)
+                add(f"{name}.pv", "attention", GemmShape(batch * count, rows, width, keys), first_row)
+        return function(*args, **kwargs)
+
+    handles = [layer.register_forward_hook(after) for layer in layers]
+    try:
+        with watch_attention(model, attention), torch.no_grad():
+            run(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Workload(tuple(products), {name: _matrix(layer) for layer, name in layers.items()})
+
+
+def _matrix(layer: nn.Module) -> tuple[int, int, int]:
+    """Batch, K and N of a layer's weights."""
+    assert isinstance(layer, (nn.Linear, nn.Conv2d))
+    outputs, *inputs = layer.weight.shape
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    return groups, int(torch.Size(inputs).numel()), outputs // groups

@@ -1,0 +1,58 @@
+"""Workers of a fleet in a process that was forked from the one that started them."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from brownout.host import ForkedProcessError
+from brownout.host.stadi.execute.crew import Crew
+from brownout.host.stadi.execute.executor import Done, Executor, Held
+
+from ....forks import in_a_child
+
+
+class Noted(Executor):
+    """Carries out everything at once, and notes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def start(self, recipes):
+        for recipe in recipes:
+            self.answers.put((recipe.device.name, 0, Done(None)))
+
+    def tell(self, device, number, command):
+        self.seen.append(command)
+        self.answers.put((device, number, Done(command.step)))
+
+    def interrupt(self, device, epoch):
+        self.seen.append("interrupt")
+
+    def kill(self, device):
+        self.seen.append("kill")
+
+    def close(self):
+        self.seen.append("close")
+
+
+def test_a_forked_process_neither_asks_nor_ends_the_workers_of_its_parent():
+    executor = Noted()
+    recipes = [SimpleNamespace(device=SimpleNamespace(name=name)) for name in ("one", "two")]
+    crew = Crew(executor, recipes, patience_s=10)
+    message = rf"^this fleet was opened in process {os.getpid()} .*; place the denoiser on a Fleet in this process$"
+
+    def child():
+        for call in (crew.check, lambda: crew.ask({"one": Held(3)})):
+            with pytest.raises(ForkedProcessError, match=message):
+                call()
+        crew.close()
+        return crew.alive, executor.seen
+
+    assert in_a_child(child) == (["one", "two"], [])
+    assert crew.ask({"one": Held(3), "two": Held(4)}) == {"one": Done(3), "two": Done(4)}
+    crew.close()
+    assert executor.seen[-1] == "close"
