@@ -320,7 +320,7 @@ def build_cycle_model(build_root: Path | str | None = None) -> Path:
         There is no compiler, or it failed.
     """
     root = resolve_build_root(build_root)
-    sources = rtl_folder() / "cycle_model"
+    sources = Path(__file__).parent / "cycle_model"
     parts = [*CYCLE_MODEL_FLAGS, files_digest(sources, ["*.h", "*.cpp"])]
 
     def make(folder: Path) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from brownout.cosim.build import build_cycle_model
 from brownout.cosim.cycle_model import _Library
 from brownout.cosim.errors import BuildFolderError
-from brownout.cosim.kernels import build_kernels
 from brownout.cosim.libraries import load_library
 
 
 def test_a_library_is_loaded() -> None:
-    assert load_library(build_kernels()).brownout_quantise
+    assert load_library(build_cycle_model()).brownout_cycles_new
 
 
 @pytest.mark.parametrize("load", [load_library, _Library])
@@ -35,7 +35,7 @@ def test_a_library_in_a_folder_without_exec_is_named_with_the_remedy(tmp_path: P
         pytest.skip("cannot mount a tmpfs here")
     try:
         copied = tmp_path / "library.so"
-        copied.write_bytes(build_kernels().read_bytes())
+        copied.write_bytes(build_cycle_model().read_bytes())
         with pytest.raises(BuildFolderError, match="set BROWNOUT_BUILD to a folder from which programs can be run"):
             load_library(copied)
     finally:

@@ -1,4 +1,4 @@
-"""The twin's C++ kernels from Python: types and signatures of ``rtl/kernels``."""
+"""The twin's C++ kernels from Python: types and signatures of ``host/device/twin/cpp``."""
 
 from __future__ import annotations
 
@@ -131,8 +131,8 @@ def load_kernels() -> ctypes.CDLL:
     brownout.cosim.errors.BuildError
         There is no C++ compiler, or it failed; or what it made cannot be loaded.
     """
-    from brownout.cosim.kernels import build_kernels
     from brownout.cosim.libraries import load_library
+    from brownout.host.device.twin.build import build_kernels
 
     library = load_library(build_kernels())
     pointer = c_void_p

@@ -24,10 +24,10 @@ from brownout.hw.commands import (
 from brownout.hw.config import BATCH_BITS, DIMENSION_BITS, K_LIMIT, AcceleratorConfig
 from brownout.hw.registers import CHECK_COUNTERS, counters
 
-from .build import build_cycle_model
-from .dram import MemoryTiming
-from .libraries import load_library
-from .simulator import ring_bytes
+from ..build import build_cycle_model
+from ..dram import MemoryTiming
+from ..libraries import load_library
+from ..simulator import ring_bytes
 
 _NO_ROW = (1 << 64) - 1
 
@@ -74,7 +74,7 @@ class Runs:
 
 
 class _FoundWords(ctypes.Structure):
-    """``Found`` of ``rtl/cycle_model/findings.h``."""
+    """``Found`` of ``cosim/cycle_model/findings.h``."""
 
     _fields_ = tuple(
         (name, ctypes.c_uint64) for name in ("records", "blocks", "suppressed", "suppressed_count", "runs")
@@ -88,7 +88,7 @@ def block_count(config: AcceleratorConfig, command: GemmCommand) -> int:
 
 
 class _Library:
-    """The C functions of ``rtl/cycle_model/interface.cpp``, and readers of the attributes that they want."""
+    """The C functions of ``cosim/cycle_model/interface.cpp``, and readers of the attributes that they want."""
 
     def __init__(self, path: Path) -> None:
         library = load_library(path)

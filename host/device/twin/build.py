@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .build import rtl_folder
-from .cache import build_root as resolve_build_root
-from .cache import digest, files_digest
-from .compiling import Commands
-from .durations import KERNELS_CPU_S, seconds_text
-from .errors import BuildError, BuildFolderError
-from .products import product_folder
-from .toolchain import find_compiler
+from brownout.cosim.cache import build_root as resolve_build_root
+from brownout.cosim.cache import digest, files_digest
+from brownout.cosim.compiling import Commands
+from brownout.cosim.durations import KERNELS_CPU_S, seconds_text
+from brownout.cosim.errors import BuildError, BuildFolderError
+from brownout.cosim.products import product_folder
+from brownout.cosim.toolchain import find_compiler
+
+SOURCES = Path(__file__).parent / "cpp"
 
 KERNEL_LIBRARY = "libbrownout_kernels.so"
 
@@ -36,7 +37,7 @@ THREAD_FLAGS = ("-fopenmp",)
 
 
 def build_kernels(build_root: Path | str | None = None) -> Path:
-    """Shared library with the kernels of ``rtl/kernels``, built unless it is already there.
+    """Shared library with the kernels of ``host/device/twin/cpp``, built unless it is already there.
 
     Safe to call from several processes at once.
 
@@ -51,7 +52,7 @@ def build_kernels(build_root: Path | str | None = None) -> Path:
         There is no compiler, or it failed; names the log.
     """
     root = resolve_build_root(build_root)
-    sources = rtl_folder() / "kernels"
+    sources = SOURCES
     parts = [*KERNEL_FLAGS, *THREAD_FLAGS, files_digest(sources, ["*.h", "*.cpp"])]
 
     def make(folder: Path) -> None:
