@@ -31,7 +31,7 @@ from brownout.host.drift.characterisation.characterise import characterise
 from brownout.host.drift.characterisation.plots import damage_by_slice, damage_over_bit, damage_over_setting, heat_map
 from brownout.host.drift.characterisation.profile import ResilienceProfile
 from brownout.host.drift.characterisation.slices import Slice, bit_slices, cross, kind_slices, layout_of, split
-from brownout.host.drift.characterisation.stopping import Estimate, Stopping
+from brownout.host.drift.characterisation.stopping import DamageEstimate, Stopping
 from brownout.host.drift.characterisation.subject import Subject, shipped
 from brownout.host.drift.setting import Setting
 from brownout.host.drift.strategies import Unprotected
@@ -44,7 +44,7 @@ PARTS = {"steps": ("early", "middle", "late"), "blocks": ("first", "middle", "la
 LINEAR = Slice(name="linear", kinds=BLOCK_LINEAR_KINDS)
 
 
-def watch(slice_: Slice, setting: Setting, found: Estimate) -> None:
+def watch(slice_: Slice, setting: Setting, found: DamageEstimate) -> None:
     print(f"{slice_.name:24} {setting.label:8} {found.mean:8.4f} [{found.lower:.4f}, {found.upper:.4f}] {found.images}")
 
 

@@ -27,7 +27,7 @@ from drift_quality import BATCH, VARIANTS, Bench, Store, points_of
 
 from brownout.cosim.cache import results_root
 from brownout.host import Accelerator, TimingLaw, load_denoiser, offload, restore, sample
-from brownout.host.drift.accounting.costs import OURS, Choice, saving_at_rate, speedup_at_rate
+from brownout.host.drift.accounting.costs import OURS, SchemePoint, saving_at_rate, speedup_at_rate
 from brownout.host.drift.accounting.published import ERROR_RATE, PUBLISHED, PublishedModel
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Phases
@@ -122,7 +122,7 @@ def on_rtl(name: str, metrics: dict[str, float]) -> None:
         metrics[f"rtl_{figure}_{name}"] = stats[1][figure]
 
 
-def report_choice(kind: str, choice: Choice, metrics: dict[str, float]) -> None:
+def report_choice(kind: str, choice: SchemePoint, metrics: dict[str, float]) -> None:
     """Flat figures of the best scheme of one kind."""
     metrics[f"ours_{kind}_avg"] = choice.average
     metrics |= {f"ours_{kind}_{key}": value for key, value in choice.by_model.items()}
@@ -156,7 +156,7 @@ def main(
             print(f"{name} {variant}: no worse than DRIFT up to {rate:g}", flush=True)
     # A scheme of which not even the first rate will do is no choice.
     rates = {variant: rate for variant, rate in found.items() if rate}
-    best: dict[str, tuple[str, Choice]] = {}
+    best: dict[str, tuple[str, SchemePoint]] = {}
     for variant, rate in rates.items():
         scheme, priced = OURS[scheme_of(variant)], models_of(variant)
         chosen = {"saving": saving_at_rate(scheme, rate, models=priced)}

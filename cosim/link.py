@@ -27,7 +27,7 @@ class LinkGarbled(Exception):  # noqa: N818
     """What came is not a message."""
 
 
-class Link:
+class SimulatorLink:
     """One end of the connection.
 
     Parameters

@@ -22,7 +22,7 @@ from .build import TOP
 from .descriptors import reserve_standard_descriptors
 from .environment import needed_environment
 from .errors import BuildFolderError, ProtocolError, SimulatorDied, SimulatorTimeout
-from .link import Link, LinkClosed, LinkGarbled, LinkTimeout
+from .link import LinkClosed, LinkGarbled, LinkTimeout, SimulatorLink
 from .logs import open_simulator_log
 from .ownership import ProcessLock, cut_off_in_children
 
@@ -120,7 +120,7 @@ class SimulatorProcess:
         }
         if waves is not None:
             environment["BROWNOUT_WAVES"] = str(waves.resolve())
-        self.link = Link(ours)
+        self.link = SimulatorLink(ours)
         try:
             with log:
                 self._process = _launcher.submit(

@@ -23,7 +23,7 @@ GUARD_BYTES = 256
 """Between operands, and before the first and after the last one."""
 
 
-class MismatchError(AssertionError):
+class ScoreboardError(AssertionError):
     """Memory after a command is not what the golden model says."""
 
 
@@ -203,7 +203,7 @@ class GemmCase:
         if not np.array_equal(expected, result):
             wrong = np.argwhere(expected != result)
             where = tuple(int(i) for i in wrong[0])
-            raise MismatchError(
+            raise ScoreboardError(
                 f"{len(wrong)} of {expected.size} elements differ; first at (batch, row, column) {where}: "
                 f"{result[where]} instead of {expected[where]}"
             )
@@ -234,4 +234,4 @@ class GemmCase:
     def _compare(self, image: NDArray[np.uint8], memory: NDArray[np.uint8], complaint: str) -> None:
         changed = np.flatnonzero(image != memory[self._base : self.end])
         if changed.size:
-            raise MismatchError(f"{changed.size} {complaint}, first at 0x{int(changed[0]) + self._base:x}")
+            raise ScoreboardError(f"{changed.size} {complaint}, first at 0x{int(changed[0]) + self._base:x}")

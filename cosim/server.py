@@ -16,7 +16,7 @@ from brownout.hw.registers import OFFSETS, counter_offset
 
 from .dram import BANDWIDTH_ONE, DramModel
 from .drivers import AxiLiteDriver, RingDriver
-from .link import Link, LinkClosed
+from .link import LinkClosed, SimulatorLink
 from .verilated import CLOCK_PERIOD_PS
 
 RESET_CYCLES = 4
@@ -119,7 +119,7 @@ class Server:
 @cocotb.test()
 async def serve(dut: Any) -> None:
     """Serve until the host closes the socket."""
-    link = Link(socket.socket(fileno=int(os.environ["BROWNOUT_SOCKET_FD"])))
+    link = SimulatorLink(socket.socket(fileno=int(os.environ["BROWNOUT_SOCKET_FD"])))
     server = Server(dut)
     await server.reset({})
     link.send({"ready": True, "pid": os.getpid()})

@@ -28,7 +28,7 @@ from .protect.row_checker import RowChecker
 from .registers import ADDRESS_BITS
 
 
-class Accelerator(wiring.Component):
+class AcceleratorTop(wiring.Component):
     """Weight-stationary systolic-array accelerator.
 
     Commands come from a ring in memory, data from and to the same memory; see `brownout.hw.commands` for the

@@ -12,7 +12,7 @@ from typing import Any
 from amaranth.back import rtlil
 from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
 
-from .accelerator import Accelerator
+from .accelerator import AcceleratorTop
 from .array import row
 from .array.row import ArrayRow
 from .config import AcceleratorConfig
@@ -22,7 +22,7 @@ from .protect.check_row import CheckRow
 from .time_zero import run_at_time_zero
 
 
-class _AxiClocked(Accelerator):
+class _AxiClocked(AcceleratorTop):
     """An accelerator with the clock and the reset that AXI names: `aclk`, and `aresetn`, active low."""
 
     def __init__(self, config: AcceleratorConfig, name: str) -> None:
@@ -37,7 +37,7 @@ class _AxiClocked(Accelerator):
         return m
 
 
-def _ports(accelerator: Accelerator) -> dict[str, tuple[Signal, None]]:
+def _ports(accelerator: AcceleratorTop) -> dict[str, tuple[Signal, None]]:
     ports: dict[str, tuple[Signal, None]] = {}
     if isinstance(accelerator, _AxiClocked):
         ports |= {"aclk": (accelerator.aclk, None), "aresetn": (accelerator.aresetn, None)}
@@ -117,7 +117,7 @@ def verilog_text(config: AcceleratorConfig, name: str | None = None, *, aresetn:
         `name` cannot be the name of a module and of C macros.
     """
     name = default_name(config) if name is None else checked_name(name)
-    accelerator = (_AxiClocked if aresetn else Accelerator)(config, name)
+    accelerator = (_AxiClocked if aresetn else AcceleratorTop)(config, name)
     top = _convert(accelerator, name, _ports(accelerator))
     if f"\nmodule {name}(" not in top:  # Yosys escapes the words of the language
         raise ValueError(f"a name must not be a word of Verilog or SystemVerilog, as {name!r} is")

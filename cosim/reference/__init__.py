@@ -9,12 +9,12 @@ from .checks import Located, find_pairs, is_flagged, large
 from .draws import draw, mix, pick
 from .gemm import reference_gemm
 from .numbers import check_weights, digits_of, wrap
-from .result import Outcome, ReferenceResult
+from .result import ReferenceResult, SegmentOutcome
 
 __all__ = [
     "Located",
-    "Outcome",
     "ReferenceResult",
+    "SegmentOutcome",
     "carry_pass",
     "check_weights",
     "digits_of",

@@ -15,7 +15,7 @@ from brownout.hw.tiling import Block
 from .command import Command
 from .draws import WORD
 from .numbers import is_residue, wrap
-from .result import Outcome, ReferenceResult
+from .result import ReferenceResult, SegmentOutcome
 from .sums import Sums
 
 
@@ -178,23 +178,23 @@ def check_block(cmd: Command, block: Block, sums: Sums, result: ReferenceResult)
         marked: list[int] = []
         repaired: list[Located] = []
         if unique:
-            outcome = Outcome.CORRECTED
+            outcome = SegmentOutcome.CORRECTED
             repaired = [each for each in pairs[0] if each.place != LOG_PLAIN_CHECK]
             other = repaired[1].place if len(repaired) == 2 else LOG_PLAIN_CHECK
             where = repaired[0].place << 8 | other << 18 | 1 << 26
         elif pairs:
-            outcome = Outcome.MARKED
+            outcome = SegmentOutcome.MARKED
             marked, fit, where = list(columns), None, 0
         elif fit is not None and correct:
-            outcome = Outcome.CORRECTED
+            outcome = SegmentOutcome.CORRECTED
             repaired = [Located(fit, syndromes[0])]
         elif fit is not None:
-            outcome = Outcome.MARKED_BY_FIT
+            outcome = SegmentOutcome.MARKED_BY_FIT
             marked = [columns[fit]]
         elif _is_check_error(checksum, syndromes):
-            outcome = Outcome.IGNORED
+            outcome = SegmentOutcome.IGNORED
         else:
-            outcome = Outcome.MARKED
+            outcome = SegmentOutcome.MARKED
             marked = [n for i, n in enumerate(columns) if not cmd.columns_checked or large(at[i], theta)]
         for each in repaired:
             n = columns[each.place]

@@ -17,7 +17,7 @@ from .carries import carry_sums
 from .checks import check_block
 from .command import Command
 from .numbers import Ints, wrap
-from .result import Outcome, ReferenceResult
+from .result import ReferenceResult, SegmentOutcome
 from .sums import clean_sums, flip
 
 
@@ -86,7 +86,7 @@ def reference_gemm(
         corrected_sums=np.zeros(shape, np.int32),
         row_syndromes=np.zeros((*segments, checks), np.int64),
         column_syndromes=np.zeros(shape, np.int64),
-        outcome=np.full(segments, Outcome.NOT_FLAGGED, np.int8),
+        outcome=np.full(segments, SegmentOutcome.NOT_FLAGGED, np.int8),
         fit=np.full(segments, -1, np.int64),
         corrected=np.zeros(shape, bool),
         marked=np.zeros(shape, bool),

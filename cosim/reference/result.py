@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .numbers import Ints
 
 
-class Outcome(IntEnum):
+class SegmentOutcome(IntEnum):
     """What happened to a segment of a row; all but NOT_FLAGGED as in a log record."""
 
     NOT_FLAGGED = -1
@@ -39,7 +39,7 @@ class ReferenceResult:
     column_syndromes : int64 array (B, M, N)
         q of the group that the row is in, as signed 32 bits; zero without column checks.
     outcome : int8 array (B, M, T, S)
-        `Outcome` of each segment of each row.
+        `SegmentOutcome` of each segment of each row.
     fit : int64 array (B, M, T, S)
         Column of the tile to which the evidence points, -1 if to none or to two.
     corrected : bool array (B, M, N)

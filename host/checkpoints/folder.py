@@ -66,7 +66,7 @@ class _State:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundRun:
     """What a folder has of a run.
 
     Attributes
@@ -182,7 +182,7 @@ class RunFolder:
         identity: Mapping[str, Any],
         try_state: Callable[[State], None] = _nothing,
         try_evaluation: Callable[[State], None] = _nothing,
-    ) -> Found | None:
+    ) -> FoundRun | None:
         """What the folder has of a run; None if it has none.
 
         What cannot be used is warned of, and the state before is taken. What comes after that is deleted; folders of
@@ -228,7 +228,7 @@ class RunFolder:
                 warnings.warn(f"{reason}; going on from state {number}", CheckpointWarning, stacklevel=2)
             self._forget_after(number)
             self._last, self._written = digests[number - 1] if number else "", number
-            return Found(State(run.facts, tensors), number, state)
+            return FoundRun(State(run.facts, tensors), number, state)
         reason = "; ".join(reasons) if reasons else "there are evaluations, but no states"
         raise CheckpointError(f"{self.path} has no state to go on from: {reason}; {self._remedy()}")
 

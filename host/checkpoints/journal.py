@@ -18,7 +18,7 @@ from ..errors import CheckpointError
 from ..offloading import OffloadedModel, offloaded_model
 from ..storage.decoding import Form, check
 from ..storage.state import State
-from .folder import Found, RunFolder
+from .folder import FoundRun, RunFolder
 from .identity import identity
 from .options import RunCheckpoint
 from .values import decode, describe, difference, encode
@@ -134,7 +134,7 @@ class Journal:
         """
         self._resume(self._find())
 
-    def _find(self) -> Found | None:
+    def _find(self) -> FoundRun | None:
         found = self._open().find(self._identity, self._try_state, self._try_evaluation)
         if found is not None:
             _check_generator(found.facts, self.options.folder)
@@ -155,7 +155,7 @@ class Journal:
         decode(values.values["output"], values.tensors)
         _check_generator(values, "an evaluation")
 
-    def _resume(self, found: Found | None) -> None:
+    def _resume(self, found: FoundRun | None) -> None:
         if self.model is not None:
             self.model.begin_run()
         self._index = 0

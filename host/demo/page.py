@@ -13,7 +13,7 @@ from ..offloading import LayerReport
 from ..stadi.simulate.gantt import STYLE as GANTT_STYLE
 from .fleet_page import fleet_section
 from .markup import folded, img, section
-from .run import Demo, Outcome
+from .run import Demo, DemoOutcome
 from .style import STYLE
 
 STRIP_LABEL = 3
@@ -42,7 +42,7 @@ def _point(setting: Setting, *, checked: bool) -> str:
     return " · ".join(parts)
 
 
-def _picture(outcome: Outcome, index: int, name: str) -> str:
+def _picture(outcome: DemoOutcome, index: int, name: str) -> str:
     good, psnr = bool(outcome.recognised[index]), float(outcome.psnr_db[index])
     mark = '<b class="good">✓</b>' if good else '<b class="bad">✗</b>'
     distance = "" if math.isinf(psnr) else f" {psnr:.0f} dB"
@@ -54,7 +54,7 @@ def _fact(value: str, caption: str) -> str:
     return f"<div><b>{value}</b><span>{html.escape(caption)}</span></div>"
 
 
-def _facts(demo: Demo, outcome: Outcome) -> str:
+def _facts(demo: Demo, outcome: DemoOutcome) -> str:
     name, stats, images, metrics = outcome.scenario.name, outcome.rtl.stats, len(demo.labels), demo.metrics
     energy, reference = outcome.rtl.energy_j(), demo.nominal.rtl.energy_j()
     array, total = energy["mac"] + energy["check"], stats["energy_j"]
@@ -82,7 +82,7 @@ def _facts(demo: Demo, outcome: Outcome) -> str:
     return f'<div class="facts">{"".join(facts)}</div>'
 
 
-def _run(demo: Demo, outcome: Outcome) -> str:
+def _run(demo: Demo, outcome: DemoOutcome) -> str:
     pictures = "".join(_picture(outcome, index, name) for index, name in enumerate(demo.class_names))
     point = _point(outcome.scenario.setting, checked=bool(outcome.rtl.stats["checks"]))
     return (
@@ -109,7 +109,7 @@ def _bar(demo: Demo, energy: dict[str, float], parts: Sequence[str]) -> str:
     return f'<td class="bar"><div class="stack">{"".join(pieces)}</div></td>'
 
 
-def _energy_row(demo: Demo, outcome: Outcome) -> str:
+def _energy_row(demo: Demo, outcome: DemoOutcome) -> str:
     energy, images = outcome.rtl.energy_j(), len(demo.labels)
     total, nominal = sum(energy.values()), sum(demo.nominal.rtl.energy_j().values())
     cells = "".join(f"<td>{energy[part] / images * 1e6:.2f}</td>" for part in PARTS)

@@ -14,7 +14,7 @@ from brownout.hw.config import AcceleratorConfig
 from ..models.load import load_classifier
 from ..quality import psnr, recognised
 from . import DEFAULT_VOLTAGE_V
-from .run import Job
+from .run import DemoJob
 from .scenario import scenarios
 from .trace import Trace
 
@@ -52,7 +52,7 @@ def main(
     seed: Annotated[int, typer.Option(help="of the initial noise and of the timing errors")] = 0,
 ) -> None:
     """Draw the demo's three runs one below the other: on the twin, which is bit-identical to the RTL."""
-    job = Job.of(model, seed=seed, config=AcceleratorConfig())
+    job = DemoJob.of(model, seed=seed, config=AcceleratorConfig())
     classifier, rows = load_classifier(model), []
     for scenario in scenarios(voltage):
         run = job.run(scenario, "twin", Trace())

@@ -41,7 +41,7 @@ Progress = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Run:
+class DemoRun:
     """One pass over all pictures on one backend.
 
     Attributes
@@ -73,12 +73,12 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DemoOutcome:
     """What became of a scenario.
 
     Attributes
     ----------
-    twin, rtl : Run
+    twin, rtl : DemoRun
         The same run on both.
     mismatch : str or None
         Where RTL and twin first differ; None if they are bit-identical.
@@ -89,8 +89,8 @@ class Outcome:
     """
 
     scenario: Scenario
-    twin: Run
-    rtl: Run
+    twin: DemoRun
+    rtl: DemoRun
     mismatch: str | None
     recognised: torch.Tensor
     psnr_db: torch.Tensor
@@ -104,7 +104,7 @@ class Demo:
     ----------
     float32 : torch.Tensor
         Pictures of the unquantised model, (N, C, H, W) in [0, 1].
-    outcomes : tuple of Outcome
+    outcomes : tuple of DemoOutcome
         Nominal, unprotected, with rollback.
     shared : SharedImage
         One image over two accelerators.
@@ -117,7 +117,7 @@ class Demo:
     labels: list[int]
     seed: int
     float32: torch.Tensor
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[DemoOutcome, ...]
     shared: SharedImage
     metrics: dict[str, float]
 
@@ -127,7 +127,7 @@ class Demo:
         return [self.spec.class_names[label] for label in self.labels]
 
     @property
-    def nominal(self) -> Outcome:
+    def nominal(self) -> DemoOutcome:
         """The run without errors."""
         return self.outcomes[0]
 
@@ -139,7 +139,7 @@ class Demo:
 
 
 @dataclass(frozen=True)
-class Job:
+class DemoJob:
     """What all runs have in common.
 
     Attributes
@@ -155,12 +155,12 @@ class Job:
     calibration: Calibration = field(repr=False)
 
     @classmethod
-    def of(cls, name: str, *, seed: int, config: AcceleratorConfig) -> Job:
+    def of(cls, name: str, *, seed: int, config: AcceleratorConfig) -> DemoJob:
         """Ten pictures of a model, one per class; raises as `run_demo`."""
         spec = get_spec(name)
         return cls(spec, hardware(config), list(range(spec.num_classes)), seed, calibration_run(spec))
 
-    def run(self, scenario: Scenario, backend: str, trace: Trace, progress: Progress | None = None) -> Run:
+    def run(self, scenario: Scenario, backend: str, trace: Trace, progress: Progress | None = None) -> DemoRun:
         """Draw the pictures; threads may do that at the same time."""
         began = time.monotonic()
         model: nn.Module = load_denoiser(self.spec.name)
@@ -187,11 +187,11 @@ class Job:
                     images = sample(model, self.spec, self.labels, seed=self.seed, callback=see_step)
                     stats = {**accelerator.stats, "rolled_back": rolled_back}
                 wall = time.monotonic() - started
-                return Run(images, trace, report(model), stats, started - began, wall)
+                return DemoRun(images, trace, report(model), stats, started - began, wall)
             finally:
                 restore(model)
 
-    def describe_mismatch(self, scenario: Scenario, rtl: Run, twin: Run) -> str | None:
+    def describe_mismatch(self, scenario: Scenario, rtl: DemoRun, twin: DemoRun) -> str | None:
         """Where two runs first differ, down to the element; None if they are bit-identical."""
         index, other = rtl.trace.first_departing_layer(), twin.trace
         if index is not None and index < len(other.layers) and rtl.trace.layers[index][0] == other.layers[index][0]:
@@ -214,7 +214,9 @@ class Job:
         return None
 
 
-def _run_on_rtl(job: Job, wanted: tuple[Scenario, ...], twins: list[Run], *, show_progress: bool) -> list[Run]:
+def _run_on_rtl(
+    job: DemoJob, wanted: tuple[Scenario, ...], twins: list[DemoRun], *, show_progress: bool
+) -> list[DemoRun]:
     """All scenarios on RTL, `SIMULATORS` at a time, in their order."""
     steps = len(wanted) * job.spec.num_inference_steps
     with (
@@ -232,7 +234,7 @@ def _run_on_rtl(job: Job, wanted: tuple[Scenario, ...], twins: list[Run], *, sho
             pool.shutdown(cancel_futures=True)
 
 
-def _scenario_metrics(outcome: Outcome) -> dict[str, float]:
+def _scenario_metrics(outcome: DemoOutcome) -> dict[str, float]:
     name, stats = outcome.scenario.name, outcome.rtl.stats
     counts = ("injected", "corrected", "rolled_back", "missed", "wrong")
     energy = {f"energy_{part}_{name}_j": value for part, value in outcome.rtl.energy_j().items()}
@@ -279,7 +281,7 @@ def run_demo(
     """
     began = time.monotonic()
     wanted = scenarios(voltage_v)
-    job = Job.of(name, seed=seed, config=config)
+    job = DemoJob.of(name, seed=seed, config=config)
     classifier, target = load_classifier(name), torch.tensor(job.labels)
     float32 = sample(load_denoiser(name), job.spec, job.labels, seed=seed)
     twins = [job.run(scenario, "twin", Trace()) for scenario in wanted]
@@ -289,7 +291,7 @@ def run_demo(
     shared = share_image(job.config, seed=seed)
     clean = rtls[0].images
     outcomes = tuple(
-        Outcome(
+        DemoOutcome(
             scenario,
             twin,
             rtl,

@@ -10,7 +10,7 @@ from brownout.hw.config import AcceleratorConfig
 from ..storage.decoding import check
 from ..storage.state import State
 from .backends.base import Backend
-from .power.energy import EnergyModel, Meter
+from .power.energy import EnergyMeter, EnergyModel
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Ledger:
 
     Attributes
     ----------
-    meter : Meter
+    meter : EnergyMeter
         Time and energy.
     ideal_cycles : int
         Cycles of an array that is never idle.
@@ -47,7 +47,7 @@ class Ledger:
     """
 
     def __init__(self, config: AcceleratorConfig, model: EnergyModel) -> None:
-        self.meter = Meter(config, model)
+        self.meter = EnergyMeter(config, model)
         self._has_checks = config.checksum is not None
         self._baseline: dict[str, int] = {}
         # What the device had counted before, in another process or before it was lost.

@@ -26,7 +26,7 @@ from .nonfinite import Nonfinite
 from .products import OffloadedModel, ProductObserver
 from .selection import EXCLUDED, ONLY_ZEROS, FilterFn, Selection, call_name, exclusion, select_layers
 from .timesteps import TimestepGroups
-from .trial import NO_VERDICT, Evaluation, attempt, describe_failure, recorded
+from .trial import NO_VERDICT, TrialEvaluation, attempt, describe_failure, recorded
 
 _STATE = "_brownout"
 """Attribute of an offloaded module."""
@@ -237,7 +237,7 @@ def offload(
     selection = select_layers(module, filter_fn)
     if unsupported == "refuse":
         _refuse(module, selection, filter_fn, None)
-    evaluations: list[Evaluation] = []
+    evaluations: list[TrialEvaluation] = []
     run = None if isinstance(calibration, Calibration) else calibration
     if not isinstance(calibration, Calibration):
         with recorded(module, evaluations):
@@ -346,7 +346,7 @@ def _try_first(module: nn.Module, state: _Offload) -> RemovableHandle:
                 return
             trying = True
             try:
-                _try(module, state, Evaluation(arguments, named))
+                _try(module, state, TrialEvaluation(arguments, named))
                 model.awaits_trial = False
             finally:
                 trying = False

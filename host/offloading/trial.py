@@ -41,7 +41,7 @@ class TrialExecution(Execution):
             exact_matmul(a, b, sums)
 
 
-class Evaluation:
+class TrialEvaluation:
     """Arguments of an evaluation of a model, with copies of their tensors, and the modes that it was made in."""
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -67,12 +67,12 @@ class Evaluation:
 
 
 @contextlib.contextmanager
-def recorded(module: nn.Module, found: list[Evaluation]) -> Iterator[None]:
+def recorded(module: nn.Module, found: list[TrialEvaluation]) -> Iterator[None]:
     """Append the first evaluation of `module` to `found`."""
 
     def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not found:
-            found.append(Evaluation(args, kwargs))
+            found.append(TrialEvaluation(args, kwargs))
 
     # Before other hooks, which are called again when the evaluation is made again.
     handle = module.register_forward_pre_hook(record, with_kwargs=True, prepend=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import torch
-from torch import nn
 
 from .features import BATCH
 from .images import check_images
@@ -18,7 +18,9 @@ IMAGES_PER_UNIT_LOSS = 20
 
 
 @torch.no_grad()
-def recognised(images: torch.Tensor, labels: torch.Tensor, classifier: nn.Module) -> torch.Tensor:
+def recognised(
+    images: torch.Tensor, labels: torch.Tensor, classifier: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
     """Which images are classified as their label.
 
     Parameters
@@ -27,7 +29,7 @@ def recognised(images: torch.Tensor, labels: torch.Tensor, classifier: nn.Module
         (N, C, H, W) in [0, 1].
     labels : torch.Tensor
         int64 (N,): the class that each image was asked for.
-    classifier : nn.Module
+    classifier : callable
         From images to class scores (N, num_classes), in eval mode.
 
     Returns
@@ -47,7 +49,9 @@ def recognised(images: torch.Tensor, labels: torch.Tensor, classifier: nn.Module
     return torch.cat([classifier(part).argmax(1) == wanted for part, wanted in pairs])
 
 
-def class_agreement(images: torch.Tensor, labels: torch.Tensor, classifier: nn.Module) -> float:
+def class_agreement(
+    images: torch.Tensor, labels: torch.Tensor, classifier: Callable[[torch.Tensor], torch.Tensor]
+) -> float:
     """Share of images that are classified as their label; as `recognised`."""
     return recognised(images, labels, classifier).double().mean().item()
 

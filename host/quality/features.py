@@ -21,6 +21,13 @@ class FeatureNetwork(Protocol):
         """Feature vectors (N, D) of images (N, C, H, W) in [0, 1]."""
 
 
+class ClassifyingNetwork(FeatureNetwork, Protocol):
+    """What class agreement needs beside features; `Classifier` is one, in eval mode."""
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Class scores (N, num_classes) of images (N, C, H, W) in [0, 1]."""
+
+
 @torch.no_grad()
 def extract_features(images: torch.Tensor, network: FeatureNetwork) -> torch.Tensor:
     """Feature vectors of images, in batches.

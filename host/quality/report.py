@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from .agreement import AgreementDifference, agreement_difference, recognised
-from .features import FeatureNetwork, extract_features
+from .features import ClassifyingNetwork, FeatureNetwork, extract_features
 from .frechet import FrechetResult, frechet_with_interval
 from .images import check_images
 from .perceptual import perceptual_distance
 from .pixels import mean_squared_error, psnr, ssim
-
-if TYPE_CHECKING:
-    from ..models.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +77,7 @@ def compare(
     reference: torch.Tensor,
     *,
     labels: torch.Tensor | None = None,
-    classifier: Classifier | None = None,
+    classifier: ClassifyingNetwork | None = None,
     held_out: torch.Tensor | None = None,
     held_out_labels: torch.Tensor | None = None,
     features: FeatureNetwork | None = None,

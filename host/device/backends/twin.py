@@ -23,7 +23,7 @@ from ..product.reload import Places
 from ..twin.call import Call
 from ..twin.flips import draw_flips
 from ..twin.geometry import geometry
-from ..twin.history import History
+from ..twin.history import OverwrittenValues
 from ..twin.matmul import exact_matmul
 from ..twin.protect import COUNTERS, DROPPED, TRUTH, Findings, inject_carries, inject_flips
 from ..twin.requantise import add_bias_, requantise
@@ -236,7 +236,7 @@ class TwinBackend(Backend):
     def _erring(self, product: Product, a: torch.Tensor, w: torch.Tensor, out: torch.Tensor, call: Call) -> Findings:
         options, shape = product.options, product.shape
         on_cpu = out.device.type == "cpu"
-        history = History(self.config, out)
+        history = OverwrittenValues(self.config, out)
         if self.config.timing_model == "flip":
             flips = draw_flips(self.config, shape.m, shape.n, call)
             # In place where that is possible: a copy of the sums costs more than all checks.

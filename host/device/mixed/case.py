@@ -21,7 +21,7 @@ from ...storage.decoding import Count, Form, Uint32, check_tensors
 from ...storage.files import read_tensors, write_tensors
 from ..product.operands import GemmShape, Product, Requantisation, ResidentWeights
 from ..product.protection import THETA_LIMIT
-from .passes import Tile, TileErrors
+from .passes import OutputTile, TileErrors
 
 KIND = "reproducer"
 
@@ -57,7 +57,7 @@ class Case:
     config : AcceleratorConfig
     number : int
         How many calls of `Accelerator.gemm` came before the product's.
-    tile : Tile
+    tile : OutputTile
         Where the pass is in the output.
     k_tile : int
         Which of the k-tiles it is; with `search` the one at which the search for a faulty pass begins.
@@ -79,7 +79,7 @@ class Case:
 
     config: AcceleratorConfig
     number: int
-    tile: Tile
+    tile: OutputTile
     k_tile: int
     search: bool
     a: torch.Tensor
@@ -129,7 +129,7 @@ class Case:
 def cut(
     config: AcceleratorConfig,
     product: Product,
-    tile: Tile,
+    tile: OutputTile,
     k_tile: int,
     search: bool,
     number: int,
@@ -276,7 +276,7 @@ class _Facts:
     config: AcceleratorConfig
     rtl_hash: str
     number: Count
-    tile: Tile
+    tile: OutputTile
     k_tile: Count
     options: _Options
     state: _State

@@ -26,7 +26,7 @@ Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Tile:
+class OutputTile:
     """A part of an output: the rows of a piece by the columns of a column tile.
 
     Attributes
@@ -82,7 +82,7 @@ def _row_pieces(config: AcceleratorConfig, m: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class Located:
+class LocatedErrors:
     """What erred in a product, and where.
 
     Attributes
@@ -117,19 +117,19 @@ class TileMap:
         self._tile_of_col = np.arange(n) // config.cols
         self._checks_per_tile = len(config.check_columns)
 
-    def tile(self, number: int, batch: int = 0) -> Tile:
+    def tile(self, number: int, batch: int = 0) -> OutputTile:
         """Where a tile is."""
         piece, column = divmod(number, self.col_tiles)
         first_row, end_row = (int(row) for row in self._row_pieces[piece : piece + 2])
         first_col = column * self.config.cols
-        return Tile(batch, first_row, end_row - first_row, first_col, min(self.config.cols, self.n - first_col))
+        return OutputTile(batch, first_row, end_row - first_row, first_col, min(self.config.cols, self.n - first_col))
 
-    def locate(self, findings: Findings) -> Located:
+    def locate(self, findings: Findings) -> LocatedErrors:
         """Which tile each error is in."""
         errors = findings.errors
         assert errors is not None
         outputs, checks, digits = (kind.arrays() for kind in (errors.outputs, errors.checks, errors.digits))
-        return Located(
+        return LocatedErrors(
             findings,
             (
                 self._piece_of_row[outputs[0]] * self.col_tiles + self._tile_of_col[outputs[1]],
@@ -138,11 +138,11 @@ class TileMap:
             ),
         )
 
-    def faulty(self, located: Located) -> Places:
+    def faulty(self, located: LocatedErrors) -> Places:
         """Numbers of the tiles in which something errs, ascending."""
         return np.flatnonzero(np.bincount(np.concatenate(located.tiles), minlength=self.tiles))
 
-    def errors_in(self, located: Located, number: int) -> TileErrors:
+    def errors_in(self, located: LocatedErrors, number: int) -> TileErrors:
         """What errs in one tile, with places counted from its first row and column."""
         tile, errors = self.tile(number), located.findings.errors
         assert errors is not None
@@ -174,7 +174,7 @@ def pass_count(config: AcceleratorConfig, shape: GemmShape) -> int:
 
 
 @dataclass(frozen=True)
-class Choice:
+class PassChoice:
     """A pass to be replayed.
 
     Attributes
@@ -195,7 +195,7 @@ class Choice:
 
 def choose(
     config: AcceleratorConfig, options: MixedOptions, shape: GemmShape, number: int, faulty: Sequence[Places]
-) -> list[Choice]:
+) -> list[PassChoice]:
     """Choose the passes of a product that are replayed.
 
     Parameters
@@ -213,17 +213,17 @@ def choose(
     tiles = tile_map(config, shape.m, shape.n).tiles
     k_tiles = -(-shape.k // config.rows)
     wanted = options.passes_per_product
-    chosen: dict[tuple[int, int], Choice] = {}
+    chosen: dict[tuple[int, int], PassChoice] = {}
     if options.selection != "random" and len(faulty):
         known = np.concatenate([batch * tiles + numbers for batch, numbers in enumerate(faulty)])
         picked = rng.choice(known, min(wanted, len(known)), replace=False) if len(known) else known
         for place, k_tile in zip(picked, rng.integers(k_tiles, size=len(picked)), strict=True):
             batch, tile = divmod(int(place), tiles)
             # A flip is drawn for the final sum, whatever its k-tiles are.
-            chosen[int(place), int(k_tile)] = Choice(batch, tile, int(k_tile), config.timing_model == "carry")
+            chosen[int(place), int(k_tile)] = PassChoice(batch, tile, int(k_tile), config.timing_model == "carry")
     if options.selection != "faulty":
         wanted = min(wanted, shape.batch * tiles * k_tiles)
         while len(chosen) < wanted:
             place, k_tile = int(rng.integers(shape.batch * tiles)), int(rng.integers(k_tiles))
-            chosen.setdefault((place, k_tile), Choice(*divmod(place, tiles), k_tile, False))
+            chosen.setdefault((place, k_tile), PassChoice(*divmod(place, tiles), k_tile, False))
     return list(chosen.values())

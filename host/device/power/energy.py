@@ -70,7 +70,7 @@ def _check_weight_bits(checksum: ChecksumConfig, check: int) -> int:
 
 
 def check_column_share(checksum: ChecksumConfig) -> float:
-    """Energy of all check columns over that of the array, at equal voltage, as `Meter` charges it."""
+    """Energy of all check columns over that of the array, at equal voltage, as `EnergyMeter` charges it."""
     return sum(_check_weight_bits(checksum, j) for j in range(checksum.checks)) / 8 / checksum.segment_cols
 
 
@@ -114,7 +114,7 @@ class _Values:
             raise ValueError(f"energy_j must have {', '.join(PARTS)}, not {', '.join(self.energy_j)}")
 
 
-class Meter:
+class EnergyMeter:
     """Adds up time and energy while operating points change.
 
     Parameters

@@ -15,7 +15,7 @@ from brownout.hw.tiling import split_extent
 
 
 @dataclass(frozen=True)
-class Geometry:
+class PassGeometry:
     """Pieces of an (M, N) product.
 
     Attributes
@@ -60,7 +60,7 @@ def _frozen(values: Any, dtype: Any) -> NDArray[Any]:
 
 
 @lru_cache(maxsize=256)
-def geometry(config: AcceleratorConfig, m: int, n: int) -> Geometry:
+def geometry(config: AcceleratorConfig, m: int, n: int) -> PassGeometry:
     """Pieces of a product with M rows and N columns."""
     tiles = -(-n // config.cols)
     row_blocks = [*(start for start, _ in split_extent(m, config.block_rows)), m]
@@ -72,7 +72,7 @@ def geometry(config: AcceleratorConfig, m: int, n: int) -> Geometry:
             groups += [(first, min(size, end - first)) for first in range(start, end, size)]
     firsts = [tile * config.cols + segment.start for tile in range(tiles) for segment in config.segments]
     starts = [*(first for first in firsts if first < n), n]
-    return Geometry(
+    return PassGeometry(
         row_blocks=_frozen(row_blocks, np.int64),
         col_blocks=_frozen(col_blocks, np.int64),
         group_first=_frozen([first for first, _ in groups], np.int32),

@@ -15,7 +15,7 @@ from .kernels import address, load_kernels
 Indices = NDArray[np.int32]
 
 
-class History:
+class OverwrittenValues:
     """Values of an output from before it is overwritten.
 
     Parameters

@@ -22,7 +22,7 @@ from brownout.hw.error_state import NOMINAL_LENGTH
 
 from .call import Call
 from .flips import Flips
-from .geometry import Geometry, geometry
+from .geometry import PassGeometry, geometry
 from .kernels import CarryTask, CheckTask, address, check_tables, load_kernels, modulus_of, units_of
 
 SAFE_LENGTH = 31
@@ -255,7 +255,7 @@ def _digit_differences(
     config: AcceleratorConfig,
     clean: Matrix,
     digit_sums: NDArray[np.uint32],
-    pieces: Geometry,
+    pieces: PassGeometry,
     lengths: NDArray[np.uint8],
 ) -> Deltas:
     """Against the sums of the clean product's columns, which clean digit rows would give."""
@@ -271,7 +271,7 @@ def _check_differences(
     config: AcceleratorConfig,
     clean: Matrix,
     check_sums: NDArray[np.int64],
-    pieces: Geometry,
+    pieces: PassGeometry,
     lengths: NDArray[np.uint8],
 ) -> Deltas:
     """Against the weighted sums of the clean product's segments, which clean check columns would give."""
@@ -350,7 +350,7 @@ class _CheckPlan:
     """What checks of products of one shape have in common; `pieces` keeps alive what `task` points to."""
 
     task: CheckTask
-    pieces: Geometry
+    pieces: PassGeometry
 
 
 @lru_cache(maxsize=256)

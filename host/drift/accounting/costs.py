@@ -113,7 +113,7 @@ def speedup(model: PublishedModel, scheme: Scheme, frequency_hz: float) -> float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class SchemePoint:
     """A scheme at an operating point.
 
     Attributes
@@ -145,7 +145,7 @@ def saving_at_rate(
     error_rate: float,
     law: TimingLaw | None = None,
     models: Mapping[str, PublishedModel] = PUBLISHED,
-) -> Choice:
+) -> SchemePoint:
     """Savings at the lowest voltage with at most this error rate, at the nominal clock.
 
     Raises
@@ -156,7 +156,7 @@ def saving_at_rate(
     law = TimingLaw() if law is None else law
     voltage = law.voltage_at_rate(error_rate)
     by_model = {name: saving(model, scheme, voltage, law) for name, model in models.items()}
-    return Choice(
+    return SchemePoint(
         scheme=scheme,
         error_rate=error_rate,
         voltage_v=voltage,
@@ -170,7 +170,7 @@ def speedup_at_rate(
     error_rate: float,
     law: TimingLaw | None = None,
     models: Mapping[str, PublishedModel] = PUBLISHED,
-) -> Choice:
+) -> SchemePoint:
     """Speeds at the highest clock with at most this error rate, at the nominal voltage.
 
     Raises
@@ -187,7 +187,7 @@ def speedup_at_rate(
     law = TimingLaw() if law is None else law
     frequency = law.frequency_at_rate(error_rate)
     by_model = {name: speedup(model, scheme, frequency) for name, model in models.items()}
-    return Choice(
+    return SchemePoint(
         scheme=scheme,
         error_rate=error_rate,
         voltage_v=NOMINAL_VOLTAGE_V,
@@ -196,7 +196,7 @@ def speedup_at_rate(
     )
 
 
-def best_saving(rates: Mapping[str, float], schemes: Mapping[str, Scheme] = OURS) -> Choice:
+def best_saving(rates: Mapping[str, float], schemes: Mapping[str, Scheme] = OURS) -> SchemePoint:
     """Scheme with the largest average saving, each at the highest error rate at which it keeps quality.
 
     Parameters
@@ -214,7 +214,7 @@ def best_saving(rates: Mapping[str, float], schemes: Mapping[str, Scheme] = OURS
     return _best(saving_at_rate(_named(schemes, name), rate) for name, rate in rates.items())
 
 
-def best_speedup(rates: Mapping[str, float], schemes: Mapping[str, Scheme] = OURS) -> Choice:
+def best_speedup(rates: Mapping[str, float], schemes: Mapping[str, Scheme] = OURS) -> SchemePoint:
     """Scheme with the largest average speed; as `best_saving`.
 
     Raises
@@ -231,7 +231,7 @@ def _named(schemes: Mapping[str, Scheme], name: str) -> Scheme:
     return schemes[name]
 
 
-def _best(choices: Iterable[Choice]) -> Choice:
+def _best(choices: Iterable[SchemePoint]) -> SchemePoint:
     found = list(choices)
     if not found:
         raise ValueError("rates must name at least one scheme")

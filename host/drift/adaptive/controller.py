@@ -12,7 +12,7 @@ from brownout.hw.config import AcceleratorConfig
 from ...device.power.timing import NOMINAL_FREQUENCY_HZ, TimingLaw
 from ...storage.decoding import Count, check
 from ..setting import GUARD_BAND_V, Setting
-from .estimate import PUBLISHED_CURVE, DelayEstimator, Estimate, RateCurve, mean_flagged_share, wilson_interval
+from .estimate import PUBLISHED_CURVE, DelayEstimator, RateCurve, RateEstimate, mean_flagged_share, wilson_interval
 
 
 def voltage_ladder(
@@ -286,7 +286,7 @@ class RateController:
         known = estimator.estimate
         rate = None
         if known is not None:
-            rate = Estimate(*(estimator.rates(ran_at, each)[0] for each in (known.value, known.low, known.high)))
+            rate = RateEstimate(*(estimator.rates(ran_at, each)[0] for each in (known.value, known.low, known.high)))
         self.records.append(
             Record(
                 self.evaluation,

@@ -32,7 +32,7 @@ NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RateEstimate:
     """A number that is known from counts.
 
     Attributes
@@ -184,7 +184,7 @@ def estimate_rate(
     check_rate: float = 0.0,
     theta: int = 0,
     z: float = 3.0,
-) -> Estimate:
+) -> RateEstimate:
     """Errors per output, from how many segments were flagged.
 
     Parameters
@@ -215,7 +215,7 @@ def estimate_rate(
         return _last(lambda p: mean_flagged_share(config, checks, p, check_rate, theta) <= share, 0.0, 1.0)
 
     low, high = wilson_interval(detected, total, z)
-    return Estimate(rate(detected / total) if detected else 0.0, rate(low) if low else 0.0, rate(high))
+    return RateEstimate(rate(detected / total) if detected else 0.0, rate(low) if low else 0.0, rate(high))
 
 
 @dataclass
@@ -268,7 +268,7 @@ class _Evidence:
 class _Values:
     """State of an estimator."""
 
-    estimate: Estimate | None
+    estimate: RateEstimate | None
     evidence: list[_Evidence]
 
 
@@ -316,7 +316,7 @@ class DelayEstimator:
         self.z, self.forgetting, self.doubt, self.factors = z, forgetting, doubt, factors
         self.past: list[Evidence] = []
         self.present: list[Evidence] = []
-        self.estimate: Estimate | None = None
+        self.estimate: RateEstimate | None = None
 
     def delay(self, setting: Setting) -> float:
         """Relative delay of the array at a setting, by the law."""
@@ -353,7 +353,7 @@ class DelayEstimator:
             flagged += each.total * mean_flagged_share(self.config, each.checks, rate, check_rate, each.theta)
         return flagged / sum(each.total for each in evidence)
 
-    def _solve(self, evidence: Sequence[Evidence], z: float) -> Estimate:
+    def _solve(self, evidence: Sequence[Evidence], z: float) -> RateEstimate:
         """Factor from evidence; the ends of the interval are those of `factors` where the evidence gives none."""
         detected, total = sum(each.detected for each in evidence), sum(each.total for each in evidence)
         low, high = wilson_interval(detected, total, z)
@@ -362,7 +362,7 @@ class DelayEstimator:
             _last(lambda factor, share=share: self._predicted(evidence, factor) <= share, *self.factors)  # type: ignore[misc]
             for share in shares
         )
-        return Estimate(value, least if low else self.factors[0], most)
+        return RateEstimate(value, least if low else self.factors[0], most)
 
     def end_evaluation(self) -> bool:
         """Take the evaluation's evidence over into the estimate.
@@ -404,7 +404,7 @@ class DelayEstimator:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
         decoding.check(dict(state), _Values, "the state of the estimator")
-        self.estimate = None if state["estimate"] is None else Estimate(**state["estimate"])
+        self.estimate = None if state["estimate"] is None else RateEstimate(**state["estimate"])
         self.past, self.present = [], []
         for each in state["evidence"]:
             checks = {int(width): count for width, count in each["checks"].items()}

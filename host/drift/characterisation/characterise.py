@@ -21,13 +21,13 @@ from ..setting import NOMINAL, Setting
 from ..strategies import Strategy, Unprotected
 from .profile import ResilienceProfile
 from .slices import Run, Slice
-from .stopping import Estimate, Stopping
+from .stopping import DamageEstimate, Stopping
 from .store import Store, Values
 
 Metric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """``metric(images, clean)``: damage of each image, (N,), 0 where both are equal."""
 
-Watcher = Callable[[Slice, Setting, Estimate], None]
+Watcher = Callable[[Slice, Setting, DamageEstimate], None]
 """Called after each batch with what is known by then."""
 
 SEED_LIMIT = 1 << 32

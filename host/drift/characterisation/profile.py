@@ -15,7 +15,7 @@ from ...storage.decoding import decode_format, read_text
 from ...storage.files import write_text
 from ..setting import Setting
 from .slices import Slice
-from .stopping import Estimate, Stopping
+from .stopping import DamageEstimate, Stopping
 
 FORMAT = "brownout resilience profile 1"
 
@@ -130,7 +130,7 @@ class ResilienceProfile:
             known = ", ".join(each.name for each in self.slices)
             raise KeyError(f"slice {slice_name!r} was not measured; there are {known}") from None
 
-    def damage(self, slice_name: str, setting: Setting | int, metric: str | None = None) -> Estimate:
+    def damage(self, slice_name: str, setting: Setting | int, metric: str | None = None) -> DamageEstimate:
         """Mean damage of a slice at a setting (or its index), with its interval.
 
         Raises
@@ -155,7 +155,7 @@ class ResilienceProfile:
         bound = self.difference(first, second, setting, confidence=self.stopping.look_confidence)
         return first if bound.lower > 0 else second if bound.upper < 0 else None
 
-    def ranking(self, setting: Setting | int, names: Sequence[str] | None = None) -> list[tuple[str, Estimate]]:
+    def ranking(self, setting: Setting | int, names: Sequence[str] | None = None) -> list[tuple[str, DamageEstimate]]:
         """Slices from the most to the least damaging, with intervals; all of them, or those named."""
         chosen = [each.name for each in self.slices] if names is None else names
         found = [(name, self.damage(name, setting)) for name in chosen]

@@ -151,7 +151,7 @@ def split(values: Sequence[T], parts: int) -> list[Sequence[T]]:
 
 
 @dataclass(frozen=True)
-class Layout:
+class SubjectLayout:
     """What a sampling run is made of.
 
     Attributes
@@ -177,7 +177,7 @@ def recording(schedule: Schedule, cells: list[Cell]) -> Schedule:
     return record
 
 
-def layout_of(module: nn.Module, run: Run, *, kinds: Collection[str] | None = None) -> Layout:
+def layout_of(module: nn.Module, run: Run, *, kinds: Collection[str] | None = None) -> SubjectLayout:
     """Find evaluations, blocks and kinds of an offloaded denoiser by drawing one image without errors.
 
     Parameters
@@ -193,7 +193,7 @@ def layout_of(module: nn.Module, run: Run, *, kinds: Collection[str] | None = No
     with protect(module, Unprotected(), recording(lambda cell: NOMINAL, cells)):
         run(0, 1)
     chosen = [cell for cell in cells if kinds is None or cell.kind in kinds]
-    return Layout(
+    return SubjectLayout(
         max((cell.evaluation for cell in cells), default=-1) + 1,
         tuple(dict.fromkeys(cell.block for cell in chosen)),
         tuple(dict.fromkeys(cell.kind for cell in chosen)),

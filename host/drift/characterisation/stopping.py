@@ -12,7 +12,7 @@ from ...storage.decoding import Count
 
 
 @dataclass(frozen=True)
-class Estimate:
+class DamageEstimate:
     """Mean damage with an interval.
 
     Attributes
@@ -77,7 +77,7 @@ class Stopping:
         """Of a one-sided bound at one look, for `confidence` at all together."""
         return 1 - (1 - self.confidence) / self.looks
 
-    def estimate(self, values: Sequence[float], scale: float) -> Estimate:
+    def estimate(self, values: Sequence[float], scale: float) -> DamageEstimate:
         """Mean of damages, with a two-sided interval at `confidence` for all looks.
 
         By Student's t. If no image is damaged, that says nothing about the next: then the upper bound is the largest
@@ -93,9 +93,9 @@ class Stopping:
         count, mean = len(values), fmean(values)
         one_sided = (1 + self.look_confidence) / 2
         if not any(values):
-            return Estimate(0.0, 0.0, scale * (1 - (1 - one_sided) ** (1 / count)), count)
+            return DamageEstimate(0.0, 0.0, scale * (1 - (1 - one_sided) ** (1 / count)), count)
         margin = student_t_quantile(one_sided, count - 1) * stdev(values) / math.sqrt(count)
-        return Estimate(mean, max(0.0, mean - margin), mean + margin, count)
+        return DamageEstimate(mean, max(0.0, mean - margin), mean + margin, count)
 
     def enough(self, values: Sequence[float], scale: float) -> bool:
         """Whether no more images are needed."""

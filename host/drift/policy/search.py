@@ -20,7 +20,7 @@ from ...storage.files import write_text
 from ..characterisation.characterise import Bench, Metric
 from ..characterisation.profile import ResilienceProfile
 from ..characterisation.slices import Run, Slice
-from ..characterisation.stopping import Estimate, Stopping
+from ..characterisation.stopping import DamageEstimate, Stopping
 from ..schedule import Schedule, Table, TableDocument, constant
 from ..setting import NOMINAL, Setting
 from ..strategies import Strategy, Unprotected
@@ -44,20 +44,20 @@ def overclock_points(frequencies_hz: Sequence[float] = FREQUENCIES_HZ) -> list[S
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ScheduleOutcome:
     """What a schedule costs and does, per image.
 
     Attributes
     ----------
     energy_j, time_s : float
-    damage : Estimate or None
+    damage : DamageEstimate or None
         None where it is only predicted, and then in `predicted_damage`.
     predicted_damage : float or None
     """
 
     energy_j: NotNegative
     time_s: NotNegative
-    damage: Estimate | None = None
+    damage: DamageEstimate | None = None
     predicted_damage: float | None = None
 
 
@@ -69,9 +69,9 @@ class _Document:
     budget: Positive
     bound: float
     rounds: list[dict[str, int | float]]
-    nominal: Outcome
-    predicted: Outcome
-    measured: Outcome
+    nominal: ScheduleOutcome
+    predicted: ScheduleOutcome
+    measured: ScheduleOutcome
     table: TableDocument
 
 
@@ -87,7 +87,7 @@ class Policy:
         ``"energy"`` or ``"time"``, which was minimised.
     budget : float
         Most damage.
-    nominal, predicted, measured : Outcome
+    nominal, predicted, measured : ScheduleOutcome
         Everything at the default, without a strategy; what profile and costs say of the table; what was measured.
     bound : float
         By the profile and the costs no table within the budget that was searched with needs less of the objective.
@@ -98,9 +98,9 @@ class Policy:
     table: Table
     objective: str
     budget: float
-    nominal: Outcome
-    predicted: Outcome
-    measured: Outcome
+    nominal: ScheduleOutcome
+    predicted: ScheduleOutcome
+    measured: ScheduleOutcome
     bound: float
     rounds: list[dict[str, float]] = field(default_factory=list)
 
@@ -224,7 +224,7 @@ def spread_damage(profile: ResilienceProfile, stages: Sequence[Stage]) -> np.nda
     return damage
 
 
-class Meter:
+class ScheduleMeter:
     """Measures cost and damage of schedules.
 
     Parameters
@@ -243,7 +243,9 @@ class Meter:
         self.metric = next(iter(bench.metrics))
         self.unrelated: list[float] = []
 
-    def batch(self, schedule: Schedule, batch: int, strategy: Strategy | None = None) -> tuple[list[float], Outcome]:
+    def batch(
+        self, schedule: Schedule, batch: int, strategy: Strategy | None = None
+    ) -> tuple[list[float], ScheduleOutcome]:
         """Damage of each image of a batch, and what the batch has cost per image, moves included."""
         bench = self.bench
         clean = bench.clean(batch)
@@ -254,11 +256,14 @@ class Meter:
         images = bench.images(schedule, batch, strategy)
         after = accelerator.stats
         energy_j, time_s = ((after[name] - before[name]) / bench.batch for name in ("energy_j", "time_s"))
-        return bench.compare(images, clean)[self.metric], Outcome(energy_j, time_s)
+        return bench.compare(images, clean)[self.metric], ScheduleOutcome(energy_j, time_s)
 
     def measure(
-        self, schedule: Schedule, strategy: Strategy | None = None, known: tuple[list[float], Outcome] | None = None
-    ) -> Outcome:
+        self,
+        schedule: Schedule,
+        strategy: Strategy | None = None,
+        known: tuple[list[float], ScheduleOutcome] | None = None,
+    ) -> ScheduleOutcome:
         """Cost of the first batch, and damage, from as many batches as it takes to know whether it is in the budget."""
         values, cost = self.batch(schedule, 0, strategy) if known is None else known
         values = list(values)
@@ -338,14 +343,14 @@ def search_policy(
     problem = make_problem(stages, moves, damage, objective)
     other = make_problem(stages, moves, damage, "time" if objective == "energy" else "energy")
     bench = Bench(module, run, metrics, strategy=strategy, safe=default, seed=seed, batch=stopping.batch)
-    meter = Meter(bench, budget, stopping)
+    meter = ScheduleMeter(bench, budget, stopping)
     nominal = meter.batch(constant(default), 0, Unprotected())[1]
 
-    def predict(found: Assignment) -> Outcome:
+    def predict(found: Assignment) -> ScheduleOutcome:
         totals = {objective: found.cost, "time" if objective == "energy" else "energy": other.total_cost(found.choice)}
-        return Outcome(totals["energy"], totals["time"], predicted_damage=found.damage)
+        return ScheduleOutcome(totals["energy"], totals["time"], predicted_damage=found.damage)
 
-    def make_policy(found: Assignment, measured: Outcome) -> Policy:
+    def make_policy(found: Assignment, measured: ScheduleOutcome) -> Policy:
         settings = {
             stage.key: points[point] for stage, point in zip(stages, found.choice.tolist(), strict=True) if point
         }
@@ -364,7 +369,7 @@ def search_policy(
     nothing = Assignment(np.zeros(len(stages), np.int64), 0.0, 0.0, 0.0)
     nothing = replace(nothing, cost=problem.total_cost(nothing.choice))
     without = meter.batch(constant(default), 0)[1]
-    best = make_policy(nothing, replace(without, damage=Estimate(0.0, 0.0, 0.0, stopping.batch)))
+    best = make_policy(nothing, replace(without, damage=DamageEstimate(0.0, 0.0, 0.0, stopping.batch)))
     low: float | None = None
     high: float | None = None
     aim, seen = budget, set[bytes]()
@@ -411,14 +416,14 @@ class Trial:
     Attributes
     ----------
     parameters : dict
-    outcome : Outcome
+    outcome : ScheduleOutcome
         Costs per image, and damage; from one batch if the search ended before its turn.
     within : bool
         Whether its damage is shown to be within the budget.
     """
 
     parameters: dict[str, Any]
-    outcome: Outcome
+    outcome: ScheduleOutcome
     within: bool
 
 
@@ -476,7 +481,7 @@ def search_parameters(
     stopping = Stopping() if stopping is None else stopping
     strategies = [build(**each) for each in combinations]
     bench = Bench(module, run, metrics, strategy=strategies[0], safe=safe, seed=seed, batch=stopping.batch)
-    meter = Meter(bench, budget, stopping)
+    meter = ScheduleMeter(bench, budget, stopping)
     first = [meter.batch(schedule, 0, each) for each in strategies]
     name = OBJECTIVES[objective]
     order = sorted(range(len(first)), key=lambda index: getattr(first[index][1], name))

@@ -33,7 +33,7 @@ from .executor import Executor
 from .inline import InlineExecutor
 from .patching import patched
 from .process import ProcessExecutor
-from .run import Generated, MeetingCallback, Run
+from .run import FleetRun, Generated, MeetingCallback
 from .solvers import solver_for
 from .worker import Job, Recipe
 
@@ -340,7 +340,7 @@ class PlacedDenoiser:
                 }
                 options = checkpoint if isinstance(checkpoint, RunCheckpoint) else RunCheckpoint(checkpoint)
                 log = stack.enter_context(RunLog(options, run_identity(self._denoiser, facts)))
-            run = Run(
+            run = FleetRun(
                 self._crew,
                 planner,
                 method,

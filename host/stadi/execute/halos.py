@@ -40,7 +40,7 @@ class PixelRow:
 
 
 @dataclass(frozen=True)
-class Geometry:
+class HaloGeometry:
     """How the rows of a convolution's input belong to devices.
 
     Attributes
@@ -91,7 +91,7 @@ class Halos(Kept[int, PixelRow]):
     def __init__(self, rows: int) -> None:
         super().__init__()
         self.rows = rows
-        self._geometry: dict[str, Geometry] = {}
+        self._geometry: dict[str, HaloGeometry] = {}
 
     def halo(self, site: str, reach: tuple[int, int], present: Callable[[], Exchange]) -> Halo:
         """For `OffloadedConv2d.halo`; `present` tells the exchange of the present evaluation."""
@@ -103,7 +103,7 @@ class Halos(Kept[int, PixelRow]):
             exchange.reached()
             rows = exchange.rows(exchange.me)
             per_row = image.shape[1] // (rows[1] - rows[0])
-            geometry = self._geometry[site] = Geometry(per_row * self.rows, per_row, reach)
+            geometry = self._geometry[site] = HaloGeometry(per_row * self.rows, per_row, reach)
             if not exchange.alone:
                 self._send(
                     site, geometry, exchange, image, scale, [False] * image.shape[1] if bad is None else bad.tolist()
@@ -117,7 +117,7 @@ class Halos(Kept[int, PixelRow]):
         return halo
 
     @staticmethod
-    def _wanted(geometry: Geometry, exchange: Exchange, share: Share) -> set[int]:
+    def _wanted(geometry: HaloGeometry, exchange: Exchange, share: Share) -> set[int]:
         """Rows that a device gets in the present evaluation."""
         wanted = geometry.read(exchange.rows(share))
         return wanted | geometry.read(share.rows) if exchange.ends_warmup else wanted
@@ -125,7 +125,7 @@ class Halos(Kept[int, PixelRow]):
     def _send(
         self,
         site: str,
-        geometry: Geometry,
+        geometry: HaloGeometry,
         exchange: Exchange,
         image: torch.Tensor,
         scale: float,
@@ -144,7 +144,7 @@ class Halos(Kept[int, PixelRow]):
             # What was a device's own until the division changes.
             held[row] = PixelRow(exchange.step, image[:, row - own.start].clone(), scale, bad[row - own.start])
 
-    def _receive(self, site: str, geometry: Geometry, exchange: Exchange) -> None:
+    def _receive(self, site: str, geometry: HaloGeometry, exchange: Exchange) -> None:
         held = self._held[site]
         wanted = self._wanted(geometry, exchange, exchange.me)
         for share in exchange.others:

@@ -23,7 +23,7 @@ from .executor import Adopt, Answer, Begin, Command, Done, Held, Keep, Restore
 from .losses import last_heard, moment_of, time_of
 from .measured import MeasuredCosts
 from .solvers import SolverState
-from .worker import Evaluation, Job, Report, Task
+from .worker import Evaluation, Job, Task, WorkerReport
 
 MeetingCallback = Callable[[int, torch.Tensor], None]
 """``callback(step, latents)`` at each meeting: steps that are done, and the latents (B, C, H, W)."""
@@ -83,7 +83,7 @@ class _Reply:
     gone: frozenset[str]
 
 
-class Run:
+class FleetRun:
     """One call of `PlacedDenoiser.generate`.
 
     Parameters
@@ -354,9 +354,9 @@ class Run:
         )
 
 
-def _reports(answers: Mapping[str, Answer]) -> dict[str, Report]:
+def _reports(answers: Mapping[str, Answer]) -> dict[str, WorkerReport]:
     """Of an interval in which nobody was at fault."""
-    found: dict[str, Report] = {}
+    found: dict[str, WorkerReport] = {}
     for device, answer in answers.items():
         if not isinstance(answer, Done):
             raise FleetError(f"device {device} did not come to the meeting: {reason_of(answer)}")

@@ -112,7 +112,7 @@ class Evaluation:
 
 @packable("stadi.runtime.worker.Report")
 @dataclass(frozen=True)
-class Report:
+class WorkerReport:
     """What became of a task.
 
     Attributes
@@ -282,7 +282,7 @@ class Worker:
         self._meetings[step], self._at = kept.held, (epoch, kept.synchronous)
 
     @torch.no_grad()
-    def run(self, task: Task, progress: Callable[[int], None]) -> Report:
+    def run(self, task: Task, progress: Callable[[int], None]) -> WorkerReport:
         """Evaluate from one meeting to the next.
 
         Parameters
@@ -328,7 +328,7 @@ class Worker:
         before = {task.start: self._meetings[task.start]} if task.start in self._meetings else {}
         self._meetings, self._at = {**before, task.end: denoiser.held()}, (task.epoch, synchronous)
         told, self._told = self._told, (self.post.damaged, self.post.sent_bytes)
-        return Report(state, tuple(evaluations), self._told[0] - told[0], self._told[1] - told[1])
+        return WorkerReport(state, tuple(evaluations), self._told[0] - told[0], self._told[1] - told[1])
 
     def _step(
         self, job: Job, denoiser: PatchedDenoiser, exchange: Exchange, state: SolverState, step: int, stride: int

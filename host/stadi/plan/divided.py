@@ -21,7 +21,7 @@ Stage = tuple[ModelProduct, ...]
 
 
 @dataclass(frozen=True)
-class Exchange:
+class StageExchange:
     """What each device sends to each other one after a stage.
 
     Attributes
@@ -87,7 +87,7 @@ class DividedModel(Protocol):
     def images(self) -> int: ...
 
     @property
-    def exchanges(self) -> tuple[Exchange, ...]:
+    def exchanges(self) -> tuple[StageExchange, ...]:
         """What is exchanged after each stage but the last."""
 
     @property
@@ -116,11 +116,11 @@ class MessageSizes:
     """
 
     def __init__(self, model: DividedModel) -> None:
-        self.exchanges: Sequence[Exchange] = model.exchanges
+        self.exchanges: Sequence[StageExchange] = model.exchanges
         self._known: dict[tuple[int, int, bool, bool], NDArray[np.float64]] = {}
 
     def of(self, rows: int, distance: int, *, whole: bool = True, synchronous: bool = False) -> NDArray[np.float64]:
-        """Bytes that a device sends to another one in an evaluation; see `Exchange.bytes`.
+        """Bytes that a device sends to another one in an evaluation; see `StageExchange.bytes`.
 
         Returns
         -------

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from ...workload.trace import ModelProduct, Workload
 from .coding import ExchangeCoding
-from .divided import LATENT_BYTES, Exchange, Stage, check_part, cut_attention, merge_blocks, queries
+from .divided import LATENT_BYTES, Stage, StageExchange, check_part, cut_attention, merge_blocks, queries
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class PatchedWorkload:
         return group[0].kind == "attention" and group[0].shape.n == self.tokens == queries(group)
 
     @cached_property
-    def exchanges(self) -> tuple[Exchange, ...]:
+    def exchanges(self) -> tuple[StageExchange, ...]:
         """Keys and values of each self-attention, in order."""
         found = []
         for group in self._groups:
@@ -79,7 +79,7 @@ class PatchedWorkload:
                 qk, pv = group[0].shape, group[1].shape
                 count = self.tokens_per_row * qk.batch * (qk.k + pv.n)
                 coded = None if self.coding is None else self.coding.bytes(count)
-                found.append(Exchange(count * self.value_bytes, coded))
+                found.append(StageExchange(count * self.value_bytes, coded))
         return tuple(found)
 
     @property

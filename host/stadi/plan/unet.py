@@ -13,7 +13,7 @@ from torch import nn
 from ...offloading.selection import supported_layers
 from ...workload.trace import ModelProduct, Workload, trace_workload
 from .coding import ExchangeCoding
-from .divided import LATENT_BYTES, Exchange, Stage, check_part, cut_attention, merge_blocks, queries
+from .divided import LATENT_BYTES, Stage, StageExchange, check_part, cut_attention, merge_blocks, queries
 
 MOMENT_BYTES = VALUE_BYTES = 4
 """Moments of a group norm (mean and variance of each group) are float32, and so are its values."""
@@ -110,7 +110,9 @@ class PatchedUnet:
     images: int = 1
     value_bytes: int = 1
     coding: ExchangeCoding | None = None
-    _parts: tuple[tuple[Exchange | None, tuple[ModelProduct, ...]], ...] = field(init=False, repr=False, compare=False)
+    _parts: tuple[tuple[StageExchange | None, tuple[ModelProduct, ...]], ...] = field(
+        init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         for name in ("images", "value_bytes"):
@@ -162,7 +164,7 @@ class PatchedUnet:
         return min(conv.out_height for conv in self.layout.convolutions.values())
 
     @cached_property
-    def exchanges(self) -> tuple[Exchange, ...]:
+    def exchanges(self) -> tuple[StageExchange, ...]:
         """Borders, moments, keys and values, in order."""
         return tuple(exchange for exchange, _ in self._parts if exchange is not None)
 
@@ -226,7 +228,7 @@ class PatchedUnet:
         own = m // self.rows * rows if spatial else m
         return replace(product, shape=replace(product.shape, m=own * images))
 
-    def _divide(self) -> Iterator[tuple[Exchange | None, tuple[ModelProduct, ...]]]:
+    def _divide(self) -> Iterator[tuple[StageExchange | None, tuple[ModelProduct, ...]]]:
         """Products with what is exchanged before them; an exchange that another one follows has none."""
         for group in merge_blocks(self.workload.products):
             before = list(self._before(group))
@@ -234,10 +236,10 @@ class PatchedUnet:
                 yield exchange, ()
             yield before[-1] if before else None, group
 
-    def _before(self, group: tuple[ModelProduct, ...]) -> Iterator[Exchange]:
+    def _before(self, group: tuple[ModelProduct, ...]) -> Iterator[StageExchange]:
         name = group[0].name
         for norm in self.layout.norms.get(name, ()):
-            yield Exchange(
+            yield StageExchange(
                 fixed_bytes=self.images * norm.groups * 2 * MOMENT_BYTES,
                 synchronous_row_bytes=self.images * norm.values // self.rows * VALUE_BYTES,
             )
@@ -245,12 +247,12 @@ class PatchedUnet:
         if conv is not None and (conv.before or conv.after):
             row = self.images * conv.channels * conv.width * self.value_bytes
             # Who comes after needs the last rows of pixels, who comes before the first ones.
-            yield Exchange(before_bytes=conv.after * row, after_bytes=conv.before * row)
+            yield StageExchange(before_bytes=conv.after * row, after_bytes=conv.before * row)
         if group[0].kind == "attention" and name.rpartition(".")[0].partition("#")[0] not in self.layout.from_context:
             qk, pv = group[0].shape, group[1].shape
             count = queries(group) // self.rows * qk.batch * (qk.k + pv.n)
             coded = None if self.coding is None else self.coding.bytes(count)
-            yield Exchange(row_bytes=count * self.value_bytes, coded_row_bytes=coded)
+            yield StageExchange(row_bytes=count * self.value_bytes, coded_row_bytes=coded)
 
 
 class _Recorder:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from brownout.cosim.reference import (
-    Outcome,
+    SegmentOutcome,
     carry_pass,
     digits_of,
     draw,
@@ -161,9 +161,9 @@ def test_a_single_error_is_corrected_and_logged(scheme, changes):
     delta = int(got.sums[0, 2, 5]) - int(clean[2, 5])
     assert abs(delta) == 1 << bit
     assert got.row_syndromes[0, 2, 1, 0, 0] == delta
-    assert got.outcome[0, 2, 1, 0] == Outcome.CORRECTED
+    assert got.outcome[0, 2, 1, 0] == SegmentOutcome.CORRECTED
     record = struct.unpack_from("<4I", got.log)
-    assert record == (2, 4, delta % (1 << 32), 1 << 8 | Outcome.CORRECTED << 16 | (delta < 0) << 31)
+    assert record == (2, 4, delta % (1 << 32), 1 << 8 | SegmentOutcome.CORRECTED << 16 | (delta < 0) << 31)
 
 
 def test_two_errors_in_a_segment_are_rolled_back_as_a_whole():
@@ -195,7 +195,7 @@ def test_an_error_of_a_check_alone_changes_nothing(check):
     errors = ErrorState(seed=seed, rates=(0, 1 << 28), points=(0, 1))
     got = reference_gemm(config, a, w, options=options, errors=errors)
     assert np.array_equal(got.output[0], a.astype(np.int64) @ w)
-    assert got.outcome.tolist() == [[[[Outcome.IGNORED]]]]
+    assert got.outcome.tolist() == [[[[SegmentOutcome.IGNORED]]]]
     assert (got.counters["injected"], got.counters["detected"], got.counters["suppressed"]) == (1, 1, 0)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from brownout.cosim.cycle_model import Found
-from brownout.cosim.reference import Outcome, reference_gemm
+from brownout.cosim.reference import SegmentOutcome, reference_gemm
 from brownout.host.device.backends.twin import TwinBackend
 from brownout.host.device.product.operands import make_product
 from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, GemmFlag
@@ -20,7 +20,7 @@ from .test_protection_twin import KINDS, random_config, random_errors, random_op
 
 def expected_findings(config, result):
     batch, m, n = result.marked.shape
-    flagged = result.outcome != Outcome.NOT_FLAGGED
+    flagged = result.outcome != SegmentOutcome.NOT_FLAGGED
     records = []
     for block in blocks(config, m, n, batch):
         rows = slice(block.first_row, block.first_row + block.rows)

@@ -12,7 +12,7 @@ from brownout.host.device.product.operands import make_product
 from brownout.host.device.twin.build import KERNEL_SOURCES, SOURCES, build_kernels
 from brownout.host.device.twin.call import Call
 from brownout.host.device.twin.flips import draw_flips
-from brownout.host.device.twin.history import History
+from brownout.host.device.twin.history import OverwrittenValues
 from brownout.hw.commands import GemmFlag
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 from brownout.hw.error_state import CommandOptions, ErrorState, bit_thresholds, check_columns
@@ -119,7 +119,7 @@ def test_history_finds_values_saved_before():
     flips = draw_flips(config, 30, 29, Call(CHECK_AND_CORRECT, errors))
     assert len(flips.checks) > 0
     out = torch.arange(30 * 29, dtype=torch.int32).view(30, 29)
-    history = History(config, out.clone())
+    history = OverwrittenValues(config, out.clone())
     history.save(flips)
     history.out.zero_()
     rows, cols = flips.outputs.rows, flips.outputs.cols

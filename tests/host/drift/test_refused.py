@@ -10,9 +10,9 @@ import pytest
 from brownout.host import FileRefusedError
 from brownout.host.drift.characterisation.profile import ResilienceProfile
 from brownout.host.drift.characterisation.slices import Slice
-from brownout.host.drift.characterisation.stopping import Estimate, Stopping
+from brownout.host.drift.characterisation.stopping import DamageEstimate, Stopping
 from brownout.host.drift.characterisation.store import Store
-from brownout.host.drift.policy.search import Outcome, Policy
+from brownout.host.drift.policy.search import Policy, ScheduleOutcome
 from brownout.host.drift.schedule import Table
 from brownout.host.drift.setting import NOMINAL, Setting
 from brownout.host.errors import FileUnwrittenError
@@ -25,9 +25,9 @@ def table() -> Table:
 
 
 def policy() -> Policy:
-    outcome = Outcome(1.0, 2.0, Estimate(0.1, 0.0, 0.2, 40))
+    outcome = ScheduleOutcome(1.0, 2.0, DamageEstimate(0.1, 0.0, 0.2, 40))
     return Policy(
-        table(), "energy", 0.5, outcome, Outcome(0.5, 2.0, None, 0.1), outcome, 0.4, [{"aim": 0.5, "images": 4}]
+        table(), "energy", 0.5, outcome, ScheduleOutcome(0.5, 2.0, None, 0.1), outcome, 0.4, [{"aim": 0.5, "images": 4}]
     )
 
 

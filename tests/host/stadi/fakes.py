@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from brownout.host.stadi.plan.device import DeviceSpec, FleetSpec
-from brownout.host.stadi.plan.divided import Exchange
+from brownout.host.stadi.plan.divided import StageExchange
 from brownout.host.stadi.plan.link import Link, Links
 from brownout.hw.config import AcceleratorConfig
 
@@ -39,7 +39,7 @@ class LinearCosts:
         self.model = SimpleNamespace(
             rows=rows,
             images=images,
-            exchanges=(Exchange(row_bytes, coded_row_bytes),) * exchanges,
+            exchanges=(StageExchange(row_bytes, coded_row_bytes),) * exchanges,
             coding=coding,
             latent_bytes_per_row=latent_bytes,
         )

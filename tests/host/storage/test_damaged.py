@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from brownout.host import Calibration, CheckpointWarning, FileRefusedError, read_results, write_results
 from brownout.host.device.mixed.case import Case, Result, load_case, save_case
-from brownout.host.device.mixed.passes import Tile
+from brownout.host.device.mixed.passes import OutputTile
 from brownout.host.drift.characterisation.profile import ResilienceProfile
 from brownout.host.drift.characterisation.slices import Slice
 from brownout.host.drift.characterisation.store import Store
@@ -61,7 +61,7 @@ def case(path):
     config = AcceleratorConfig(rows=4, cols=4)
     a, w = torch.arange(24, dtype=torch.int8).view(4, 6), torch.arange(18, dtype=torch.int8).view(6, 3)
     output = a.int() @ w.int()
-    tile = Tile(0, 0, 4, 0, 3)
+    tile = OutputTile(0, 0, 4, 0, 3)
     made = Case(config, 3, tile, 1, False, a, w, None, None, None, output, CommandOptions(), ErrorState(), None)
     save_case(path, made, "one bit", Result(output, b"", {"cycles": 5}))
 

@@ -10,8 +10,8 @@ from brownout.host import Accelerator
 from brownout.host.drift.characterisation.characterise import Sweep, characterise, digest_of, image_metrics
 from brownout.host.drift.characterisation.profile import ResilienceProfile
 from brownout.host.drift.characterisation.slices import (
-    Layout,
     Slice,
+    SubjectLayout,
     bit_slices,
     block_slices,
     cross,
@@ -44,7 +44,9 @@ def sweep(net, slices=None, settings=RATES, **options):
 
 
 def test_layout_is_that_of_the_run(net):
-    assert layout_of(net, draw(net)) == Layout(3, ("blocks.0", "blocks.1"), ("other", "attention.qk", "attention.pv"))
+    assert layout_of(net, draw(net)) == SubjectLayout(
+        3, ("blocks.0", "blocks.1"), ("other", "attention.qk", "attention.pv")
+    )
     assert layout_of(net, draw(net, 2), kinds=["other"]).kinds == ("other",)
 
 

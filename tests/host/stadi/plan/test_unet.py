@@ -12,7 +12,7 @@ from torch import nn
 from brownout.host.stadi.plan.coding import ExchangeCoding
 from brownout.host.stadi.plan.costs import CostModel
 from brownout.host.stadi.plan.device import DeviceSpec, FleetSpec
-from brownout.host.stadi.plan.divided import Exchange
+from brownout.host.stadi.plan.divided import StageExchange
 from brownout.host.stadi.plan.link import Link, Links
 from brownout.host.stadi.plan.planner import METHODS, Planner
 from brownout.host.stadi.plan.unet import PatchedUnet
@@ -107,13 +107,13 @@ def test_stages_begin_where_something_is_exchanged(unet):
 
 
 def test_exchanges_have_the_bytes_of_borders_moments_and_keys(unet):
-    assert unet.exchanges[0] == Exchange(before_bytes=2 * 4 * 8, after_bytes=2 * 4 * 8)
+    assert unet.exchanges[0] == StageExchange(before_bytes=2 * 4 * 8, after_bytes=2 * 4 * 8)
     # 2 groups of 4 channels on 2 x 8 pixels of a row; two images.
-    assert unet.exchanges[1] == Exchange(fixed_bytes=2 * 2 * 2 * 4, synchronous_row_bytes=2 * 4 * 16 * 4)
+    assert unet.exchanges[1] == StageExchange(fixed_bytes=2 * 2 * 2 * 4, synchronous_row_bytes=2 * 4 * 16 * 4)
     assert unet.exchanges[1].bytes(3, 1, whole=True, synchronous=True) == 3 * unet.exchanges[1].synchronous_row_bytes
     # A stride of two needs the row of pixels before its own only.
     one_sided = [each for each in unet.exchanges if bool(each.before_bytes) != bool(each.after_bytes)]
-    assert one_sided == [Exchange(after_bytes=2 * 4 * 8)]
+    assert one_sided == [StageExchange(after_bytes=2 * 4 * 8)]
     # Keys and values, 4 channels of 2 x 8 pixels and 8 of 4; two images.
     assert [size for size in unet.exchange_bytes_per_row if size] == [
         2 * 2 * 4 * 16,
@@ -142,9 +142,9 @@ def test_borders_are_what_a_convolution_needs(kernel, stride, padding):
 def test_neighbours_get_borders_and_all_get_moments_and_keys():
     costs = LinearCosts({"a": 1, "b": 1, "c": 1}, rows=6, exchanges=3)
     costs.model.exchanges = (
-        Exchange(fixed_bytes=7),
-        Exchange(before_bytes=3, after_bytes=5),
-        Exchange(row_bytes=11),
+        StageExchange(fixed_bytes=7),
+        StageExchange(before_bytes=3, after_bytes=5),
+        StageExchange(row_bytes=11),
     )
     devices = fleet("abc", Links(Link(bytes_per_s=10, latency_s=1)))
     planner = Planner(devices, costs, steps=1, warmup=1)
