@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import NoReturn, Self, SupportsIndex
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.error_state import NOMINAL_LENGTH, CommandOptions, bit_thresholds
 from brownout.hw.tiling import ideal_cycles
 
-from ..errors import AcceleratorClosedError, MismatchError
 from ..storage.files import digest_of
 from ..storage.state import State, join, split
-from .backends.base import Backend, closed_error, device_lock
-from .ledger import Ledger
+from .backends.base import Backend
+from .controls import OperatingControls
 from .make import make_backend
 from .mixed.options import Coverage, MixedOptions
 from .power.energy import EnergyModel
-from .power.operating_points import DomainPoints, OperatingPoint
-from .power.timing import TRANSITION_S, TimingLaw
+from .power.timing import TimingLaw
 from .product.operands import (
     Requantisation,
     ResidentWeights,
@@ -39,48 +30,12 @@ from .product.operands import (
     check_weights,
     make_product,
 )
-from .product.protection import LogRecord, Protection, parse_log
+from .product.protection import LogRecord, Protection, check_protection, command_options, parse_log
 from .product.reload import Places, marked_places
 from .product.slots import Slots
 
 
-class _Call:
-    """Context of a call: no other thread has the device, which is not closed at its beginning."""
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self._accelerator = accelerator
-
-    def __enter__(self) -> Backend:
-        lock = self._accelerator._lock
-        lock.__enter__()
-        device = self._accelerator._device
-        if device is None:
-            lock.__exit__(None, None, None)
-            raise closed_error()
-        return device
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._accelerator._lock.__exit__(kind, error, trace)
-        if self._accelerator._device is not None or isinstance(error, (AcceleratorClosedError, MismatchError)):
-            return
-        if isinstance(error, Exception):
-            raise AcceleratorClosedError("this accelerator was closed while a call was under way") from error
-
-
-_forked = False
-
-
-def _note_fork() -> None:
-    global _forked
-    _forked = True
-
-
-os.register_at_fork(after_in_child=_note_fork)
-
-
-class Accelerator:
+class Accelerator(OperatingControls):
     """A systolic-array accelerator, on simulated RTL, on its bit-exact twin, or on both.
 
     Use it as a context manager: ``with Accelerator(config) as accelerator: y = accelerator.gemm(a, w)``.
@@ -135,74 +90,34 @@ class Accelerator:
         mixed: MixedOptions | None = None,
         layout: str = "row-major",
     ) -> None:
-        if _forked and torch.get_num_threads() > 1:
-            # Threads of OpenMP do not outlive a fork, but are waited for.
-            torch.set_num_threads(1)
-        self.config = AcceleratorConfig() if config is None else config
-        self._check_protection(protection)
-        self.protection = protection
-        self._points = DomainPoints(self.config, TimingLaw() if timing_law is None else timing_law)
-        self._ledger = Ledger(self.config, EnergyModel() if energy_model is None else energy_model)
-        self._slots = Slots()
-        # Ledger, slots and device belong together; each thread has a log.
-        self._lock = device_lock(closed=False)
-        self._call = _Call(self)
-        self._logs = threading.local()
+        config = AcceleratorConfig() if config is None else config
+        check_protection(config, protection)
         if mixed is not None and backend != "mixed":
             raise ValueError(f"mixed= needs backend='mixed', not {backend!r}")
         if layout != "row-major" and not isinstance(backend, str):
             raise ValueError(
                 f"layout={layout!r} needs a backend by name; give the backend's own constructor the layout"
             )
+        law = TimingLaw() if timing_law is None else timing_law
+        model = EnergyModel() if energy_model is None else energy_model
         if isinstance(backend, str):
             backend = make_backend(
-                *(self.config, backend),
+                *(config, backend),
                 waves=waves,
                 check_axi=check_axi,
                 deadline_s=deadline_s,
                 mixed=mixed,
                 layout=layout,
             )
-        self._device: Backend | None = backend
-        self.backend, self.layout = backend.name, layout
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise TypeError(
-            "an Accelerator cannot be copied or pickled, because it has a device of its own; open another one with "
-            "Accelerator(accelerator.config, backend=...), and carry over what it remembers with state and load_state"
-        )
+        super().__init__(config, backend, law, model)
+        self.protection, self.layout = protection, layout
+        self._slots = Slots()
+        # Ledger, slots and device belong together; each thread has a log.
+        self._logs = threading.local()
 
     def __repr__(self) -> str:
         state = "" if self._device is not None else ", closed"
         return f"Accelerator({self.config.rows}x{self.config.cols}, backend={self.backend!r}{state})"
-
-    def _open(self) -> Backend:
-        self._lock.check()
-        if self._device is None:
-            raise closed_error()
-        return self._device
-
-    def exclusive(self) -> contextlib.AbstractContextManager[object]:
-        """``with accelerator.exclusive():`` lets no other thread use it: for calls that belong together.
-
-        Raises
-        ------
-        ForkedProcessError
-            From the ``with`` statement: another process has opened it.
-        """
-        return self._lock
-
-    def _using(self) -> _Call:
-        """The device, for one call."""
-        return self._call
 
     @property
     def _log(self) -> bytes:
@@ -278,7 +193,7 @@ class Accelerator:
         """
         device = self._open()
         chosen = self.protection if protection is None else protection
-        options = self._options(chosen, out, error_key, first_row, first_col)
+        options = command_options(self.config, chosen, out, error_key, first_row, first_col)
         reloads = chosen is not None and chosen.check and chosen.on_mark == "reload"
         if reloads != (checkpoint is not None):
             raise ValueError(
@@ -339,32 +254,6 @@ class Accelerator:
             self._slots.take(target)
             device.copy(as_batch(source), as_batch(target), None)
 
-    def _check_protection(self, protection: Protection | None) -> None:
-        if protection is not None and protection.check and self.config.checksum is None:
-            raise ValueError(
-                "protection needs checksum units, but the accelerator has none; "
-                "give AcceleratorConfig a ChecksumConfig, or pass Protection(check=False)"
-            )
-
-    def _options(
-        self, chosen: Protection | None, out: torch.Tensor | None, error_key: int, first_row: int, first_col: int
-    ) -> CommandOptions:
-        """Fields of the command that concern errors and checks, from arguments of `gemm`."""
-        self._check_protection(chosen)
-        for name, value in (("error_key", error_key), ("first_row", first_row), ("first_col", first_col)):
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 32:
-                raise ValueError(f"{name} must be an integer in 0..{(1 << 32) - 1}, not {value!r}")
-        options = CommandOptions(error_key=error_key, first_row=first_row, first_col=first_col)
-        if chosen is None or not chosen.check:
-            return options
-        if chosen.on_mark in ("suppress", "reload") and out is None:
-            raise ValueError(
-                f"on_mark={chosen.on_mark!r} needs out=, whose old values suppressed elements keep; "
-                "make a tensor with new_slot, or choose on_mark='zero' or 'keep'"
-            )
-        room = chosen.log_records * self.config.log_record_bytes
-        return replace(options, flags=chosen.flags, theta=chosen.theta, log_bytes=room)
-
     @property
     def last_log(self) -> list[LogRecord]:
         """Flagged segments of this thread's last product, in the order in which the hardware found them.
@@ -385,40 +274,6 @@ class Accelerator:
         """
         with self._using() as device:
             return device.check_counts()
-
-    @property
-    def timing_law(self) -> TimingLaw:
-        """What `set_operating_point` makes of voltage and frequency; `set_timing_law` changes it."""
-        return self._points.law
-
-    def set_timing_law(self, law: TimingLaw) -> None:
-        """Let delays follow another law from now on: the chip has warmed up, or aged.
-
-        It is not a command of the program that changes, but the world around it. All domains stay at their voltages and
-        clock, where they err as `law` says; rates given to `set_error_rate` stay, lengths given to `set_carry_lengths`
-        do not. It takes no time and no energy: the hardware is told with SET_ERRORS and SET_POINT without transition,
-        and what fetching these costs is left out of `stats`.
-
-        Parameters
-        ----------
-        law : TimingLaw
-            For example ``replace(accelerator.timing_law, delay_factor=1.05)``.
-
-        Raises
-        ------
-        ValueError
-            No model of timing errors is built in, or a present operating point is beyond what `law` covers; then
-            nothing has changed.
-        AcceleratorClosedError
-            After `close`.
-        """
-        self._require_errors("set_timing_law", "flip", "carry")
-        with self._using() as device:
-            points = self._points.with_law(law)
-            self._ledger.charge(device)
-            before = self._ledger.counters(device)
-            self._points.apply(device, points, law=law)
-            self._ledger.leave_out(before, self._ledger.counters(device))
 
     def add_host_traffic(self, count: int) -> None:
         """Charge bytes of device memory that the host reads or writes because of timing errors.
@@ -478,135 +333,6 @@ class Accelerator:
     def is_unwritten(self, slot: torch.Tensor) -> bool:
         """Whether no product has been written to a tensor that `new_slot` made."""
         return self._slots.is_unwritten(slot)
-
-    def _require_errors(self, what: str, *models: str) -> None:
-        if self.config.timing_model not in models:
-            wanted = " or ".join(f"timing_model={model!r}" for model in models)
-            raise ValueError(
-                f"{what} needs an AcceleratorConfig with {wanted}, not timing_model={self.config.timing_model!r}"
-            )
-
-    def _move(self, points: Sequence[OperatingPoint], **settings: object) -> None:
-        with self._using() as device:
-            # What has been done so far was done at the old points.
-            self._ledger.charge(device)
-            self._points.apply(device, points, **settings)  # type: ignore[arg-type]
-            self._ledger.meter.voltages_v = [point.voltage_v for point in self._points.wanted]
-            self._ledger.meter.frequency_hz = self._points.frequency_hz
-
-    def set_error_rate(
-        self,
-        rate: float,
-        seed: int = 0,
-        check_rate: float = 0.0,
-        *,
-        bit_weights: Sequence[float] | None = None,
-    ) -> None:
-        """Let sums err at a given rate, whatever voltage and clock (`timing_model="flip"`).
-
-        Parameters
-        ----------
-        rate : float
-            Errors per output and per sum of a digit row, 0 to 1.
-        seed : int
-            uint32; same seed, same errors.
-        check_rate : float
-            Errors per sum of a row check, 0 to 1.
-        bit_weights : sequence of 31 float, optional
-            How often each bit 0..30 is hit, relative to the others; by default all alike. Not with ``razor``, where
-            sums are dropped whole.
-
-        Raises
-        ------
-        ValueError
-            The accelerator has another model of timing errors, or a value is out of range.
-        AcceleratorClosedError
-            After `close`.
-        """
-        self._require_errors("set_error_rate", "flip")
-        if self.config.razor and bit_weights is not None:
-            raise ValueError("bit_weights must be None with AcceleratorConfig.razor=True: sums that err become zero")
-        for name, value in (("rate", rate), ("check_rate", check_rate)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in 0..1, not {value!r}")
-        if check_rate:
-            self._points.domains("check")
-        with self._lock:
-            self._move(self._points.with_errors(rate, check_rate), seed=seed, bits=bit_thresholds(bit_weights))
-
-    def set_operating_point(
-        self,
-        *,
-        voltage_v: float | None = None,
-        frequency_hz: float | None = None,
-        domain: int | str = "array",
-        seed: int | None = None,
-        transition_s: float = TRANSITION_S,
-    ) -> None:
-        """Move voltage domains to a voltage, or all to a clock, and let them err accordingly.
-
-        The memory keeps its nanoseconds and bytes per second: what it does in a cycle changes with the clock.
-
-        Parameters
-        ----------
-        voltage_v : float, optional
-            Supply of the domain; by default as it is (0.9 V at first).
-        frequency_hz : float, optional
-            Clock, which all domains share; by default as it is (2 GHz at first).
-        domain : int or {"array", "check"}
-            One group of array columns, all of them, or the checksum units. The clock can be changed with ``"array"``
-            only; domains that keep their voltage get the errors of the new clock.
-        seed : int, optional
-            uint32 of the draws (`timing_model="flip"`); by default as it is.
-        transition_s : float
-            Time that each domain needs to get there.
-
-        Raises
-        ------
-        ValueError
-            No model of timing errors is built in, there is no such domain, the point is beyond what the law covers, a
-            single domain is to leave the common clock, all points together are more than the hardware has, or the
-            memory is too slow for the clock to be counted in its cycles.
-        AcceleratorClosedError
-            After `close`.
-        """
-        self._require_errors("set_operating_point", "flip", "carry")
-        with self._lock:
-            points = self._points.with_voltage(domain, voltage_v, frequency_hz)
-            self._move(points, seed=seed, transition_s=transition_s)
-
-    def set_carry_lengths(self, lengths: NDArray[np.uint8]) -> None:
-        """Let carries that are longer than each element's length come late (`timing_model="carry"`).
-
-        They hold until the operating point or the timing law changes.
-
-        Parameters
-        ----------
-        lengths : uint8 array (rows, cols + check columns)
-            Settled carry length of each processing element, 0 to 63; the array's columns first, then the check columns
-            segment by segment.
-
-        Raises
-        ------
-        ValueError
-            The accelerator has another model of timing errors, or the table has the wrong shape or values.
-        AcceleratorClosedError
-            After `close`.
-        """
-        self._require_errors("set_carry_lengths", "carry")
-        shape = (self.config.rows, self.config.cols + len(self.config.check_columns))
-        if lengths.shape != shape or lengths.dtype != np.uint8:
-            raise ValueError(f"lengths must be uint8 of shape {shape}, not {lengths.dtype} of shape {lengths.shape}")
-        if lengths.size and lengths.max() > NOMINAL_LENGTH:
-            raise ValueError(f"lengths must be in 0..{NOMINAL_LENGTH}, not {int(lengths.max())}")
-        with self._using() as device:
-            for domain in range(self.config.domains):
-                device.set_point(domain, self._points.number(domain), lengths=lengths)
-
-    @property
-    def operating_points(self) -> tuple[OperatingPoint, ...]:
-        """Present point of each voltage domain, that of the checksum units last."""
-        return tuple(self._points.wanted)
 
     def upload(self, w: torch.Tensor) -> ResidentWeights:
         """Copy weights to the device, to be used by any number of products.
@@ -742,20 +468,3 @@ class Accelerator:
         with self._using() as device:
             device.restart()
             self._ledger.restart()
-
-    def close(self) -> None:
-        """Free the device. Closing twice does no harm, and nor does closing in a forked child, which does nothing.
-
-        A call of another thread may end within a few seconds; after that a simulator is ended, and the call raises
-        `AcceleratorClosedError`. Products of the twin end as ever.
-
-        Raises
-        ------
-        MismatchError, brownout.cosim.errors.SimulatorError
-            What the last replays have found (``"mixed"`` only); the device is free all the same.
-        """
-        if self._lock.foreign:
-            return
-        device, self._device = self._device, None
-        if device is not None:
-            device.close()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 
+import torch
+
 from brownout.hw.commands import GemmFlag
+from brownout.hw.config import AcceleratorConfig
+from brownout.hw.error_state import CommandOptions
 
 from ...storage.packable import packable
 
@@ -82,6 +86,40 @@ class Outcome(IntEnum):
     """One element was located, and marked for want of `correct`."""
     MARKED = 3
     """The error could not be located."""
+
+
+def check_protection(config: AcceleratorConfig, protection: Protection | None) -> None:
+    """Refuse checks that an accelerator does not have; raises `ValueError`."""
+    if protection is not None and protection.check and config.checksum is None:
+        raise ValueError(
+            "protection needs checksum units, but the accelerator has none; "
+            "give AcceleratorConfig a ChecksumConfig, or pass Protection(check=False)"
+        )
+
+
+def command_options(
+    config: AcceleratorConfig,
+    chosen: Protection | None,
+    out: torch.Tensor | None,
+    error_key: int,
+    first_row: int,
+    first_col: int,
+) -> CommandOptions:
+    """Fields of the command that concern errors and checks, from arguments of `gemm`."""
+    check_protection(config, chosen)
+    for name, value in (("error_key", error_key), ("first_row", first_row), ("first_col", first_col)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 32:
+            raise ValueError(f"{name} must be an integer in 0..{(1 << 32) - 1}, not {value!r}")
+    options = CommandOptions(error_key=error_key, first_row=first_row, first_col=first_col)
+    if chosen is None or not chosen.check:
+        return options
+    if chosen.on_mark in ("suppress", "reload") and out is None:
+        raise ValueError(
+            f"on_mark={chosen.on_mark!r} needs out=, whose old values suppressed elements keep; "
+            "make a tensor with new_slot, or choose on_mark='zero' or 'keep'"
+        )
+    room = chosen.log_records * config.log_record_bytes
+    return replace(options, flags=chosen.flags, theta=chosen.theta, log_bytes=room)
 
 
 UNCHECKED = Protection(check=False)
