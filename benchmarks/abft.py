@@ -43,13 +43,13 @@ from brownout.cosim.cache import build_root
 from brownout.host import Accelerator, Protection, write_results
 from brownout.host.device.power.timing import NOMINAL_FREQUENCY_HZ, TimingLaw
 from brownout.hw.array.row import ArrayRow
+from brownout.hw.checks.check_row import CheckRow
+from brownout.hw.checks.column_checker import ColumnChecker
+from brownout.hw.checks.column_sums import ColumnSums
+from brownout.hw.checks.corrector import Corrector
+from brownout.hw.checks.pairs import PairLocator
+from brownout.hw.checks.row_checker import RowChecker
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
-from brownout.hw.protect.check_row import CheckRow
-from brownout.hw.protect.column_checker import ColumnChecker
-from brownout.hw.protect.column_sums import ColumnSums
-from brownout.hw.protect.corrector import Corrector
-from brownout.hw.protect.pairs import PairLocator
-from brownout.hw.protect.row_checker import RowChecker
 
 mpl.use("Agg")
 

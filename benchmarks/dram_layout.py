@@ -20,7 +20,7 @@ from brownout.host.device.product.operands import make_product
 from brownout.hw.commands import GemmCommand, GemmFlag
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 from brownout.hw.configurations import SERVER
-from brownout.hw.error_state import CommandOptions
+from brownout.hw.errors.state import CommandOptions
 from brownout.hw.matrix_layout import MatrixLayout, tiled_activations, tiled_output, tiled_weights
 
 SEED = 0

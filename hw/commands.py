@@ -20,7 +20,7 @@ class Opcode(enum.IntEnum):
 
     GEMM = 1
     SET_ERRORS = 2
-    """Seed and rates of timing errors; only with `timing_model="flip"`."""
+    """Seed and rates of timing errors; only with a model that `draws`."""
     SET_POINT = 3
     """Move a voltage domain to another operating point."""
     FENCE = 4

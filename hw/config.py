@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from .errors.model import ERROR_FREE, TIMING_ERROR_MODELS, TimingErrorModel, erring_models
 from .residues import RESIDUE_BITS, residue_weights
 
 ACC_BITS = 32
@@ -82,8 +83,6 @@ class MemoryConfig:
 
 SCHEMES = ("classic", "matched", "weighted", "residue")
 """Checksum schemes; see docs/protection.md."""
-
-TIMING_MODELS = ("none", "flip", "carry")
 
 SYNDROME_BITS = 33
 """Width of the plain row check: one more than an output, so that the error of any single output is unambiguous."""
@@ -205,8 +204,9 @@ class AcceleratorConfig:
         AXI bursts in flight.
     checksum : ChecksumConfig, optional
         Checksum units; without, there is nothing of them in the Verilog.
-    timing_model : {"none", "flip", "carry"}
-        Model of timing errors built into the array and the checksum units, for simulation.
+    timing_model : str
+        Name of the model of timing errors that is built into the array and the checksum units, for simulation: "none",
+        "flip", "carry", or one that was added (docs/extending.md).
     razor : bool
         Array elements notice timing errors and drop products (`carry`, TE-Drop as in ThUnderVolt) or sums (`flip`);
         needs a `timing_model`.
@@ -229,7 +229,7 @@ class AcceleratorConfig:
     read_outstanding: int = 64
     write_outstanding: int = 16
     checksum: ChecksumConfig | None = None
-    timing_model: str = "none"
+    timing_model: str = ERROR_FREE
     razor: bool = False
     voltage_domains: int = 1
     operating_points: int = 4
@@ -248,15 +248,15 @@ class AcceleratorConfig:
         _check_int(owner, "drain_lanes", self.drain_lanes, 1, 128)
         _check_int(owner, "read_outstanding", self.read_outstanding, 1, 255)
         _check_int(owner, "write_outstanding", self.write_outstanding, 1, 255)
-        if self.timing_model not in TIMING_MODELS:
-            raise ValueError(
-                f"{owner}.timing_model must be one of {', '.join(map(repr, TIMING_MODELS))}, not {self.timing_model!r}"
-            )
+        if self.timing_model not in TIMING_ERROR_MODELS:
+            names = ", ".join(map(repr, TIMING_ERROR_MODELS.names()))
+            raise ValueError(f"{owner}.timing_model must be one of {names}, not {self.timing_model!r}")
         if not isinstance(self.razor, bool):
             raise ValueError(f"{owner}.razor must be a bool, not {self.razor!r}")
-        if self.razor and self.timing_model == "none":
+        if self.razor and not self.error_model.errs:
             raise ValueError(
-                f"{owner}.razor=True needs a timing_model whose errors it can see, 'flip' or 'carry', not 'none'"
+                f"{owner}.razor=True needs a timing_model whose errors it can see, {erring_models()}, "
+                f"not {self.timing_model!r}"
             )
         _check_int(owner, "voltage_domains", self.voltage_domains, 1, min(8, self.cols))
         _check_int(owner, "operating_points", self.operating_points, 1, 8)
@@ -287,6 +287,11 @@ class AcceleratorConfig:
     @cached_property
     def _hash(self) -> int:
         return self.hash_word
+
+    @cached_property
+    def error_model(self) -> TimingErrorModel:
+        """Model of timing errors that `timing_model` names."""
+        return TIMING_ERROR_MODELS.get(self.timing_model)
 
     @property
     def slab_k_tiles(self) -> int:

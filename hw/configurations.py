@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .config import AcceleratorConfig, ChecksumConfig, MemoryConfig
+from .errors.model import BY_RATE
 
 SERVER = AcceleratorConfig(
     rows=128,
@@ -25,7 +26,7 @@ rows, activations for 512 columns, so that products of K >= 1,024 are bound by t
 
 SERVER_FLIP = replace(
     SERVER,
-    timing_model="flip",
+    timing_model=BY_RATE,
     checksum=ChecksumConfig(scheme="residue", locators=1, column_checks=False, segment_cols=16),
 )
 """The same with single-bit errors, and the checksum units of least energy at a rate of 1e-2 (docs/protection.md)."""

@@ -15,10 +15,10 @@ from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
 from .accelerator import AcceleratorTop
 from .array import row
 from .array.row import ArrayRow
+from .checks import check_row
+from .checks.check_row import CheckRow
 from .config import AcceleratorConfig
 from .names import checked_name, default_name
-from .protect import check_row
-from .protect.check_row import CheckRow
 from .time_zero import run_at_time_zero
 
 

@@ -18,7 +18,7 @@ def params_layout(config: AcceleratorConfig) -> data.StructLayout:
     if config.checksum is not None:
         protection |= {"check": 1, "correct": 1, "suppress": 1, "zero": 1, "theta": THETA_BITS}
         protection |= {"log_addr": address, "log_bytes": 32}
-    if config.checksum is not None or config.timing_model == "flip":
+    if config.checksum is not None or config.error_model.draws:
         protection |= {"error_key": 32, "first_row": 32, "first_col": 32}
     return data.StructLayout(
         {

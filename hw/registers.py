@@ -108,7 +108,7 @@ def counters(config: AcceleratorConfig) -> tuple[Counter, ...]:
         found += CHECK_COUNTERS
     if config.razor:
         found += RAZOR_COUNTERS
-    if config.timing_model != "none":
+    if config.error_model.errs:
         found += (Counter("transition_cycles", "of the cycles: waiting for a change of operating point"),)
         found += tuple(
             Counter(

@@ -126,7 +126,7 @@ def _config_values(config: AcceleratorConfig, names: Sequence[str]) -> list[int]
         "checksum": int(checksum is not None),
         "group_rows": 1 if checksum is None else checksum.group_rows,
         "digits": 0 if checksum is None else checksum.digits,
-        "lengths_columns": config.cols + len(config.check_columns) if config.timing_model == "carry" else 0,
+        "lengths_columns": config.cols + len(config.check_columns) if config.error_model.settles else 0,
         "memory.bandwidth": MemoryTiming.at_clock(config.memory).bandwidth,
     }
     values = []

@@ -1,4 +1,4 @@
-// Draining: hw/drain/drain.py, hw/drain/requantise.py, hw/drain/packer.py; of hw/protect the corrector and the log.
+// Draining: hw/drain/drain.py, hw/drain/requantise.py, hw/drain/packer.py; of hw/checks the corrector and the log.
 
 #pragma once
 

@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
-from brownout.hw.error_state import NOMINAL_LENGTH, check_columns
+from brownout.hw.errors.state import NOMINAL_LENGTH, check_columns
 from brownout.hw.residues import RESIDUE_BITS, RESIDUE_MODULUS
 from brownout.hw.tiling import Block
 
 from .command import Command
+from .error_models import REFERENCE_ERROR_MODELS, ReferenceErrorModel, Sums
 from .numbers import Ints, check_weights, digits_of, is_residue, wrap
-from .sums import Sums
 
 
 def late_bits(settled: NDArray[np.uint64], p: NDArray[np.uint64], lengths: Ints, widths: Ints) -> NDArray[np.uint64]:
@@ -140,3 +140,13 @@ def carry_sums(cmd: Command, block: Block) -> Sums:
                 for value, (s, j, modular, bits) in zip(values[config.cols :], columns_of_checks, strict=True):
                     sums.checks[m, tile, s, j] = int(value % RESIDUE_MODULUS if modular else wrap(value, bits))
     return sums
+
+
+@REFERENCE_ERROR_MODELS.register
+class CarryReference(ReferenceErrorModel):
+    """Late carries."""
+
+    name = "carry"
+
+    def sums(self, cmd: Command, block: Block) -> Sums:
+        return carry_sums(cmd, block)

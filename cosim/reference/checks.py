@@ -14,9 +14,9 @@ from brownout.hw.tiling import Block
 
 from .command import Command
 from .draws import WORD
+from .error_models import Sums
 from .numbers import is_residue, wrap
 from .result import ReferenceResult, SegmentOutcome
-from .sums import Sums
 
 
 def _row_syndromes(cmd: Command, sums: Sums, m: int, tile: int, s: int) -> list[int]:

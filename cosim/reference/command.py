@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.error_state import CommandOptions, ErrorState
+from brownout.hw.errors.state import CommandOptions, ErrorState
 from brownout.hw.tiling import Block
 
 from .draws import WORD, draw, pick

@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 from brownout.cosim.reference.golden import ChannelTable
 from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, GemmFlag
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.error_state import CommandOptions, ErrorState
+from brownout.hw.errors.state import CommandOptions, ErrorState
 from brownout.hw.tiling import blocks
 
-from .carries import carry_sums
 from .checks import check_block
 from .command import Command
+from .error_models import REFERENCE_ERROR_MODELS
 from .numbers import Ints, wrap
 from .result import ReferenceResult, SegmentOutcome
-from .sums import clean_sums, flip
 
 
 def _finish(sums: Ints, channels: ChannelTable | None, requantise: bool) -> NDArray[Any]:
@@ -93,13 +92,9 @@ def reference_gemm(
         counters=dict.fromkeys((*names, "injected", "missed", "wrong"), 0),
     )
     room = options.log_bytes // config.log_record_bytes
+    model = REFERENCE_ERROR_MODELS.get(config.timing_model)
     for block in blocks(config, cmd.m, cmd.n, cmd.batch):
-        if config.timing_model == "carry":
-            sums = carry_sums(cmd, block)
-        else:
-            sums = clean_sums(cmd, block)
-            if config.timing_model == "flip":
-                flip(cmd, block, sums)
+        sums = model.sums(cmd, block)
         for (m, n), value in sums.data.items():
             result.sums[block.batch, m, n] = result.corrected_sums[block.batch, m, n] = value
         if cmd.checksum is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from brownout.hw.config import AcceleratorConfig
+from brownout.hw.errors.model import BY_RATE
 
 from ..device.power.timing import TimingLaw
 from ..drift.schedule import Phases, Schedule, constant
@@ -94,4 +95,4 @@ def scenarios(voltage_v: float = DEFAULT_VOLTAGE_V) -> tuple[Scenario, Scenario,
 
 def hardware(config: AcceleratorConfig) -> AcceleratorConfig:
     """The one accelerator on which all of them run: `config` with timing errors and what rollback needs."""
-    return Rollback().hardware(replace(config, timing_model="flip"))
+    return Rollback().hardware(replace(config, timing_model=BY_RATE))

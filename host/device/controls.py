@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.error_state import NOMINAL_LENGTH, bit_thresholds
+from brownout.hw.errors.model import erring_models
+from brownout.hw.errors.state import NOMINAL_LENGTH, bit_thresholds
 
 from .backends.base import Backend
 from .ledger import Ledger
@@ -67,7 +68,7 @@ class OperatingControls(DeviceSession):
         AcceleratorClosedError
             After `close`.
         """
-        self._require_errors("set_timing_law", "flip", "carry")
+        self._require_errors("set_timing_law")
         with self._using() as device:
             points = self._points.with_law(law)
             self._ledger.charge(device)
@@ -75,12 +76,12 @@ class OperatingControls(DeviceSession):
             self._points.apply(device, points, law=law)
             self._ledger.leave_out(before, self._ledger.counters(device))
 
-    def _require_errors(self, what: str, *models: str) -> None:
-        if self.config.timing_model not in models:
-            wanted = " or ".join(f"timing_model={model!r}" for model in models)
-            raise ValueError(
-                f"{what} needs an AcceleratorConfig with {wanted}, not timing_model={self.config.timing_model!r}"
-            )
+    def _require_errors(self, what: str, *ways: str) -> None:
+        """Refuse a call that this model of timing errors has no use for: it errs in none of these `ways`."""
+        model = self.config.error_model
+        if not any(getattr(model, way) for way in ways or ("errs",)):
+            wanted = " or ".join(f"timing_model={name}" for name in erring_models(*ways).split(" or "))
+            raise ValueError(f"{what} needs an AcceleratorConfig with {wanted}, not timing_model={model.name!r}")
 
     def _move(self, points: Sequence[OperatingPoint], **settings: object) -> None:
         with self._using() as device:
@@ -98,7 +99,7 @@ class OperatingControls(DeviceSession):
         *,
         bit_weights: Sequence[float] | None = None,
     ) -> None:
-        """Let sums err at a given rate, whatever voltage and clock (`timing_model="flip"`).
+        """Let sums err at a given rate, whatever voltage and clock (models that draw errors).
 
         Parameters
         ----------
@@ -119,7 +120,7 @@ class OperatingControls(DeviceSession):
         AcceleratorClosedError
             After `close`.
         """
-        self._require_errors("set_error_rate", "flip")
+        self._require_errors("set_error_rate", "draws")
         if self.config.razor and bit_weights is not None:
             raise ValueError("bit_weights must be None with AcceleratorConfig.razor=True: sums that err become zero")
         for name, value in (("rate", rate), ("check_rate", check_rate)):
@@ -153,7 +154,7 @@ class OperatingControls(DeviceSession):
             One group of array columns, all of them, or the checksum units. The clock can be changed with ``"array"``
             only; domains that keep their voltage get the errors of the new clock.
         seed : int, optional
-            uint32 of the draws (`timing_model="flip"`); by default as it is.
+            uint32 of the draws; by default as it is.
         transition_s : float
             Time that each domain needs to get there.
 
@@ -166,13 +167,13 @@ class OperatingControls(DeviceSession):
         AcceleratorClosedError
             After `close`.
         """
-        self._require_errors("set_operating_point", "flip", "carry")
+        self._require_errors("set_operating_point")
         with self._lock:
             points = self._points.with_voltage(domain, voltage_v, frequency_hz)
             self._move(points, seed=seed, transition_s=transition_s)
 
     def set_carry_lengths(self, lengths: NDArray[np.uint8]) -> None:
-        """Let carries that are longer than each element's length come late (`timing_model="carry"`).
+        """Let carries that are longer than each element's length come late (models with settled lengths).
 
         They hold until the operating point or the timing law changes.
 
@@ -189,7 +190,7 @@ class OperatingControls(DeviceSession):
         AcceleratorClosedError
             After `close`.
         """
-        self._require_errors("set_carry_lengths", "carry")
+        self._require_errors("set_carry_lengths", "settles")
         shape = (self.config.rows, self.config.cols + len(self.config.check_columns))
         if lengths.shape != shape or lengths.dtype != np.uint8:
             raise ValueError(f"lengths must be uint8 of shape {shape}, not {lengths.dtype} of shape {lengths.shape}")

@@ -57,7 +57,7 @@ class DriftExecution(Execution):
     safe : Setting
         For products that must not err: recomputed ones, and those that have nothing to go back to.
     seed : int
-        uint32 of the draws of timing errors (`timing_model="flip"`).
+        uint32 of the draws of timing errors, of models that draw.
     transition_s : float
         Time of a move between operating points.
 

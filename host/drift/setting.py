@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from brownout.hw.error_state import NOMINAL_LENGTH, bit_thresholds
+from brownout.hw.errors.state import NOMINAL_LENGTH, bit_thresholds
 
 from ..device.accelerator import Accelerator
 from ..device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TRANSITION_S, TimingLaw
@@ -39,7 +39,7 @@ class Setting:
     check_voltage_v : float, optional
         Supply of the checksum units; by default the array's.
     error_rate : float, optional
-        Errors per output whatever voltage and clock, which are then nominal (`timing_model="flip"`): for
+        Errors per output whatever voltage and clock, which are then nominal (models that draw): for
         characterisation. Such a setting has no energy of its own.
     check_rate : float
         Likewise, errors per sum of a row check.
@@ -95,7 +95,7 @@ class Setting:
         config = accelerator.config
         if law is None:
             law = accelerator.timing_law
-        if config.timing_model == "carry":
+        if config.error_model.settles:
             lengths = law.lengths(config, self.voltage_v, self.frequency_hz)[:, : config.cols]
             return bool((lengths == NOMINAL_LENGTH).all())
         return law.error_rate(self.voltage_v, self.frequency_hz) == 0
@@ -112,7 +112,7 @@ class Setting:
             check = self.check_rate if accelerator.config.checksum is not None else 0.0
             accelerator.set_error_rate(self.error_rate, seed, check, bit_weights=self.bit_weights)
             return
-        flips = accelerator.config.timing_model == "flip"
+        flips = accelerator.config.error_model.draws
         accelerator.set_operating_point(
             voltage_v=self.voltage_v,
             frequency_hz=self.frequency_hz,

@@ -28,7 +28,7 @@ class CountedWorkload:
     Parameters
     ----------
     config : AcceleratorConfig
-        Of the accelerator; its `timing_model` must be ``"flip"`` for operating points other than the nominal one.
+        Accelerator, whose model of errors must draw for operating points other than the nominal one.
     workload : Workload
         What it runs.
     energy_model : EnergyModel, optional

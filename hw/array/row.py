@@ -5,8 +5,8 @@ from __future__ import annotations
 from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Signal, signed
 
 from ..config import ACC_BITS, AcceleratorConfig
-from ..protect.carry import LENGTH_BITS, registered_sum
-from ..protect.razor import sum_or_bypass, total_of
+from ..errors.lengths import LENGTH_BITS
+from ..errors.razor import sum_or_bypass, total_of
 
 MODULE_SUFFIX = "array_row"
 
@@ -36,13 +36,13 @@ class ArrayRow(Elaboratable):
     a_taps : one byte per checksum segment
         Activation after the segment's last column, for its check columns; only with checksum units.
     first, lengths : C bits, C * 6 bits
-        First row of a pass; settled carry lengths; only with ``timing_model="carry"``.
+        First row of a pass; settled carry lengths; only with a model of errors that `settles`.
     borrow_in, borrow_out : C bits
         The element above took the cycle of this one to finish its sum, so this one drops its product; the same for the
-        row below. They go with the partial sums; only with ``timing_model="carry"`` and ``razor``.
+        row below. They go with the partial sums; only with a model of errors that `settles` and ``razor``.
     valid, dropped : C bits, 0 .. C
         The element has an activation of a row; how many elements that had one dropped its product in the cycle before;
-        only with ``timing_model="carry"`` and ``razor``.
+        only with a model of errors that `settles` and ``razor``.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -69,7 +69,7 @@ class ArrayRow(Elaboratable):
         ports = [self._domain.clk, self.a_in, self.w_in, self.load, self.swap, self.psum_in, self.psum_out]
         if self.config.segments:
             ports.append(self.a_taps)
-        if self.config.timing_model == "carry":
+        if self.config.error_model.settles:
             ports += [self.first, self.lengths]
             if self.config.razor:
                 ports += [self.borrow_in, self.borrow_out, self.valid, self.dropped]
@@ -99,10 +99,10 @@ class ArrayRow(Elaboratable):
             product = Signal(signed(16), name=f"product_{c}")
             m.d.comb += product.eq(moving.as_signed() * actives[c])
             above = self.psum_in[ACC_BITS * c : ACC_BITS * (c + 1)]
-            if self.config.timing_model == "carry":
+            if self.config.error_model.settles:
                 extended = Signal(ACC_BITS, name=f"extended_{c}")
                 m.d.comb += extended.eq(product)
-                captured, settled = registered_sum(
+                captured, settled = self.config.error_model.element_sum(
                     m,
                     x=above,
                     y=extended,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, ClockSignal, Elaboratable, Instance, Module, Signal, Value
 
+from ..checks.check_row import MODULE_SUFFIX as CHECK_MODULE_SUFFIX
+from ..checks.check_row import widths
+from ..checks.check_weights import CheckWeights
 from ..config import ACC_BITS, AcceleratorConfig
-from ..protect.carry import LENGTH_BITS
-from ..protect.check_row import MODULE_SUFFIX as CHECK_MODULE_SUFFIX
-from ..protect.check_row import widths
-from ..protect.check_weights import CheckWeights
-from ..protect.razor import total_of
+from ..errors.lengths import LENGTH_BITS
+from ..errors.razor import total_of
 from .row import MODULE_SUFFIX
 
 
@@ -53,9 +53,9 @@ class SystolicArray(Elaboratable):
     check_row : sums of all check columns, each `ChecksumConfig.check_bits` wide
         One cycle later than `y_row`; only with checksum units.
     lengths : 6 bits for each array column and then each check column, row after row
-        Settled carry lengths; only with ``timing_model="carry"``.
+        Settled carry lengths; only with a model of errors that `settles`.
     valid : 1 bit
-        `a_row` has a row; only with ``timing_model="carry"`` and ``razor``, as is `dropped`.
+        `a_row` has a row; only with a model of errors that `settles` and ``razor``, as is `dropped`.
     dropped : 0 .. R * C
         Elements that dropped their product two cycles before.
     """
@@ -82,7 +82,7 @@ class SystolicArray(Elaboratable):
         load_line = Signal(diagonals)
         swap_line = Signal(diagonals)
         valid_line = Signal(diagonals)
-        carry = self.config.timing_model == "carry"
+        carry = self.config.error_model.settles
         razor = carry and self.config.razor
         lines = {"load": (load_line, self.load), "swap": (swap_line, self.swap)}
         if razor:
@@ -150,7 +150,7 @@ class _CheckColumns:
     def add_row(self, r: int, taps: Signal, load_line: Signal, swap_line: Signal, lengths: Value) -> None:
         stops = [segment.stop for segment in self.config.segments]
         ports = {}
-        if self.config.timing_model == "carry":
+        if self.config.error_model.settles:
             ports = {"i_first": Cat(swap_line[r + stop + 1] for stop in stops), "i_lengths": lengths}
         psum_out = Signal.like(self.psum, name=f"check_psum_row_{r}")
         self.m.submodules[f"check_row_{r}"] = Instance(

@@ -19,8 +19,8 @@ from ..commands import (
 )
 from ..config import AcceleratorConfig
 from ..copy.copier import copy_layout
+from ..errors.draws import error_layout
 from ..params import params_layout
-from ..protect.flip import error_layout
 from .bus_watch import BusWatch
 from .extents import Extents
 from .field_checks import FieldChecks, fields_of, known_opcodes, stored_bytes

@@ -28,9 +28,9 @@ PAGE_BITS = exact_log2(BURST_BOUNDARY_BYTES)
 def known_opcodes(config: AcceleratorConfig) -> tuple[Opcode, ...]:
     """Commands that an accelerator of this configuration accepts."""
     known = [Opcode.GEMM, Opcode.FENCE, Opcode.SNAPSHOT]
-    if config.timing_model != "none":
+    if config.error_model.errs:
         known.append(Opcode.SET_POINT)
-    if config.timing_model == "flip":
+    if config.error_model.draws:
         known.append(Opcode.SET_ERRORS)
     if config.checksum is not None:
         known.append(Opcode.COPY)
@@ -100,7 +100,7 @@ class FieldChecks(wiring.Component):
         config = self.config
         address, stride = fields["lengths_addr"], fields["lengths_stride"]
         base, limit = fields["read_base"], fields["read_limit"]
-        if config.timing_model == "carry":
+        if config.error_model.settles:
             bus_bits = exact_log2(config.bus_bytes)
             row_bytes = -(-lengths_columns(config) // config.bus_bytes) * config.bus_bytes
             end = address + stride * (config.rows - 1) + row_bytes

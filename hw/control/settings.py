@@ -6,13 +6,13 @@ from amaranth.hdl import Const, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from ..arithmetic import mix
 from ..bus.bursts import RowBursts
 from ..bus.read_port import burst_layout
 from ..commands import SET_ERRORS_FIELDS, SET_POINT_FIELDS, Opcode
 from ..config import AcceleratorConfig
-from ..protect.arithmetic import mix
-from ..protect.carry import LENGTH_BITS
-from ..protect.flip import BIT_THRESHOLDS, error_layout
+from ..errors.draws import BIT_THRESHOLDS, error_layout
+from ..errors.lengths import LENGTH_BITS
 
 POINT_BITS = 3
 COMMAND_BITS = 8 * max(spec.offset + spec.bits // 8 for spec in (*SET_ERRORS_FIELDS, *SET_POINT_FIELDS))
@@ -45,7 +45,7 @@ class Settings(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        elements = config.rows * lengths_columns(config) if config.timing_model == "carry" else 0
+        elements = config.rows * lengths_columns(config) if config.error_model.settles else 0
         super().__init__(
             {
                 "command": In(COMMAND_BITS),
@@ -72,15 +72,15 @@ class Settings(wiring.Component):
         opcode = fields["opcode"]
         left = Signal(32)
         arrived = Signal()
-        if config.timing_model == "flip":
+        if config.error_model.draws:
             self._errors(m)
-        if config.timing_model == "carry":
+        if config.error_model.settles:
             self._lengths(m, fields, arrived)
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
                 m.next = "DONE"
                 with m.If(opcode == Opcode.SET_POINT):
-                    m.next = "READ" if config.timing_model == "carry" else "MOVE"
+                    m.next = "READ" if config.error_model.settles else "MOVE"
                 with m.If(opcode == Opcode.SNAPSHOT):
                     m.d.comb += self.capture.eq(1)
             with m.State("READ"):

@@ -12,14 +12,14 @@ from ..block_walker import BlockWalker
 from ..bus.bursts import RowBursts, beats_covering
 from ..bus.read_port import burst_layout
 from ..bus.write_port import write_beat_layout
+from ..checks.check_row import widths
+from ..checks.column_checker import group_layout
+from ..checks.corrector import Corrector, most_corrected
+from ..checks.log import SyndromeLog
 from ..commands import LOG_RECORDS_PER_BLOCK
 from ..config import ACC_BITS, AcceleratorConfig
 from ..load.receiver import channel_depth, channel_entry_layout
 from ..params import params_layout
-from ..protect.check_row import widths
-from ..protect.column_checker import group_layout
-from ..protect.corrector import Corrector, most_corrected
-from ..protect.log import SyndromeLog
 from .packer import Packer
 from .requantise import Requantiser
 from .vectors import VectorReader

@@ -2,8 +2,8 @@ import random
 
 import pytest
 
+from brownout.hw.checks.column_sums import ColumnSums
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
-from brownout.hw.protect.column_sums import ColumnSums
 
 from .amaranth_bench import simulate
 

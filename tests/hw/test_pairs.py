@@ -7,8 +7,8 @@ from itertools import permutations, product
 
 import pytest
 
+from brownout.hw.checks.corrector import Corrector
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
-from brownout.hw.protect.corrector import Corrector
 
 from .amaranth_bench import simulate
 

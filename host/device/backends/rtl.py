@@ -19,7 +19,7 @@ from brownout.hw.tiling import ideal_cycles
 from ...storage.state import State
 from ..product.operands import Product, ResidentWeights
 from ..product.reload import Places
-from ..twin.protect import COUNTERS, TRUTH
+from ..twin.findings import COUNTERS, TRUTH
 from .base import Backend, device_lock
 from .layout import Layout
 from .twin import TwinBackend
@@ -94,7 +94,7 @@ class RtlBackend(Backend):
     def gemm(self, product: Product) -> bytes:
         with self._lock:
             log, command = self._execute(product)
-            self._twin.follow(command, self._count_truth(product) if self.config.timing_model != "none" else None)
+            self._twin.follow(command, self._count_truth(product) if self.config.error_model.errs else None)
             return log
 
     def execute(self, product: Product) -> bytes:
@@ -187,7 +187,7 @@ class RtlBackend(Backend):
     def counters(self) -> Mapping[str, int]:
         with self._lock:
             counts = dict(self._simulator.counters())
-            known = self._twin.counters() if self.config.timing_model != "none" else None
+            known = self._twin.counters() if self.config.error_model.errs else None
         counts["dram_bytes"] = counts["dram_read_bytes"] + counts["dram_write_bytes"]
         if known is not None:
             counts |= {name: known[name] for name in TRUTH}

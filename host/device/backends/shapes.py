@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from brownout.cosim.cycle_model import Found, Runs
 from brownout.hw.config import AcceleratorConfig
+from brownout.hw.errors.model import ERROR_FREE, erring_models
 
 from ..power.operating_points import RATE_ONE
 from ..product.operands import Product, ResidentWeights
@@ -31,19 +32,22 @@ class ShapeBackend(TwinBackend):
     Parameters
     ----------
     config : AcceleratorConfig
-        ``timing_model="flip"`` or ``"none"``: how many carries are late depends on the values.
+        Accelerator whose errors, if any, are drawn: how many carries are late depends on the values.
 
     Raises
     ------
     ValueError
-        `config` has ``timing_model="carry"``.
+        Its elements have settled carry lengths.
     """
 
     name = "shapes"
 
     def __init__(self, config: AcceleratorConfig) -> None:
-        if config.timing_model == "carry":
-            raise ValueError("ShapeBackend needs timing_model='flip' or 'none'; late carries depend on the values")
+        if config.error_model.settles:
+            raise ValueError(
+                f"ShapeBackend needs timing_model={erring_models('draws')} or {ERROR_FREE!r}; "
+                "late carries depend on the values"
+            )
         super().__init__(config)
 
     def check_device(self, name: str, device: torch.device) -> None:
@@ -56,7 +60,7 @@ class ShapeBackend(TwinBackend):
         return weights
 
     def _compute(self, product: Product) -> tuple[bytes, Found | None]:
-        if not product.options.check or self.config.timing_model == "none":
+        if not product.options.check or not self.config.error_model.errs:
             return b"", None
         records = self._expected_records(product)
         return b"", Found(records) if records.any() else None

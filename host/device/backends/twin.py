@@ -14,18 +14,18 @@ from brownout.cosim.cycle_model import Command, CycleModel, Found, Runs
 from brownout.cosim.dram import MemoryTiming
 from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, SetErrorsCommand, SetPointCommand
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.error_state import ErrorState, check_columns
+from brownout.hw.errors.state import ErrorState, check_columns
 
 from ...storage.decoding import Count, Form, Uint32, check
 from ...storage.state import State
 from ..product.operands import Product, ResidentWeights, Tally
 from ..product.reload import Places
 from ..twin.call import Call
-from ..twin.flips import draw_flips
+from ..twin.error_models import TWIN_ERROR_MODELS
+from ..twin.findings import COUNTERS, DROPPED, TRUTH, Findings
 from ..twin.geometry import geometry
 from ..twin.history import OverwrittenValues
 from ..twin.matmul import exact_matmul
-from ..twin.protect import COUNTERS, DROPPED, TRUTH, Findings, inject_carries, inject_flips
 from ..twin.requantise import add_bias_, requantise
 from .base import Backend, device_lock
 from .layout import Layout
@@ -85,7 +85,7 @@ class TwinBackend(Backend):
         self._names = (
             *(COUNTERS if config.checksum is not None else ()),
             *((DROPPED,) if config.razor else ()),
-            *(TRUTH if config.timing_model != "none" else ()),
+            *(TRUTH if config.error_model.errs else ()),
         )
         # Buffers and counters are shared by calls from several threads.
         self._lock = device_lock()
@@ -165,7 +165,7 @@ class TwinBackend(Backend):
         suppressed: list[NDArray[np.uint64]] = []
         for index in range(shape.batch):
             a, b, out = product.a[index], w[index], product.out[index]
-            if self.config.timing_model == "none":
+            if not self.config.error_model.errs:
                 # Nothing can err, so there is nothing to find either.
                 self._clean(product, a, b, out)
                 continue
@@ -184,7 +184,7 @@ class TwinBackend(Backend):
             findings.counts["log_dropped"] += unwritten
             log += written
             self._add(findings.counts)
-        if self.config.timing_model == "none" and options.check:
+        if not self.config.error_model.errs and options.check:
             tiles = divmod(shape.n, self.config.cols)
             last = sum(segment.start < tiles[1] for segment in self.config.segments)
             self._counts["checks"] += shape.batch * shape.m * (tiles[0] * len(self.config.segments) + last)
@@ -203,11 +203,11 @@ class TwinBackend(Backend):
     def _threads(self) -> int:
         """Threads of the kernels.
 
-        Those of `flip` take a millisecond, in which a core that is busy with something else is not worth waiting for.
+        Those of drawn errors take a millisecond: too short to wait for a core that is busy with something else.
         """
         threads = torch.get_num_threads()
         alone = os.getloadavg()[0] < LOAD_ALONE
-        return threads if alone or self.config.timing_model == "carry" else max(1, threads // 2)
+        return threads if alone or self.config.error_model.settles else max(1, threads // 2)
 
     def _buffer(self, name: str, product: Product) -> torch.Tensor:
         """int32 (m, n) that lives as long as the backend: fresh memory costs as much as the product."""
@@ -237,22 +237,23 @@ class TwinBackend(Backend):
         options, shape = product.options, product.shape
         on_cpu = out.device.type == "cpu"
         history = OverwrittenValues(self.config, out)
-        if self.config.timing_model == "flip":
-            flips = draw_flips(self.config, shape.m, shape.n, call)
+        model = TWIN_ERROR_MODELS.get(self.config.timing_model)
+        if self.config.error_model.draws:
+            drawn = model.draw(self.config, shape.m, shape.n, call)
             # In place where that is possible: a copy of the sums costs more than all checks.
             in_place = on_cpu and product.requant is None and out.is_contiguous()
             sums = out if in_place else self._buffer("sums", product)
             if options.suppress and in_place:
-                history.save(flips)
+                history.save(drawn)
             exact_matmul(a, w, sums)
             known = sums if on_cpu else sums.cpu()
-            findings = inject_flips(self.config, a.cpu().numpy(), w.cpu().numpy(), known.numpy(), flips, call)
+            findings = model.inject(self.config, a.cpu().numpy(), w.cpu().numpy(), known.numpy(), drawn, call)
         else:
             clean, sums = self._buffer("clean", product), self._buffer("sums", product)
             exact_matmul(a, w, clean)
             known = sums if on_cpu else torch.empty(sums.shape, dtype=torch.int32)
             left, right = a.cpu().numpy(), w.cpu().numpy()
-            findings = inject_carries(self.config, left, right, clean.cpu().numpy(), known.numpy(), call)
+            findings = model.compute(self.config, left, right, clean.cpu().numpy(), known.numpy(), call)
         if known is not sums:
             sums.copy_(known)
         keep = history.values_at(findings.marked_rows, findings.marked_cols) if options.suppress else None

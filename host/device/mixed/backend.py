@@ -65,7 +65,7 @@ class MixedBackend(Backend):
         *,
         layout: str = "row-major",
     ) -> None:
-        if options.selection == "faulty" and config.timing_model == "none":
+        if options.selection == "faulty" and not config.error_model.errs:
             raise ValueError(
                 "MixedOptions.selection='faulty' needs an AcceleratorConfig with a timing_model, in which passes can "
                 "be faulty; choose selection='random'"

@@ -14,7 +14,7 @@ from annotated_types import Interval, Len
 
 from brownout.hw.commands import GemmFlag
 from brownout.hw.config import K_LIMIT, AcceleratorConfig
-from brownout.hw.error_state import BITS, CommandOptions, ErrorState, check_columns
+from brownout.hw.errors.state import BITS, CommandOptions, ErrorState, check_columns
 
 from ...errors import FileRefusedError
 from ...storage.decoding import Count, Form, Uint32, check_tensors

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from brownout.cosim.dram import BANDWIDTH_ONE, MemoryTiming
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.error_state import ErrorState, column_domain
+from brownout.hw.errors.state import ErrorState, column_domain
 
 from ..backends.base import Backend
 from ..backends.rtl import RtlBackend
@@ -20,8 +20,8 @@ from ..backends.twin import TwinBackend
 from ..product.compare import first_difference
 from ..product.operands import Product
 from ..product.protection import parse_log
+from ..twin.findings import TRUTH, Findings
 from ..twin.kernels import modulus_of
-from ..twin.protect import TRUTH, Findings
 from .case import Case, Result
 from .passes import TileErrors, tile_map
 
@@ -198,7 +198,7 @@ class Checker:
     def _move(self, backend: Backend, state: ErrorState) -> None:
         """Bring a device to the operating points of a case. Transitions take no time: nobody waits for them here."""
         now = self._state
-        if self.config.timing_model == "flip":
+        if self.config.error_model.draws:
             wanted = state.seed, state.rates, state.bits
             if wanted != (now.seed, now.rates, now.bits):
                 backend.set_errors(*wanted)
@@ -240,7 +240,7 @@ class Checker:
         if text := _unequal(case.errors, places.errors_in(places.locate(self._whole.findings[0]), 0), _same):
             return f"errors of the product and of this tile alone: {text}"
         here = places.errors_in(places.locate(of_pass[0]), 0)
-        if self.config.timing_model == "flip":
+        if self.config.error_model.draws:
             text = _unequal(case.errors, here, _same_dropped if self.config.razor else _same_bits)
             return f"errors of the product in this tile and of the pass: {text}" if text else None
         self._whole.compute(case.rest())

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from brownout.hw.config import AcceleratorConfig
 
 from ..product.operands import GemmShape
+from ..twin.findings import Findings
 from ..twin.geometry import geometry
-from ..twin.protect import Findings
 from .options import MixedOptions
 
 Places = NDArray[np.int64]
@@ -73,7 +73,7 @@ class TileErrors:
 def _row_pieces(config: AcceleratorConfig, m: int) -> NDArray[np.int64]:
     """First row of each piece, and M."""
     row_blocks = geometry(config, m, 1).row_blocks
-    if config.timing_model == "carry":
+    if config.error_model.settles:
         return row_blocks
     checked = config.checksum is not None and config.checksum.column_checks
     size = config.checksum.group_rows if config.checksum is not None and checked else config.rows
@@ -220,7 +220,7 @@ def choose(
         for place, k_tile in zip(picked, rng.integers(k_tiles, size=len(picked)), strict=True):
             batch, tile = divmod(int(place), tiles)
             # A flip is drawn for the final sum, whatever its k-tiles are.
-            chosen[int(place), int(k_tile)] = PassChoice(batch, tile, int(k_tile), config.timing_model == "carry")
+            chosen[int(place), int(k_tile)] = PassChoice(batch, tile, int(k_tile), config.error_model.settles)
     if options.selection != "faulty":
         wanted = min(wanted, shape.batch * tiles * k_tiles)
         while len(chosen) < wanted:

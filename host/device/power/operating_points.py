@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from brownout.cosim.dram import MemoryTiming
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.error_state import UNIFORM_BITS
+from brownout.hw.errors.state import UNIFORM_BITS
 
 from ...storage.decoding import Count, Positive, Uint32, check
 from ...storage.decoding import Fraction as Rate
@@ -34,7 +34,7 @@ class OperatingPoint:
     voltage_v, frequency_hz : float
         Supply and clock.
     error_rate : float
-        Errors per sum (`timing_model="flip"`).
+        Errors per sum (a model of errors that `draws`).
     by_law : bool
         Whether the rate is what voltage and clock make of it, and changes with the timing law.
     """
@@ -174,7 +174,7 @@ class DomainPoints:
         points = []
         for point in self.wanted:
             law.delay_at(point.voltage_v)
-            if point.by_law and self.config.timing_model == "flip":
+            if point.by_law and self.config.error_model.draws:
                 point = replace(point, error_rate=law.error_rate(point.voltage_v, point.frequency_hz))
             points.append(point)
         return points
@@ -204,7 +204,7 @@ class DomainPoints:
             if index not in chosen and clock == point.frequency_hz:
                 points.append(point)
                 continue
-            flips = self.config.timing_model == "flip"
+            flips = self.config.error_model.draws
             self.law.delay_at(voltage)  # Refuses a voltage that it does not cover, also where no rate is needed.
             rate = self.law.error_rate(voltage, clock) if flips else 0.0
             points.append(OperatingPoint(voltage, clock, rate))
@@ -260,7 +260,7 @@ class DomainPoints:
         shifted = law is not None and law != self.law
         if law is not None:
             self.law = law
-        carry = self.config.timing_model == "carry"
+        carry = self.config.error_model.settles
         if not carry and (table != self._table or new_seed != self.seed or new_bits != self.bits):
             device.set_errors(new_seed, tuple(point.rate for point in table), new_bits)
         for domain, index in enumerate(assigned):

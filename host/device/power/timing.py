@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brownout.hw.config import ACC_BITS, AcceleratorConfig
-from brownout.hw.error_state import NOMINAL_LENGTH, check_columns
+from brownout.hw.errors.state import NOMINAL_LENGTH, check_columns
 from brownout.hw.residues import RESIDUE_BITS
 
 from ...storage.packable import packable
@@ -121,8 +121,8 @@ class TimingLaw:
         Of the alpha-power law (Sakurai and Newton, IEEE JSSC 25(2), 1990). 0.30 V and 1.8 fit the table within 8 %;
         1.3 is the textbook value of short channels.
     carry : {"linear", "prefix"}
-        Settling time of a carry chain (`timing_model="carry"`): proportional to its length (ripple adder), or to the
-        logarithm of its length (parallel-prefix adder).
+        Settling time of a carry chain (models with settled lengths): proportional to its length (ripple adder), or to
+        the logarithm of its length (parallel-prefix adder).
     fixed_share : float
         Part of an element's delay that is not the carry chain: multiplier and register. A choice, not a measurement.
     variation : float
@@ -189,7 +189,7 @@ class TimingLaw:
         return frequency_hz / NOMINAL_FREQUENCY_HZ * self.delay_at(voltage_v) * self.delay_factor
 
     def error_rate(self, voltage_v: float, frequency_hz: float) -> float:
-        """Errors per output (`timing_model="flip"`).
+        """Errors per output, of models that draw.
 
         Raises
         ------
@@ -251,7 +251,7 @@ class TimingLaw:
         return high
 
     def lengths(self, config: AcceleratorConfig, voltage_v: float, frequency_hz: float) -> NDArray[np.uint8]:
-        """Settled carry length of every element at an operating point (`timing_model="carry"`).
+        """Settled carry length of every element at an operating point, of models with settled lengths.
 
         Every adder is laid out so that its longest carry just settles at `SAFE_DELAY`, with
         t(L) = fixed_share + (1 - fixed_share) * L / (width - 1), or log(L + 1) / log(width) in place of the quotient.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from brownout.hw.config import BATCH_BITS, DIMENSION_BITS, K_LIMIT
-from brownout.hw.error_state import CommandOptions
+from brownout.hw.errors.state import CommandOptions
 
 DIMENSION_LIMIT = (1 << DIMENSION_BITS) - 1
 """Largest M and N."""

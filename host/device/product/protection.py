@@ -11,7 +11,7 @@ import torch
 
 from brownout.hw.commands import GemmFlag
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.error_state import CommandOptions
+from brownout.hw.errors.state import CommandOptions
 
 from ...storage.packable import packable
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from brownout.hw.error_state import CommandOptions, ErrorState
+from brownout.hw.errors.state import CommandOptions, ErrorState
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from brownout.hw.config import AcceleratorConfig
 
 from .call import Call
+from .checking import Matrix, check_errors
+from .error_models import TWIN_ERROR_MODELS, TwinErrorModel
+from .findings import DROPPED, Deltas, Errors, Findings
 from .geometry import geometry
 from .kernels import FlipTask, HitList, address, check_tables, load_kernels
 
@@ -169,3 +173,81 @@ def draw_flips(config: AcceleratorConfig, m: int, n: int, call: Call) -> Flips:
             outputs, digits, checks = _views(task, store)
             return Flips(outputs, digits, checks, task, (plan, store))
         capacities = [max(count, capacity) for count, capacity in zip(found, capacities, strict=True)]
+
+
+def inject_flips(
+    config: AcceleratorConfig,
+    a: NDArray[np.int8],
+    w: NDArray[np.int8],
+    sums: Matrix,
+    flips: Flips,
+    call: Call,
+) -> Findings:
+    """Put the errors of the `flip` model into a product, or with ``razor`` drop what errs; check and correct it.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    a, w : int8 arrays (M, K), (K, N)
+        Any strides.
+    sums : int32 array (M, N)
+        The clean product; rows without gaps. Afterwards as the drain sees it, with errors and corrections.
+    flips : Flips
+        From `draw_flips`.
+    call : Call
+        Command of the product and its place in it.
+    """
+    task = flips.task
+    if flips.injected:
+        thresholds = _thresholds(call.errors.bits)
+        task.y, task.thresholds = address(sums), address(thresholds)
+        task.a, (task.a_row, task.a_col) = address(a), a.strides
+        task.w, (task.w_row, task.w_col), task.k = address(w), w.strides, a.shape[1]
+        load_kernels().brownout_flip(task)
+    outputs, digits, checks = task.outputs, task.digit_hits, task.check_hits
+    errors = Errors(
+        outputs=Deltas(outputs.found, outputs.rows, outputs.cols, task.output_deltas, held=flips.held),
+        checks=Deltas(checks.found, checks.rows, checks.cols, task.check_deltas, held=flips.held),
+        digits=Deltas(digits.found, task.digit_groups, digits.cols, task.digit_deltas, True, flips.held),
+        injected=flips.injected,
+    )
+    if not config.razor:
+        return check_errors(config, sums, errors, call)
+    findings = check_errors(config, sums, dataclasses.replace(errors, outputs=_changed(errors.outputs)), call)
+    findings.counts[DROPPED] = outputs.found + digits.found
+    # Where a sum was zero, dropping it is no error, but a fact by which products can be compared.
+    findings.errors = errors
+    return findings
+
+
+def _changed(deltas: Deltas) -> Deltas:
+    """Those that are not zero."""
+    rows, cols, changes = deltas.arrays()
+    kept = np.flatnonzero(changes)
+    return Deltas.of(rows[kept].astype(np.int32), cols[kept].astype(np.int32), changes[kept])
+
+
+@lru_cache(maxsize=64)
+def _thresholds(bits: tuple[int, ...]) -> NDArray[np.uint32]:
+    return np.array(bits, np.uint32)
+
+
+@TWIN_ERROR_MODELS.register
+class FlipTwin(TwinErrorModel):
+    """Inverted bits, from draws."""
+
+    name = "flip"
+
+    def draw(self, config: AcceleratorConfig, m: int, n: int, call: Call) -> Flips:
+        return draw_flips(config, m, n, call)
+
+    def inject(
+        self,
+        config: AcceleratorConfig,
+        a: NDArray[np.int8],
+        w: NDArray[np.int8],
+        sums: Matrix,
+        drawn: Flips,
+        call: Call,
+    ) -> Findings:
+        return inject_flips(config, a, w, sums, drawn, call)

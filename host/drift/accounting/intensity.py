@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
+from brownout.hw.errors.model import BY_RATE
 
 from ...device.accelerator import Accelerator
 from ...device.backends.shapes import ShapeBackend
@@ -102,7 +103,7 @@ def saving_over_intensity(
     products = list(shapes)
     for config in configs:
         plain = replace(config, checksum=None)
-        checked = replace(config, timing_model="flip", checksum=checksum)
+        checked = replace(config, timing_model=BY_RATE, checksum=checksum)
         for shape in products:
             nominal, stats = _count(plain, shape)
             low, _ = _count(checked, shape, law, voltage)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
+from brownout.hw.errors.model import BY_RATE
 
 from ...device.power.energy import EnergyModel
 from ...device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TimingLaw
@@ -107,7 +108,7 @@ class ImageCounter:
         self.law = TimingLaw() if timing_law is None else timing_law
         plain = CountedWorkload(replace(config, checksum=None), workload, energy_model, requantise=requantise)
         self.plain = Cost.of(_sum((steps, plain.evaluate())))
-        protected = replace(config, timing_model="flip", checksum=checksum)
+        protected = replace(config, timing_model=BY_RATE, checksum=checksum)
         self._protected = CountedWorkload(protected, workload, energy_model, self.law, requantise=requantise)
 
     @classmethod

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
+from brownout.hw.errors.model import BY_RATE
 
 from ...device.accelerator import Accelerator
 from ...models.evaluate import draw
@@ -22,7 +23,7 @@ from ..strategies import Strategy
 from .characterise import Metric, image_metrics
 from .slices import Run
 
-CONFIG = AcceleratorConfig(rows=32, cols=32, timing_model="flip", memory=MemoryConfig(bytes_per_cycle=32))
+CONFIG = AcceleratorConfig(rows=32, cols=32, timing_model=BY_RATE, memory=MemoryConfig(bytes_per_cycle=32))
 """Of the published size, with the published model of errors."""
 
 

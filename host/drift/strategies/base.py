@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
+from brownout.hw.errors.model import erring_models
 
 from ...device.accelerator import Accelerator
 from ...device.power.timing import TimingLaw
@@ -104,9 +105,10 @@ class Strategy(abc.ABC):
         ValueError
             With the remedy.
         """
-        if config.timing_model == "none":
+        if not config.error_model.errs:
             raise ValueError(
-                f"strategy {self.name!r} needs an AcceleratorConfig with timing_model='flip' or 'carry', not 'none'"
+                f"strategy {self.name!r} needs an AcceleratorConfig with timing_model={erring_models()}, "
+                f"not {config.timing_model!r}"
             )
         needed = self.checksum_for(config)
         if needed is not None and config.checksum != needed:

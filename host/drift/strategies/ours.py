@@ -42,7 +42,7 @@ class Rollback(Strategy):
     ----------
     checksum : ChecksumConfig, optional
         The checksum units; by default residue checks of 16 columns. They locate pairs of errors too where errors are
-        inverted bits (``timing_model="flip"``); late carries change runs of bits, which pass for pairs that they are
+        inverted bits, of models that draw; late carries change runs of bits, which pass for pairs that they are
         not.
     theta : int
         Syndromes below 2^theta are let pass.
@@ -60,7 +60,7 @@ class Rollback(Strategy):
     def checksum_for(self, config: AcceleratorConfig) -> ChecksumConfig:
         if self.checksum is not None:
             return self.checksum
-        return RESIDUE if config.timing_model == "carry" else RESIDUE_PAIRS
+        return RESIDUE if config.error_model.settles else RESIDUE_PAIRS
 
     def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
         out, valid = run.history(call)

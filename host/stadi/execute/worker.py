@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from brownout.hw.errors.model import BY_RATE
+
 from ...device.accelerator import Accelerator
 from ...device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V
 from ...device.product.protection import Protection
@@ -183,9 +185,9 @@ def open_accelerator(device: DeviceSpec, backend: str) -> Accelerator:
     """Start a device at its operating point; where that errs, products are corrected or keep their old values."""
     config = device.config
     nominal = (device.voltage_v, device.frequency_hz) == (NOMINAL_VOLTAGE_V, NOMINAL_FREQUENCY_HZ)
-    if not nominal and config.timing_model == "none":
+    if not nominal and not config.error_model.errs:
         # Only hardware that may err can be moved to another point, even if it does not err there.
-        config = replace(config, timing_model="flip")
+        config = replace(config, timing_model=BY_RATE)
     protection = Protection(on_mark="suppress") if device.error_rate > 0 else None
     accelerator = Accelerator(config, backend, protection=protection, timing_law=device.law)
     try:

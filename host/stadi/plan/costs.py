@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from brownout.hw.errors.model import BY_RATE
+
 from ...device.power.energy import EnergyModel
 from ...device.power.timing import NOMINAL_VOLTAGE_V
 from ...device.product.operands import GemmShape
@@ -98,9 +100,9 @@ class ProductCounter:
         errs = device.error_rate > 0
         # Without errors the voltage changes no time: one count serves all voltages at a clock.
         self._protection = SUPPRESSING if errs else UNCHECKED
-        if config.timing_model == "none":
+        if not config.error_model.errs:
             # Only hardware that may err can be moved to another point, even if it does not err there.
-            config = replace(config, timing_model="flip")
+            config = replace(config, timing_model=BY_RATE)
         weights = sum(batch * k * n for batch, k, n in model.workload.weights.values())
         needed = weights + model.kv_bytes
         if needed > config.memory.size_bytes:

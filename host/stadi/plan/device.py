@@ -21,7 +21,7 @@ class DeviceSpec:
     name : str
         Unique in its fleet.
     config : AcceleratorConfig
-        The hardware. Where the operating point errs it must have ``timing_model="flip"`` and checksum units: its
+        The hardware. Where the operating point errs it must draw errors and have checksum units: its
         products are then corrected, and rolled back by not writing.
     voltage_v, frequency_hz : float
         Operating point of array and checks.
@@ -48,7 +48,7 @@ class DeviceSpec:
             raise ValueError("DeviceSpec.name must not be empty")
         if not self.frequency_hz > 0:
             raise ValueError(f"DeviceSpec.frequency_hz must be positive, not {self.frequency_hz!r}")
-        if self.error_rate and (self.config.checksum is None or self.config.timing_model != "flip"):
+        if self.error_rate and (self.config.checksum is None or not self.config.error_model.draws):
             raise ValueError(
                 f"device {self.name!r} errs at {self.voltage_v:g} V and {self.frequency_hz:g} Hz "
                 f"(rate {self.error_rate:.3g}); raise voltage_v, lower frequency_hz, or give it a config with "

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from brownout.hw.config import ChecksumConfig
 from brownout.hw.configurations import SERVER_FLIP
+from brownout.hw.errors.model import BY_RATE
 
 from ...device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V
 from ...errors import PlanError
@@ -58,8 +59,8 @@ def lowest_voltage_v(device: DeviceSpec, frequency_hz: float, error_rate: float 
 def at_point(device: DeviceSpec, frequency_hz: float, voltage_v: float, *, checked: bool = False) -> DeviceSpec:
     """A device at another operating point, with checksum units if its errors are to be corrected."""
     config = device.config
-    if checked and (config.checksum is None or config.timing_model != "flip"):
-        config = replace(config, timing_model="flip", checksum=config.checksum or CHECKSUM)
+    if checked and (config.checksum is None or not config.error_model.draws):
+        config = replace(config, timing_model=BY_RATE, checksum=config.checksum or CHECKSUM)
     return replace(device, config=config, frequency_hz=frequency_hz, voltage_v=voltage_v)
 
 

@@ -20,7 +20,7 @@ from brownout.cosim.reference import (
 )
 from brownout.hw.commands import GemmFlag
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
-from brownout.hw.error_state import CommandOptions, ErrorState, check_columns
+from brownout.hw.errors.state import CommandOptions, ErrorState, check_columns
 
 CHECK, CORRECT, SUPPRESS, ZERO = GemmFlag.CHECK, GemmFlag.CORRECT, GemmFlag.SUPPRESS, GemmFlag.ZERO
 ALWAYS = (1 << 32) - 1

@@ -3,8 +3,8 @@
 import pytest
 from amaranth.hdl import Assert, Assume, Shape, signed, unsigned
 
-from brownout.hw.protect import arithmetic
-from brownout.hw.protect.arithmetic import large, residue
+from brownout.hw import arithmetic
+from brownout.hw.arithmetic import large, residue
 
 from ..prover import ProofFailedError, Spec, prove
 

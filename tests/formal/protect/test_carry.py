@@ -3,9 +3,10 @@
 import pytest
 from amaranth.hdl import Assert, Assume, Const, Mux, Signal
 
-from brownout.hw.protect import carry
-from brownout.hw.protect.carry import LENGTH_BITS, registered_sum
-from brownout.hw.protect.razor import sum_or_bypass
+from brownout.hw.errors import carry
+from brownout.hw.errors.carry import registered_sum
+from brownout.hw.errors.lengths import LENGTH_BITS
+from brownout.hw.errors.razor import sum_or_bypass
 
 from ..prover import ProofFailedError, Spec, prove
 

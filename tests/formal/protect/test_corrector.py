@@ -2,8 +2,8 @@
 
 from amaranth.hdl import Assert, Assume, Cat, Mux, Signal
 
+from brownout.hw.checks.corrector import Corrector
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
-from brownout.hw.protect.corrector import Corrector
 
 from ..prover import Spec, prove
 from .errors import SingleBitError, sum_of_residues

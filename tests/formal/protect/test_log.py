@@ -3,9 +3,9 @@
 import pytest
 from amaranth.hdl import Assert, Assume, Mux, Signal
 
+from brownout.hw.checks import log
+from brownout.hw.checks.log import SyndromeLog
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
-from brownout.hw.protect import log
-from brownout.hw.protect.log import SyndromeLog
 
 from ..prover import ProofFailedError, Spec, prove
 

@@ -3,9 +3,9 @@
 import pytest
 from amaranth.hdl import Assert, Assume, Cat, Const, Mux, Signal, Value
 
+from brownout.hw.checks import pairs
+from brownout.hw.checks.pairs import PairLocator
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
-from brownout.hw.protect import pairs
-from brownout.hw.protect.pairs import PairLocator
 
 from ..prover import ProofFailedError, Spec, prove
 from .errors import MODULUS, SingleBitError, is_power_of_two, sum_of_residues, weights

@@ -11,7 +11,7 @@ from brownout.cosim.reference import reference_gemm
 from brownout.cosim.reference.golden import ChannelTable
 from brownout.hw.commands import COMMAND_BYTES, COMMAND_FIELDS, GemmFlag, Opcode
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.error_state import CommandOptions, ErrorState, check_columns
+from brownout.hw.errors.state import CommandOptions, ErrorState, check_columns
 from brownout.hw.registers import COUNTERS
 
 CHECK_COUNTERS = ("checks", "detected", "corrected", "suppressed", "log_records", "log_dropped")

@@ -15,7 +15,7 @@ from brownout.host.device.twin.flips import draw_flips
 from brownout.host.device.twin.history import OverwrittenValues
 from brownout.hw.commands import GemmFlag
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
-from brownout.hw.error_state import CommandOptions, ErrorState, bit_thresholds, check_columns
+from brownout.hw.errors.state import CommandOptions, ErrorState, bit_thresholds, check_columns
 
 CHECK_AND_CORRECT = CommandOptions(flags=GemmFlag.CHECK | GemmFlag.CORRECT, log_bytes=1 << 20)
 

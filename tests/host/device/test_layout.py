@@ -13,7 +13,7 @@ from brownout.host.device.backends.twin import TwinBackend
 from brownout.host.device.product.operands import make_product
 from brownout.hw.commands import GemmFlag
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
-from brownout.hw.error_state import CommandOptions
+from brownout.hw.errors.state import CommandOptions
 
 CONFIG = AcceleratorConfig(memory=MemoryConfig(size_bytes=1 << 24))
 TURN = CONFIG.memory.banks * CONFIG.memory.row_bytes

@@ -17,7 +17,7 @@ from brownout.host.device.backends.rtl import RtlBackend
 from brownout.host.device.mixed.backend import MixedBackend
 from brownout.host.device.mixed.case import load_case
 from brownout.host.device.mixed.checker import COUNTED_TOGETHER, Checker, ObservedTwin
-from brownout.host.device.twin.protect import Deltas
+from brownout.host.device.twin.findings import Deltas
 from brownout.host.errors import FileRefusedError
 from brownout.host.storage.files import write_tensors
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig

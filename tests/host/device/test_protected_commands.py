@@ -15,7 +15,7 @@ from brownout.cosim.reference.golden import ChannelTable
 from brownout.cosim.scoreboard import GemmCase
 from brownout.hw.commands import GemmFlag, SetErrorsCommand, SetPointCommand
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
-from brownout.hw.error_state import CommandOptions, ErrorState
+from brownout.hw.errors.state import CommandOptions, ErrorState
 
 from ...configurations import CLASSIC, MATCHED, PAIRS, RESIDUE_CARRY, RESIDUE_FLIP, WEIGHTED
 

@@ -15,7 +15,7 @@ from brownout.host.device.backends.twin import TwinBackend
 from brownout.host.device.product.operands import make_product
 from brownout.hw.commands import GemmFlag
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
-from brownout.hw.error_state import UNIFORM_BITS, CommandOptions, ErrorState, check_columns
+from brownout.hw.errors.state import UNIFORM_BITS, CommandOptions, ErrorState, check_columns
 
 KINDS = (
     ("classic", 0, True),

@@ -8,7 +8,7 @@ import torch
 
 from brownout.host import Accelerator, Protection, Requantisation
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
-from brownout.hw.error_state import check_columns
+from brownout.hw.errors.state import check_columns
 from brownout.hw.tiling import split_extent
 
 from .test_protected_commands import checks

@@ -26,7 +26,7 @@ from brownout.host.models.load import WEIGHTS, load_classifier
 from brownout.host.offloading import LayerCalibration
 from brownout.host.storage.files import digest_of
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.error_state import CommandOptions, ErrorState
+from brownout.hw.errors.state import CommandOptions, ErrorState
 
 from ..checkpoints import toy
 from ..drift.test_refused import policy, profile, table

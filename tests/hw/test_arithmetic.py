@@ -3,10 +3,10 @@ import random
 import pytest
 from amaranth.hdl import Fragment, Module, Shape, Signal
 
+from brownout.hw.arithmetic import large, mix, residue, weighted_sum
+from brownout.hw.checks.check_weights import CheckWeights
+from brownout.hw.checks.row_checker import RowChecker
 from brownout.hw.config import ODD_WEIGHTS, AcceleratorConfig, ChecksumConfig
-from brownout.hw.protect.arithmetic import large, mix, residue, weighted_sum
-from brownout.hw.protect.check_weights import CheckWeights
-from brownout.hw.protect.row_checker import RowChecker
 from brownout.hw.residues import RESIDUE_MODULUS
 
 from .amaranth_bench import simulate

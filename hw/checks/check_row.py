@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Signal, signed
 
+from ..arithmetic import residue
 from ..config import AcceleratorConfig
+from ..errors.lengths import LENGTH_BITS
 from ..residues import RESIDUE_BITS
-from .arithmetic import residue
-from .carry import LENGTH_BITS, registered_sum
 
 MODULE_SUFFIX = "check_row"
 
@@ -44,7 +44,7 @@ class CheckRow(Elaboratable):
         Activation after the segment's last column.
     u_in : weights of all check columns, each `weight_bits` wide
     load, swap, first : one bit per segment
-    lengths : 6 bits per check column; with ``timing_model="carry"``
+    lengths : 6 bits per check column; with a model of errors that `settles`
     psum_in, psum_out : partial sums of all check columns, each `ChecksumConfig.check_bits` wide
     """
 
@@ -66,7 +66,7 @@ class CheckRow(Elaboratable):
     def ports(self) -> list[Signal]:
         """Signals of the module's boundary."""
         ports = [self._domain.clk, self.a_in, self.u_in, self.load, self.swap, self.psum_in, self.psum_out]
-        if self.config.timing_model == "carry":
+        if self.config.error_model.settles:
             ports += [self.first, self.lengths]
         return ports
 
@@ -93,8 +93,8 @@ class CheckRow(Elaboratable):
             addend = Signal(sum_bits, name=f"addend_{column}")
             m.d.comb += addend.eq(residue(m, product, f"residue_{column}") if folds else product)
             total = Signal(sum_bits, name=f"total_{column}")
-            if self.config.timing_model == "carry":
-                captured, _ = registered_sum(
+            if self.config.error_model.settles:
+                captured, _ = self.config.error_model.element_sum(
                     m,
                     x=above,
                     y=addend,

@@ -6,10 +6,10 @@ from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
 
+from ..arithmetic import large
 from ..array.tag import row_tag_layout
 from ..config import ACC_BITS, AcceleratorConfig
 from ..params import THETA_BITS
-from .arithmetic import large
 from .check_row import widths
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Elaboratable, Module, Signal, signed
 
+from ..arithmetic import residue, weighted_sum
 from ..config import AcceleratorConfig
-from .arithmetic import residue, weighted_sum
 from .check_row import is_residue, weight_bits
 
 

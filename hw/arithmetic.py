@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Module, Mux, Signal, Value, signed
 
-from ..residues import RESIDUE_BITS, RESIDUE_MODULUS
+from .residues import RESIDUE_BITS, RESIDUE_MODULUS
 
 ROW_STEP = 0x9E3779B1
 DIGIT_STEP = 0x7F4A7C15

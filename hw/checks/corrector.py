@@ -6,12 +6,12 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..arithmetic import large, residue
 from ..commands import LOG_PLAIN_CHECK
 from ..config import ACC_BITS, SYNDROME_BITS, AcceleratorConfig
 from ..drain.vectors import vector_chunk_layout
 from ..load.receiver import chunks_per_vector
 from ..params import params_layout
-from .arithmetic import large, residue
 from .check_row import is_residue, widths
 from .column_checker import group_layout
 from .pairs import PairLocator

@@ -5,7 +5,7 @@ from amaranth.hdl import Const, Module, Signal
 
 from brownout.hw.array.row import ArrayRow
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.protect.razor import total_of
+from brownout.hw.errors.razor import total_of
 
 from .amaranth_bench import simulate
 from .test_protect_carry import model

@@ -5,11 +5,11 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 
+from ..arithmetic import residue, weighted_sum
 from ..array.tag import row_tag_layout
 from ..config import ACC_BITS, AcceleratorConfig
-from .arithmetic import residue, weighted_sum
+from ..errors.draws import error_layout
 from .check_row import is_residue, widths
-from .flip import draw, error_layout
 
 
 def syndrome_depth(config: AcceleratorConfig) -> int:
@@ -139,13 +139,17 @@ class RowChecker(Elaboratable):
         found = Signal(width, name=f"found_{column}", reset_less=True)
         syndrome = Signal(width, name=f"syndrome_{column}")
         m.d.comb += total.eq(residue(m, before + psum, f"sum_{column}") if folds else (before + psum)[:width])
-        flipped = total
-        if config.timing_model == "flip":
-            rate = self.errors.rates[config.check_domain]
-            hit, pick = draw(m, self.row_key, self.col + columns.start, 1 + check, rate, f"check_{column}")
-            bit = Signal(range(width), name=f"bit_{column}")
-            m.d.comb += bit.eq((pick * width)[32:])
-            flipped = total ^ Mux(hit, (1 << bit)[:width], 0)
+        flipped: Value = total
+        if config.error_model.draws:
+            flipped = config.error_model.check_sum(
+                *(m, config),
+                total=total,
+                row_key=self.row_key,
+                col=self.col + columns.start,
+                check=check,
+                rate=self.errors.rates[config.check_domain],
+                name=str(column),
+            )
         m.d.sync += [
             kept.eq(total),
             expected.eq(flipped),

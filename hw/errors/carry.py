@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
-LENGTH_BITS = 6
+from .lengths import LENGTH_BITS
+from .model import TIMING_ERROR_MODELS, TimingErrorModel
 
 
 def registered_sum(
@@ -52,3 +53,16 @@ def registered_sum(
     ]
     m.d.sync += stale.eq(settled)
     return captured, settled
+
+
+@TIMING_ERROR_MODELS.register
+class CarryModel(TimingErrorModel):
+    """Carries that are longer than an element's settled length come late."""
+
+    name = "carry"
+    settles = True
+
+    def element_sum(
+        self, m: Module, *, x: Value, y: Value, width: int, length: Value, first: Value, name: str
+    ) -> tuple[Signal, Signal]:
+        return registered_sum(m, x=x, y=y, width=width, length=length, first=first, name=name)

@@ -1,0 +1,1 @@
+"""The checksum units, which find and correct errors; see docs/protection.md."""
