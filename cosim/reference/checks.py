@@ -72,11 +72,11 @@ def _find_fit(checksum: ChecksumConfig, r: list[int], others: list[int], q: dict
     """
     assert q is not None
     r_0 = r[0] % WORD
-    if checksum.scheme == "matched":
+    if checksum.check_scheme.matches:
         same = [i for i, value in q.items() if value % WORD == r_0]
         unique = all(other % WORD != r_0 for other in others)
         return same[0] if len(same) == 1 and r_0 != 0 and unique else None
-    if checksum.scheme in ("weighted", "residue") and r[0] != 0:
+    if checksum.check_scheme.locates and r[0] != 0:
         for i, value in q.items():
             if checksum.column_checks and value == 0:
                 continue

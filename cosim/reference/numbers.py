@@ -31,7 +31,7 @@ def digits_of(total: Ints, count: int) -> Ints:
 
 def is_residue(checksum: ChecksumConfig, check: int) -> bool:
     """Whether a row check is a sum modulo 8191."""
-    return checksum.scheme == "residue" and check > 0
+    return checksum.modulus(check) > 0
 
 
 def check_weights(w: Ints, config: AcceleratorConfig, tile: int) -> Ints:

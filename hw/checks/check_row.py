@@ -13,9 +13,9 @@ MODULE_SUFFIX = "check_row"
 
 
 def is_residue(config: AcceleratorConfig, check: int) -> bool:
-    """Whether row check `check` is computed modulo 8191."""
+    """Whether row check `check` is computed with a modulus."""
     assert config.checksum is not None
-    return config.checksum.scheme == "residue" and check > 0
+    return config.checksum.modulus(check) > 0
 
 
 def weight_bits(config: AcceleratorConfig, check: int) -> int:

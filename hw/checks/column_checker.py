@@ -22,7 +22,7 @@ def group_layout(config: AcceleratorConfig) -> data.StructLayout:
     """
     checksum = config.checksum
     assert checksum is not None
-    if checksum.scheme == "matched":
+    if checksum.check_scheme.matches:
         rows = data.ArrayLayout(checksum.group_rows, len(config.segments))
         return data.StructLayout({"q": ACC_BITS * config.cols, "repeated": rows})
     members = {"flagged": config.cols}
@@ -93,7 +93,7 @@ class ColumnChecker(Elaboratable):
 
         layout = group_layout(config)
         record = Signal(layout)
-        if checksum.scheme == "matched":
+        if checksum.check_scheme.matches:
             m.d.comb += record.q.eq(Cat(columns))
             for segment in range(len(config.segments)):
                 m.d.comb += record.repeated[segment].eq(self._repetitions(m, segment, syndrome_tag.group_first))

@@ -141,7 +141,7 @@ class Corrector(wiring.Component):
             }
             for check in range(1, checksum.checks):
                 values[f"r_{check}"] = syndromes[check]
-            if checksum.scheme == "residue":
+            if any(is_residue(config, check) for check in range(checksum.checks)):
                 values["reduced"] = residue(m, plain, f"reduced_{segment}")
             if checksum.column_checks:
                 columns = config.segments[segment]
@@ -166,7 +166,7 @@ class Corrector(wiring.Component):
     def _column_evidence(self, m: Module, segment: int, columns: range, plain: Value) -> dict[str, Value]:
         checksum = self.config.checksum
         assert checksum is not None
-        if checksum.scheme == "matched":
+        if checksum.check_scheme.matches:
             q = [self.group.q.word_select(c, ACC_BITS) for c in columns]
             return {
                 "column_flagged": Cat(large(value, self.params.theta) for value in q),
@@ -198,7 +198,7 @@ class Corrector(wiring.Component):
         fit = Signal(size, name=f"fit_{segment}")
         own = Signal(name=f"own_error_{segment}")
         plain = found["plain"]
-        if checksum.scheme == "matched":
+        if checksum.check_scheme.matches:
             usable = plain[:ACC_BITS].any() & ~found["repeated"]
             m.d.comb += fits.eq(Mux(usable, found["equal"] & inside, 0))
             alone = (fits & (fits - 1)[:size]) == 0
@@ -305,7 +305,7 @@ class Corrector(wiring.Component):
         assert checksum is not None
         weight = checksum.weights(check)[place]
         actual = found[f"r_{check}"]
-        if checksum.scheme == "residue":
+        if checksum.modulus(check):
             wanted = residue(m, found["reduced"] * weight, f"wanted_{segment}_{place}_{check}")
         else:
             wanted = Signal(len(actual), name=f"wanted_{segment}_{place}_{check}")

@@ -6,7 +6,8 @@ from amaranth.hdl import Fragment, Module, Shape, Signal
 from brownout.hw.arithmetic import large, mix, residue, weighted_sum
 from brownout.hw.checks.check_weights import CheckWeights
 from brownout.hw.checks.row_checker import RowChecker
-from brownout.hw.config import ODD_WEIGHTS, AcceleratorConfig, ChecksumConfig
+from brownout.hw.checks.weighted import ODD_WEIGHTS
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 from brownout.hw.residues import RESIDUE_MODULUS
 
 from .amaranth_bench import simulate

@@ -3,7 +3,7 @@ import random
 import pytest
 from amaranth.hdl import Module, Signal
 
-from brownout.hw.errors.carry import registered_sum
+from brownout.hw.errors.late_carries import registered_sum
 
 from .amaranth_bench import simulate
 

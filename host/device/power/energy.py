@@ -63,7 +63,7 @@ PARTS = ("mac", "check", "sram", "dram", "activation", "leakage", "host")
 
 def _check_weight_bits(checksum: ChecksumConfig, check: int) -> int:
     """Width of a check column's weights, to which the cost of its multiplier is proportional."""
-    if check and checksum.scheme == "residue":
+    if checksum.modulus(check):
         return RESIDUE_BITS
     growth = (checksum.segment_cols - 1).bit_length()
     return 8 + growth + (7 if check else 0)

@@ -276,6 +276,5 @@ def _check_widths(config: AcceleratorConfig) -> list[int]:
     checksum = config.checksum
     if checksum is None:
         return []
-    residues = checksum.scheme == "residue"
-    bits = [RESIDUE_BITS + 1 if residues and j else checksum.check_bits(j) for j in range(checksum.checks)]
+    bits = [RESIDUE_BITS + 1 if checksum.modulus(j) else checksum.check_bits(j) for j in range(checksum.checks)]
     return bits * len(config.segments)

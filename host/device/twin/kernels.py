@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brownout.hw.config import SCHEMES, AcceleratorConfig, ChecksumConfig
-from brownout.hw.residues import RESIDUE_MODULUS
+from brownout.hw.checks.scheme import CHECK_SCHEMES
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 
 MAX_CHECKS = 3
 MAX_SEGMENT_COLS = 128
@@ -161,7 +161,7 @@ def units_of(config: AcceleratorConfig) -> Units:
     checksum = config.checksum
     assert checksum is not None
     units = Units(
-        scheme=SCHEMES.index(checksum.scheme),
+        scheme=CHECK_SCHEMES.names().index(checksum.scheme),
         checks=checksum.checks,
         column_checks=checksum.column_checks,
         group_rows=checksum.group_rows,
@@ -178,7 +178,7 @@ def units_of(config: AcceleratorConfig) -> Units:
 
 def modulus_of(checksum: ChecksumConfig, check: int) -> int:
     """Modulus of a row check's sums, 0 for a wide sum."""
-    return RESIDUE_MODULUS if checksum.scheme == "residue" and check > 0 else 0
+    return checksum.modulus(check)
 
 
 @lru_cache(maxsize=64)

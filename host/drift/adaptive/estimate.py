@@ -152,7 +152,7 @@ def flagged_share(config: AcceleratorConfig, width: int, rate: float, check_rate
     for check in range(checksum.checks):
         bits = checksum.check_bits(check)
         seen = max(0, bits - theta) / bits
-        if check and checksum.scheme == "residue":
+        if checksum.modulus(check):
             seen = float(theta <= RESIDUE_THETA)
         clean *= 1 - check_rate * seen
     return 1 - clean

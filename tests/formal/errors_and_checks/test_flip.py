@@ -4,7 +4,7 @@ import pytest
 from amaranth.hdl import Assert, Assume, Signal, Value
 
 from brownout.hw.config import ACC_BITS, AcceleratorConfig
-from brownout.hw.errors.flip import FlipInjector
+from brownout.hw.errors.flip_injector import FlipInjector
 
 from ..prover import Spec, prove
 

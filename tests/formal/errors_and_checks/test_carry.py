@@ -4,7 +4,7 @@ import pytest
 from amaranth.hdl import Assert, Assume, Const, Mux, Signal
 
 from brownout.hw.errors import carry
-from brownout.hw.errors.carry import registered_sum
+from brownout.hw.errors.late_carries import registered_sum
 from brownout.hw.errors.lengths import LENGTH_BITS
 from brownout.hw.errors.razor import sum_or_bypass
 
