@@ -6,7 +6,7 @@ from amaranth.hdl import Assert, Assume, Shape, signed, unsigned
 from brownout.hw import arithmetic
 from brownout.hw.arithmetic import large, residue
 
-from ..prover import ProofFailedError, Spec, prove
+from .prover import ProofFailedError, Spec, prove
 
 MODULUS = 8191
 
