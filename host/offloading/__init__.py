@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from .attention import AttentionCall, OffloadedAttention, int8_attention
 from .calibrate import calibrate
-from .calibration import Calibration, LayerCalibration
+from .calibration import Calibration
 from .conv import OffloadedConv2d, int8_conv2d
+from .float_modules import FloatModule
+from .layer_calibration import LayerCalibration
 from .linear import OffloadedLinear, int8_linear
-from .macs import FloatModule
 from .nonfinite import Nonfinite
 from .offload import Unsupported, calibration_of, offload, offloaded_model, restore
 from .products import OffloadedModel, OffloadedProduct

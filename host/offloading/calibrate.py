@@ -18,8 +18,10 @@ from torch.nn.utils import parametrize
 from ..errors import NonFiniteError, OffloadError, OffloadWarning
 from . import reference
 from .attention import Multiply, attend, split_heads
-from .calibration import Calibration, LayerCalibration
-from .macs import FloatModule, MacCounter, attention_macs, layer_macs
+from .calibration import Calibration
+from .float_modules import FloatModule
+from .layer_calibration import LayerCalibration, smoothed
+from .macs import MacCounter, attention_macs, layer_macs
 from .products import check_attention, check_values
 from .quantization import METHODS, ActivationObserver, Method, quantize_weight
 from .selection import EXCLUDED, ONLY_ZEROS, FilterFn, call_name, select_layers, watch_attention
@@ -336,9 +338,10 @@ class _Calibrator:
         weights = {}
         for layer, name in self.layers.items():
             assert isinstance(layer, (nn.Linear, nn.Conv2d))
-            smoothed = found[name].smooth(layer)
-            integers, scale = quantize_weight(smoothed.flatten(1))
-            weights[layer] = (integers.float() * scale[:, None]).view(smoothed.shape)
+            groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+            weight = smoothed(layer.weight.detach(), found[name].smoothing, groups)
+            integers, scale = quantize_weight(weight.flatten(1))
+            weights[layer] = (integers.float() * scale[:, None]).view(weight.shape)
 
         def watch(layer: nn.Module, values: torch.Tensor, result: torch.Tensor) -> None:
             assert isinstance(layer, (nn.Linear, nn.Conv2d))

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from . import kernels
-from .calibration import LayerCalibration
 from .layer import OffloadedLayer
+from .layer_calibration import LayerCalibration
 from .nonfinite import bad_pixels
 from .products import OffloadedModel, check_values, find, in_turn
 from .reference import output_size

@@ -15,8 +15,8 @@ from torch import nn
 
 from ..errors import NonFiniteError
 from .adoption import adopt
-from .calibration import LayerCalibration, smoothed
 from .copies import NotCopied
+from .layer_calibration import LayerCalibration, smoothed
 from .products import OffloadedModel, OffloadedProduct, register
 from .quantization import quantize_weight
 from .weights import Source, TrackedWeight

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from . import kernels
-from .calibration import LayerCalibration
 from .layer import OffloadedLayer
+from .layer_calibration import LayerCalibration
 from .nonfinite import bad_rows
 from .products import OffloadedModel, check_values, find, in_turn
 

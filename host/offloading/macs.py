@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,38 +12,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from ..storage.packable import packable
+from .float_modules import FloatModule
 from .selection import AttentionWatcher, Watch, watch_attention
-
-
-@packable("offloading.macs.FloatModule")
-@dataclass(frozen=True)
-class FloatModule:
-    """A module, or the part of one, whose products stay in PyTorch.
-
-    Attributes
-    ----------
-    name : str
-        Dotted name in the model.
-    kind : str
-        Its class.
-    macs : int
-        Multiply-accumulates in the calibration's run for scales, without those of modules within.
-    reason : str
-        Why they are not offloaded.
-    share : float or None
-        Of the MACs of the model in that run; None if they were not counted.
-    """
-
-    name: str
-    kind: str
-    macs: int
-    reason: str
-    share: float | None = None
-
-    def __str__(self) -> str:
-        share = "" if self.share is None else f", {100 * self.share:.3g} % of MACs"
-        return f"{self.name!r} ({self.kind}{share}): {self.reason}"
 
 
 def layer_macs(layer: nn.Module, values: torch.Tensor, result: torch.Tensor) -> int:

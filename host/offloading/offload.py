@@ -16,12 +16,13 @@ from ..device.accelerator import Accelerator
 from ..errors import OffloadError, OffloadWarning
 from .attention import SUBMODULE, AttentionCall, OffloadedAttention
 from .calibrate import calibrate, kind_of
-from .calibration import Calibration, LayerCalibration
+from .calibration import Calibration
 from .conv import OffloadedConv2d
-from .float_modules import left_in_float
+from .float_modules import FloatModule
 from .layer import OffloadedLayer
+from .layer_calibration import LayerCalibration
+from .left_in_float import left_in_float
 from .linear import OffloadedLinear
-from .macs import FloatModule
 from .nonfinite import Nonfinite
 from .products import OffloadedModel, ProductObserver
 from .selection import EXCLUDED, ONLY_ZEROS, FilterFn, Selection, call_name, exclusion, select_layers

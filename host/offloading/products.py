@@ -22,8 +22,8 @@ from ..storage.decoding import Count, check
 from ..storage.state import State, Stateful, join, split
 from .copies import NotCopied
 from .execution import Execution, ProductCall
+from .float_modules import FloatModule
 from .history import History
-from .macs import FloatModule
 from .nonfinite import Met, Nonfinite
 from .timesteps import TimestepGroups
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..errors import AcceleratorClosedError
-from .macs import FloatModule
+from .float_modules import FloatModule
 from .offload import offloaded_model
 
 
