@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Interval
@@ -14,7 +14,8 @@ from ..storage.decoding import Form, Positive, check_tensors
 from ..storage.files import read_tensors, write_tensors
 from ..storage.packable import packable
 from .float_modules import FloatModule
-from .layer_calibration import LayerCalibration
+from .layer_calibration import ATTENTION, LayerCalibration
+from .layer_types import check_kind
 from .quantization import Method
 
 KIND = "calibration"
@@ -23,14 +24,12 @@ NonNegative = Annotated[int, Ge(0)]
 
 Share = Annotated[float, Interval(ge=0, le=1)]
 
-Kind = Literal["linear", "conv2d", "attention"]
-
 
 @dataclass(frozen=True)
 class _Details:
     """What a file has beside the tensors."""
 
-    layers: list[tuple[str, Kind, float | None]]
+    layers: list[tuple[str, str, float | None]]
     method: Method
     percentile: Annotated[float, Interval(gt=0, le=100)]
     smoothing: Positive | None
@@ -44,6 +43,8 @@ class _Details:
         names = [name for name, _, _ in self.layers]
         if len(set(names)) < len(names):
             raise ValueError(f"layer {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        for name, kind, _ in self.layers:
+            check_kind(name, kind)
         for before, after in pairwise(self.timestep_bounds):
             if not before < after:
                 raise ValueError(f"timestep_bounds must rise, but {after!r} follows {before!r}")
@@ -113,9 +114,9 @@ class Calibration:
         groups = len(details.timestep_bounds) + 1
         forms: dict[str, Form] = {}
         for name, kind, _ in details.layers:
-            shape = (groups, 3) if kind == "attention" else (groups,)
+            shape = (groups, 3) if kind == ATTENTION else (groups,)
             forms[f"{name}/scales"] = Form(torch.float64, shape, positive=True)
-            if kind != "attention" and f"{name}/smoothing" in tensors:
+            if kind != ATTENTION and f"{name}/smoothing" in tensors:
                 forms[f"{name}/smoothing"] = Form(torch.float32, (None,), positive=True)
         check_tensors(tensors, forms, path)
         return cls(

@@ -19,8 +19,8 @@ class LayerCalibration:
 
     Attributes
     ----------
-    kind : {"linear", "conv2d", "attention"}
-        What it is.
+    kind : str
+        `LayerType.kind` of the layer, ``"linear"`` or ``"conv2d"`` for example, or ``"attention"``.
     scales : torch.Tensor
         float64: value of one step of the input for each timestep group, (G,); of attention (G, 3), for query, key and
         value.

@@ -13,16 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from .float_modules import FloatModule
+from .layer_types import layer_classes
 from .selection import AttentionWatcher, Watch, watch_attention
-
-
-def layer_macs(layer: nn.Module, values: torch.Tensor, result: torch.Tensor) -> int:
-    """Of a call of a Linear or Conv2d layer."""
-    if isinstance(layer, nn.Conv2d):
-        rows, columns = layer.kernel_size
-        return result.numel() * layer.in_channels // layer.groups * rows * columns
-    assert isinstance(layer, nn.Linear)
-    return values.numel() * layer.out_features
 
 
 def attention_macs(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> int:
@@ -114,4 +106,4 @@ def _reason(module: nn.Module, counts: Counter[str]) -> str:
     if kind.__module__.startswith("torch.nn.modules.") and not module._modules:
         return f"{kind.__name__} layers are not offloaded"
     functions = ", ".join(sorted(name for name, macs in counts.items() if macs))
-    return f"it calls {functions} itself, not through a Linear or Conv2d layer"
+    return f"it calls {functions} itself, not through a {layer_classes()} layer"

@@ -188,8 +188,8 @@ class OffloadedProduct:
         To which it is added.
     name : str
         Dotted name of the layer, for attention with ``.qk`` or ``.pv``.
-    kind : {"linear", "conv2d", "attention"}
-        The layer's.
+    kind : str
+        `LayerType.kind` of the layer, ``"linear"`` or ``"conv2d"`` for example, or ``"attention"``.
     sqnr_db : float or None
         Quantisation error of the layer in its calibration.
     clipped : float or None
