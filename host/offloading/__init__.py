@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from .attention import AttentionCall, OffloadedAttention, int8_attention
 from .calibrate import calibrate
-from .calibration import Calibration, LayerCalibration
-from .conv import OffloadedConv2d, int8_conv2d
-from .linear import OffloadedLinear, int8_linear
-from .macs import FloatModule
+from .calibration import Calibration
+from .float_modules import FloatModule
+from .layer import OffloadedLayer
+from .layer_calibration import LayerCalibration
+from .layer_types import LayerType, register_layer_type
+from .layer_types.conv2d import OffloadedConv2d, int8_conv2d
+from .layer_types.linear import OffloadedLinear, int8_linear
 from .nonfinite import Nonfinite
 from .offload import Unsupported, calibration_of, offload, offloaded_model, restore
 from .products import OffloadedModel, OffloadedProduct
 from .report import LayerReport, Report, report
+from .row_window import RowWindow
 from .selection import FilterFn
 from .storage import load_offloaded, save_offloaded
 
@@ -22,13 +26,16 @@ __all__ = [
     "FloatModule",
     "LayerCalibration",
     "LayerReport",
+    "LayerType",
     "Nonfinite",
     "OffloadedAttention",
     "OffloadedConv2d",
+    "OffloadedLayer",
     "OffloadedLinear",
     "OffloadedModel",
     "OffloadedProduct",
     "Report",
+    "RowWindow",
     "Unsupported",
     "calibrate",
     "calibration_of",
@@ -38,6 +45,7 @@ __all__ = [
     "load_offloaded",
     "offload",
     "offloaded_model",
+    "register_layer_type",
     "report",
     "restore",
     "save_offloaded",

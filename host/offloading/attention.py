@@ -13,8 +13,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from . import kernels
-from .calibration import LayerCalibration
 from .copies import NotCopied
+from .layer_calibration import LayerCalibration
 from .nonfinite import Met, bad_queries, bad_rows
 from .products import OffloadedModel, OffloadedProduct, check_attention, find, in_turn, register
 

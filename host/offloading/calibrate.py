@@ -11,21 +11,21 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
 from ..errors import NonFiniteError, OffloadError, OffloadWarning
 from . import reference
 from .attention import Multiply, attend, split_heads
-from .calibration import Calibration, LayerCalibration
-from .macs import FloatModule, MacCounter, attention_macs, layer_macs
+from .calibration import Calibration
+from .float_modules import FloatModule
+from .layer_calibration import ATTENTION, LayerCalibration, smoothed
+from .layer_types import bias_of, layer_type_of, weight_of
+from .macs import MacCounter, attention_macs
 from .products import check_attention, check_values
 from .quantization import METHODS, ActivationObserver, Method, quantize_weight
 from .selection import EXCLUDED, ONLY_ZEROS, FilterFn, call_name, select_layers, watch_attention
 from .timesteps import TimestepGroups, equal_bounds
-
-KINDS: dict[type[nn.Module], str] = {nn.Linear: "linear", nn.Conv2d: "conv2d"}
 
 LEAST_FACTOR = 1e-5
 """Of smoothing: a channel that is nearly always zero is left alone."""
@@ -35,11 +35,6 @@ ROUNDING = 8
 
 LEAST_SQNR_DB = 10
 """Below it a layer's quantisation error is so large that a user wants to know."""
-
-
-def kind_of(layer: nn.Module) -> str:
-    """What `LayerCalibration.kind` says of a layer."""
-    return next(kind for type_, kind in KINDS.items() if isinstance(layer, type_))
 
 
 @contextlib.contextmanager
@@ -72,29 +67,19 @@ def _watch_layers(
             del layer.__dict__["forward"]
 
 
-def _alone(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
-    """What the weights of a layer give."""
-    if isinstance(layer, nn.Conv2d):
-        return nn.Conv2d._conv_forward(layer, values, layer.weight, layer.bias)
-    assert isinstance(layer, nn.Linear)
-    return F.linear(values, layer.weight, layer.bias)
-
-
 def _difference(layer: nn.Module, values: torch.Tensor, result: Any) -> str | None:
     """How the output of a layer differs from what its weights give, if by more than rounding.
 
     Sums may be added up in another order, and be rounded once more to the output's dtype: the bound of the first is
     that of the largest row of the input times the largest of the weights.
     """
-    alone = _alone(layer, values)
+    layer_type, weight = layer_type_of(layer), weight_of(layer)
+    alone = layer_type.compute(layer, values, weight, bias_of(layer))
     if not isinstance(result, torch.Tensor) or result.shape != alone.shape:
         return f"gives {type(result).__name__} {tuple(getattr(result, 'shape', ()))}, not {tuple(alone.shape)}"
     if torch.equal(result, alone):
         return None
-    weight = layer.weight
-    assert isinstance(weight, torch.Tensor)
-    inputs = values.float().flatten(1) if isinstance(layer, nn.Conv2d) else values.float()
-    most = inputs.norm(dim=-1).max() * weight.float().flatten(1).norm(dim=-1).max()
+    most = layer_type.summed(values.float()).norm(dim=-1).max() * weight.float().flatten(1).norm(dim=-1).max()
     least = torch.finfo(alone.dtype).eps * alone.abs().max().float()
     error = (result.float() - alone.float()).abs()
     # Not a number where the other is not one either is no difference.
@@ -102,11 +87,6 @@ def _difference(layer: nn.Module, values: torch.Tensor, result: Any) -> str | No
     if not len(error) or error.max() <= ROUNDING * (least + torch.finfo(torch.float32).eps * most):
         return None
     return f"differs from it by up to {error.max().item() / max(alone.abs().max().item(), 1e-30):.3g} of its maximum"
-
-
-def _channels(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
-    """`values` with the input channels last."""
-    return values.movedim(-3, -1) if isinstance(layer, nn.Conv2d) else values
 
 
 class _Error:
@@ -164,19 +144,15 @@ class _Calibrator:
         largest: dict[nn.Module, torch.Tensor] = {}
 
         def watch(layer: nn.Module, values: torch.Tensor, _: Any) -> None:
-            seen = _channels(layer, values).float().abs().flatten(0, -2).amax(0)
+            seen = layer_type_of(layer).channels_last(values).float().abs().flatten(0, -2).amax(0)
             if not seen.isfinite().all():
                 raise _not_finite(self.layers[layer], "got NaN or infinite values in the run for smoothing")
             largest[layer] = torch.maximum(largest.get(layer, seen), seen)
 
         self._run(_watch_layers(self.layers, watch))
         for layer, inputs in largest.items():
-            assert isinstance(layer, (nn.Linear, nn.Conv2d))
-            weight = layer.weight.detach().float().abs()
-            if isinstance(layer, nn.Conv2d):
-                weight = weight.unflatten(0, (layer.groups, -1)).amax(dim=(1, 3, 4)).flatten()
-            else:
-                weight = weight.amax(0)
+            grouped = weight_of(layer).detach().float().abs().unflatten(0, (layer_type_of(layer).groups(layer), -1))
+            weight = grouped.amax(dim=(1, *range(3, grouped.ndim))).flatten()
             factors = inputs.pow(alpha) / weight.pow(1 - alpha)
             usable = (inputs > 0) & (weight > 0) & (factors > LEAST_FACTOR)
             self.smoothing[self.layers[layer]] = torch.where(usable, factors, 1.0)
@@ -189,9 +165,7 @@ class _Calibrator:
             lambda: [[ActivationObserver() for _ in range(3)] for _ in range(groups)]
         )
         for layer, name in self.layers.items():
-            weight = layer.weight
-            assert isinstance(weight, torch.Tensor)
-            if not weight.isfinite().all():
+            if not weight_of(layer).isfinite().all():
                 raise _not_finite(name, "has NaN or infinite weights")
         macs: Counter[str] = Counter()
         owners: dict[str, nn.Module] = {}
@@ -202,9 +176,9 @@ class _Calibrator:
             check_values(name, values)
             if layer not in differences:
                 differences[layer] = _difference(layer, values, result)
-            macs[name] += layer_macs(layer, values, result)
+            macs[name] += layer_type_of(layer).product_shape(layer, values, result).macs
             if name in self.smoothing:
-                values = _channels(layer, values).float() / self.smoothing[name]
+                values = layer_type_of(layer).channels_last(values).float() / self.smoothing[name]
             _observe(name, layers[name][self.groups.index], values)
 
         def watch_call(
@@ -253,7 +227,7 @@ class _Calibrator:
         for layer, name in self.layers.items():
             scales = [self._scale(name, group, each, method, percentile) for group, each in enumerate(layers[name])]
             found[name] = LayerCalibration(
-                kind_of(layer),
+                layer_type_of(layer).kind,
                 torch.tensor(scales, dtype=torch.float64),
                 self.smoothing.get(name),
                 macs=macs[name],
@@ -270,7 +244,7 @@ class _Calibrator:
                 for each, scale in zip(three, row, strict=True)
             )
             found[name] = LayerCalibration(
-                "attention", torch.tensor(rows, dtype=torch.float64), macs=macs[name], clipped=clipped
+                ATTENTION, torch.tensor(rows, dtype=torch.float64), macs=macs[name], clipped=clipped
             )
         self.macs = macs
         return found
@@ -335,24 +309,18 @@ class _Calibrator:
         errors: dict[str, _Error] = defaultdict(_Error)
         weights = {}
         for layer, name in self.layers.items():
-            assert isinstance(layer, (nn.Linear, nn.Conv2d))
-            smoothed = found[name].smooth(layer)
-            integers, scale = quantize_weight(smoothed.flatten(1))
-            weights[layer] = (integers.float() * scale[:, None]).view(smoothed.shape)
+            weight = smoothed(weight_of(layer).detach(), found[name].smoothing, layer_type_of(layer).groups(layer))
+            integers, scale = quantize_weight(weight.flatten(1))
+            weights[layer] = (integers.float() * scale[:, None]).view(weight.shape)
 
         def watch(layer: nn.Module, values: torch.Tensor, result: torch.Tensor) -> None:
-            assert isinstance(layer, (nn.Linear, nn.Conv2d))
-            name = self.layers[layer]
+            layer_type, name = layer_type_of(layer), self.layers[layer]
             step = found[name].scales[self.groups.index]
             factors = found[name].smoothing
             multiplier = (1 / (step if factors is None else step * factors)).float().view(-1)
-            inputs = reference.quantise(_channels(layer, values).float(), multiplier).float() * float(step)
-            if isinstance(layer, nn.Conv2d):
-                inputs = inputs.movedim(-1, -3)
-                quantized = layer._conv_forward(inputs, weights[layer], None)
-                bias = None if layer.bias is None else layer.bias[:, None, None]
-            else:
-                quantized, bias = F.linear(inputs, weights[layer]), layer.bias
+            inputs = reference.quantise(layer_type.channels_last(values).float(), multiplier).float() * float(step)
+            quantized = layer_type.compute(layer, layer_type.channels_back(inputs), weights[layer], None)
+            bias = layer_type.broadcast_bias(layer)
             errors[name].add(name, result if bias is None else result - bias, quantized)
 
         def watch_call(
@@ -451,7 +419,7 @@ def calibrate(
         Called with `module`; runs it on representative data. It is called once more to measure errors, and once more
         for smoothing.
     filter_fn : callable, optional
-        ``filter_fn(layer, name)`` selects Linear and Conv2d layers and modules that call attention; by default all.
+        ``filter_fn(layer, name)`` selects layers of registered types and modules that call attention; by default all.
     method : {"absmax", "percentile", "mse"}
         How scales follow from what was seen; see `ActivationObserver.scale`.
     percentile : float

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Interval
-from torch import nn
 
 from ..storage.decoding import Form, Positive, check_tensors
 from ..storage.files import read_tensors, write_tensors
 from ..storage.packable import packable
-from .macs import FloatModule
+from .float_modules import FloatModule
+from .layer_calibration import ATTENTION, LayerCalibration
+from .layer_types import check_kind
 from .quantization import Method
 
 KIND = "calibration"
@@ -23,14 +24,12 @@ NonNegative = Annotated[int, Ge(0)]
 
 Share = Annotated[float, Interval(ge=0, le=1)]
 
-Kind = Literal["linear", "conv2d", "attention"]
-
 
 @dataclass(frozen=True)
 class _Details:
     """What a file has beside the tensors."""
 
-    layers: list[tuple[str, Kind, float | None]]
+    layers: list[tuple[str, str, float | None]]
     method: Method
     percentile: Annotated[float, Interval(gt=0, le=100)]
     smoothing: Positive | None
@@ -44,53 +43,11 @@ class _Details:
         names = [name for name, _, _ in self.layers]
         if len(set(names)) < len(names):
             raise ValueError(f"layer {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        for name, kind, _ in self.layers:
+            check_kind(name, kind)
         for before, after in pairwise(self.timestep_bounds):
             if not before < after:
                 raise ValueError(f"timestep_bounds must rise, but {after!r} follows {before!r}")
-
-
-@packable("offloading.calibration.LayerCalibration")
-@dataclass(frozen=True)
-class LayerCalibration:
-    """Scales of one layer, or of one call of attention.
-
-    Attributes
-    ----------
-    kind : {"linear", "conv2d", "attention"}
-        What it is.
-    scales : torch.Tensor
-        float64: value of one step of the input for each timestep group, (G,); of attention (G, 3), for query, key and
-        value.
-    smoothing : torch.Tensor or None
-        float32 (C,): factors by which input channels are divided and weights multiplied.
-    sqnr_db : float or None
-        Signal-to-quantisation-noise ratio of the output, without bias, against the float layer on the calibration
-        inputs; None if it was not measured, or nothing differed.
-    macs : int or None
-        Multiply-accumulates in the run for scales; None in files of earlier programs.
-    clipped : float or None
-        Largest share of the inputs of a timestep group, and of an operand of attention, that its scale saturated; None
-        in files of earlier programs.
-    """
-
-    kind: str
-    scales: torch.Tensor
-    smoothing: torch.Tensor | None = None
-    sqnr_db: float | None = None
-    macs: int | None = None
-    clipped: float | None = None
-
-    def smooth(self, layer: nn.Linear | nn.Conv2d) -> torch.Tensor:
-        """Float weights of `layer`, times the smoothing of their input channel."""
-        return smoothed(layer.weight.detach(), self.smoothing, layer.groups if isinstance(layer, nn.Conv2d) else 1)
-
-
-def smoothed(weight: torch.Tensor, factors: torch.Tensor | None, groups: int = 1) -> torch.Tensor:
-    """Weights (N, C / groups, ...) times the factor (C,) of their input channel, in float32 if there are any."""
-    if factors is None:
-        return weight
-    grouped = weight.float().unflatten(0, (groups, -1))
-    return (grouped * factors.to(weight.device).view(groups, 1, -1, *[1] * (weight.ndim - 2))).flatten(0, 1)
 
 
 @packable("offloading.calibration.Calibration")
@@ -157,9 +114,9 @@ class Calibration:
         groups = len(details.timestep_bounds) + 1
         forms: dict[str, Form] = {}
         for name, kind, _ in details.layers:
-            shape = (groups, 3) if kind == "attention" else (groups,)
+            shape = (groups, 3) if kind == ATTENTION else (groups,)
             forms[f"{name}/scales"] = Form(torch.float64, shape, positive=True)
-            if kind != "attention" and f"{name}/smoothing" in tensors:
+            if kind != ATTENTION and f"{name}/smoothing" in tensors:
                 forms[f"{name}/smoothing"] = Form(torch.float32, (None,), positive=True)
         check_tensors(tensors, forms, path)
         return cls(

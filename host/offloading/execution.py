@@ -114,7 +114,7 @@ class Execution:
         """Take up a state of an equal execution."""
 
     def layer(self, call: ProductCall) -> torch.Tensor:
-        """Run the product of a Linear or Conv2d layer.
+        """Run the product of a layer.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""What offloaded Linear and Conv2d layers have in common: weights, int8 weights, scales, and what follows from them."""
+"""What offloaded layers have in common: weights, int8 weights, scales, and what follows from them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from torch import nn
 
 from ..errors import NonFiniteError
 from .adoption import adopt
-from .calibration import LayerCalibration, smoothed
 from .copies import NotCopied
+from .layer_calibration import LayerCalibration, smoothed
 from .products import OffloadedModel, OffloadedProduct, register
 from .quantization import quantize_weight
+from .row_window import Halo, RowWindow
 from .weights import Source, TrackedWeight
 
 _SCALES = ("weight_scale", "input_scale", "smoothing")
@@ -40,14 +41,23 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
 
     Parameters
     ----------
-    layer : nn.Linear or nn.Conv2d
-        The float layer, which `restore` puts back.
+    layer : nn.Module
+        The float layer, which `restore` puts back, with ``weight`` and ``bias`` as `LayerType` says.
     model : OffloadedModel
         To which it belongs.
     name : str
         Its name there.
     calibration : LayerCalibration
         Its scales.
+
+    Attributes
+    ----------
+    groups : int
+        Groups of channels, each a product of its own.
+    row_window : RowWindow or None
+        Rows of pixels that a row of the output reads; None where rows of the product are tokens.
+    halo : callable or None
+        Adds rows that other devices hold, where an image is divided into rows; only if `row_window` keeps rows.
 
     Raises
     ------
@@ -63,21 +73,22 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
     multiplier: torch.Tensor
     output_scale: torch.Tensor
     groups: int = 1
+    row_window: RowWindow | None = None
+    halo: Halo | None = None
 
-    def __init__(
-        self, layer: nn.Linear | nn.Conv2d, model: OffloadedModel, name: str, calibration: LayerCalibration
-    ) -> None:
+    def __init__(self, layer: nn.Module, model: OffloadedModel, name: str, calibration: LayerCalibration) -> None:
         super().__init__()
+        replaced: Any = layer
         # In a tuple, so that the layer that `restore` puts back is no submodule of this one.
-        self.replaced = (layer,)
+        self.replaced = (replaced,)
         self.model = model
         self._lock = threading.Lock()
-        self._source = Source.of(layer.weight)
+        self._source = Source.of(replaced.weight)
         self._writes = self._source.writes
         self._release = weakref.finalize(self, self._source.release)
         self._parameters["weight"] = self._source.weight
-        self.bias = layer.bias
-        device, smoothing = layer.weight.device, calibration.smoothing
+        self.bias = replaced.bias
+        device, smoothing = replaced.weight.device, calibration.smoothing
         self.register_buffer("input_scale", calibration.scales.to(device, copy=True))
         self.register_buffer("smoothing", None if smoothing is None else smoothing.to(device, copy=True))
         self._loaded = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,47 +12,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from ..storage.packable import packable
+from .float_modules import FloatModule
+from .layer_types import layer_classes
 from .selection import AttentionWatcher, Watch, watch_attention
-
-
-@packable("offloading.macs.FloatModule")
-@dataclass(frozen=True)
-class FloatModule:
-    """A module, or the part of one, whose products stay in PyTorch.
-
-    Attributes
-    ----------
-    name : str
-        Dotted name in the model.
-    kind : str
-        Its class.
-    macs : int
-        Multiply-accumulates in the calibration's run for scales, without those of modules within.
-    reason : str
-        Why they are not offloaded.
-    share : float or None
-        Of the MACs of the model in that run; None if they were not counted.
-    """
-
-    name: str
-    kind: str
-    macs: int
-    reason: str
-    share: float | None = None
-
-    def __str__(self) -> str:
-        share = "" if self.share is None else f", {100 * self.share:.3g} % of MACs"
-        return f"{self.name!r} ({self.kind}{share}): {self.reason}"
-
-
-def layer_macs(layer: nn.Module, values: torch.Tensor, result: torch.Tensor) -> int:
-    """Of a call of a Linear or Conv2d layer."""
-    if isinstance(layer, nn.Conv2d):
-        rows, columns = layer.kernel_size
-        return result.numel() * layer.in_channels // layer.groups * rows * columns
-    assert isinstance(layer, nn.Linear)
-    return values.numel() * layer.out_features
 
 
 def attention_macs(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> int:
@@ -145,4 +106,4 @@ def _reason(module: nn.Module, counts: Counter[str]) -> str:
     if kind.__module__.startswith("torch.nn.modules.") and not module._modules:
         return f"{kind.__name__} layers are not offloaded"
     functions = ", ".join(sorted(name for name, macs in counts.items() if macs))
-    return f"it calls {functions} itself, not through a Linear or Conv2d layer"
+    return f"it calls {functions} itself, not through a {layer_classes()} layer"

@@ -15,13 +15,13 @@ from torch.utils.hooks import RemovableHandle
 from ..device.accelerator import Accelerator
 from ..errors import OffloadError, OffloadWarning
 from .attention import SUBMODULE, AttentionCall, OffloadedAttention
-from .calibrate import calibrate, kind_of
-from .calibration import Calibration, LayerCalibration
-from .conv import OffloadedConv2d
-from .float_modules import left_in_float
+from .calibrate import calibrate
+from .calibration import Calibration
+from .float_modules import FloatModule
 from .layer import OffloadedLayer
-from .linear import OffloadedLinear
-from .macs import FloatModule
+from .layer_calibration import ATTENTION, LayerCalibration
+from .layer_types import layer_type_of
+from .left_in_float import left_in_float
 from .nonfinite import Nonfinite
 from .products import OffloadedModel, ProductObserver
 from .selection import EXCLUDED, ONLY_ZEROS, FilterFn, Selection, call_name, exclusion, select_layers
@@ -82,7 +82,7 @@ def _attention_owners(
     """Selected modules that called attention in the calibration: name, and scales of their calls in order."""
     calls: dict[str, list[LayerCalibration]] = defaultdict(list)
     for name, layer in calibration.layers.items():
-        if layer.kind == "attention":
+        if layer.kind == ATTENTION:
             calls[name.partition("#")[0]].append(layer)
     modules = dict(module.named_modules())
     owners = {}
@@ -123,7 +123,7 @@ def _settle(
         if name not in calibration.layers and name in left:
             reasons[name] = left[name]
         else:
-            _check_scales(name, kind_of(layer), calibration)
+            _check_scales(name, layer_type_of(layer).kind, calibration)
             layers[layer] = name
     return layers, left_in_float(calibration, {*layers.values(), *calls}, reasons, dict(module.named_modules()))
 
@@ -178,11 +178,12 @@ def offload(
     unsupported: Unsupported = "float",
     nonfinite: Nonfinite = "nan",
 ) -> OffloadedModel:
-    """Let Linear and Conv2d layers and attention, in place, run in int8 on an accelerator.
+    """Let layers and attention, in place, run in int8 on an accelerator.
 
     Weights are quantised per output channel, inputs with static scales; bias and softmax stay in PyTorch's float32.
     In the end the model is evaluated once in the twin's arithmetic, of which nothing remains; with a `Calibration`
-    that is done before the first evaluation. If anything fails, the model is as before.
+    that is done before the first evaluation. If anything fails, the model is as before. Layers are those of
+    registered types (`LayerType`): Linear and Conv2d, and what others add.
 
     Parameters
     ----------
@@ -193,7 +194,7 @@ def offload(
     calibration : callable or Calibration
         Runs the model on representative data (see `calibrate`), or what a calibration returned.
     filter_fn : callable, optional
-        ``filter_fn(layer, name)`` selects Linear and Conv2d layers and modules that call
+        ``filter_fn(layer, name)`` selects layers of registered types and modules that call
         ``F.scaled_dot_product_attention``; by default all.
     observer : callable, optional
         ``observer(name, sums)`` sees the int32 sums of every product, (M, N) or (B, M, N), valid until it returns.
@@ -288,10 +289,9 @@ def _build(
                     AttentionCall(model, call_name(name, index), scale, device) for index, scale in enumerate(scales)
                 ]
                 state.attention.append((each, OffloadedAttention(name, calls)))
-            if isinstance(each, nn.Linear) and each in layers:
-                state.replacements[each] = OffloadedLinear(each, model, layers[each], calibration.layers[layers[each]])
-            elif isinstance(each, nn.Conv2d) and each in layers:
-                state.replacements[each] = OffloadedConv2d(each, model, layers[each], calibration.layers[layers[each]])
+            if each in layers:
+                name = layers[each]
+                state.replacements[each] = layer_type_of(each).offloaded(each, model, name, calibration.layers[name])
     except BaseException:
         state.release()
         raise

@@ -22,8 +22,8 @@ from ..storage.decoding import Count, check
 from ..storage.state import State, Stateful, join, split
 from .copies import NotCopied
 from .execution import Execution, ProductCall
+from .float_modules import FloatModule
 from .history import History
-from .macs import FloatModule
 from .nonfinite import Met, Nonfinite
 from .timesteps import TimestepGroups
 
@@ -188,8 +188,8 @@ class OffloadedProduct:
         To which it is added.
     name : str
         Dotted name of the layer, for attention with ``.qk`` or ``.pv``.
-    kind : {"linear", "conv2d", "attention"}
-        The layer's.
+    kind : str
+        `LayerType.kind` of the layer, ``"linear"`` or ``"conv2d"`` for example, or ``"attention"``.
     sqnr_db : float or None
         Quantisation error of the layer in its calibration.
     clipped : float or None

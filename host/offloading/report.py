@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..errors import AcceleratorClosedError
-from .macs import FloatModule
+from .float_modules import FloatModule
 from .offload import offloaded_model
 
 
@@ -22,8 +22,8 @@ class LayerReport:
     name : str
         Dotted name of the layer in the model; of attention with ``.qk`` (queries by keys) or ``.pv`` (exponentials by
         values).
-    kind : {"linear", "conv2d", "attention"}
-        The layer's.
+    kind : str
+        `LayerType.kind` of the layer, ``"linear"`` or ``"conv2d"`` for example, or ``"attention"``.
     accelerator : str
         Where it ran.
     k, n : int

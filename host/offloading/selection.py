@@ -14,12 +14,14 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 
 from ..errors import OffloadError
+from .layer_types import find_layer_type, layer_type_of
 from .weights import is_shared
 
 FilterFn = Callable[[nn.Module, str], bool]
 """Tells whether a layer, given with its dotted name, is offloaded.
 
-It is asked for every Linear and Conv2d, and for every module that calls ``F.scaled_dot_product_attention`` itself.
+It is asked for every layer of a registered type, and for every module that calls ``F.scaled_dot_product_attention``
+itself.
 """
 
 AttentionWatcher = Callable[[nn.Module, int, Callable[..., torch.Tensor], tuple[Any, ...], dict[str, Any]], Any]
@@ -30,13 +32,13 @@ EXCLUDED = "filter_fn excludes it"
 ONLY_ZEROS = "calibration gave it only zeros"
 """Beginning of a reason."""
 
-_CALLED = ("forward", "_conv_forward", "_call_impl", "_wrapped_call_impl", "__call__")
-"""Methods that decide what a call of a layer computes."""
+_CALLED = ("_call_impl", "_wrapped_call_impl", "__call__")
+"""Methods that decide what a call of any module computes."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What becomes of the Linear and Conv2d layers of a model.
+    """What becomes of the layers of registered types in a model.
 
     Attributes
     ----------
@@ -51,26 +53,24 @@ class Selection:
 
 
 def supported_layers(module: nn.Module) -> dict[nn.Module, str]:
-    """Linear and Conv2d layers, with their names; one that is in several places comes once, under its first name."""
-    return {layer: name for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
+    """Layers of registered types, with their names; one that is in several places comes once, under its first name."""
+    return {layer: name for name, layer in module.named_modules() if find_layer_type(layer) is not None}
 
 
 def reason_against(layer: nn.Module) -> str | None:
-    """Why a Linear or Conv2d layer computes something else than its weights say, as far as can be seen without a call.
+    """Why a layer computes something else than its weights say, as far as can be seen without a call.
 
     Hooks are no reason: they stay, and are called.
     """
-    kind: type[nn.Module] = nn.Linear if isinstance(layer, nn.Linear) else nn.Conv2d
-    for method in _CALLED:
+    layer_type = layer_type_of(layer)
+    for method in (*layer_type.methods, *_CALLED):
         if method in layer.__dict__:
             return f"its {method} was replaced (by accelerate, peft, or a fault injector, for example)"
-        if getattr(type(layer), method, None) is not getattr(kind, method, None):
+        if getattr(type(layer), method, None) is not getattr(layer_type.layer_class, method, None):
             return f"{type(layer).__name__} has a {method} of its own"
     if is_parametrized(layer, "bias"):
         return "its bias has a parametrisation"
-    if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
-        return f"padding_mode={layer.padding_mode!r} is not supported"
-    return None
+    return layer_type.reason_against(layer)
 
 
 def exclusion(names: list[str]) -> str:
@@ -81,7 +81,7 @@ def exclusion(names: list[str]) -> str:
 
 
 def select_layers(module: nn.Module, filter_fn: FilterFn | None) -> Selection:
-    """Sort the Linear and Conv2d layers of a model.
+    """Sort the layers of registered types in a model.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def select_layers(module: nn.Module, filter_fn: FilterFn | None) -> Selection:
     OffloadError
         Its weights are not there, or a layer's are of a kind that cannot be quantised.
     """
-    if isinstance(module, (nn.Linear, nn.Conv2d)):
+    if find_layer_type(module) is not None:
         raise TypeError(
             f"a {type(module).__name__} layer cannot be replaced in place; offload the module that holds it"
         )

@@ -14,13 +14,13 @@ from ..device.accelerator import Accelerator
 from ..storage.decoding import Form
 from ..storage.files import read_tensors, write_tensors
 from .attention import SUBMODULE
-from .calibrate import kind_of
-from .calibration import Calibration, Kind
+from .calibration import Calibration
 from .layer import OffloadedLayer
+from .layer_calibration import ATTENTION
+from .layer_types import check_kind, find_layer_type
 from .nonfinite import Nonfinite
 from .offload import calibration_of, offload, restore
 from .products import OffloadedModel, ProductObserver
-from .selection import supported_layers
 
 KIND = "offloaded model"
 MODEL_FILE, CALIBRATION_FILE = "model.safetensors", "calibration.safetensors"
@@ -35,13 +35,17 @@ class _Details:
     """What ``model.safetensors`` has beside the tensors."""
 
     architecture: str
-    layers: dict[str, Kind]
+    layers: dict[str, str]
+
+    def __post_init__(self) -> None:
+        for name, kind in self.layers.items():
+            check_kind(name, kind)
 
 
 def _offloaded_names(module: nn.Module) -> dict[str, str]:
     """Kind of each offloaded layer and owner of attention, by name."""
     names = {name: each.product.kind for name, each in module.named_modules() if isinstance(each, OffloadedLayer)}
-    owners = {name: "attention" for name, each in module.named_modules() if SUBMODULE in each._modules}
+    owners = {name: ATTENTION for name, each in module.named_modules() if SUBMODULE in each._modules}
     return names | owners
 
 
@@ -81,7 +85,7 @@ def load_offloaded(
     Parameters
     ----------
     module : nn.Module
-        A float model of the same architecture; its weights do not matter. `restore` brings its Linear and Conv2d layers
+        A float model of the same architecture; its weights do not matter. `restore` brings its layers
         back as they were; all other parameters are those of the folder from now on.
     accelerator : Accelerator
         As in `offload`.
@@ -129,15 +133,14 @@ def load_offloaded(
 
 def _check_layers(module: nn.Module, folder: Path, layers: Mapping[str, str]) -> None:
     modules = dict(module.named_modules())
-    supported = supported_layers(module)
     for name, kind in layers.items():
         if name not in modules:
             raise ValueError(
                 f"{folder} has a layer {name!r}, which this {type(module).__name__} lacks; "
                 "make the model with the configuration that it was saved with"
             )
-        found = kind_of(modules[name]) if modules[name] in supported else "attention"
-        if found != kind:
+        layer_type = find_layer_type(modules[name])
+        if kind != (ATTENTION if layer_type is None else layer_type.kind):
             raise ValueError(f"{folder} has {name!r} as {kind!r}, but here it is {type(modules[name]).__name__}")
 
 

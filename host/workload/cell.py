@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ..offloading.layer_types import layer_type_of_kind
+
 _KINDS = (
     ("attention.qk", re.compile(r"\.qk$")),
     ("attention.pv", re.compile(r"\.pv$")),
@@ -18,7 +20,7 @@ _KINDS = (
 
 ATTENTION_KINDS = ("attention.qk", "attention.pv")
 BLOCK_LINEAR_KINDS = ("qkv", "out", "mlp_in", "mlp_out")
-"""Linear layers of transformer blocks that work on tokens: where DRIFT injects errors (arXiv 2604.09073)."""
+"""Layers of transformer blocks that work on tokens: where DRIFT injects errors (arXiv 2604.09073)."""
 
 
 @lru_cache(maxsize=4096)
@@ -34,16 +36,23 @@ def block_of(name: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def kind_of_product(name: str, layer_kind: str = "linear") -> str:
-    """Kind of a product by its dotted name.
+def kind_of_product(name: str, layer_kind: str | None = None) -> str:
+    """Kind of a product by its dotted name and the kind of its layer.
 
     One of ``qkv``, ``out`` (of attention), ``mlp_in``, ``mlp_out``, ``modulation`` (adaptive norms), ``attention.qk``,
-    ``attention.pv``, ``conv2d``, or ``other`` (embeddings, the output layer).
+    ``attention.pv``; else the layer's, if its rows are pixels (``conv2d``), or ``other`` (embeddings, the
+    output layer).
     """
     for kind, pattern in _KINDS:
         if pattern.search(name):
             return kind
-    return "conv2d" if layer_kind == "conv2d" else "other"
+    return layer_kind if layer_kind is not None and is_of_pixels(layer_kind) else "other"
+
+
+def is_of_pixels(layer_kind: str) -> bool:
+    """Whether rows of the products of layers of a kind are output pixels."""
+    layer_type = layer_type_of_kind(layer_kind)
+    return layer_type is not None and layer_type.of_pixels
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class CountedWorkload:
     timing_law : TimingLaw, optional
         From operating points to error rates.
     requantise : bool
-        Whether Linear and Conv2d write int8, with a table of channels, instead of the int32 of `offload`. Attention
+        Whether layers write int8, with a table of channels, instead of the int32 of `offload`. Attention
         writes int32 always.
 
     Attributes
@@ -100,7 +100,7 @@ class CountedWorkload:
         return stats
 
     def checkpoint(self) -> dict[str, float]:
-        """Count a checkpoint of the outputs of all Linear layers of transformer blocks; needs checksum units.
+        """Count a checkpoint of the outputs of all layers of transformer blocks; needs checksum units.
 
         Returns
         -------

@@ -11,8 +11,10 @@ from torch import nn
 
 from ..device.product.operands import GemmShape
 from ..offloading.attention import ROWS_AT_ONCE, split_heads
+from ..offloading.layer_calibration import ATTENTION
+from ..offloading.layer_types import layer_type_of
 from ..offloading.selection import FilterFn, call_name, reason_against, supported_layers, watch_attention
-from .cell import block_of
+from .cell import block_of, is_of_pixels
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,13 @@ class ModelProduct:
     ----------
     name : str
         As in `brownout.host.report`: the layer's; of attention with ``.qk`` or ``.pv``.
-    kind : {"linear", "conv2d", "attention"}
-        The layer's.
+    kind : str
+        `LayerType.kind` of the layer, or ``"attention"``.
     block : str
         See `brownout.host.workload.cell.block_of`.
     shape : GemmShape
-        Extents. Rows of a Linear are tokens of the whole batch, rows of a Conv2d its output pixels; products of
-        attention are batched over images and heads, and cut into `ROWS_AT_ONCE` query rows.
+        Extents. Rows are those of the whole batch: tokens, or output pixels if it `is_of_pixels`; products of attention
+        are batched over images and heads, and cut into `ROWS_AT_ONCE` query rows.
     first_row : int
         As the model gives it to `Accelerator.gemm`.
     """
@@ -41,9 +43,23 @@ class ModelProduct:
     first_row: int = 0
 
     @property
+    def is_of_attention(self) -> bool:
+        """Whether both operands are activations."""
+        return self.kind == ATTENTION
+
+    @property
+    def is_of_pixels(self) -> bool:
+        """Whether rows are the output pixels of a layer."""
+        return is_of_pixels(self.kind)
+
+    @property
     def in_transformer(self) -> bool:
-        """Whether it is a Linear of a transformer block, in which the published experiments inject errors."""
-        return self.kind == "linear" and "transformer_blocks" in self.name.split(".")
+        """Whether it is a layer of a transformer block that works on tokens.
+
+        In those the published experiments inject errors.
+        """
+        on_tokens = not self.is_of_attention and not self.is_of_pixels
+        return on_tokens and "transformer_blocks" in self.name.split(".")
 
 
 @dataclass(frozen=True)
@@ -71,16 +87,6 @@ class Workload:
     def blocks(self) -> tuple[str, ...]:
         """Names of the blocks, in the order of execution."""
         return tuple(dict.fromkeys(product.block for product in self.products))
-
-
-def _linear(layer: nn.Linear, values: torch.Tensor) -> GemmShape:
-    return GemmShape(1, values.numel() // layer.in_features, layer.out_features, layer.in_features)
-
-
-def _conv2d(layer: nn.Conv2d, output: torch.Tensor) -> GemmShape:
-    pixels = output.numel() // layer.out_channels
-    depth = layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
-    return GemmShape(layer.groups, pixels, layer.out_channels // layer.groups, depth)
 
 
 def trace_workload(model: nn.Module, run: Callable[[nn.Module], object], filter_fn: FilterFn | None = None) -> Workload:
@@ -112,10 +118,8 @@ def trace_workload(model: nn.Module, run: Callable[[nn.Module], object], filter_
         products.append(ModelProduct(name, kind, block_of(name), shape, first_row))
 
     def after(layer: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> None:
-        if isinstance(layer, nn.Linear):
-            add(layers[layer], "linear", _linear(layer, arguments[0]))
-        elif isinstance(layer, nn.Conv2d):
-            add(layers[layer], "conv2d", _conv2d(layer, output))
+        layer_type = layer_type_of(layer)
+        add(layers[layer], layer_type.kind, layer_type.product_shape(layer, arguments[0], output))
 
     def attention(
         owner: nn.Module, index: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -129,8 +133,8 @@ def trace_workload(model: nn.Module, run: Callable[[nn.Module], object], filter_
             for start in range(0, length, ROWS_AT_ONCE):
                 rows = min(ROWS_AT_ONCE, length - start)
                 first_row = start * batch * count
-                add(f"{name}.qk", "attention", GemmShape(batch * count, rows, keys, depth), first_row)
-                add(f"{name}.pv", "attention", GemmShape(batch * count, rows, width, keys), first_row)
+                add(f"{name}.qk", ATTENTION, GemmShape(batch * count, rows, keys, depth), first_row)
+                add(f"{name}.pv", ATTENTION, GemmShape(batch * count, rows, width, keys), first_row)
         return function(*args, **kwargs)
 
     handles = [layer.register_forward_hook(after) for layer in layers]
@@ -140,12 +144,4 @@ def trace_workload(model: nn.Module, run: Callable[[nn.Module], object], filter_
     finally:
         for handle in handles:
             handle.remove()
-    return Workload(tuple(products), {name: _matrix(layer) for layer, name in layers.items()})
-
-
-def _matrix(layer: nn.Module) -> tuple[int, int, int]:
-    """Batch, K and N of a layer's weights."""
-    assert isinstance(layer, (nn.Linear, nn.Conv2d))
-    outputs, *inputs = layer.weight.shape
-    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
-    return groups, int(torch.Size(inputs).numel()), outputs // groups
+    return Workload(tuple(products), {name: layer_type_of(layer).matrix_shape(layer) for layer, name in layers.items()})

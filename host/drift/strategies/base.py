@@ -144,7 +144,7 @@ class Strategy(abc.ABC):
 
     @abc.abstractmethod
     def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
-        """Run a Linear or Conv2d layer's product; the int32 sums may lie in memory that is used again."""
+        """Run a layer's product; the int32 sums may lie in memory that is used again."""
 
     @abc.abstractmethod
     def pair(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:

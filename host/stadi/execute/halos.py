@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import PlanError
-from ...offloading.conv import Halo
+from ...offloading.row_window import Halo
 from ...storage.packable import packable
 from ..plan.plan import Share
 from .exchange import Exchange
@@ -94,7 +94,7 @@ class Halos(Kept[int, PixelRow]):
         self._geometry: dict[str, HaloGeometry] = {}
 
     def halo(self, site: str, reach: tuple[int, int], present: Callable[[], Exchange]) -> Halo:
-        """For `OffloadedConv2d.halo`; `present` tells the exchange of the present evaluation."""
+        """For `OffloadedLayer.halo`; `present` tells the exchange of the present evaluation."""
 
         def halo(
             image: torch.Tensor, scale: float, bad: torch.Tensor | None = None

@@ -11,7 +11,8 @@ from torch import nn
 
 from ...errors import PlanError
 from ...offloading.attention import AttentionCall
-from ...offloading.conv import OffloadedConv2d
+from ...offloading.layer import OffloadedLayer
+from ...offloading.layer_types import find_layer_type
 from ..plan.unet import PatchedUnet
 from .denoiser import PatchedDenoiser, traceable
 from .exchange import Exchange
@@ -74,7 +75,7 @@ class PatchedUNet2D(PatchedDenoiser):
         self._keys_values, self._halos, self._norms = KeysValues(self.rows), Halos(self.rows), GroupNorms()
         self.kept = (self._keys_values, self._halos, self._norms)
         self._calls: list[AttentionCall] = []
-        self._convolutions: list[tuple[str, OffloadedConv2d]] = []
+        self._convolutions: list[tuple[str, OffloadedLayer, tuple[int, int]]] = []
         self._exchange: Exchange | None = None
 
     def prepare(self) -> None:
@@ -88,19 +89,20 @@ class PatchedUNet2D(PatchedDenoiser):
         self._calls = list(self_attention(self.module))
         self._convolutions.clear()
         for name, layer in self.module.named_modules():
-            if isinstance(layer, nn.Conv2d):
+            layer_type = find_layer_type(layer)
+            if layer_type is not None and layer_type.of_pixels:
                 raise PlanError(
                     f"convolution {name!r} is not offloaded, but rows are exchanged in int8; let filter_fn select it"
                 )
-            if isinstance(layer, OffloadedConv2d):
-                if not layer.divides_rows:
+            if isinstance(layer, OffloadedLayer) and (window := layer.row_window) is not None:
+                if not window.keeps_rows:
                     raise PlanError(
-                        f"convolution {name!r} with kernel {layer.kernel}, stride {layer.stride} and padding "
-                        f"{layer.padding} (left, right, above, below) gives other rows than its input has, and cannot "
-                        "be divided"
+                        f"convolution {name!r} with a kernel of {window.kernel} rows, stride {window.stride} and "
+                        f"{window.above} rows of padding above and {window.below} below gives other rows than its "
+                        "input has, and cannot be divided"
                     )
-                if layer.reach != (0, 0):
-                    self._convolutions.append((name, layer))
+                if window.reach != (0, 0):
+                    self._convolutions.append((name, layer, window.reach))
 
     def _present(self) -> Exchange:
         assert self._exchange is not None
@@ -114,8 +116,8 @@ class PatchedUNet2D(PatchedDenoiser):
         try:
             for call in self._calls:
                 call.gather = self._keys_values.gather(call.name, self._present)
-            for name, layer in self._convolutions:
-                layer.halo = self._halos.halo(name, layer.reach, self._present)
+            for name, layer, reach in self._convolutions:
+                layer.halo = self._halos.halo(name, reach, self._present)
             with contextlib.ExitStack() as stack:
                 for name, norm in norms:
                     stack.callback(_put_back, norm, norm.__dict__.get("forward"))
@@ -124,7 +126,7 @@ class PatchedUNet2D(PatchedDenoiser):
         finally:
             for call in self._calls:
                 call.gather = None
-            for _, layer in self._convolutions:
+            for _, layer, _ in self._convolutions:
                 layer.halo = None
             self._exchange = None
 

@@ -124,7 +124,7 @@ class ProductCounter:
 
     def count(self, product: ModelProduct) -> Mapping[str, float]:
         """`Accelerator.stats` of a product."""
-        key = (product.shape, product.kind == "attention")
+        key = (product.shape, product.is_of_attention)
         if key not in self._seen:
             self._seen[key] = self._counted.evaluate(self._protection, [product])
         return self._seen[key]

@@ -139,8 +139,8 @@ def merge_blocks(products: Iterable[ModelProduct]) -> tuple[tuple[ModelProduct, 
     groups: list[tuple[ModelProduct, ...]] = []
     expected = 0
     for product in products:
-        continues = product.kind == "attention" and product.first_row == expected > 0
-        if product.kind != "attention":
+        continues = product.is_of_attention and product.first_row == expected > 0
+        if not product.is_of_attention:
             groups.append((product,))
             expected = 0
         elif product.name.endswith(".qk"):

@@ -50,7 +50,7 @@ class PatchedWorkload:
             if not getattr(self, name) >= 1:
                 raise ValueError(f"PatchedWorkload.{name} must be at least 1, not {getattr(self, name)!r}")
         for product in self.workload.products:
-            if product.kind == "conv2d" and product.shape.m != self.images * self.tokens:
+            if product.is_of_pixels and product.shape.m != self.images * self.tokens:
                 raise ValueError(
                     f"{product.name} is a convolution with {product.shape.m} output pixels, not the patch embedding of "
                     f"{self.images} x {self.tokens} tokens; only transformers can be divided into token rows"
@@ -68,7 +68,7 @@ class PatchedWorkload:
         return self.rows * self.tokens_per_row
 
     def _is_self_attention(self, group: tuple[ModelProduct, ...]) -> bool:
-        return group[0].kind == "attention" and group[0].shape.n == self.tokens == queries(group)
+        return group[0].is_of_attention and group[0].shape.n == self.tokens == queries(group)
 
     @cached_property
     def exchanges(self) -> tuple[StageExchange, ...]:
@@ -90,7 +90,7 @@ class PatchedWorkload:
     @cached_property
     def latent_bytes_per_row(self) -> int:
         """Bytes of a row of latents: what devices tell each other when they meet."""
-        inputs = [product.shape.k for product in self.workload.products if product.kind == "conv2d"]
+        inputs = [product.shape.k for product in self.workload.products if product.is_of_pixels]
         return self.tokens_per_row * (inputs[0] if inputs else 0) * LATENT_BYTES
 
     @property

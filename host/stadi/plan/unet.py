@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...offloading.layer_types import layer_type_of
+from ...offloading.row_window import RowWindow
 from ...offloading.selection import supported_layers
 from ...workload.trace import ModelProduct, Workload, trace_workload
 from .coding import ExchangeCoding
@@ -66,7 +68,7 @@ class UnetLayout:
     convolutions : mapping of str to ConvLayout
         By name.
     norms : mapping of str to tuple of NormLayout
-        By the name of the Linear or Conv2d that is evaluated next: the norms before it.
+        By the name of the layer that is evaluated next: the norms before it.
     from_context : frozenset of str
         Layers that are given a prompt, and modules whose attention looks at it.
     """
@@ -224,7 +226,7 @@ class PatchedUnet:
 
     def _layer(self, product: ModelProduct, rows: int, images: int) -> ModelProduct:
         m = product.shape.m // self.images
-        spatial = product.kind == "conv2d" or (m in self._tokens and product.name not in self.layout.from_context)
+        spatial = product.is_of_pixels or (m in self._tokens and product.name not in self.layout.from_context)
         own = m // self.rows * rows if spatial else m
         return replace(product, shape=replace(product.shape, m=own * images))
 
@@ -248,7 +250,7 @@ class PatchedUnet:
             row = self.images * conv.channels * conv.width * self.value_bytes
             # Who comes after needs the last rows of pixels, who comes before the first ones.
             yield StageExchange(before_bytes=conv.after * row, after_bytes=conv.before * row)
-        if group[0].kind == "attention" and name.rpartition(".")[0].partition("#")[0] not in self.layout.from_context:
+        if group[0].is_of_attention and name.rpartition(".")[0].partition("#")[0] not in self.layout.from_context:
             qk, pv = group[0].shape, group[1].shape
             count = queries(group) // self.rows * qk.batch * (qk.k + pv.n)
             coded = None if self.coding is None else self.coding.bytes(count)
@@ -289,8 +291,9 @@ class _Recorder:
         name = self.layers[layer]
         if self._pending:
             self.norms[name], self._pending = self._pending, ()
-        if isinstance(layer, nn.Conv2d):
-            self.convolutions[name] = _conv_layout(name, layer, arguments[0], output)
+        window = layer_type_of(layer).row_window(layer)
+        if window is not None:
+            self.convolutions[name] = _conv_layout(name, window, arguments[0], output)
 
     def _attention(self, name: str) -> Callable[..., None]:
         def enter(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -301,15 +304,14 @@ class _Recorder:
         return enter
 
 
-def _conv_layout(name: str, layer: nn.Conv2d, values: torch.Tensor, output: torch.Tensor) -> ConvLayout:
-    kernel, stride = layer.kernel_size[0], layer.stride[0]
-    before = layer.padding[0] if isinstance(layer.padding, tuple) else 0
+def _conv_layout(name: str, window: RowWindow, values: torch.Tensor, output: torch.Tensor) -> ConvLayout:
+    kernel, stride, before = window.kernel, window.stride, window.above
     after = kernel - stride - before
-    height, width = values.shape[-2:]
+    channels, height, width = values.shape[-3:]
     out_height = output.shape[-2]
-    if before < 0 or after < 0 or height != stride * out_height or layer.dilation[0] != 1:
+    if after < 0 or height != stride * out_height or window.dilation != 1:
         raise ValueError(
             f"{name} makes {out_height} rows of pixels of {height} with kernel {kernel}, stride {stride} and padding "
             f"{before}; only convolutions whose padding keeps rows in place can be divided"
         )
-    return ConvLayout(layer.in_channels, width, height, out_height, before, after)
+    return ConvLayout(channels, width, height, out_height, before, after)

@@ -158,8 +158,8 @@ def test_rows_with_what_they_read_of_others_give_the_bits_of_the_whole(options, 
     offload(net, twin, calibration=run(values))
     conv = net[0]
     assert isinstance(conv, OffloadedConv2d)
-    assert conv.divides_rows
-    assert conv.reach == reach
+    assert conv.row_window.keeps_rows
+    assert conv.row_window.reach == reach
     whole = net(values)
     step = float(conv.input_scale[0])
     pixels = torch.round(values / step).clamp(-128, 127).to(torch.int8).permute(0, 2, 3, 1)
@@ -184,4 +184,4 @@ def test_rows_with_what_they_read_of_others_give_the_bits_of_the_whole(options, 
 def test_convolutions_that_change_the_number_of_rows_otherwise_are_told(options, twin):
     net = nn.Sequential(nn.Conv2d(2, 4, **options)).requires_grad_(False)
     offload(net, twin, calibration=run(torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(1))))
-    assert not net[0].divides_rows
+    assert not net[0].row_window.keeps_rows

@@ -456,8 +456,8 @@ def test_other_sizes_and_blocks_are_refused(options, size, message):
         (
             {"downsample_padding": 0},
             "",
-            "convolution 'down_blocks.0.downsamplers.0.conv' with kernel [3, 3], stride [2, 2] and padding "
-            "[0, 0, 0, 0] (left, right, above, below) gives other rows than its input has, and cannot be divided",
+            "convolution 'down_blocks.0.downsamplers.0.conv' with a kernel of 3 rows, stride 2 and 0 rows of "
+            "padding above and 0 below gives other rows than its input has, and cannot be divided",
         ),
     ],
 )

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from brownout.host.offloading.layer_types import Conv2dType, register_layer_type, registry
 from brownout.host.stadi.plan.coding import ExchangeCoding
 from brownout.host.stadi.plan.costs import CostModel
 from brownout.host.stadi.plan.device import DeviceSpec, FleetSpec
 from brownout.host.stadi.plan.divided import StageExchange
 from brownout.host.stadi.plan.link import Link, Links
 from brownout.host.stadi.plan.planner import METHODS, Planner
-from brownout.host.stadi.plan.unet import PatchedUnet
+from brownout.host.stadi.plan.unet import ConvLayout, PatchedUnet
 from brownout.host.stadi.simulate.simulation import Simulation
 from brownout.host.workload.counting import CountedWorkload
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
@@ -126,7 +127,7 @@ def test_exchanges_have_the_bytes_of_borders_moments_and_keys(unet):
     assert unet.latent_bytes_per_row == 4 * 2 * 8 * 4
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (5, 1, 2), (1, 1, 0)])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (5, 1, 2), (1, 1, 0), (3, 1, "same")])
 def test_borders_are_what_a_convolution_needs(kernel, stride, padding):
     conv = nn.Conv2d(2, 3, kernel, stride, padding)
     deep = nn.Sequential(conv, nn.Conv2d(3, 3, 1))
@@ -134,9 +135,28 @@ def test_borders_are_what_a_convolution_needs(kernel, stride, padding):
     layout = PatchedUnet.trace(deep, lambda model: model(values)).layout.convolutions["0"]
     # Output rows 2 and 3.
     first, last = 2 * stride - layout.before, 4 * stride + layout.after
-    sides = nn.functional.pad(values[:, :, first:last], (padding, padding))
+    sides = nn.functional.pad(values[:, :, first:last], (kernel // 2, kernel // 2))
     patch = nn.functional.conv2d(sides, conv.weight, conv.bias, stride)
     torch.testing.assert_close(patch, conv(values)[:, :, 2:4])
+
+
+def test_layers_on_pixels_of_another_type_are_divided_as_convolutions_are(monkeypatch):
+    monkeypatch.setattr(registry, "_TYPES", dict(registry._TYPES))
+
+    class Halved(nn.Conv2d):
+        def forward(self, input):
+            return super().forward(input) / 2
+
+    @register_layer_type(Halved)
+    class HalvedType(Conv2dType):
+        kind = "halved"
+
+    images = torch.zeros(2, 2, 12, 6)
+    divided = PatchedUnet.trace(nn.Sequential(Halved(2, 3, 3, 1, 1)), lambda model: model(images), images=2)
+    assert divided.layout.convolutions["0"] == ConvLayout(2, 6, 12, 12, 1, 1)
+    ((exchange,), (_, (product,))) = divided.exchanges, divided.stages(5, 1)
+    assert (exchange.before_bytes, exchange.after_bytes) == (2 * 2 * 6, 2 * 2 * 6)
+    assert (product.kind, product.shape.m) == ("halved", 5 * 6)
 
 
 def test_neighbours_get_borders_and_all_get_moments_and_keys():

@@ -1,15 +1,19 @@
-"""Linear layers on an accelerator."""
+"""Linear layers: the operator on an accelerator, the offloaded layer, and their type."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from . import kernels
-from .calibration import LayerCalibration
-from .layer import OffloadedLayer
-from .nonfinite import bad_rows
-from .products import OffloadedModel, check_values, find, in_turn
+from ...device.product.operands import GemmShape
+from .. import kernels
+from ..layer import OffloadedLayer
+from ..layer_calibration import LayerCalibration
+from ..nonfinite import bad_rows
+from ..products import OffloadedModel, check_values, find, in_turn
+from .base import LayerType
+from .registry import register_layer_type
 
 
 @torch.library.custom_op("brownout::int8_linear", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
@@ -46,7 +50,7 @@ def int8_linear(
     torch.Tensor
         (..., N), dtype of `values`; rows of NaN and infinite values are NaN.
     """
-    offloaded: OffloadedLinear = find(layer)
+    offloaded: OffloadedLayer = find(layer)
     offloaded.refresh()
     product = offloaded.product
     check_values(product.name, values)
@@ -94,3 +98,19 @@ class OffloadedLinear(OffloadedLayer):
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"accelerator={self.model.accelerator!r}"
         )
+
+
+@register_layer_type(nn.Linear)
+class LinearType(LayerType[nn.Linear]):
+    """``nn.Linear``: rows of the product are tokens."""
+
+    kind = "linear"
+    offloaded = OffloadedLinear
+
+    def compute(
+        self, layer: nn.Linear, values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        return F.linear(values, weight, bias)
+
+    def product_shape(self, layer: nn.Linear, values: torch.Tensor, output: torch.Tensor) -> GemmShape:
+        return GemmShape(1, values.numel() // layer.in_features, layer.out_features, layer.in_features)

@@ -1,23 +1,20 @@
-"""Convolutions on an accelerator: as products of unfolded images."""
+"""Convolutions as products of unfolded images: the operator on an accelerator, the offloaded layer, and their type."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from . import kernels
-from .calibration import LayerCalibration
-from .layer import OffloadedLayer
-from .nonfinite import bad_pixels
-from .products import OffloadedModel, check_values, find, in_turn
-from .reference import output_size
-
-Halo = Callable[[torch.Tensor, float, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
-"""``halo(image, step, bad)``: int8 (B, H, W, C) of some rows of an image, in memory that is used again, the value of
-one step (times smoothing), and which rows have NaN or infinite pixels (bool (H,), or None for none), to the rows above
-and below that the outputs of these rows read (`OffloadedConv2d.reach`), and which of both have such pixels."""
+from ...device.product.operands import GemmShape
+from .. import kernels
+from ..layer import OffloadedLayer
+from ..layer_calibration import LayerCalibration
+from ..nonfinite import bad_pixels
+from ..products import OffloadedModel, check_values, find, in_turn
+from ..reference import output_size
+from ..row_window import RowWindow
+from .base import LayerType
+from .registry import register_layer_type
 
 
 def _pairs(*lists: list[int]) -> list[tuple[int, int]]:
@@ -78,7 +75,7 @@ def int8_conv2d(
     batch, channels, height, width = image.shape
     left, right, above, below = padding
     if offloaded.halo is not None:
-        above, below = offloaded.reach
+        above, below = offloaded.row_window.reach
     padded = (height + above + below, width + left + right)
     scratch = product.model.scratch
     bytes_ = scratch("image", (batch, *padded, channels), torch.int8, image.device)
@@ -150,37 +147,32 @@ def _(
     return image.new_empty((batch, scale.shape[1], rows, columns))
 
 
+def _padding(conv: nn.Conv2d) -> list[int]:
+    """Zeros left, right, above and below."""
+    # As F.pad wants it, columns first; "same" may be uneven.
+    return list(conv._reversed_padding_repeated_twice)
+
+
+def _row_window(conv: nn.Conv2d) -> RowWindow:
+    _, _, above, below = _padding(conv)
+    return RowWindow(conv.kernel_size[0], conv.stride[0], conv.dilation[0], above, below)
+
+
 class OffloadedConv2d(OffloadedLayer):
     """A Conv2d layer whose product runs on an accelerator; made by `offload`.
 
     Rows of the product are output pixels, K = kernel rows x kernel columns x input channels, in this order. Each
     channel group is a product of its own, of one batched command.
-
-    Attributes
-    ----------
-    halo : callable or None
-        Adds rows that other devices hold, where an image is divided into rows; only if `divides_rows`.
     """
+
+    row_window: RowWindow
 
     def __init__(self, conv: nn.Conv2d, model: OffloadedModel, name: str, calibration: LayerCalibration) -> None:
         self.groups = conv.groups
         self.kernel, self.stride, self.dilation = (list(x) for x in (conv.kernel_size, conv.stride, conv.dilation))
-        # As F.pad wants it, columns first; "same" may be uneven.
-        self.padding = list(conv._reversed_padding_repeated_twice)
-        self.halo: Halo | None = None
+        self.padding = _padding(conv)
+        self.row_window = _row_window(conv)
         super().__init__(conv, model, name, calibration)
-
-    @property
-    def divides_rows(self) -> bool:
-        """Whether an image with a multiple of the stride of rows has as many outputs as there are strides."""
-        span = self.dilation[0] * (self.kernel[0] - 1)
-        return span < self.padding[2] + self.padding[3] + self.stride[0] <= span + self.stride[0]
-
-    @property
-    def reach(self) -> tuple[int, int]:
-        """Rows above and below some rows, a multiple of the stride, that their outputs read."""
-        span = self.dilation[0] * (self.kernel[0] - 1)
-        return self.padding[2], max(0, span - self.padding[2] - self.stride[0] + 1)
 
     def matrix(self) -> torch.Tensor:
         outputs, share, *kernel = self.integers.shape
@@ -212,3 +204,38 @@ class OffloadedConv2d(OffloadedLayer):
             f"padding={tuple(self.padding)}, dilation={tuple(self.dilation)}, groups={self.groups}, "
             f"bias={self.bias is not None}, accelerator={self.model.accelerator!r}"
         )
+
+
+@register_layer_type(nn.Conv2d)
+class Conv2dType(LayerType[nn.Conv2d]):
+    """``nn.Conv2d``: rows of the product are output pixels."""
+
+    kind = "conv2d"
+    offloaded = OffloadedConv2d
+    methods = ("forward", "_conv_forward")
+    channel_axis = -3
+    of_pixels = True
+
+    def reason_against(self, layer: nn.Conv2d) -> str | None:
+        return None if layer.padding_mode == "zeros" else f"padding_mode={layer.padding_mode!r} is not supported"
+
+    def compute(
+        self, layer: nn.Conv2d, values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        return nn.Conv2d._conv_forward(layer, values, weight, bias)
+
+    def product_shape(self, layer: nn.Conv2d, values: torch.Tensor, output: torch.Tensor) -> GemmShape:
+        rows, columns = layer.kernel_size
+        depth = layer.in_channels // layer.groups * rows * columns
+        pixels = output.numel() // layer.out_channels
+        return GemmShape(layer.groups, pixels, layer.out_channels // layer.groups, depth)
+
+    def groups(self, layer: nn.Conv2d) -> int:
+        return layer.groups
+
+    def summed(self, values: torch.Tensor) -> torch.Tensor:
+        # A window may be as large as the image.
+        return values.flatten(1)
+
+    def row_window(self, layer: nn.Conv2d) -> RowWindow:
+        return _row_window(layer)
