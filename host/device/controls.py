@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.error_state import NOMINAL_LENGTH, bit_thresholds
+from brownout.hw.error_model import NOMINAL_LENGTH
+from brownout.hw.error_state import bit_thresholds
 
 from .backends.base import Backend
 from .ledger import Ledger

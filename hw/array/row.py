@@ -5,7 +5,8 @@ from __future__ import annotations
 from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Signal, signed
 
 from ..config import ACC_BITS, AcceleratorConfig
-from ..protect.carry import LENGTH_BITS, registered_sum
+from ..error_model import LENGTH_BITS
+from ..protect.carry import registered_sum
 from ..protect.razor import sum_or_bypass, total_of
 
 MODULE_SUFFIX = "array_row"

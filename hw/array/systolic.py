@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, ClockSignal, Elaboratable, Instance, Module, Signal, Value
 
 from ..config import ACC_BITS, AcceleratorConfig
-from ..protect.carry import LENGTH_BITS
+from ..error_model import LENGTH_BITS
 from ..protect.check_row import MODULE_SUFFIX as CHECK_MODULE_SUFFIX
 from ..protect.check_row import widths
 from ..protect.check_weights import CheckWeights

@@ -9,12 +9,12 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from ..bus.bursts import RowBursts
 from ..bus.read_port import burst_layout
 from ..commands import SET_ERRORS_FIELDS, SET_POINT_FIELDS, Opcode
-from ..config import AcceleratorConfig
+from ..config import MAX_OPERATING_POINTS, AcceleratorConfig
+from ..error_model import BIT_THRESHOLDS, LENGTH_BITS
 from ..protect.arithmetic import mix
-from ..protect.carry import LENGTH_BITS
-from ..protect.flip import BIT_THRESHOLDS, error_layout
+from ..protect.flip import error_layout
 
-POINT_BITS = 3
+POINT_BITS = (MAX_OPERATING_POINTS - 1).bit_length()
 COMMAND_BITS = 8 * max(spec.offset + spec.bits // 8 for spec in (*SET_ERRORS_FIELDS, *SET_POINT_FIELDS))
 
 

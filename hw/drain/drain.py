@@ -12,9 +12,9 @@ from ..block_walker import BlockWalker
 from ..bus.bursts import RowBursts, beats_covering
 from ..bus.read_port import burst_layout
 from ..bus.write_port import write_beat_layout
-from ..commands import LOG_RECORDS_PER_BLOCK
 from ..config import ACC_BITS, AcceleratorConfig
 from ..load.receiver import channel_depth, channel_entry_layout
+from ..log_record import LOG_RECORDS_PER_BLOCK
 from ..params import params_layout
 from ..protect.check_row import widths
 from ..protect.column_checker import group_layout

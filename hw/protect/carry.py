@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
-LENGTH_BITS = 6
+from ..error_model import LENGTH_BITS
 
 
 def registered_sum(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Signal, signed
 
 from ..config import AcceleratorConfig
+from ..error_model import LENGTH_BITS
 from ..residues import RESIDUE_BITS
 from .arithmetic import residue
-from .carry import LENGTH_BITS, registered_sum
+from .carry import registered_sum
 
 MODULE_SUFFIX = "check_row"
 

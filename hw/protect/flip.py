@@ -7,10 +7,10 @@ from amaranth.lib import data
 
 from ..array.tag import row_tag_layout
 from ..config import ACC_BITS, AcceleratorConfig
-from .arithmetic import CHECK_STEP, COLUMN_STEP, DIGIT_STEP, PICK_KEY, ROW_STEP, mix
+from ..error_model import BIT_THRESHOLDS, CHECK_STEP, COLUMN_STEP, DIGIT_STEP, PICK_KEY, ROW_STEP
+from .arithmetic import mix
 from .razor import total_of
 
-BIT_THRESHOLDS = 30
 RATE_BITS = 32
 
 

@@ -3,8 +3,9 @@
 import pytest
 from amaranth.hdl import Assert, Assume, Const, Mux, Signal
 
+from brownout.hw.error_model import LENGTH_BITS
 from brownout.hw.protect import carry
-from brownout.hw.protect.carry import LENGTH_BITS, registered_sum
+from brownout.hw.protect.carry import registered_sum
 from brownout.hw.protect.razor import sum_or_bypass
 
 from ..prover import ProofFailedError, Spec, prove
