@@ -17,7 +17,7 @@ from brownout.hw.config import AcceleratorConfig
 from .cache import build_root as resolve_build_root
 from .cache import cached_folder, digest, files_digest
 from .compiling import Commands
-from .durations import CYCLE_MODEL_CPU_S, cores, seconds_text, simulator_seconds
+from .durations import cores, seconds_text, simulator_seconds
 from .environment import emission_environment
 from .errors import BuildError
 from .products import PRODUCTS, product_folder
@@ -41,7 +41,6 @@ ACCELERATOR = "brownout"
 
 EXECUTABLE = "simulator"
 MEMORY_LIBRARY = "libbrownout_memory.so"
-CYCLE_MODEL_LIBRARY = "libbrownout_cycle_model.so"
 
 FlavourName = Literal["server", "bare", "driver", "testbench"]
 
@@ -90,11 +89,6 @@ MEMORY_FLAGS = ("-O2", "-march=native")
 """The memory model."""
 
 MEMORY_SOURCES = ("dram.cpp", "axi_checker.cpp", "dram_dpi.cpp")
-
-CYCLE_MODEL_SOURCES = ("machine.cpp", "model.cpp", "interface.cpp")
-"""In a folder of their own, so that a change of them rebuilds no simulator."""
-
-CYCLE_MODEL_FLAGS = ("-O2", "-march=native", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-pipe")
 
 
 def rtl_folder() -> Path:
@@ -304,35 +298,3 @@ def build_memory_library(build_root: Path | str | None = None) -> Path:
         There is no compiler, or it failed.
     """
     return _build_memory(resolve_build_root(build_root)) / MEMORY_LIBRARY
-
-
-def build_cycle_model(build_root: Path | str | None = None) -> Path:
-    """The cycle model as a shared library; see `brownout.cosim.cycle_model`. Needs no Verilator.
-
-    Parameters
-    ----------
-    build_root : Path or str, optional
-        See `brownout.cosim.cache.build_root`.
-
-    Raises
-    ------
-    BuildError
-        There is no compiler, or it failed.
-    """
-    root = resolve_build_root(build_root)
-    sources = Path(__file__).parent / "cycle_model"
-    parts = [*CYCLE_MODEL_FLAGS, files_digest(sources, ["*.h", "*.cpp"])]
-
-    def make(folder: Path) -> None:
-        commands = Commands(root / "logs", f"cycle-model-{digest(parts)}")
-        compiler = find_compiler().command
-        compile_one = [*compiler, *CYCLE_MODEL_FLAGS, "-c"]
-        jobs = ([*compile_one, str(sources / source), "-o", object_name(source)] for source in CYCLE_MODEL_SOURCES)
-        commands.run_parallel(jobs, cwd=folder)
-        objects = map(object_name, CYCLE_MODEL_SOURCES)
-        commands.run([*compiler, "-shared", *objects, "-o", CYCLE_MODEL_LIBRARY], cwd=folder)
-
-    def notice() -> str:
-        return f"building the cycle model, {seconds_text(CYCLE_MODEL_CPU_S / min(cores(), len(CYCLE_MODEL_SOURCES)))}"
-
-    return product_folder(root, "cycle-model", parts, make, verilator=False, notice=notice) / CYCLE_MODEL_LIBRARY

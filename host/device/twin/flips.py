@@ -14,7 +14,8 @@ from brownout.hw.config import AcceleratorConfig
 
 from .call import Call
 from .geometry import geometry
-from .kernels import FlipTask, HitList, address, check_tables, load_kernels
+from .kernels import address, check_tables, load_kernels
+from .structs import FlipTask, HitList
 
 WORD_MASK = 0xFFFFFFFF
 

@@ -24,7 +24,8 @@ from brownout.hw.log_record import LOG_RECORDS_PER_BLOCK
 from .call import Call
 from .flips import Flips
 from .geometry import PassGeometry, geometry
-from .kernels import CarryTask, CheckTask, address, check_tables, load_kernels, modulus_of, units_of
+from .kernels import address, check_tables, load_kernels, modulus_of, units_of
+from .structs import CarryTask, CheckTask
 
 Matrix = NDArray[np.int32]
 
@@ -365,6 +366,5 @@ def _check_plan(config: AcceleratorConfig, m: int, n: int) -> _CheckPlan:
         segment_starts=address(pieces.segment_starts),
         segment_count=pieces.segments,
         segment_of=address(pieces.segment_of),
-        records_per_block=LOG_RECORDS_PER_BLOCK,
     )
     return _CheckPlan(task, pieces)
