@@ -13,10 +13,11 @@ import cocotb_tools.config
 
 from brownout.hw.c_header import c_header_text
 from brownout.hw.config import AcceleratorConfig
+from brownout.hw.cpp_header import HARDWARE_HEADER, hardware_header
 
 from .cache import build_root as resolve_build_root
 from .cache import cached_folder, digest, files_digest
-from .compiling import Commands
+from .compiling import Commands, write_headers
 from .durations import cores, seconds_text, simulator_seconds
 from .environment import emission_environment
 from .errors import BuildError
@@ -152,13 +153,15 @@ def _recipe() -> list[str]:
 
 
 def _build_memory(root: Path) -> Path:
-    """Folder with the objects of the memory model, and with a shared library made of them."""
-    parts = [*_recipe(), files_digest(rtl_folder(), ["*.h", "*.cpp"], recursive=False)]
+    """Folder with the objects of the memory model, a shared library made of them, and `HARDWARE_HEADER`."""
+    headers = {HARDWARE_HEADER: hardware_header()}
+    parts = [*_recipe(), *headers.values(), files_digest(rtl_folder(), ["*.h", "*.cpp"], recursive=False)]
 
     def make(folder: Path) -> None:
         commands = Commands(root / "logs", f"memory-{digest(parts)}")
         compiler = find_compiler().command
-        compile_one = [*compiler, *MEMORY_FLAGS, *COMMON_FLAGS, "-c"]
+        write_headers(folder, headers)
+        compile_one = [*compiler, *MEMORY_FLAGS, *COMMON_FLAGS, f"-I{folder}", "-c"]
         jobs = ([*compile_one, str(rtl_folder() / source), "-o", object_name(source)] for source in MEMORY_SOURCES)
         commands.run_parallel(jobs, cwd=folder)
         commands.run([*compiler, "-shared", *map(object_name, MEMORY_SOURCES), "-o", MEMORY_LIBRARY], cwd=folder)
@@ -183,6 +186,7 @@ def _compile_model(
     folder: Path,
     config: AcceleratorConfig,
     verilog: Path,
+    memory: Path,
     name: FlavourName,
     waves: WaveName | None,
 ) -> list[str]:
@@ -206,7 +210,8 @@ def _compile_model(
         main = Path(cocotb_tools.config.share_dir) / "lib" / "verilator" / "verilator.cpp"
     compiler = find_compiler().command
     fast = MODEL_FLAGS if config.rows * config.cols in FULLY_OPTIMISED_PES else LIGHT_MODEL_FLAGS
-    options = [*COMMON_FLAGS, *macros(waves), f"-I{folder}", f"-I{verilog.parent}", *includes(), f"-I{rtl}", "-c"]
+    folders = [f"-I{each}" for each in (folder, verilog.parent, memory)]
+    options = [*COMMON_FLAGS, *macros(waves), *folders, *includes(), f"-I{rtl}", "-c"]
 
     def job(level: tuple[str, ...], source: str, name: str) -> list[str]:
         return [*compiler, *level, *precompiled_headers(root, level, waves), *options, source, "-o", f"{name}.o"]
@@ -252,7 +257,7 @@ def build_simulator(
     """
     root = resolve_build_root(build_root)
     sources = files_digest(rtl_folder(), ["*.sv", "*.vlt", "*.h", "*.cpp"], recursive=False)
-    parts = [*_recipe(), _verilog_name(config), sources, flavour, str(waves)]
+    parts = [*_recipe(), _verilog_name(config), hardware_header(), sources, flavour, str(waves)]
 
     def make(folder: Path) -> None:
         libraries = () if waves is None else WAVE_FORMATS[waves].libraries
@@ -264,7 +269,7 @@ def build_simulator(
         runtime = [*build_library(root, waves), *(memory / object_name(source) for source in MEMORY_SOURCES)]
         work = folder / "work"
         work.mkdir()
-        objects = _compile_model(commands, root, work, config, verilog, flavour, waves)
+        objects = _compile_model(commands, root, work, config, verilog, memory, flavour, waves)
         libs = str(cocotb_tools.config.libs_dir)
         vpi = [f"-L{libs}", f"-Wl,-rpath,{libs}", "-lcocotbvpi_verilator"] if FLAVOURS[flavour].public else []
         # The memory model's C functions are looked up by name from Python inside the process.
