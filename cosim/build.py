@@ -15,12 +15,13 @@ import cocotb_tools.config
 from brownout.hw.c_header import c_header_text
 from brownout.hw.checks.scheme import CHECK_SCHEMES
 from brownout.hw.config import AcceleratorConfig
+from brownout.hw.cpp_header import HARDWARE_HEADER, hardware_header
 from brownout.hw.errors.model import TIMING_ERROR_MODELS
 
 from .cache import build_root as resolve_build_root
 from .cache import cached_folder, digest, files_digest
-from .compiling import Commands
-from .durations import CYCLE_MODEL_CPU_S, cores, seconds_text, simulator_seconds
+from .compiling import Commands, write_headers
+from .durations import cores, seconds_text, simulator_seconds
 from .environment import emission_environment
 from .errors import BuildError
 from .products import PRODUCTS, product_folder
@@ -44,7 +45,6 @@ ACCELERATOR = "brownout"
 
 EXECUTABLE = "simulator"
 MEMORY_LIBRARY = "libbrownout_memory.so"
-CYCLE_MODEL_LIBRARY = "libbrownout_cycle_model.so"
 
 FlavourName = Literal["server", "bare", "driver", "testbench"]
 
@@ -93,11 +93,6 @@ MEMORY_FLAGS = ("-O2", "-march=native")
 """The memory model."""
 
 MEMORY_SOURCES = ("dram.cpp", "axi_checker.cpp", "dram_dpi.cpp")
-
-CYCLE_MODEL_SOURCES = ("machine.cpp", "model.cpp", "interface.cpp")
-"""In a folder of their own, so that a change of them rebuilds no simulator."""
-
-CYCLE_MODEL_FLAGS = ("-O2", "-march=native", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-pipe")
 
 
 def rtl_folder() -> Path:
@@ -165,13 +160,15 @@ def _recipe() -> list[str]:
 
 
 def _build_memory(root: Path) -> Path:
-    """Folder with the objects of the memory model, and with a shared library made of them."""
-    parts = [*_recipe(), files_digest(rtl_folder(), ["*.h", "*.cpp"], recursive=False)]
+    """Folder with the objects of the memory model, a shared library made of them, and `HARDWARE_HEADER`."""
+    headers = {HARDWARE_HEADER: hardware_header()}
+    parts = [*_recipe(), *headers.values(), files_digest(rtl_folder(), ["*.h", "*.cpp"], recursive=False)]
 
     def make(folder: Path) -> None:
         commands = Commands(root / "logs", f"memory-{digest(parts)}")
         compiler = find_compiler().command
-        compile_one = [*compiler, *MEMORY_FLAGS, *COMMON_FLAGS, "-c"]
+        write_headers(folder, headers)
+        compile_one = [*compiler, *MEMORY_FLAGS, *COMMON_FLAGS, f"-I{folder}", "-c"]
         jobs = ([*compile_one, str(rtl_folder() / source), "-o", object_name(source)] for source in MEMORY_SOURCES)
         commands.run_parallel(jobs, cwd=folder)
         commands.run([*compiler, "-shared", *map(object_name, MEMORY_SOURCES), "-o", MEMORY_LIBRARY], cwd=folder)
@@ -196,6 +193,7 @@ def _compile_model(
     folder: Path,
     config: AcceleratorConfig,
     verilog: Path,
+    memory: Path,
     name: FlavourName,
     waves: WaveName | None,
 ) -> list[str]:
@@ -219,7 +217,8 @@ def _compile_model(
         main = Path(cocotb_tools.config.share_dir) / "lib" / "verilator" / "verilator.cpp"
     compiler = find_compiler().command
     fast = MODEL_FLAGS if config.rows * config.cols in FULLY_OPTIMISED_PES else LIGHT_MODEL_FLAGS
-    options = [*COMMON_FLAGS, *macros(waves), f"-I{folder}", f"-I{verilog.parent}", *includes(), f"-I{rtl}", "-c"]
+    folders = [f"-I{each}" for each in (folder, verilog.parent, memory)]
+    options = [*COMMON_FLAGS, *macros(waves), *folders, *includes(), f"-I{rtl}", "-c"]
 
     def job(level: tuple[str, ...], source: str, name: str) -> list[str]:
         return [*compiler, *level, *precompiled_headers(root, level, waves), *options, source, "-o", f"{name}.o"]
@@ -265,7 +264,7 @@ def build_simulator(
     """
     root = resolve_build_root(build_root)
     sources = files_digest(rtl_folder(), ["*.sv", "*.vlt", "*.h", "*.cpp"], recursive=False)
-    parts = [*_recipe(), _verilog_name(config), sources, flavour, str(waves)]
+    parts = [*_recipe(), _verilog_name(config), hardware_header(), sources, flavour, str(waves)]
 
     def make(folder: Path) -> None:
         libraries = () if waves is None else WAVE_FORMATS[waves].libraries
@@ -277,7 +276,7 @@ def build_simulator(
         runtime = [*build_library(root, waves), *(memory / object_name(source) for source in MEMORY_SOURCES)]
         work = folder / "work"
         work.mkdir()
-        objects = _compile_model(commands, root, work, config, verilog, flavour, waves)
+        objects = _compile_model(commands, root, work, config, verilog, memory, flavour, waves)
         libs = str(cocotb_tools.config.libs_dir)
         vpi = [f"-L{libs}", f"-Wl,-rpath,{libs}", "-lcocotbvpi_verilator"] if FLAVOURS[flavour].public else []
         # The memory model's C functions are looked up by name from Python inside the process.
@@ -311,35 +310,3 @@ def build_memory_library(build_root: Path | str | None = None) -> Path:
         There is no compiler, or it failed.
     """
     return _build_memory(resolve_build_root(build_root)) / MEMORY_LIBRARY
-
-
-def build_cycle_model(build_root: Path | str | None = None) -> Path:
-    """The cycle model as a shared library; see `brownout.cosim.cycle_model`. Needs no Verilator.
-
-    Parameters
-    ----------
-    build_root : Path or str, optional
-        See `brownout.cosim.cache.build_root`.
-
-    Raises
-    ------
-    BuildError
-        There is no compiler, or it failed.
-    """
-    root = resolve_build_root(build_root)
-    sources = Path(__file__).parent / "cycle_model"
-    parts = [*CYCLE_MODEL_FLAGS, files_digest(sources, ["*.h", "*.cpp"])]
-
-    def make(folder: Path) -> None:
-        commands = Commands(root / "logs", f"cycle-model-{digest(parts)}")
-        compiler = find_compiler().command
-        compile_one = [*compiler, *CYCLE_MODEL_FLAGS, "-c"]
-        jobs = ([*compile_one, str(sources / source), "-o", object_name(source)] for source in CYCLE_MODEL_SOURCES)
-        commands.run_parallel(jobs, cwd=folder)
-        objects = map(object_name, CYCLE_MODEL_SOURCES)
-        commands.run([*compiler, "-shared", *objects, "-o", CYCLE_MODEL_LIBRARY], cwd=folder)
-
-    def notice() -> str:
-        return f"building the cycle model, {seconds_text(CYCLE_MODEL_CPU_S / min(cores(), len(CYCLE_MODEL_SOURCES)))}"
-
-    return product_folder(root, "cycle-model", parts, make, verilator=False, notice=notice) / CYCLE_MODEL_LIBRARY

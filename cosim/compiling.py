@@ -92,6 +92,12 @@ class Commands:
                 future.result()
 
 
+def write_headers(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write generated headers, `texts` by name, for the compiler to find in `folder`."""
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+
+
 def _free_bytes(folder: Path) -> int:
     found = os.statvfs(folder)
     return found.f_bavail * found.f_frsize

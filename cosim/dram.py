@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Self
 
 from brownout.hw.config import MemoryConfig
+from brownout.hw.depths import BANDWIDTH_FRACTION_BITS, STALL_PROBABILITY_BITS
 
-_PROBABILITY_ONE = 1 << 16
+_PROBABILITY_ONE = 1 << STALL_PROBABILITY_BITS
 
-BANDWIDTH_ONE = 1 << 16
+BANDWIDTH_ONE = 1 << BANDWIDTH_FRACTION_BITS
 """One byte per cycle, in the units of the memory model's bandwidth."""
 
 MOST_BANDWIDTH = 1024 * BANDWIDTH_ONE

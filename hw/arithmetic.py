@@ -6,13 +6,8 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Module, Mux, Signal, Value, signed
 
+from .errors.constants import MIX_FACTORS
 from .residues import RESIDUE_BITS, RESIDUE_MODULUS
-
-ROW_STEP = 0x9E3779B1
-DIGIT_STEP = 0x7F4A7C15
-COLUMN_STEP = 0x85EBCA77
-CHECK_STEP = 0xC2B2AE3D
-PICK_KEY = 0x27D4EB2F
 
 
 def mix(m: Module, value: Value, name: str) -> Signal:
@@ -24,8 +19,8 @@ def mix(m: Module, value: Value, name: str) -> Signal:
     m.d.comb += [
         source.eq(value),
         # Truncated on purpose, here and below: modulo 2^32.
-        first.eq((source ^ (source >> 16)) * 0x7FEB352D),
-        second.eq((first ^ (first >> 15)) * 0x846CA68B),
+        first.eq((source ^ (source >> 16)) * MIX_FACTORS[0]),
+        second.eq((first ^ (first >> 15)) * MIX_FACTORS[1]),
         mixed.eq(second ^ (second >> 16)),
     ]
     return mixed

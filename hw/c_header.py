@@ -10,14 +10,21 @@ from .commands import (
     COMMAND_FIELDS,
     COMMAND_VERSION,
     ERROR_MEANING,
-    LOG_PLAIN_CHECK,
-    LOG_RECORDS_PER_BLOCK,
     RUN_BYTES,
     GemmFlag,
     Opcode,
 )
 from .config import AcceleratorConfig
-from .log_record import LOG_BITS, LOG_MASK_OFFSET, LOG_OUTCOMES, LOG_WORDS
+from .log_record import (
+    LOG_BITS_DOC,
+    LOG_BITS_WORD,
+    LOG_FIELDS,
+    LOG_MASK_WORD,
+    LOG_PLAIN_CHECK,
+    LOG_RECORDS_PER_BLOCK,
+    OUTCOME_MACROS,
+    WORD_BITS,
+)
 from .names import checked_name, default_name
 from .registers import (
     CONTROL_SOFT_RESET,
@@ -133,13 +140,18 @@ def _log_lines(config: AcceleratorConfig, define: Callable[[str, str, str], str]
         define("LOG_RECORD_BYTES", f"{config.log_record_bytes}u", "size of a record"),
         define("LOG_RECORDS_PER_BLOCK", f"{LOG_RECORDS_PER_BLOCK}u", "most that are kept of a block of the output"),
     ]
-    lines += [define(f"LOG_{word.name.upper()}", f"{word.offset}u", word.doc) for word in LOG_WORDS]
+    word_bytes = WORD_BITS // 8
+    lines += [define(f"LOG_{f.name.upper()}", f"{f.offset}u", f.doc) for f in LOG_FIELDS if f.is_word]
+    lines.append(define("LOG_WORD", f"{LOG_BITS_WORD * word_bytes}u", LOG_BITS_DOC))
     if config.checksum.column_checks:
-        lines.append(define("LOG_MASK", f"{LOG_MASK_OFFSET}u", "a bit for each column of the segment: marked"))
+        lines.append(
+            define("LOG_MASK", f"{LOG_MASK_WORD * word_bytes}u", "a bit for each column of the segment: marked")
+        )
     lines += [
-        define(f"LOG_{b.name.upper()}(word)", f"((uint32_t)(word) >> {b.low} & {(1 << b.bits) - 1}u)", b.doc)
-        for b in LOG_BITS
+        define(f"LOG_{f.name.upper()}(word)", f"((uint32_t)(word) >> {f.low} & {(1 << f.width) - 1}u)", f.doc)
+        for f in LOG_FIELDS
+        if not f.is_word
     ]
-    lines += [define(f"LOG_{name}", f"{value}u", "value of LOG_OUTCOME") for value, name in enumerate(LOG_OUTCOMES)]
+    lines += [define(f"LOG_{name}", f"{int(value)}u", "value of LOG_OUTCOME") for value, name in OUTCOME_MACROS.items()]
     lines.append(define("LOG_PLAIN_CHECK", f"{LOG_PLAIN_CHECK}u", "value of LOG_OTHER_PLACE"))
     return lines

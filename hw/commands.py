@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, fields
 
+from .errors.constants import BIT_THRESHOLDS
+
 COMMAND_BYTES = 256
 """Size of every command; the ring is an array of them."""
 
@@ -109,7 +111,10 @@ SET_ERRORS_FIELDS = (
     Field("version", 1, 8, "COMMAND_VERSION"),
     Field("seed", 4, 32, "seed of all draws"),
     *(Field(f"rate_{i}", 32 + 4 * i, 32, f"errors per 2^32 draws at operating point {i}") for i in range(8)),
-    *(Field(f"bit_{i}", 128 + 4 * i, 32, f"chance per 2^32 that an error is in bits 0..{i}") for i in range(30)),
+    *(
+        Field(f"bit_{i}", 128 + 4 * i, 32, f"chance per 2^32 that an error is in bits 0..{i}")
+        for i in range(BIT_THRESHOLDS)
+    ),
 )
 """Rates of operating points that the configuration does not have must be zero."""
 
@@ -155,12 +160,6 @@ COMMAND_FIELDS = {
     Opcode.SNAPSHOT: PLAIN_FIELDS,
     Opcode.COPY: COPY_FIELDS,
 }
-
-LOG_RECORDS_PER_BLOCK = 64
-"""Records that the hardware keeps of one block of the output; further ones are counted and dropped."""
-
-LOG_PLAIN_CHECK = 255
-"""The plain check itself, as the other place of a pair of errors in log records; no segment has so many columns."""
 
 
 def reserved_ranges(fields: tuple[Field, ...]) -> tuple[tuple[int, int], ...]:
@@ -365,7 +364,7 @@ class SetErrorsCommand:
 
     seed: int
     rates: tuple[int, ...]
-    bits: tuple[int, ...] = tuple(((i + 1) << 32) // 31 for i in range(30))
+    bits: tuple[int, ...] = tuple(((i + 1) << 32) // 31 for i in range(BIT_THRESHOLDS))
     opcode: int = Opcode.SET_ERRORS
     version: int = COMMAND_VERSION
 

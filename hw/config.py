@@ -12,6 +12,7 @@ from typing import Any
 from .checks.scheme import CHECK_SCHEMES, DEFAULT_SCHEME, SYNDROME_BITS, CheckScheme
 from .dataflow import DATAFLOWS, WEIGHT_STATIONARY, Dataflow
 from .errors.model import ERROR_FREE, TIMING_ERROR_MODELS, TimingErrorModel, erring_models
+from .log_record import WORD_BITS, log_record_words
 
 ACC_BITS = 32
 """Width of products' sums inside the array, of the accumulators and of raw outputs."""
@@ -27,6 +28,17 @@ BATCH_BITS = 16
 
 MAX_SLAB_K_TILES = 16
 """Bounds the control logic of arrays with very few rows."""
+
+MAX_BUS_BYTES = 128
+
+MAX_VOLTAGE_DOMAINS = 8
+"""Those of the array; the checksum units have one more."""
+
+MAX_OPERATING_POINTS = 8
+
+MAX_SEGMENT_COLS = 128
+
+MAX_LOCATORS = 2
 
 RTL_REVISION = 5
 """Raised when the generated hardware changes for an unchanged configuration."""
@@ -126,7 +138,7 @@ class ChecksumConfig:
             wanted = "a bool" if located else f"True for scheme={self.scheme!r}"
             raise ValueError(f"{owner}.column_checks must be {wanted}, not {self.column_checks!r}")
         _check_int(owner, "group_rows", self.group_rows, 1, 4096)
-        _check_int(owner, "segment_cols", self.segment_cols, 1, 128)
+        _check_int(owner, "segment_cols", self.segment_cols, 1, MAX_SEGMENT_COLS)
         if not isinstance(self.pairs, bool):
             raise ValueError(f"{owner}.pairs must be a bool, not {self.pairs!r}")
         if self.pairs and (not self.check_scheme.locates_doubles or self.column_checks):
@@ -229,7 +241,7 @@ class AcceleratorConfig:
         owner = "AcceleratorConfig"
         _check_int(owner, "rows", self.rows, 1, 128)
         _check_int(owner, "cols", self.cols, 1, 128)
-        _check_int(owner, "bus_bytes", self.bus_bytes, 4, 128)
+        _check_int(owner, "bus_bytes", self.bus_bytes, 4, MAX_BUS_BYTES)
         _check_power_of_two(owner, "bus_bytes", self.bus_bytes)
         _check_int(owner, "address_bits", self.address_bits, 32, 56)
         _check_int(owner, "block_rows", self.block_rows, 1, 4096)
@@ -248,8 +260,8 @@ class AcceleratorConfig:
                 f"{owner}.razor=True needs a timing_model whose errors it can see, {erring_models()}, "
                 f"not {self.timing_model!r}"
             )
-        _check_int(owner, "voltage_domains", self.voltage_domains, 1, min(8, self.cols))
-        _check_int(owner, "operating_points", self.operating_points, 1, 8)
+        _check_int(owner, "voltage_domains", self.voltage_domains, 1, min(MAX_VOLTAGE_DOMAINS, self.cols))
+        _check_int(owner, "operating_points", self.operating_points, 1, MAX_OPERATING_POINTS)
         if self.checksum is not None:
             if not isinstance(self.checksum, ChecksumConfig):
                 raise ValueError(f"{owner}.checksum must be a ChecksumConfig or None, not {self.checksum!r}")
@@ -316,7 +328,7 @@ class AcceleratorConfig:
     @property
     def log_record_bytes(self) -> int:
         """Bytes of a syndrome record. With column checks it says which elements were marked, not only how many."""
-        return 32 if self.group_count else 16
+        return log_record_words(bool(self.group_count)) * WORD_BITS // 8
 
     def domain_of_column(self, col: int) -> int:
         """Voltage domain of an array column: neighbouring columns, groups as equal as can be."""

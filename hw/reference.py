@@ -21,7 +21,7 @@ from .commands import (
     Opcode,
 )
 from .config import AcceleratorConfig, ChecksumConfig, MemoryConfig
-from .log_record import LOG_BITS, LOG_MASK_BYTES, LOG_MASK_OFFSET, LOG_WORDS
+from .log_record import LOG_BITS_DOC, LOG_BITS_WORD, LOG_FIELDS, LOG_MASK_WORD, LOG_MASK_WORDS, WORD_BITS
 from .registers import (
     CHECK_COUNTERS,
     COUNTERS,
@@ -81,6 +81,17 @@ def _soft_reset(register: Register) -> str:
     if register.access == "wo" or reset_value(register) is None or register.name in ("ID", "VERSION"):
         return ""
     return "stays" if register.name in SURVIVE_SOFT_RESET else "as after reset"
+
+
+def _log_tables() -> list[str]:
+    words = [(str(f.offset), f"`{f.name}`", f.doc) for f in LOG_FIELDS if f.is_word]
+    words.append((str(LOG_BITS_WORD * WORD_BITS // 8), "`word`", LOG_BITS_DOC))
+    bits = [
+        (str(f.low) if f.width == 1 else f"{f.low}..{f.low + f.width - 1}", f"`{f.name}`", f.doc)
+        for f in LOG_FIELDS
+        if not f.is_word
+    ]
+    return [*_table(("byte", "word", "meaning"), words), *_table(("bits of `word`", "field", "meaning"), bits)]
 
 
 def reference_markdown() -> str:
@@ -170,12 +181,9 @@ def reference_markdown() -> str:
         "",
         "Little-endian words; [protection.md](protection.md) has what they are about.",
         "",
-        *_table(("byte", "word", "meaning"), [(str(w.offset), f"`{w.name}`", w.doc) for w in LOG_WORDS]),
-        *_table(
-            ("bits of `word`", "field", "meaning"),
-            [(str(b.low) if b.bits == 1 else f"{b.low}..{b.low + b.bits - 1}", f"`{b.name}`", b.doc) for b in LOG_BITS],
-        ),
-        f"With column checks {LOG_MASK_BYTES} more bytes follow, from byte {LOG_MASK_OFFSET}: bit i of them is set if",
+        *_log_tables(),
+        f"With column checks {LOG_MASK_WORDS * WORD_BITS // 8} more bytes follow, from byte "
+        f"{LOG_MASK_WORD * WORD_BITS // 8}: bit i of them is set if",
         "column i of the segment is marked. Without them all columns with n < N are, or the one at `place`.",
         "",
         "## Error causes",

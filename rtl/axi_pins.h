@@ -4,9 +4,14 @@
 
 #include <cstdint>
 
+#include "brownout_hw.h"
+
 namespace brownout {
 
-constexpr unsigned MAX_BUS_BYTES = 128;
+using hw::MAX_BUS_BYTES;
+
+// What memory model and checker know of AXI is written down here again and not taken from the RTL, whose slips they
+// are to see.
 constexpr uint8_t RESP_OKAY = 0, RESP_SLVERR = 2, RESP_DECERR = 3;
 
 struct AddressPins {

@@ -112,7 +112,7 @@ bool Dram::stall(uint64_t probability) {
     m_random ^= m_random << 13;
     m_random ^= m_random >> 7;
     m_random ^= m_random << 17;
-    return (m_random >> 40 & 0xFFFF) < probability;
+    return (m_random >> 40 & ((1u << hw::STALL_PROBABILITY_BITS) - 1)) < probability;
 }
 
 uint8_t Dram::response_at(uint64_t address) const {

@@ -36,8 +36,8 @@ namespace brownout {
 
 class Dram {
 public:
-    static constexpr unsigned WRITE_BUFFER_BEATS = 16;
-    static constexpr unsigned TOKEN_FRACTION_BITS = 16;
+    static constexpr unsigned WRITE_BUFFER_BEATS = hw::WRITE_BUFFER_BEATS;
+    static constexpr unsigned TOKEN_FRACTION_BITS = hw::BANDWIDTH_FRACTION_BITS;
 
     explicit Dram(unsigned bus_bytes);
     ~Dram();
@@ -105,14 +105,14 @@ private:
     uint64_t m_size_bytes = 0;
 
     // Timing (MemoryConfig, MemoryTiming of cosim/dram.py).
-    uint64_t m_latency_cycles = 64;
-    uint64_t m_bandwidth = 16ULL << TOKEN_FRACTION_BITS;
-    uint64_t m_read_queue_limit = 64;
-    uint64_t m_write_queue_limit = 16;
-    uint64_t m_banks = 16;
-    uint64_t m_row_bytes = 2048;
+    uint64_t m_latency_cycles = hw::DEFAULT_LATENCY_CYCLES;
+    uint64_t m_bandwidth = uint64_t(hw::DEFAULT_BYTES_PER_CYCLE) << TOKEN_FRACTION_BITS;
+    uint64_t m_read_queue_limit = hw::DEFAULT_READ_QUEUE;
+    uint64_t m_write_queue_limit = hw::DEFAULT_WRITE_QUEUE;
+    uint64_t m_banks = hw::DEFAULT_BANKS;
+    uint64_t m_row_bytes = hw::DEFAULT_ROW_BYTES;
 
-    // Test knobs. Stall probabilities are in 1/65536 per cycle.
+    // Test knobs. Stall probabilities are in 2^-STALL_PROBABILITY_BITS per cycle.
     uint64_t m_stall_aw = 0, m_stall_w = 0, m_stall_b = 0, m_stall_ar = 0, m_stall_r = 0;
     uint64_t m_random = 1;
     uint64_t m_hang = 0;

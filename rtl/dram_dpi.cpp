@@ -37,7 +37,7 @@ uint64_t number(const std::string& name, const std::string& text) {
 
 void configure(const char* settings) {
     int fd = -1;
-    uint64_t size_bytes = 1ULL << 28;
+    uint64_t size_bytes = brownout::hw::DEFAULT_SIZE_BYTES;
     std::string rest = settings;
     while (!rest.empty()) {
         const std::string pair = rest.substr(0, rest.find(','));

@@ -7,8 +7,12 @@
 
 #include <cstdio>
 
+#include "axi_pins.h"
 #include "bench.h"
 #include "brownout_device.h"
+
+static_assert(BROWNOUT_DEVICE_OKAY == brownout::RESP_OKAY && BROWNOUT_DEVICE_SLVERR == brownout::RESP_SLVERR
+              && BROWNOUT_DEVICE_DECERR == brownout::RESP_DECERR);
 
 namespace {
 

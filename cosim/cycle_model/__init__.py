@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import threading
 from collections.abc import Sequence
@@ -21,13 +22,24 @@ from brownout.hw.commands import (
     SetErrorsCommand,
     SetPointCommand,
 )
-from brownout.hw.config import BATCH_BITS, DIMENSION_BITS, K_LIMIT, AcceleratorConfig
+from brownout.hw.config import (
+    BATCH_BITS,
+    DIMENSION_BITS,
+    K_LIMIT,
+    MAX_OPERATING_POINTS,
+    MAX_VOLTAGE_DOMAINS,
+    AcceleratorConfig,
+    MemoryConfig,
+)
+from brownout.hw.cpp_struct import layout_digest
+from brownout.hw.depths import BURST_BOUNDARY_BYTES
 from brownout.hw.registers import CHECK_COUNTERS, counters
 
-from ..build import build_cycle_model
 from ..dram import MemoryTiming
 from ..libraries import load_library
 from ..simulator import ring_bytes
+from .build import build_cycle_model
+from .structs import STRUCTURES, CommandWords, ConfigWords, CounterWords, FoundWords
 
 _NO_ROW = (1 << 64) - 1
 
@@ -38,7 +50,10 @@ _LIMITS = (
     ("k", K_LIMIT),
 )
 _ALIGNED = ("lda", "ldw", "ldy", "a_addr", "w_addr", "y_addr", "channel_addr")
-_MAX_DOMAINS, _MAX_POINTS = 9, 8
+_DOMAIN_POINTS = tuple((d, p) for d in range(MAX_VOLTAGE_DOMAINS + 1) for p in range(MAX_OPERATING_POINTS))
+"""All that there can be, in the order in which the library keeps their cycles."""
+
+_COMMAND_NAMES, _COUNTER_NAMES = CommandWords.names(), CounterWords.names()
 
 Command = GemmCommand | CopyCommand | SetErrorsCommand | SetPointCommand | PlainCommand
 
@@ -73,67 +88,43 @@ class Runs:
     places: NDArray[np.uint32]
 
 
-class _FoundWords(ctypes.Structure):
-    """``Found`` of ``cosim/cycle_model/findings.h``."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_uint64) for name in ("records", "blocks", "suppressed", "suppressed_count", "runs")
-    )
-
-
 def block_count(config: AcceleratorConfig, command: GemmCommand) -> int:
     """Blocks of all products of a command."""
     tiles = -(-command.n // config.cols)
     return command.batch * -(-command.m // config.block_rows) * -(-tiles // config.block_col_tiles)
 
 
-class _Library:
-    """The C functions of ``cosim/cycle_model/interface.cpp``, and readers of the attributes that they want."""
-
-    def __init__(self, path: Path) -> None:
-        library = load_library(path)
-        words = ctypes.POINTER(ctypes.c_uint64)
-        library.brownout_cycles_fields.argtypes = (ctypes.c_char_p,)
-        library.brownout_cycles_fields.restype = ctypes.c_char_p
-        library.brownout_cycles_new.argtypes = (words, ctypes.c_int)
-        library.brownout_cycles_new.restype = ctypes.c_void_p
-        library.brownout_cycles_delete.argtypes = (ctypes.c_void_p,)
-        word = ctypes.c_uint64
-        found = ctypes.POINTER(_FoundWords)
-        library.brownout_cycles_set_memory_timing.argtypes = (ctypes.c_void_p, word, word)
-        library.brownout_cycles_run.argtypes = (ctypes.c_void_p, words, found, word, word, word, word, words)
-        library.brownout_cycles_get_points.argtypes = (ctypes.c_void_p, words)
-        library.brownout_cycles_get_open_rows.argtypes = (ctypes.c_void_p, words)
-        library.brownout_cycles_set_open_rows.argtypes = (ctypes.c_void_p, words)
-        self.functions = library
-        self.config_names = self._fields("config")
-        self.command_names = self._fields("command")
-        self.counter_names = self._fields("counters")
-
-    def _fields(self, structure: str) -> tuple[str, ...]:
-        names: bytes = self.functions.brownout_cycles_fields(structure.encode())
-        return tuple(names.decode().split())
-
-
 @functools.cache
-def _load(path: Path) -> _Library:
-    return _Library(path)
+def _load(path: Path) -> ctypes.CDLL:
+    """The C functions of ``cosim/cycle_model/interface.cpp``."""
+    library = load_library(path, layout_digest(STRUCTURES))
+    model, word, words = ctypes.c_void_p, ctypes.c_uint64, ctypes.POINTER(ctypes.c_uint64)
+    commands, found, counts = map(ctypes.POINTER, (CommandWords, FoundWords, CounterWords))
+    library.brownout_cycles_new.argtypes = (ctypes.POINTER(ConfigWords), ctypes.c_int)
+    library.brownout_cycles_new.restype = model
+    library.brownout_cycles_delete.argtypes = (model,)
+    library.brownout_cycles_set_memory_timing.argtypes = (model, word, word)
+    library.brownout_cycles_run.argtypes = (model, commands, found, word, word, word, word, counts)
+    library.brownout_cycles_get_points.argtypes = (model, words)
+    library.brownout_cycles_get_open_rows.argtypes = (model, words)
+    library.brownout_cycles_set_open_rows.argtypes = (model, words)
+    return library
 
 
-def _config_values(config: AcceleratorConfig, names: Sequence[str]) -> list[int]:
+def _config_words(config: AcceleratorConfig) -> ConfigWords:
     checksum = config.checksum
     derived = {
         "checksum": int(checksum is not None),
         "group_rows": 1 if checksum is None else checksum.group_rows,
         "digits": 0 if checksum is None else checksum.digits,
         "lengths_columns": config.cols + len(config.check_columns) if config.error_model.settles else 0,
-        "memory.bandwidth": MemoryTiming.at_clock(config.memory).bandwidth,
+        "bandwidth": MemoryTiming.at_clock(config.memory).bandwidth,
     }
-    values = []
-    for name in names:
-        owner, _, rest = name.rpartition(".")
-        value = derived[name] if name in derived else getattr(config.memory if owner else config, rest)
-        values.append(int(value))
+    of_memory = {spec.name for spec in dataclasses.fields(MemoryConfig)}
+    values = ConfigWords()
+    for name in ConfigWords.names():
+        value = derived[name] if name in derived else getattr(config.memory if name in of_memory else config, name)
+        setattr(values, name, int(value))
     return values
 
 
@@ -180,14 +171,12 @@ class CycleModel:
         self.ring_base = size - ring_bytes(size)
         self.ring_entries = ring_bytes(size) // COMMAND_BYTES
         self._step = step
-        self._library = _load(build_cycle_model(build_root))
-        self._functions = self._library.functions
+        self._functions = _load(build_cycle_model(build_root))
         # Cycles at operating points are kept by the library in a table of all that there can be.
-        table = [(d, p) for d in range(_MAX_DOMAINS) for p in range(_MAX_POINTS)]
-        names = ["transition_cycles", *(f"domain_{d}_point_{p}_cycles" for d, p in table)]
+        names = ["transition_cycles", *(f"domain_{d}_point_{p}_cycles" for d, p in _DOMAIN_POINTS)]
         here = {counter.name for counter in counters(config)} - {counter.name for counter in CHECK_COUNTERS}
         self._point_names = {name: index for index, name in enumerate(names) if name in here}
-        self.names = (*self._library.counter_names, *self._point_names)
+        self.names = (*CounterWords.names(), *self._point_names)
         self._handle: int | None = None
         # Calls into the library run without Python's global lock.
         self._lock = threading.Lock()
@@ -205,8 +194,7 @@ class CycleModel:
         with self._lock:
             if self._handle is not None:
                 self._functions.brownout_cycles_delete(self._handle)
-            values = _words(_config_values(self.config, self._library.config_names))
-            self._handle = self._functions.brownout_cycles_new(values, self._step)
+            self._handle = self._functions.brownout_cycles_new(_config_words(self.config), self._step)
             self.ring_index = 0
             self._points = [0] * len(self._point_names)
             self._counts = [0] * len(self.names)
@@ -272,12 +260,14 @@ class CycleModel:
         return dict(zip(self.names, self._counts, strict=True))
 
     def _run_ring(self, commands: Sequence[Command], found: Sequence[Found | Runs | None]) -> list[int]:
-        values = [getattr(command, name, 0) for command in commands for name in self._library.command_names]
-        counts = (ctypes.c_uint64 * len(self._library.counter_names))()
+        told = (CommandWords * len(commands))(
+            *(CommandWords(*(getattr(command, name, 0) for name in _COMMAND_NAMES)) for command in commands)
+        )
+        counts = CounterWords()
         words = None
         arrays: list[NDArray[Any]] = []  # alive during the call
         if any(entry is not None for entry in found):
-            words = (_FoundWords * len(commands))()
+            words = (FoundWords * len(commands))()
             for target, entry in zip(words, found, strict=True):
                 if entry is None:
                     continue
@@ -291,15 +281,15 @@ class CycleModel:
                 target.records, target.blocks = records.ctypes.data, len(records)
                 target.suppressed, target.suppressed_count = suppressed.ctypes.data, len(suppressed)
         ring = (self.ring_base, self.ring_entries, self.ring_index)
-        self._functions.brownout_cycles_run(self._handle, _words(values), words, len(commands), *ring, counts)
+        self._functions.brownout_cycles_run(self._handle, told, words, len(commands), *ring, counts)
         self.ring_index = (self.ring_index + len(commands)) % self.ring_entries
-        return [*counts, *self._new_points()]
+        return [*(getattr(counts, name) for name in _COUNTER_NAMES), *self._new_points()]
 
     def _new_points(self) -> list[int]:
         """What the last commands add to the cycles in transition and at operating points."""
         if not self._point_names:
             return []
-        table = (ctypes.c_uint64 * (1 + _MAX_DOMAINS * _MAX_POINTS))()
+        table = (ctypes.c_uint64 * (1 + len(_DOMAIN_POINTS)))()
         self._functions.brownout_cycles_get_points(self._handle, table)
         before, self._points = self._points, [table[index] for index in self._point_names.values()]
         return [after - earlier for after, earlier in zip(self._points, before, strict=True)]
@@ -330,8 +320,8 @@ class CycleModel:
         if not isinstance(found, Runs) or found.places.shape != (command.runs, 2) or not command.runs:
             raise ValueError(f"found must be Runs with places of shape ({command.runs}, 2) for CopyCommand")
         for name in ("source_addr", "target_addr"):
-            if (value := getattr(command, name)) % 4096:
-                raise ValueError(f"CopyCommand.{name} must be a multiple of 4096, not {value}")
+            if (value := getattr(command, name)) % BURST_BOUNDARY_BYTES:
+                raise ValueError(f"CopyCommand.{name} must be a multiple of {BURST_BOUNDARY_BYTES}, not {value}")
         offset, size = found.places[:, 0].astype(np.uint64), found.places[:, 1].astype(np.uint64)
         bad = np.nonzero((size == 0) | (offset + size > command.size))[0]
         if len(bad):

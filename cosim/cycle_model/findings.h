@@ -10,15 +10,6 @@
 
 namespace brownout::cycles {
 
-// From Python, for one command. No pointer: nothing.
-struct Found {
-    const uint64_t* records = nullptr;  // flagged segments of each block, in the order of draining
-    uint64_t blocks = 0;
-    const uint64_t* suppressed = nullptr;  // elements that are not written: (product * M + row) * N + column
-    uint64_t suppressed_count = 0;
-    const uint32_t* runs = nullptr;  // of a COPY: offset and bytes of each
-};
-
 // What happens to the syndrome log after each block.
 class BlockLogs {
 public:

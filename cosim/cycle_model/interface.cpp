@@ -1,31 +1,16 @@
-// The model behind C functions, for ctypes. Structures are arrays of 64-bit words in the order of their field names.
+// The model behind C functions, for ctypes.
 
 #include <cstring>
 
 #include "model.h"
 
-namespace {
-
 using namespace brownout::cycles;
-
-#define BROWNOUT_NAME(name) #name " "
-#define BROWNOUT_MEMORY_NAME(name) "memory." #name " "
-constexpr const char* CONFIG_NAMES = BROWNOUT_CONFIG_FIELDS(BROWNOUT_NAME) BROWNOUT_MEMORY_FIELDS(BROWNOUT_MEMORY_NAME);
-constexpr const char* COMMAND_NAMES = BROWNOUT_COMMAND_FIELDS(BROWNOUT_NAME);
-constexpr const char* COUNTER_NAMES = BROWNOUT_COUNTER_FIELDS(BROWNOUT_NAME);
-
-}  // namespace
 
 #pragma GCC visibility push(default)
 extern "C" {
 
-// Names of the words of a structure ("config", "command" or "counters"), separated by spaces; null for any other.
-const char* brownout_cycles_fields(const char* structure) {
-    if (!std::strcmp(structure, "config")) return CONFIG_NAMES;
-    if (!std::strcmp(structure, "command")) return COMMAND_NAMES;
-    if (!std::strcmp(structure, "counters")) return COUNTER_NAMES;
-    return nullptr;
-}
+// What the declarations in Python were when this was built.
+const char* brownout_layout() { return LAYOUT; }
 
 // `step` != 0: every cycle is simulated, nothing skipped or remembered. For tests.
 void* brownout_cycles_new(const Config* config, int step) { return new Model(*config, step != 0); }
@@ -43,7 +28,7 @@ void brownout_cycles_run(void* model, const Command* commands, const Found* foun
     *counters = static_cast<Model*>(model)->run(commands, found, count, {base, entries, head});
 }
 
-// Since the start: cycles in transition, then those of each of 9 domains at each of 8 operating points.
+// Since the start: cycles in transition, then those of each of MAX_DOMAINS domains at each of MAX_POINTS operating points.
 void brownout_cycles_get_points(void* model, uint64_t* cycles) {
     static_assert(sizeof(PointCycles) == (1 + MAX_DOMAINS * MAX_POINTS) * sizeof(uint64_t));
     std::memcpy(cycles, &static_cast<Model*>(model)->point_cycles(), sizeof(PointCycles));

@@ -56,8 +56,8 @@ Counters Model::run_one(const Command& command, const Found& found, uint64_t add
     const uint64_t activations = m_rows.activations();
     const Cycle check = fetch_command(address);
     Counters counters;
-    if (command.opcode == GEMM) multiply(command, found, check, counters);
-    else if (command.opcode == COPY) copy(command, found, check, counters);
+    if (command.opcode == OPCODE_GEMM) multiply(command, found, check, counters);
+    else if (command.opcode == OPCODE_COPY) copy(command, found, check, counters);
     else change_settings(command, check, counters);
     spend(m_now);
     counters.cycles = uint64_t(m_now - begin);
@@ -98,7 +98,7 @@ void Model::copy(const Command& command, const Found& found, Cycle check, Counte
 // hw/control/settings.py.
 void Model::change_settings(const Command& command, Cycle check, Counters& counters) {
     Cycle now = check + 2;  // after SETTINGS_START
-    if (command.opcode == SET_POINT) {
+    if (command.opcode == OPCODE_SET_POINT) {
         if (m_config.lengths_columns) now = read_lengths(command, now, counters);
         ++now;  // MOVE
         spend(now);

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
-from brownout.hw.errors.state import NOMINAL_LENGTH, check_columns
+from brownout.hw.errors.constants import NOMINAL_LENGTH
+from brownout.hw.errors.state import check_columns
 from brownout.hw.residues import RESIDUE_BITS, RESIDUE_MODULUS
 from brownout.hw.tiling import Block
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 
-from brownout.hw.commands import LOG_PLAIN_CHECK, GemmFlag
+from brownout.hw.commands import GemmFlag
 from brownout.hw.config import ChecksumConfig
+from brownout.hw.log_record import LOG_PLAIN_CHECK, pack_log_record
 from brownout.hw.residues import RESIDUE_MODULUS
 from brownout.hw.tiling import Block
 
@@ -174,17 +174,17 @@ def check_block(cmd: Command, block: Block, sums: Sums, result: ReferenceResult)
         correct = bool(cmd.options.flags & GemmFlag.CORRECT)
         pairs = find_pairs(checksum, syndromes, at.keys()) if checksum.pairs and correct else []
         unique = len(pairs) == 1 and fit is None and not _is_check_error(checksum, syndromes)
-        where = (fit or 0) << 8
+        where = {"place": fit or 0}
         marked: list[int] = []
         repaired: list[Located] = []
         if unique:
             outcome = SegmentOutcome.CORRECTED
             repaired = [each for each in pairs[0] if each.place != LOG_PLAIN_CHECK]
             other = repaired[1].place if len(repaired) == 2 else LOG_PLAIN_CHECK
-            where = repaired[0].place << 8 | other << 18 | 1 << 26
+            where = {"place": repaired[0].place, "other_place": other, "pair": 1}
         elif pairs:
             outcome = SegmentOutcome.MARKED
-            marked, fit, where = list(columns), None, 0
+            marked, fit, where = list(columns), None, {}
         elif fit is not None and correct:
             outcome = SegmentOutcome.CORRECTED
             repaired = [Located(fit, syndromes[0])]
@@ -205,10 +205,15 @@ def check_block(cmd: Command, block: Block, sums: Sums, result: ReferenceResult)
         result.outcome[b, m, tile, s] = outcome
         if fit is not None:
             result.fit[b, m, tile, s] = cmd.config.segments[s].start + fit
-        what = len(marked) | where | outcome << 16 | (syndromes[0] < 0) << 31
-        words = (cmd.global_row(b, m), cmd.global_col(columns.start), syndromes[0] % WORD, what)
-        record = struct.pack("<4I", *words)
-        if cmd.columns_checked:
-            record += sum(1 << n - columns.start for n in marked).to_bytes(16, "little")
-        records.append(record)
+        values = {
+            "row": cmd.global_row(b, m),
+            "col": cmd.global_col(columns.start),
+            "syndrome": syndromes[0] % WORD,
+            "count": len(marked),
+            "outcome": outcome,
+            "negative": syndromes[0] < 0,
+            **where,
+        }
+        mask = sum(1 << n - columns.start for n in marked) if cmd.columns_checked else None
+        records.append(pack_log_record(values, mask))
     return records

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brownout.cosim.reference.golden import ChannelTable
-from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, GemmFlag
+from brownout.hw.commands import GemmFlag
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.errors.state import CommandOptions, ErrorState
+from brownout.hw.log_record import LOG_RECORDS_PER_BLOCK
 from brownout.hw.tiling import blocks
 
 from .checks import check_block

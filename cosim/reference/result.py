@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from brownout.hw.log_record import Outcome
+
 from .numbers import Ints
 
 
@@ -16,10 +18,10 @@ class SegmentOutcome(IntEnum):
     """What happened to a segment of a row; all but NOT_FLAGGED as in a log record."""
 
     NOT_FLAGGED = -1
-    IGNORED = 0
-    CORRECTED = 1
-    MARKED_BY_FIT = 2
-    MARKED = 3
+    IGNORED = Outcome.IGNORED
+    CORRECTED = Outcome.CORRECTED
+    MARKED_BY_FIT = Outcome.MARKED_BY_FIT
+    MARKED = Outcome.MARKED
 
 
 @dataclass

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brownout.hw.config import AcceleratorConfig
+from brownout.hw.errors.constants import NOMINAL_LENGTH
 from brownout.hw.errors.model import erring_models
-from brownout.hw.errors.state import NOMINAL_LENGTH, bit_thresholds
+from brownout.hw.errors.state import bit_thresholds
 
 from .backends.base import Backend
 from .ledger import Ledger

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from brownout.hw.errors.state import NOMINAL_LENGTH, bit_thresholds
+from brownout.hw.errors.constants import NOMINAL_LENGTH
+from brownout.hw.errors.state import bit_thresholds
 
 from ..device.accelerator import Accelerator
 from ..device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TRANSITION_S, TimingLaw

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Signal, signed
 
 from ..config import ACC_BITS, AcceleratorConfig
-from ..errors.lengths import LENGTH_BITS
+from ..errors.constants import LENGTH_BITS
 from ..errors.razor import sum_or_bypass, total_of
 
 MODULE_SUFFIX = "array_row"

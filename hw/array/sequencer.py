@@ -8,15 +8,12 @@ from amaranth.lib.wiring import In, Out
 
 from ..block_walker import BlockWalker
 from ..config import AcceleratorConfig
-from ..load.fetcher import BUFFERS
+from ..depths import BANKS, BUFFERS
 from ..load.receiver import activation_depth, weight_depth
 from ..params import K_BITS, params_layout
 from ..split import split_size
 from .systolic import output_latency
 from .tag import accumulator_depth, row_tag_layout
-
-BANKS = 2
-"""Accumulator banks."""
 
 
 class Sequencer(wiring.Component):

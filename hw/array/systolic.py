@@ -8,7 +8,7 @@ from ..checks.check_row import MODULE_SUFFIX as CHECK_MODULE_SUFFIX
 from ..checks.check_row import widths
 from ..checks.check_weights import CheckWeights
 from ..config import ACC_BITS, AcceleratorConfig
-from ..errors.lengths import LENGTH_BITS
+from ..errors.constants import LENGTH_BITS
 from ..errors.razor import total_of
 from .row import MODULE_SUFFIX
 

@@ -12,9 +12,6 @@ RESP_SLVERR = 2
 RESP_DECERR = 3
 BURST_INCR = 1
 
-MAX_BURST_BEATS = 256
-BURST_BOUNDARY_BYTES = 4096
-
 ID_BITS = 1
 TRANSACTION_ID = 0
 """Of every transaction: all are in order. Responses with another ID are errors."""

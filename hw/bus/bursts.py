@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from ..config import AcceleratorConfig
-from .axi import BURST_BOUNDARY_BYTES, MAX_BURST_BEATS
+from ..depths import BURST_BOUNDARY_BYTES, MAX_BURST_BEATS
 from .read_port import burst_layout
 
 

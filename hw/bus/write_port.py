@@ -9,11 +9,9 @@ from amaranth.lib.wiring import In, Out
 
 from ..commands import CAUSE_BITS, ErrorCause
 from ..config import AcceleratorConfig
+from ..depths import BURST_QUEUE
 from .axi import RESP_OKAY, TRANSACTION_ID, Axi4Signature, constant_outputs
 from .read_port import burst_layout
-
-BURST_QUEUE = 8
-"""Bursts whose address may be out before their data is."""
 
 
 def write_beat_layout(config: AcceleratorConfig) -> data.StructLayout:

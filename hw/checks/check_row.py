@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Signal, signed
 
 from ..arithmetic import residue
 from ..config import AcceleratorConfig
-from ..errors.lengths import LENGTH_BITS
+from ..errors.constants import LENGTH_BITS
 from ..residues import RESIDUE_BITS
 
 MODULE_SUFFIX = "check_row"

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..arithmetic import large, residue
-from ..commands import LOG_PLAIN_CHECK
 from ..config import ACC_BITS, SYNDROME_BITS, AcceleratorConfig
 from ..drain.vectors import vector_chunk_layout
 from ..load.receiver import chunks_per_vector
+from ..log_record import LOG_PLAIN_CHECK, Outcome
 from ..params import params_layout
 from .check_row import is_residue, widths
 from .column_checker import group_layout
+from .log_value import log_record_value
 from .pairs import PairLocator
-
-IGNORED, CORRECTED, MARKED_FIT, MARKED = range(4)
-"""What happened to a flagged segment, as in log records."""
-
-MASK_BITS = 128
-"""Marked columns of a segment in a log record, bit 0 for its first column."""
 
 
 def most_corrected(config: AcceleratorConfig) -> int:
@@ -234,15 +229,15 @@ class Corrector(wiring.Component):
                 registers["place"].eq(_place(fit)),
                 registers["correct"].eq(0),
                 registers["mark"].eq(0),
-                registers["action"].eq(IGNORED),
+                registers["action"].eq(int(Outcome.IGNORED)),
             ]
             with m.If(found["flagged"]):
                 with m.If(fit.any() & self.params.correct):
-                    m.d.sync += [registers["correct"].eq(fit), registers["action"].eq(CORRECTED)]
+                    m.d.sync += [registers["correct"].eq(fit), registers["action"].eq(int(Outcome.CORRECTED))]
                 with m.Elif(fit.any()):
-                    m.d.sync += [registers["mark"].eq(fit), registers["action"].eq(MARKED_FIT)]
+                    m.d.sync += [registers["mark"].eq(fit), registers["action"].eq(int(Outcome.MARKED_BY_FIT))]
                 with m.Elif(~own):
-                    m.d.sync += [registers["mark"].eq(rest), registers["action"].eq(MARKED)]
+                    m.d.sync += [registers["mark"].eq(rest), registers["action"].eq(int(Outcome.MARKED))]
         if locator is not None:
             m.d.comb += locator.inside.eq(inside)
             registers |= self._decide_pair(m, segment, decide, locator, fit.any(), registers)
@@ -278,7 +273,7 @@ class Corrector(wiring.Component):
             # An error of the check itself leaves no residue; a pair, however it is placed, always does.
             with m.If(locator.unique & ~has_fit):
                 m.d.sync += [
-                    registers["action"].eq(CORRECTED),
+                    registers["action"].eq(int(Outcome.CORRECTED)),
                     registers["correct"].eq((locator.first | locator.second)[:size]),
                     registers["mark"].eq(0),
                     registers["place"].eq(_place(Mux(in_columns, locator.first, locator.second)[:size])),
@@ -292,7 +287,7 @@ class Corrector(wiring.Component):
                 ]
             with m.Elif(locator.found):
                 m.d.sync += [
-                    registers["action"].eq(MARKED),
+                    registers["action"].eq(int(Outcome.MARKED)),
                     registers["correct"].eq(0),
                     registers["mark"].eq(locator.inside),
                     registers["place"].eq(0),
@@ -346,12 +341,10 @@ class Corrector(wiring.Component):
         for decision, columns in zip(decisions, config.segments, strict=True):
             marked = Signal(range(config.cols + 1), name=f"marked_{columns.start}")
             m.d.comb += marked.eq(sum((bit for bit in decision["mark"]), start=Cat()))
-            place = decision["place"]
-            mask = [_padded(decision["mark"], MASK_BITS)] if config.group_count else []
-            what = decision["action"]
-            corrected = decision["action"] == CORRECTED
+            corrected = decision["action"] == int(Outcome.CORRECTED)
+            pair = {}
             if "is_pair" in decision:
-                what = Cat(what, decision["other_place"], decision["is_pair"])
+                pair = {"other_place": decision["other_place"], "pair": decision["is_pair"]}
                 # One column, and another if both errors of a pair are in columns.
                 corrected = corrected + (decision["is_pair"] & (decision["other_place"] != LOG_PLAIN_CHECK))
             with m.If(moving & (chunk.index == columns.start // config.lanes) & (chunk.cols > columns.start)):
@@ -363,15 +356,18 @@ class Corrector(wiring.Component):
                         self.suppressed.eq(marked),
                         self.record_valid.eq(1),
                         self.record.eq(
-                            Cat(
-                                (self.block_row + chunk.row)[:32],
-                                (self.block_col + chunk.tile * config.cols + columns.start)[:32],
-                                decision["plain"][:32],
-                                _padded(marked, 8),
-                                _padded(place, 8),
-                                _padded(what, 15),
-                                decision["plain"][SYNDROME_BITS - 1],
-                                *mask,
+                            log_record_value(
+                                {
+                                    "row": self.block_row + chunk.row,
+                                    "col": self.block_col + chunk.tile * config.cols + columns.start,
+                                    "syndrome": decision["plain"],
+                                    "count": marked,
+                                    "place": decision["place"],
+                                    "outcome": decision["action"],
+                                    **pair,
+                                    "negative": decision["plain"][SYNDROME_BITS - 1],
+                                },
+                                decision["mark"] if config.group_count else None,
                             )
                         ),
                     ]
@@ -380,8 +376,3 @@ class Corrector(wiring.Component):
 def _place(one_hot: Value) -> Value:
     """Number of the bit that is set, 0 if none is."""
     return sum((Mux(bit, place, 0) for place, bit in enumerate(one_hot)), start=Cat())
-
-
-def _padded(value: Value, bits: int) -> Value:
-    """`value` in exactly `bits` bits."""
-    return Cat(value, Const(0, bits))[:bits]

@@ -7,9 +7,9 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from ..commands import LOG_RECORDS_PER_BLOCK
 from ..config import ACC_BITS, AcceleratorConfig
 from ..drain.requantise import chunk_layout
+from ..log_record import LOG_RECORDS_PER_BLOCK
 
 
 def words_per_chunk(config: AcceleratorConfig) -> int:

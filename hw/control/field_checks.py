@@ -7,7 +7,6 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from ..bus.axi import BURST_BOUNDARY_BYTES
 from ..commands import (
     CAUSE_BITS,
     COMMAND_FIELDS,
@@ -19,6 +18,7 @@ from ..commands import (
 )
 from ..config import BATCH_BITS, DIMENSION_BITS, K_LIMIT, AcceleratorConfig
 from ..copy.copier import RUN_COUNT_BITS
+from ..depths import BURST_BOUNDARY_BYTES
 from ..params import THETA_BITS
 from .settings import lengths_columns
 

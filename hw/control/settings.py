@@ -10,11 +10,11 @@ from ..arithmetic import mix
 from ..bus.bursts import RowBursts
 from ..bus.read_port import burst_layout
 from ..commands import SET_ERRORS_FIELDS, SET_POINT_FIELDS, Opcode
-from ..config import AcceleratorConfig
-from ..errors.draws import BIT_THRESHOLDS, error_layout
-from ..errors.lengths import LENGTH_BITS
+from ..config import MAX_OPERATING_POINTS, AcceleratorConfig
+from ..errors.constants import BIT_THRESHOLDS, LENGTH_BITS
+from ..errors.draws import error_layout
 
-POINT_BITS = 3
+POINT_BITS = (MAX_OPERATING_POINTS - 1).bit_length()
 COMMAND_BITS = 8 * max(spec.offset + spec.bits // 8 for spec in (*SET_ERRORS_FIELDS, *SET_POINT_FIELDS))
 
 

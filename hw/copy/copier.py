@@ -14,12 +14,7 @@ from ..bus.read_port import burst_layout
 from ..bus.write_port import write_beat_layout
 from ..commands import RUN_BYTES
 from ..config import AcceleratorConfig
-
-RUNS_AT_ONCE = 64
-"""Entries of the list that are on chip at a time."""
-
-SPAN_QUEUE = 16
-"""Runs whose reads may be out before their data is in."""
+from ..depths import RUNS_AT_ONCE, SPAN_QUEUE
 
 RUN_COUNT_BITS = 24
 

@@ -16,9 +16,9 @@ from ..checks.check_row import widths
 from ..checks.column_checker import group_layout
 from ..checks.corrector import Corrector, most_corrected
 from ..checks.log import SyndromeLog
-from ..commands import LOG_RECORDS_PER_BLOCK
 from ..config import ACC_BITS, AcceleratorConfig
 from ..load.receiver import channel_depth, channel_entry_layout
+from ..log_record import LOG_RECORDS_PER_BLOCK
 from ..params import params_layout
 from .packer import Packer
 from .requantise import Requantiser

@@ -5,11 +5,11 @@ from __future__ import annotations
 from amaranth.hdl import Elaboratable, Module, Signal, Value
 from amaranth.lib import data
 
-from ..arithmetic import CHECK_STEP, COLUMN_STEP, PICK_KEY, mix
+from ..arithmetic import mix
 from ..array.tag import row_tag_layout
 from ..config import ACC_BITS, AcceleratorConfig
+from .constants import BIT_THRESHOLDS, CHECK_STEP, COLUMN_STEP, PICK_KEY
 
-BIT_THRESHOLDS = 30
 RATE_BITS = 32
 
 

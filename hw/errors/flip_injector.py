@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 
-from ..arithmetic import DIGIT_STEP, ROW_STEP, mix
+from ..arithmetic import mix
 from ..config import ACC_BITS
-from .draws import BIT_THRESHOLDS, SumInjector, draw
+from .constants import BIT_THRESHOLDS, DIGIT_STEP, ROW_STEP
+from .draws import SumInjector, draw
 from .razor import total_of
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
-from .lengths import LENGTH_BITS
+from .constants import LENGTH_BITS
 
 
 def registered_sum(

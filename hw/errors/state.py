@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 
 from brownout.hw.commands import GemmFlag, SetErrorsCommand
 from brownout.hw.config import AcceleratorConfig
-
-NOMINAL_LENGTH = 63
-"""Settled carry length of every processing element after reset: no carry is ever late."""
+from brownout.hw.errors.constants import NOMINAL_LENGTH
 
 UNIFORM_BITS = SetErrorsCommand(seed=0, rates=()).bits
 """Thresholds with which every bit 0..30 is hit equally often."""

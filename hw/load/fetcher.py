@@ -12,12 +12,10 @@ from ..bus.bursts import RowBursts, beats_covering
 from ..bus.read_port import burst_layout
 from ..commands import CHANNEL_RECORD_BYTES
 from ..config import AcceleratorConfig
+from ..depths import BUFFERS
 from ..params import K_BITS, params_layout
 from ..split import split_size
 from .jobs import JobKind, job_layout, most_job_rows, most_row_bytes
-
-BUFFERS = 2
-"""Slabs (activations and weights), and channel tables, that are on chip at a time."""
 
 
 class Fetcher(wiring.Component):

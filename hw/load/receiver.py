@@ -10,12 +10,9 @@ from amaranth.lib.wiring import In, Out
 
 from ..commands import CHANNEL_RECORD_BYTES
 from ..config import AcceleratorConfig
-from .fetcher import BUFFERS
+from ..depths import BUFFERS, JOB_QUEUE
 from .jobs import JobKind, job_layout
 from .unpacker import Unpacker
-
-JOB_QUEUE = 8
-"""Jobs whose requests may be out before their data is in."""
 
 
 def channel_record_layout() -> data.StructLayout:

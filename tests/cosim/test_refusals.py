@@ -13,6 +13,7 @@ import pytest
 
 from brownout.cosim import build, build_simulator
 from brownout.cosim.cache import build_root
+from brownout.cosim.cycle_model.build import build_cycle_model
 from brownout.cosim.errors import BuildFolderError
 from brownout.cosim.process import SimulatorProcess
 
@@ -107,7 +108,7 @@ def test_build_in_a_folder_that_cannot_be_written_names_the_remedy(tmp_path: Pat
 def test_build_folder_that_is_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("BROWNOUT_BUILD", str(tmp_path / "file"))
-    for make in (build.build_memory_library, build.build_cycle_model, lambda: build.build_verilog(CONFIG)):
+    for make in (build.build_memory_library, build_cycle_model, lambda: build.build_verilog(CONFIG)):
         with pytest.raises(
             BuildFolderError, match=f"^cannot use {tmp_path}/file/.*: Not a directory; a file is in the "
         ):

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from brownout.cosim.cycle_model import Command, CycleModel, Found, Runs
 from brownout.cosim.dram import MemoryTiming
-from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, SetErrorsCommand, SetPointCommand
+from brownout.hw.commands import SetErrorsCommand, SetPointCommand
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.errors.state import ErrorState, check_columns
+from brownout.hw.log_record import LOG_RECORDS_PER_BLOCK
 
 from ...storage.decoding import Count, Form, Uint32, check
 from ...storage.state import State

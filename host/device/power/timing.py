@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brownout.hw.config import ACC_BITS, AcceleratorConfig
-from brownout.hw.errors.state import NOMINAL_LENGTH, check_columns
+from brownout.hw.errors.constants import NOMINAL_LENGTH
+from brownout.hw.errors.state import check_columns
 from brownout.hw.residues import RESIDUE_BITS
 
 from ...storage.packable import packable

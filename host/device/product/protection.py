@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from functools import cached_property
 
 import torch
@@ -12,6 +10,8 @@ import torch
 from brownout.hw.commands import GemmFlag
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.errors.state import CommandOptions
+from brownout.hw.log_record import Outcome as Outcome
+from brownout.hw.log_record import parse_log_table
 
 from ...storage.packable import packable
 
@@ -74,18 +74,6 @@ class Protection:
             return GemmFlag(0)
         flags = GemmFlag.CHECK | (GemmFlag.CORRECT if self.correct else GemmFlag(0))
         return flags | _MARK_FLAGS[self.on_mark]
-
-
-class Outcome(IntEnum):
-    """What happened to a flagged segment of a row."""
-
-    IGNORED = 0
-    """A check itself had erred."""
-    CORRECTED = 1
-    MARKED_BY_FIT = 2
-    """One element was located, and marked for want of `correct`."""
-    MARKED = 3
-    """The error could not be located."""
 
 
 def check_protection(config: AcceleratorConfig, protection: Protection | None) -> None:
@@ -163,17 +151,19 @@ def parse_log(log: bytes, record_bytes: int) -> list[LogRecord]:
     ValueError
         `log` is no whole number of records.
     """
-    if len(log) % record_bytes:
-        raise ValueError(f"a log must hold whole records of {record_bytes} bytes, not {len(log)} bytes")
+    table = parse_log_table(log, record_bytes)
+    columns = {name: values.tolist() for name, values in table.fields.items()}
     records = []
-    for row, col, low, what, mask in struct.iter_unpack(f"<4I{record_bytes - 16}s", log):
-        syndrome = low - (1 << 32) if what >> 31 else low
-        outcome, position = Outcome(what >> 16 & 3), what >> 8 & 0xFF
-        marked = tuple(i for i in range(8 * len(mask)) if mask[i // 8] >> i % 8 & 1)
-        if not mask:
+    for i, mask in enumerate(table.masks):
+        values = {name: column[i] for name, column in columns.items()}
+        syndrome = values["syndrome"] - (values["negative"] << 32)
+        outcome, position = Outcome(values["outcome"]), values["place"]
+        if len(mask):
+            marked = tuple(mask.nonzero()[0].tolist())
+        else:
             # It is one element that was located, or all of the segment.
             first = position if outcome is Outcome.MARKED_BY_FIT else 0
-            marked = tuple(range(first, first + (what & 0xFF)))
-        other = what >> 18 & 0xFF if what >> 26 & 1 else None
-        records.append(LogRecord(row, col, syndrome, outcome, marked, position, other))
+            marked = tuple(range(first, first + values["count"]))
+        other = values["other_place"] if values["pair"] else None
+        records.append(LogRecord(values["row"], values["col"], syndrome, outcome, marked, position, other))
     return records

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brownout.hw.config import AcceleratorConfig
+from brownout.hw.log_record import Outcome, parse_log_table
 from brownout.hw.matrix_layout import MatrixLayout
-
-from .protection import Outcome
 
 
 @dataclass(frozen=True)
@@ -60,18 +59,17 @@ def marked_places(config: AcceleratorConfig, log: bytes, first_row: int, first_c
     first_row, first_col : int
         Global place of the output's first element.
     """
-    words = np.frombuffer(log, "<u4").reshape(-1, config.log_record_bytes // 4)
-    rows = (words[:, 0] - np.uint32(first_row)).astype(np.int64)
-    cols = (words[:, 1] - np.uint32(first_col)).astype(np.int64)
+    table = parse_log_table(log, config.log_record_bytes)
+    rows = (table.fields["row"] - np.uint32(first_row)).astype(np.int64)
+    cols = (table.fields["col"] - np.uint32(first_col)).astype(np.int64)
     if config.group_count:
-        mask = np.unpackbits(np.ascontiguousarray(words[:, 4:]).view(np.uint8), axis=1, bitorder="little")
-        record, position = np.nonzero(mask)
+        record, position = np.nonzero(table.masks)
     else:
         # Without column checks it is one element that was located, or all of the segment.
-        marked = (words[:, 3] & 0xFF).astype(np.int64)
-        located = (words[:, 3] >> 16 & 3) == Outcome.MARKED_BY_FIT
-        record = np.repeat(np.arange(len(words)), marked)
+        marked = table.fields["count"].astype(np.int64)
+        located = table.fields["outcome"] == Outcome.MARKED_BY_FIT
+        record = np.repeat(np.arange(len(table)), marked)
         position = np.arange(len(record)) - np.repeat(np.cumsum(marked) - marked, marked)
-        position += np.where(located, words[:, 3] >> 8 & 0xFF, 0)[record]
+        position += np.where(located, table.fields["place"], 0).astype(np.int64)[record]
     order = np.lexsort((cols[record] + position, rows[record]))
     return Places(rows[record][order], (cols[record] + position)[order])

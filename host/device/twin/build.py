@@ -6,17 +6,20 @@ from pathlib import Path
 
 from brownout.cosim.cache import build_root as resolve_build_root
 from brownout.cosim.cache import digest, files_digest
-from brownout.cosim.compiling import Commands
+from brownout.cosim.compiling import Commands, write_headers
 from brownout.cosim.durations import KERNELS_CPU_S, seconds_text
 from brownout.cosim.errors import BuildError, BuildFolderError
 from brownout.cosim.products import product_folder
 from brownout.cosim.toolchain import find_compiler
+from brownout.hw.cpp_header import HARDWARE_HEADER, hardware_header
+
+from .structs import STRUCTURES_HEADER, kernels_header
 
 SOURCES = Path(__file__).parent / "cpp"
 
 KERNEL_LIBRARY = "libbrownout_kernels.so"
 
-KERNEL_SOURCES = ("draws.cpp", "flip.cpp", "carry.cpp", "checks.cpp", "history.cpp", "quantise.cpp")
+KERNEL_SOURCES = ("draws.cpp", "flip.cpp", "carry.cpp", "checks.cpp", "history.cpp", "quantise.cpp", "layout.cpp")
 
 KERNEL_FLAGS = (
     "-std=c++17",
@@ -53,12 +56,14 @@ def build_kernels(build_root: Path | str | None = None) -> Path:
     """
     root = resolve_build_root(build_root)
     sources = SOURCES
-    parts = [*KERNEL_FLAGS, *THREAD_FLAGS, files_digest(sources, ["*.h", "*.cpp"])]
+    headers = {HARDWARE_HEADER: hardware_header(), STRUCTURES_HEADER: kernels_header()}
+    parts = [*KERNEL_FLAGS, *THREAD_FLAGS, *headers.values(), files_digest(sources, ["*.h", "*.cpp"])]
 
     def make(folder: Path) -> None:
         commands = Commands(root / "logs", f"kernels-{digest(parts)}")
+        write_headers(folder, headers)
         files = [str(sources / source) for source in KERNEL_SOURCES]
-        command = [*find_compiler().command, *KERNEL_FLAGS, *files, "-o", KERNEL_LIBRARY]
+        command = [*find_compiler().command, *KERNEL_FLAGS, f"-I{folder}", *files, "-o", KERNEL_LIBRARY]
         try:
             commands.run([*command, *THREAD_FLAGS], cwd=folder)
         except BuildFolderError:

@@ -8,17 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.errors.state import NOMINAL_LENGTH
+from brownout.hw.errors.constants import NOMINAL_LENGTH, SAFE_LENGTH
 
 from .call import Call
 from .checking import Matrix, check_errors
 from .error_models import TWIN_ERROR_MODELS, TwinErrorModel
 from .findings import DROPPED, Deltas, Errors, Findings
 from .geometry import PassGeometry, geometry
-from .kernels import CarryTask, address, check_tables, load_kernels, modulus_of
-
-SAFE_LENGTH = 31
-"""No carry in 32 bits is late from this settled length on."""
+from .kernels import address, check_tables, load_kernels, modulus_of
+from .structs import CarryTask
 
 
 def inject_carries(
@@ -42,7 +40,7 @@ def inject_carries(
     """
     np.copyto(sums, clean)
     lengths = call.errors.lengths
-    if lengths is None or not ((lengths & 63) < NOMINAL_LENGTH).any():
+    if lengths is None or not ((lengths & NOMINAL_LENGTH) < NOMINAL_LENGTH).any():
         return check_errors(config, sums, Errors(), call)
     checksum = config.checksum if call.options.check else None
     pieces = geometry(config, *clean.shape)
@@ -113,7 +111,7 @@ def _digit_differences(
     lengths: NDArray[np.uint8],
 ) -> Deltas:
     """Against the sums of the clean product's columns, which clean digit rows would give."""
-    can_err = (lengths[:, : config.cols] & 63).min(axis=0) < SAFE_LENGTH
+    can_err = (lengths[:, : config.cols] & NOMINAL_LENGTH).min(axis=0) < SAFE_LENGTH
     columns = np.flatnonzero(can_err[np.arange(clean.shape[1]) % config.cols])
     expected = np.add.reduceat(clean[:, columns].view(np.uint32), pieces.group_first, axis=0, dtype=np.uint32)
     changes = digit_sums[:, columns] - expected
@@ -137,7 +135,7 @@ def _check_differences(
     for j in range(checksum.checks):
         modulus = modulus_of(checksum, j)
         safe = checksum.check_bits(j) - (0 if modulus else 1)
-        can_err = (lengths[:, config.cols + j :: checksum.checks] & 63).min(axis=0) < safe
+        can_err = (lengths[:, config.cols + j :: checksum.checks] & NOMINAL_LENGTH).min(axis=0) < safe
         wanted = can_err[np.arange(pieces.segments) % per_tile]
         if not wanted.any():
             continue

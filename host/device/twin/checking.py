@@ -13,13 +13,15 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, GemmFlag
+from brownout.hw.commands import GemmFlag
 from brownout.hw.config import AcceleratorConfig
+from brownout.hw.log_record import LOG_RECORDS_PER_BLOCK
 
 from .call import Call
 from .findings import Errors, Findings
 from .geometry import PassGeometry, geometry
-from .kernels import CheckTask, address, load_kernels, units_of
+from .kernels import address, load_kernels, units_of
+from .structs import CheckTask
 
 Matrix = NDArray[np.int32]
 
@@ -102,6 +104,5 @@ def _check_plan(config: AcceleratorConfig, m: int, n: int) -> _CheckPlan:
         segment_starts=address(pieces.segment_starts),
         segment_count=pieces.segments,
         segment_of=address(pieces.segment_of),
-        records_per_block=LOG_RECORDS_PER_BLOCK,
     )
     return _CheckPlan(task, pieces)

@@ -18,7 +18,8 @@ from .checking import Matrix, check_errors
 from .error_models import TWIN_ERROR_MODELS, TwinErrorModel
 from .findings import DROPPED, Deltas, Errors, Findings
 from .geometry import geometry
-from .kernels import FlipTask, HitList, address, check_tables, load_kernels
+from .kernels import address, check_tables, load_kernels
+from .structs import FlipTask, HitList
 
 WORD_MASK = 0xFFFFFFFF
 

@@ -1,125 +1,19 @@
-"""The twin's C++ kernels from Python: types and signatures of ``host/device/twin/cpp``."""
+"""The twin's C++ kernels from Python: signatures of ``host/device/twin/cpp``, and tables for them."""
 
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, c_int32, c_int64, c_uint32, c_void_p
+from ctypes import POINTER, c_int64, c_void_p
 from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brownout.hw.checks.scheme import CHECK_SCHEMES
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
+from brownout.hw.cpp_struct import layout_digest
 
-MAX_CHECKS = 3
-MAX_SEGMENT_COLS = 128
-
-
-class Units(Structure):
-    """`BrownoutUnits`: how the checksum units are built."""
-
-    _fields_ = (
-        *(
-            (name, c_int32)
-            for name in (
-                "scheme",
-                "checks",
-                "column_checks",
-                "group_rows",
-                "segment_cols",
-                "segments_per_tile",
-                "pairs",
-            )
-        ),
-        ("widths", c_int32 * MAX_CHECKS),
-        ("weights", c_int32 * (MAX_CHECKS * MAX_SEGMENT_COLS)),
-    )
-
-
-class HitList(Structure):
-    """`BrownoutHits`: draws that are errors."""
-
-    _fields_ = (
-        *((name, c_int64) for name in ("capacity", "found")),
-        *((n, c_void_p) for n in ("rows", "cols", "draws")),
-    )
-
-
-class FlipTask(Structure):
-    """`BrownoutFlips`: the errors of the `flip` model in one product."""
-
-    _fields_ = (
-        *((name, c_int64) for name in ("m", "n")),
-        *((name, c_uint32) for name in ("seed", "error_key", "first_row", "first_col")),
-        ("rates", c_void_p),
-        ("check_rate", c_uint32),
-        *((name, c_int32) for name in ("digits", "checks")),
-        ("group_count", c_int64),
-        *((name, c_void_p) for name in ("group_first", "group_rows")),
-        ("segment_count", c_int64),
-        ("segment_starts", c_void_p),
-        ("threads", c_int32),
-        *((name, HitList) for name in ("outputs", "digit_hits", "check_hits")),
-        *((name, c_void_p) for name in ("y", "a")),
-        *((name, c_int64) for name in ("a_row", "a_col")),
-        ("w", c_void_p),
-        *((name, c_int64) for name in ("w_row", "w_col", "k")),
-        ("thresholds", c_void_p),
-        *((name, c_int32) for name in ("segment_cols", "razor")),
-        *((name, c_void_p) for name in ("weights", "widths", "moduli")),
-        *((name, c_void_p) for name in ("output_deltas", "check_deltas", "digit_deltas", "digit_groups")),
-    )
-
-
-class CheckTask(Structure):
-    """`BrownoutCheck`: the errors in one product, and what the checks make of them."""
-
-    _fields_ = (
-        ("y", c_void_p),
-        *((name, c_int64) for name in ("row_stride", "m", "n")),
-        ("row_blocks", c_void_p),
-        ("row_block_count", c_int64),
-        ("col_blocks", c_void_p),
-        ("col_block_count", c_int64),
-        ("segment_starts", c_void_p),
-        ("segment_count", c_int64),
-        ("segment_of", c_void_p),
-        *((name, c_int32) for name in ("theta", "correct")),
-        *((name, c_uint32) for name in ("first_row", "first_col")),
-        *((name, c_int64) for name in ("records_per_block", "room", "error_count")),
-        *((name, c_void_p) for name in ("error_rows", "error_cols", "error_deltas")),
-        ("check_count", c_int64),
-        *((name, c_void_p) for name in ("check_rows", "check_cols", "check_deltas")),
-        ("digit_count", c_int64),
-        *((name, c_void_p) for name in ("digit_groups", "digit_cols", "digit_deltas")),
-        ("threads", c_int32),
-        ("mark_capacity", c_int64),
-        *((name, c_void_p) for name in ("mark_rows", "mark_cols", "log", "block_records")),
-        *((name, c_int64) for name in ("detected", "corrected", "marked", "records", "missed", "wrong")),
-    )
-
-
-class CarryTask(Structure):
-    """`BrownoutCarry`: one product with late carries."""
-
-    _fields_ = (
-        ("a", c_void_p),
-        *((name, c_int64) for name in ("a_row", "a_col")),
-        ("w", c_void_p),
-        *((name, c_int64) for name in ("w_row", "w_col", "m", "n", "k")),
-        *((name, c_int32) for name in ("rows", "cols")),
-        ("lengths", c_void_p),
-        ("lengths_row", c_int64),
-        ("row_blocks", c_void_p),
-        ("row_block_count", c_int64),
-        *((name, c_int32) for name in ("group_rows", "digits", "checks", "segment_cols")),
-        *((name, c_void_p) for name in ("widths", "moduli", "weights")),
-        *((name, c_int32) for name in ("threads", "razor")),
-        *((name, c_void_p) for name in ("y", "digit_sums", "check_sums")),
-        *((name, c_int64) for name in ("injected", "dropped")),
-    )
+from .structs import STRUCTURES, CarryTask, CheckTask, FlipTask, Units
 
 
 @cache
@@ -129,12 +23,12 @@ def load_kernels() -> ctypes.CDLL:
     Raises
     ------
     brownout.cosim.errors.BuildError
-        There is no C++ compiler, or it failed; or what it made cannot be loaded.
+        There is no C++ compiler, or it failed; or what it made cannot be loaded, or belongs to other structures.
     """
     from brownout.cosim.libraries import load_library
     from brownout.host.device.twin.build import build_kernels
 
-    library = load_library(build_kernels())
+    library = load_library(build_kernels(), layout_digest(STRUCTURES))
     pointer = c_void_p
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "draw": (None, [POINTER(FlipTask)]),
@@ -161,7 +55,7 @@ def units_of(config: AcceleratorConfig) -> Units:
     checksum = config.checksum
     assert checksum is not None
     units = Units(
-        scheme=CHECK_SCHEMES.names().index(checksum.scheme),
+        matches=checksum.check_scheme.matches,
         checks=checksum.checks,
         column_checks=checksum.column_checks,
         group_rows=checksum.group_rows,
@@ -171,6 +65,7 @@ def units_of(config: AcceleratorConfig) -> Units:
     )
     for j in range(checksum.checks):
         units.widths[j] = checksum.check_bits(j)
+        units.moduli[j] = checksum.modulus(j)
         for i, weight in enumerate(checksum.weights(j)):
             units.weights[j * checksum.segment_cols + i] = weight
     return units

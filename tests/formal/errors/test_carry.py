@@ -3,9 +3,9 @@
 import pytest
 from amaranth.hdl import Assert, Assume, Const, Mux, Signal
 
-from brownout.hw.errors import carry
+from brownout.hw.errors import late_carries as carry
+from brownout.hw.errors.constants import LENGTH_BITS
 from brownout.hw.errors.late_carries import registered_sum
-from brownout.hw.errors.lengths import LENGTH_BITS
 from brownout.hw.errors.razor import sum_or_bypass
 
 from ..prover import ProofFailedError, Spec, prove

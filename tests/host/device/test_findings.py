@@ -12,7 +12,8 @@ from brownout.cosim.cycle_model import Found
 from brownout.cosim.reference import SegmentOutcome, reference_gemm
 from brownout.host.device.backends.twin import TwinBackend
 from brownout.host.device.product.operands import make_product
-from brownout.hw.commands import LOG_RECORDS_PER_BLOCK, GemmFlag
+from brownout.hw.commands import GemmFlag
+from brownout.hw.log_record import LOG_RECORDS_PER_BLOCK
 from brownout.hw.tiling import blocks
 
 from .test_protection_twin import KINDS, random_config, random_errors, random_operands, random_options

@@ -9,42 +9,15 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernel_structs.h"
 #include "parallel.h"
 #include "vectors.h"
 
 using namespace brownout;
 
-extern "C" {
-
-/// One product of a command.
-struct BrownoutCarry {
-    const int8_t *a;
-    int64_t a_row, a_col;
-    const int8_t *w;
-    int64_t w_row, w_col;
-    int64_t m, n, k;
-    int32_t rows, cols;  // Of the array.
-    const uint8_t *lengths;
-    int64_t lengths_row;
-    const int64_t *row_blocks;  // First rows of the blocks, and M.
-    int64_t row_block_count;
-    int32_t group_rows, digits;  // digits = 0: no digit rows.
-    int32_t checks, segment_cols;  // checks = 0: no check columns.
-    const int32_t *widths, *moduli, *weights;
-    int32_t threads;
-    int32_t razor;  // Array elements finish late sums in the cycle of the element below, which drops its product.
-    // Results.
-    int32_t *y;  // (m, n), the clean product before: columns that cannot err are left as they are.
-    uint32_t *digit_sums;  // (groups, n), digit rows' sums times 256^digit, added up; of columns that can err only.
-    int64_t *check_sums;  // (m, column tiles * segments * checks); of check columns that can err only.
-    int64_t injected;  // Late sums; with razor in elements that added.
-    int64_t dropped;   // Products.
-};
-}
-
 namespace {
 
-constexpr int kSafeLength = 31;
+constexpr int kSafeLength = hw::SAFE_LENGTH;
 constexpr int kRareLength = 24;  // Below, late bits are so frequent that looking first costs more than it saves.
 constexpr int64_t kColumnsPerTask = 128;
 constexpr int64_t kPadding = kLanes;
@@ -59,7 +32,7 @@ struct Issue {
     std::vector<Group> groups;
     int64_t count = 0;
 
-    Issue(const BrownoutCarry &task, int64_t block) {
+    Issue(const CarryTask &task, int64_t block) {
         const int64_t end = task.row_blocks[block + 1];
         int64_t start = task.row_blocks[block];
         while (start < end) {
@@ -73,7 +46,7 @@ struct Issue {
 
 /// Activations of a k-tile, one line of issued rows for each array row, padded with zeros.
 template <typename T>
-void pack(const BrownoutCarry &task, const Issue &issue, int64_t first_k, int64_t count, int64_t stride, T *lines) {
+void pack(const CarryTask &task, const Issue &issue, int64_t first_k, int64_t count, int64_t stride, T *lines) {
     std::fill(lines, lines + count * stride, 0);
     for (int64_t r = 0; r < count; ++r) {
         const int8_t *column = task.a + (first_k + r) * task.a_col;
@@ -191,7 +164,7 @@ Counts run_column(const std::vector<Element> &elements, const int32_t *activatio
     return counts;
 }
 
-Counts array_columns(BrownoutCarry &task, int64_t block, int64_t first_group, int64_t first_col, int64_t end_col) {
+Counts array_columns(CarryTask &task, int64_t block, int64_t first_group, int64_t first_col, int64_t end_col) {
     const Issue issue(task, block);
     const int64_t stride = round_up(issue.count, kLanes) + kPadding;
     const auto run = task.razor ? run_column<true> : run_column<false>;
@@ -200,7 +173,7 @@ Counts array_columns(BrownoutCarry &task, int64_t block, int64_t first_group, in
     for (int64_t n = first_col; n < end_col; ++n) {
         bool errs = false;
         for (int32_t r = 0; r < task.rows && !errs; ++r) {
-            errs = (task.lengths[r * task.lengths_row + n % task.cols] & 63) < kSafeLength;
+            errs = (task.lengths[r * task.lengths_row + n % task.cols] & hw::NOMINAL_LENGTH) < kSafeLength;
         }
         if (errs) columns.push_back(n);
     }
@@ -217,7 +190,7 @@ Counts array_columns(BrownoutCarry &task, int64_t block, int64_t first_group, in
             for (int64_t r = 0; r < count; ++r) {
                 const int8_t weight = task.w[(first_k + r) * task.w_row + n * task.w_col];
                 if (weight == 0) continue;  // Adds nothing, so no carry moves.
-                const int length = task.lengths[r * task.lengths_row + n % task.cols] & 63;
+                const int length = task.lengths[r * task.lengths_row + n % task.cols] & hw::NOMINAL_LENGTH;
                 const bool narrow = length >= kRareLength && length < kSafeLength;
                 const uint32_t core = narrow ? ((1u << (2 * length - 31)) - 1) << (31 - length) : 0;
                 elements.push_back({weight, length, core, r, RunSteps(length)});
@@ -249,7 +222,7 @@ Counts array_columns(BrownoutCarry &task, int64_t block, int64_t first_group, in
 /// A check column, whose sums are wider than 32 bits, or residues.
 class CheckColumn {
 public:
-    CheckColumn(const BrownoutCarry &task, int64_t tile, int32_t index) : task_(task), index_(index) {
+    CheckColumn(const CarryTask &task, int64_t tile, int32_t index) : task_(task), index_(index) {
         const int32_t segments = (task.cols + task.segment_cols - 1) / task.segment_cols;
         const int32_t segment = index / task.checks;
         check_ = index % task.checks;
@@ -289,8 +262,8 @@ public:
                 int64_t y = line[i] * u;
                 if (modulus_) {
                     y += int64_t{128} * modulus_;
-                    y = (y & modulus_) + (y >> 13);
-                    y = (y & modulus_) + (y >> 13);
+                    y = (y & modulus_) + (y >> hw::RESIDUE_BITS);
+                    y = (y & modulus_) + (y >> hw::RESIDUE_BITS);
                     y = y == modulus_ ? 0 : y;
                 }
                 const uint64_t from = static_cast<uint64_t>(x[i]), with = static_cast<uint64_t>(y) & mask;
@@ -304,7 +277,7 @@ public:
                 const uint64_t stale = i == 0 ? 0 : settled[i - 1];
                 const uint64_t out = (settled[i] & ~late) | (stale & late);
                 injected += out != settled[i];
-                x[i] = static_cast<int64_t>(modulus_ ? ((out & modulus_) + (out >> 13)) & modulus_ : out);
+                x[i] = static_cast<int64_t>(modulus_ ? ((out & modulus_) + (out >> hw::RESIDUE_BITS)) & modulus_ : out);
             }
         }
         for (int64_t i = 0; i < rows; ++i) total[i] += x[i];
@@ -312,7 +285,7 @@ public:
     }
 
 private:
-    int length(int32_t r) const { return task_.lengths[r * task_.lengths_row + task_.cols + index_] & 63; }
+    int length(int32_t r) const { return task_.lengths[r * task_.lengths_row + task_.cols + index_] & hw::NOMINAL_LENGTH; }
 
     /// u_j[k, s].
     int64_t weight(int64_t k) const {
@@ -323,12 +296,12 @@ private:
         return modulus_ ? (sum % modulus_ + modulus_) % modulus_ : sum;
     }
 
-    const BrownoutCarry &task_;
+    const CarryTask &task_;
     int32_t index_, check_, modulus_, width_;
     int64_t first_, end_, column_;
 };
 
-int64_t check_columns(BrownoutCarry &task, int64_t block, int64_t tile) {
+int64_t check_columns(CarryTask &task, int64_t block, int64_t tile) {
     const int32_t segments = (task.cols + task.segment_cols - 1) / task.segment_cols;
     const int64_t tiles = (task.n + task.cols - 1) / task.cols, all = tiles * segments * task.checks;
     std::vector<CheckColumn> columns;
@@ -366,7 +339,7 @@ int64_t check_columns(BrownoutCarry &task, int64_t block, int64_t tile) {
 }  // namespace
 
 /// Computes the product with late carries.
-extern "C" void brownout_carry(BrownoutCarry *task) {
+extern "C" void brownout_carry(CarryTask *task) {
     std::vector<int64_t> first_groups(1, 0);
     for (int64_t i = 0; i < task->row_block_count; ++i) {
         first_groups.push_back(first_groups.back() + static_cast<int64_t>(Issue(*task, i).groups.size()));

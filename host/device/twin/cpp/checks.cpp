@@ -7,64 +7,15 @@
 #include <utility>
 #include <vector>
 
+#include "kernel_structs.h"
 #include "parallel.h"
 
-namespace {
-
-enum Scheme : int32_t { kClassic, kMatched, kWeighted, kResidue };
-enum Outcome : uint32_t { kIgnored, kCorrected, kMarkedByFit, kMarked };
-
-constexpr int kMaxChecks = 3;
-constexpr int64_t kModulus = 8191;
-
-}  // namespace
-
-extern "C" {
-
-/// How the array is built; the host fills it from its AcceleratorConfig.
-struct BrownoutUnits {
-    int32_t scheme, checks, column_checks, group_rows, segment_cols, segments_per_tile, pairs;
-    int32_t widths[kMaxChecks];
-    int32_t weights[kMaxChecks * 128];
-};
-
-/// One product of a command, and the errors in it.
-///
-/// Errors are in order of rows, then columns; those of checks in order of rows, then columns = segment * checks +
-/// check; those of digit rows as group and column, in any order, each the change of the column's sum over digits.
-struct BrownoutCheck {
-    int32_t *y;
-    int64_t row_stride, m, n;
-    const int64_t *row_blocks;  // First rows of the blocks, and M.
-    int64_t row_block_count;
-    const int64_t *col_blocks;  // First column tiles of the blocks, and their number in all.
-    int64_t col_block_count;
-    const int64_t *segment_starts;  // First column of each segment that is not left out, and N.
-    int64_t segment_count;
-    const int32_t *segment_of;  // Of each column.
-    int32_t theta, correct;
-    uint32_t first_row, first_col;
-    int64_t records_per_block, room;
-    int64_t error_count;
-    const int32_t *error_rows, *error_cols;
-    const int64_t *error_deltas;
-    int64_t check_count;
-    const int32_t *check_rows, *check_cols;
-    const int64_t *check_deltas;
-    int64_t digit_count;
-    const int32_t *digit_groups, *digit_cols;
-    const uint32_t *digit_deltas;
-    int32_t threads;
-    int64_t mark_capacity;
-    // Results.
-    int32_t *mark_rows, *mark_cols;  // In no order.
-    uint32_t *log;
-    uint64_t *block_records;  // Of each block in the log, in the order of draining.
-    int64_t detected, corrected, marked, records, missed, wrong;
-};
-}
+using namespace brownout;
+using namespace brownout::hw;
 
 namespace {
+
+constexpr int64_t kModulus = RESIDUE_MODULUS;
 
 int64_t wrap(int64_t value, int bits) {
     const int unused = 64 - bits;
@@ -79,7 +30,7 @@ int64_t modulo(int64_t value) {
 /// A product of two residues modulo 8191, reduced as the hardware does it: 2^13 is 1.
 int64_t multiply_residues(uint32_t left, uint32_t right) {
     const uint32_t product = left * right;
-    const uint32_t folded = (product & kModulus) + (product >> 13);
+    const uint32_t folded = (product & kModulus) + (product >> RESIDUE_BITS);
     return folded >= kModulus ? folded - kModulus : folded;
 }
 
@@ -101,7 +52,7 @@ struct Candidate {
     int32_t row, segment;
     int32_t start, width;  // Columns of the segment that are in the output.
     int64_t group;
-    int64_t r[kMaxChecks];
+    int64_t r[MAX_CHECKS];
     int64_t first_error, last_error;
 };
 
@@ -115,17 +66,17 @@ struct Located {
     int64_t error;
 };
 
-constexpr int32_t kPlainCheck = 255;
+constexpr int32_t kPlainCheck = LOG_PLAIN_CHECK;
 constexpr int64_t kLargestError = int64_t{1} << 31;
 
 struct Record {
-    uint32_t words[8];  // The last four only with column checks.
+    uint32_t words[log_record_words(true)];  // The last ones only with column checks.
 };
 
 /// A row of blocks: all blocks with the same rows.
 class BlockRow {
 public:
-    BlockRow(const BrownoutUnits &units, BrownoutCheck &task, const std::vector<int32_t> &block_of, int64_t index)
+    BlockRow(const Units &units, CheckTask &task, const std::vector<int32_t> &block_of, int64_t index)
         : units_(units),
           task_(task),
           block_of_(block_of),
@@ -136,7 +87,7 @@ public:
     void run(int64_t first_group) {
         collect();
         if (units_.column_checks) add_columns(first_group);
-        if (units_.scheme == kMatched) find_repeated();
+        if (units_.matches) find_repeated();
         // The hardware drains block after block; inside one, candidates are in its order already.
         std::vector<int64_t> ends(task_.col_block_count + 1);
         for (const Candidate &candidate : candidates_) ++ends[block_of_[candidate.segment] + 1];
@@ -155,7 +106,7 @@ public:
                 const Candidate &candidate = candidates_[order[i]];
                 if (flagged(candidate)) {
                     const Record record = judge(candidate);
-                    if (kept++ < task_.records_per_block) records.push_back(record), ++block_records[block];
+                    if (kept++ < LOG_RECORDS_PER_BLOCK) records.push_back(record), ++block_records[block];
                     ++detected;
                 } else {
                     missed += candidate.last_error - candidate.first_error;
@@ -179,7 +130,7 @@ private:
 
     int64_t weight(int check, int32_t position) const { return units_.weights[check * units_.segment_cols + position]; }
 
-    bool is_residue(int check) const { return units_.scheme == kResidue && check > 0; }
+    bool is_residue(int check) const { return units_.moduli[check] != 0; }
 
     uint32_t &q(int64_t group, int32_t col) { return q_[group * task_.n + col]; }
 
@@ -264,7 +215,7 @@ private:
     int32_t find_fit(const Candidate &candidate) {
         const int32_t start = candidate.start, width = candidate.width;
         const int64_t group = candidate.group;
-        if (units_.scheme == kMatched) {
+        if (units_.matches) {
             const auto r_0 = static_cast<uint32_t>(candidate.r[0]);
             if (r_0 == 0) return -1;
             const auto same = std::equal_range(values_.begin(), values_.end(), value_of(candidate));
@@ -277,7 +228,7 @@ private:
             }
             return fit;
         }
-        if (units_.scheme == kClassic || candidate.r[0] == 0) return -1;
+        if (units_.checks == 1 || candidate.r[0] == 0) return -1;
         const auto reduced = static_cast<uint32_t>(modulo(candidate.r[0]));
         for (int32_t i = 0; i < width; ++i) {
             if (units_.column_checks && q(group, start + i) == 0) continue;
@@ -308,7 +259,7 @@ private:
         for (const int64_t second : {lowest, -lowest}) {
             const int64_t first = r_0 - second;
             if (!is_signed_power(first) || magnitude_of(first) > kLargestError || lowest > kLargestError) continue;
-            int64_t of_first[129];
+            int64_t of_first[MAX_SEGMENT_COLS + 1];
             for (int32_t i = 0; i <= candidate.width; ++i) {
                 of_first[i] = i < candidate.width ? seen(1, i, first) : 0;
             }
@@ -359,41 +310,46 @@ private:
         const int32_t fit = find_fit(candidate);
         Located pair[2];
         const int pairs = find_pairs(candidate, pair);
-        uint32_t outcome = kIgnored, places = static_cast<uint32_t>(std::max(fit, 0)) << 8;
+        Record record{};
+        Outcome outcome = OUTCOME_IGNORED;
         const size_t marks_before = marks.size();
         Located repaired[2];
         int repairs = 0;
         if (pairs == 1 && fit < 0 && !check_has_erred(candidate)) {
-            outcome = kCorrected;
+            outcome = OUTCOME_CORRECTED;
             for (const Located &each : pair) {
                 if (each.place != kPlainCheck) repaired[repairs++] = each;
             }
             const uint32_t other = repairs == 2 ? pair[1].place : kPlainCheck;
-            places = static_cast<uint32_t>(repaired[0].place) << 8 | other << 18 | uint32_t{1} << 26;
+            LOG_PLACE.put(record.words, repaired[0].place);
+            LOG_OTHER_PLACE.put(record.words, other);
+            LOG_PAIR.put(record.words, 1);
         } else if (pairs > 0) {
-            outcome = kMarked, places = 0;
+            outcome = OUTCOME_MARKED;
             mark(candidate);
         } else if (fit >= 0 && task_.correct) {
-            outcome = kCorrected;
+            outcome = OUTCOME_CORRECTED;
+            LOG_PLACE.put(record.words, fit);
             repaired[repairs++] = {fit, candidate.r[0]};
         } else if (fit >= 0) {
-            outcome = kMarkedByFit;
+            outcome = OUTCOME_MARKED_BY_FIT;
+            LOG_PLACE.put(record.words, fit);
             marks.push_back({candidate.row, candidate.start + fit});
         } else if (!check_has_erred(candidate)) {
-            outcome = kMarked;
+            outcome = OUTCOME_MARKED;
             mark(candidate);
         }
         for (int i = 0; i < repairs; ++i) correct(candidate, repaired[i].place, repaired[i].error);
         count_truth(candidate, repaired, repairs, marks_before);
-        Record record{};
-        record.words[0] = task_.first_row + static_cast<uint32_t>(candidate.row);
-        record.words[1] = task_.first_col + static_cast<uint32_t>(candidate.start);
-        record.words[2] = static_cast<uint32_t>(candidate.r[0]);
-        record.words[3] = static_cast<uint32_t>(marks.size() - marks_before) | places | outcome << 16 |
-                          static_cast<uint32_t>(candidate.r[0] < 0) << 31;
+        LOG_ROW.put(record.words, task_.first_row + static_cast<uint32_t>(candidate.row));
+        LOG_COL.put(record.words, task_.first_col + static_cast<uint32_t>(candidate.start));
+        LOG_SYNDROME.put(record.words, static_cast<uint32_t>(candidate.r[0]));
+        LOG_COUNT.put(record.words, static_cast<uint32_t>(marks.size() - marks_before));
+        LOG_OUTCOME.put(record.words, outcome);
+        LOG_NEGATIVE.put(record.words, candidate.r[0] < 0);
         for (size_t i = marks_before; i < marks.size(); ++i) {
             const int32_t position = marks[i].col - candidate.start;
-            record.words[4 + position / 32] |= uint32_t{1} << position % 32;
+            record.words[LOG_MASK_WORD + position / WORD_BITS] |= uint32_t{1} << position % WORD_BITS;
         }
         return record;
     }
@@ -417,8 +373,8 @@ private:
         for (int i = 0; i < repairs; ++i) wrong += left[i] != 0;
     }
 
-    const BrownoutUnits &units_;
-    BrownoutCheck &task_;
+    const Units &units_;
+    CheckTask &task_;
     const std::vector<int32_t> &block_of_;
     const int32_t first_, end_;
     const int64_t groups_;
@@ -430,7 +386,7 @@ private:
 }  // namespace
 
 /// Finds, corrects, marks and logs. Returns the number of marks; if it is above `mark_capacity`, they are not written.
-extern "C" int64_t brownout_check(const BrownoutUnits *units, BrownoutCheck *task) {
+extern "C" int64_t brownout_check(const Units *units, CheckTask *task) {
     std::vector<int32_t> block_of(task->segment_count);  // Column of blocks that a segment is in.
     int64_t segment = 0;
     for (int64_t block = 0; block < task->col_block_count; ++block) {
@@ -462,7 +418,7 @@ extern "C" int64_t brownout_check(const BrownoutUnits *units, BrownoutCheck *tas
         task->wrong += row.wrong;
         for (const Record &record : row.records) {
             if (task->records == task->room) break;
-            const int words = units->column_checks ? 8 : 4;
+            const unsigned words = log_record_words(units->column_checks);
             std::memcpy(task->log + words * task->records++, record.words, words * sizeof record.words[0]);
         }
         for (const Mark &mark : row.marks) {

@@ -4,17 +4,14 @@
 #include <cstdint>
 #include <vector>
 
-#include "flips.h"
 #include "hash.h"
+#include "kernel_structs.h"
 #include "parallel.h"
 #include "vectors.h"
 
 using namespace brownout;
 
 namespace {
-
-constexpr uint32_t kRowFactor = 0x9e3779b1, kColFactor = 0x85ebca77;
-constexpr uint32_t kDigitFactor = 0x7f4a7c15, kCheckFactor = 0xc2b2ae3d;
 
 constexpr int64_t kDrawsPerThread = 1 << 18;  // Fewer are done before another thread has begun.
 constexpr int64_t kPiecesPerThread = 4;       // A thread that is held up leaves its rest to the others.
@@ -94,7 +91,7 @@ void draw_rows(uint32_t base, int64_t begin, int64_t end, const RowTerm &row_ter
     }
 }
 
-void write(const std::vector<std::vector<Hit>> &pieces, BrownoutHits &to) {
+void write(const std::vector<std::vector<Hit>> &pieces, HitList &to) {
     to.found = 0;
     for (const auto &hits : pieces) to.found += static_cast<int64_t>(hits.size());
     if (to.found > to.capacity) return;
@@ -111,18 +108,18 @@ void write(const std::vector<std::vector<Hit>> &pieces, BrownoutHits &to) {
 }  // namespace
 
 /// Finds all errors of a product.
-extern "C" void brownout_draw(BrownoutFlips *flips) {
-    const BrownoutFlips &f = *flips;
+extern "C" void brownout_draw(FlipTask *flips) {
+    const FlipTask &f = *flips;
     const uint32_t base = mix<uint32_t>(f.seed + mix<uint32_t>(f.error_key));
-    auto row_term = [&](int64_t row) { return (f.first_row + static_cast<uint32_t>(row)) * kRowFactor; };
+    auto row_term = [&](int64_t row) { return (f.first_row + static_cast<uint32_t>(row)) * hw::ROW_STEP; };
     auto digit_term = [&](int64_t row) {
         const auto digit = static_cast<uint32_t>(row % f.digits);
-        return row_term(f.group_first[row / f.digits]) + (1 + digit) * kDigitFactor;
+        return row_term(f.group_first[row / f.digits]) + (1 + digit) * hw::DIGIT_STEP;
     };
-    auto col_term = [&](int64_t col) { return (f.first_col + static_cast<uint32_t>(col)) * kColFactor; };
+    auto col_term = [&](int64_t col) { return (f.first_col + static_cast<uint32_t>(col)) * hw::COLUMN_STEP; };
     auto check_term = [&](int64_t col) {
         const auto check = static_cast<uint32_t>(col % f.checks);
-        return col_term(f.segment_starts[col / f.checks]) + (1 + check) * kCheckFactor;
+        return col_term(f.segment_starts[col / f.checks]) + (1 + check) * hw::CHECK_STEP;
     };
     const Columns columns(f.n, col_term, [&](int64_t col) { return f.rates[col]; });
     const int64_t check_columns = f.check_rate ? f.segment_count * f.checks : 0;

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "flips.h"
 #include "hash.h"
+#include "kernel_structs.h"
 #include "parallel.h"
 
 using namespace brownout;
@@ -17,7 +17,7 @@ constexpr int64_t kPiecesPerThread = 4;      // A thread that is held up leaves 
 
 /// Errors in some rows.
 struct Range {
-    Range(const BrownoutHits &hits, int64_t first_row, int64_t end_row)
+    Range(const HitList &hits, int64_t first_row, int64_t end_row)
         : begin(std::lower_bound(hits.rows, hits.rows + hits.found, first_row) - hits.rows),
           end(std::lower_bound(hits.rows + begin, hits.rows + hits.found, end_row) - hits.rows) {}
 
@@ -25,9 +25,9 @@ struct Range {
 };
 
 template <bool kRazor>
-void flip_outputs(const BrownoutFlips &flips, Range range) {
+void flip_outputs(const FlipTask &flips, Range range) {
     constexpr int64_t kAhead = 16;  // They are far apart in memory, and known long before.
-    const BrownoutHits &hits = flips.outputs;
+    const HitList &hits = flips.outputs;
     auto place = [&](int64_t i) { return flips.y + hits.rows[i] * flips.n + hits.cols[i]; };
     for (int64_t i = range.begin; i < range.end; ++i) {
         if (i + kAhead < range.end) __builtin_prefetch(place(i + kAhead), 1);
@@ -39,8 +39,8 @@ void flip_outputs(const BrownoutFlips &flips, Range range) {
 }
 
 /// While `y` holds the sums without any errors, of which a check without errors is the weighted sum.
-void flip_checks(const BrownoutFlips &flips, Range range) {
-    const BrownoutHits &hits = flips.check_hits;
+void flip_checks(const FlipTask &flips, Range range) {
+    const HitList &hits = flips.check_hits;
     for (int64_t i = range.begin; i < range.end; ++i) {
         const int32_t segment = hits.cols[i] / flips.checks, check = hits.cols[i] % flips.checks;
         const int64_t start = flips.segment_starts[segment], end = flips.segment_starts[segment + 1];
@@ -70,7 +70,7 @@ void add_rows(const int8_t *a, int64_t a_row, int64_t a_col, int64_t rows, int64
 }
 
 /// The digit rows of one group: each `k` digits, least significant row first.
-std::vector<int8_t> digits_of(const BrownoutFlips &flips, int32_t group) {
+std::vector<int8_t> digits_of(const FlipTask &flips, int32_t group) {
     const int64_t k = flips.k;
     const int8_t *first = flips.a + flips.group_first[group] * flips.a_row;
     std::vector<int32_t> rest(k);
@@ -94,8 +94,8 @@ std::vector<int8_t> digits_of(const BrownoutFlips &flips, int32_t group) {
 
 /// Sums of digit rows are only computed where they err.
 template <bool kRazor>
-void flip_digits(const BrownoutFlips &flips, Range range) {
-    const BrownoutHits &hits = flips.digit_hits;
+void flip_digits(const FlipTask &flips, Range range) {
+    const HitList &hits = flips.digit_hits;
     const int64_t k = flips.k;
     std::vector<int8_t> digits;
     int32_t present = -1;
@@ -123,8 +123,8 @@ void flip_digits(const BrownoutFlips &flips, Range range) {
 
 /// Inverts the bits of all errors found, or with `razor` drops the sums of outputs and digit rows: in `y` those of the
 /// outputs, elsewhere only in what is told of them.
-extern "C" void brownout_flip(const BrownoutFlips *flips) {
-    const BrownoutFlips &f = *flips;
+extern "C" void brownout_flip(const FlipTask *flips) {
+    const FlipTask &f = *flips;
     const int64_t hits = f.outputs.found + f.digit_hits.found + f.check_hits.found;
     const auto threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(f.threads, hits / kHitsPerThread)));
     const int64_t pieces = threads == 1 ? 1 : threads * kPiecesPerThread;

@@ -3,15 +3,17 @@
 
 #include <cstdint>
 
+#include "brownout_hw.h"
+
 namespace brownout {
 
 /// `mix` without its last step, which changes the lower half only.
 template <typename T>
 inline T mix_but_last(T x) {
     x ^= x >> 16;
-    x *= 0x7feb352du;
+    x *= hw::MIX_FACTOR_0;
     x ^= x >> 15;
-    x *= 0x846ca68bu;
+    x *= hw::MIX_FACTOR_1;
     return x;
 }
 
@@ -24,12 +26,12 @@ inline T mix(T x) {
 }
 
 /// The second number of a draw.
-inline uint32_t pick(uint32_t draw) { return mix<uint32_t>(draw ^ 0x27d4eb2fu); }
+inline uint32_t pick(uint32_t draw) { return mix<uint32_t>(draw ^ hw::PICK_KEY); }
 
-/// Bit that an error inverts: how many of 30 increasing thresholds are not above `value`.
+/// Bit that an error inverts: how many of BIT_THRESHOLDS increasing thresholds are not above `value`.
 inline int error_bit(uint32_t value, const uint32_t *thresholds) {
     int bit = 0;
-    for (int i = 0; i < 30; ++i) bit += thresholds[i] <= value;
+    for (unsigned i = 0; i < hw::BIT_THRESHOLDS; ++i) bit += thresholds[i] <= value;
     return bit;
 }
 
