@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 
 import numpy as np
 import pytest
 import torch
 
 from brownout.cosim.reference import reference_gemm
+from brownout.cosim.reference.error_models import REFERENCE_ERROR_MODELS
 from brownout.host import Accelerator, Protection
+from brownout.host.device.twin.error_models import TWIN_ERROR_MODELS
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 from brownout.hw.errors.model import TIMING_ERROR_MODELS
+
+from .packages import installed_package
 
 # Half of all sums that are drawn lose their lowest bit, and the sign of what is drawn decides about bit 4 too.
 HARDWARE = """
 from amaranth.hdl import Cat, Module, Mux, Signal
-from brownout.hw.arithmetic import DIGIT_STEP, ROW_STEP, mix
+from brownout.hw.arithmetic import mix
+from brownout.hw.errors.constants import DIGIT_STEP, ROW_STEP
 from brownout.hw.config import ACC_BITS
 from brownout.hw.errors.draws import SumInjector, draw
 from brownout.hw.errors.model import TIMING_ERROR_MODELS, TimingErrorModel
@@ -116,23 +119,13 @@ GROUPS = {
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """An installed package with a model in three parts; child processes find it too."""
-    (tmp_path / "low_bits").mkdir()
-    (tmp_path / "low_bits" / "__init__.py").touch()
-    entries = []
-    for group, (module, text) in GROUPS.items():
-        (tmp_path / "low_bits" / f"{module}.py").write_text(text)
-        entries.append(f"[{group}]\nlow-bits = low_bits.{module}\n")
-    info = tmp_path / "low_bits-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: low-bits\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("\n".join(entries))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH")))))
-    yield tmp_path
-    for module in [name for name in sys.modules if name.partition(".")[0] == "low_bits"]:
-        del sys.modules[module]
-    TIMING_ERROR_MODELS._entries.pop("low-bits", None)
+    """An installed package with a model in three parts."""
+    modules = dict(GROUPS.values())
+    entries = {group: {"low-bits": module} for group, (module, _) in GROUPS.items()}
+    with installed_package(tmp_path, monkeypatch, "low_bits", modules, entries) as folder:
+        yield folder
+    for registry in (TIMING_ERROR_MODELS, REFERENCE_ERROR_MODELS, TWIN_ERROR_MODELS):
+        registry._entries.pop("low-bits", None)
 
 
 def test_rtl_twin_and_reference_agree_on_an_added_model(package):
