@@ -27,7 +27,6 @@ from ..plan.plan import Plan
 from ..plan.planner import Planner
 from ..simulate.interval import Failure
 from .checkpoint import RunLog, run_identity
-from .crew import Crew
 from .denoiser import map_tensors
 from .executor import Executor
 from .inline import InlineExecutor
@@ -36,6 +35,7 @@ from .process import ProcessExecutor
 from .run import FleetRun, Generated, MeetingCallback
 from .solvers import solver_for
 from .worker import Job, Recipe
+from .worker_group import WorkerGroup
 
 MODES = ("displaced", "full_sync")
 
@@ -154,7 +154,7 @@ class PlacedDenoiser:
             )
             for device in fleet.spec.devices
         ]
-        self._crew = Crew(EXECUTORS[fleet.executor](), recipes, fleet.patience_s)
+        self._workers = WorkerGroup(EXECUTORS[fleet.executor](), recipes, fleet.patience_s)
 
     def __enter__(self) -> Self:
         return self
@@ -167,16 +167,16 @@ class PlacedDenoiser:
     @property
     def alive(self) -> list[str]:
         """Devices that have not been lost, as far as is known."""
-        return list(self._crew.alive)
+        return list(self._workers.alive)
 
     @property
     def lost(self) -> dict[str, str]:
         """Devices that were lost, and why."""
-        return dict(self._crew.lost)
+        return dict(self._workers.lost)
 
     def close(self) -> None:
         """End all workers, with their accelerators; in a forked process nothing happens."""
-        self._crew.close()
+        self._workers.close()
 
     def costs(self, inputs: torch.Tensor, conditions: Mapping[str, Any]) -> CostModel:
         """Costs of evaluating some rows of the denoiser, for inputs (B, C, H, W) of this shape."""
@@ -205,9 +205,9 @@ class PlacedDenoiser:
         max_stride: int = 4,
     ) -> Planner:
         """Planner for the devices that are left; `steps` and `warmup` as there."""
-        left = tuple(device for device in self.fleet.spec.devices if device.name in self._crew.alive)
+        left = tuple(device for device in self.fleet.spec.devices if device.name in self._workers.alive)
         if not left:
-            reasons = self._crew.reasons
+            reasons = self._workers.reasons
             raise FleetError(f"no device is left ({reasons or 'they were closed'}); make a new fleet")
         names, links = {device.name for device in left}, self.fleet.spec.links
         special = {pair: link for pair, link in links.special.items() if names.issuperset(pair)}
@@ -289,7 +289,7 @@ class PlacedDenoiser:
         ForkedProcessError
             Another process has placed the denoiser.
         """
-        self._crew.check()
+        self._workers.check()
         if latents.ndim != 4 or latents.dtype != torch.float32:
             raise ValueError(f"latents must be float32 (B, C, H, W), not {latents.dtype} {tuple(latents.shape)}")
         if mode not in MODES:
@@ -341,7 +341,7 @@ class PlacedDenoiser:
                 options = checkpoint if isinstance(checkpoint, RunCheckpoint) else RunCheckpoint(checkpoint)
                 log = stack.enter_context(RunLog(options, run_identity(self._denoiser, facts)))
             run = FleetRun(
-                self._crew,
+                self._workers,
                 planner,
                 method,
                 synchronous=mode == "full_sync",

@@ -26,11 +26,11 @@ from brownout.hw.config import AcceleratorConfig
 
 from ...errors import FleetError
 from ...storage.packing import from_bytes, to_bytes
-from .crew import START_S
 from .executor import Answer, Command, Done, Executor, Failed, Lost, serve
 from .post import Again, Key, Letter, Message, Post
 from .recipes import PackedRecipe, pack_recipe, unpack_recipe
 from .worker import Recipe, Worker
+from .worker_group import START_S
 
 END_S = 10.0
 """Seconds until everybody has heard that an actor was killed."""

@@ -18,12 +18,12 @@ from ..simulate.replanning import Replanner
 from ..simulate.simulation import Observation, Simulation
 from ..simulate.timeline import Timeline
 from .checkpoint import Meeting, RunLog
-from .crew import Crew, at_fault, reason_of
 from .executor import Adopt, Answer, Begin, Command, Done, Held, Keep, Restore
 from .losses import last_heard, moment_of, time_of
 from .measured import MeasuredCosts
 from .solvers import SolverState
 from .worker import Evaluation, Job, Task, WorkerReport
+from .worker_group import WorkerGroup, at_fault, reason_of
 
 MeetingCallback = Callable[[int, torch.Tensor], None]
 """``callback(step, latents)`` at each meeting: steps that are done, and the latents (B, C, H, W)."""
@@ -88,7 +88,7 @@ class FleetRun:
 
     Parameters
     ----------
-    crew : Crew
+    worker group : Worker group
         The workers.
     planner : Planner
         For the devices that were alive at the beginning.
@@ -108,7 +108,7 @@ class FleetRun:
 
     def __init__(
         self,
-        crew: Crew,
+        workers: WorkerGroup,
         planner: Planner,
         method: str,
         *,
@@ -118,7 +118,7 @@ class FleetRun:
         failures: Sequence[Failure],
         log: RunLog | None,
     ) -> None:
-        self._crew, self._planner, self._method = crew, planner, method
+        self._workers, self._planner, self._method = workers, planner, method
         self._synchronous, self._replan, self._log = synchronous, replan, log
         self._resynchronise = resynchronise
         self._failures = list(failures)
@@ -136,8 +136,8 @@ class FleetRun:
         timeline = self._simulate(first)
         predicted_s = timeline.latency_s
         step, plan = 0, first
-        self._crew.epoch += 1
-        begun = self._ask({name: Begin(job) for name in self._crew.alive})
+        self._workers.epoch += 1
+        begun = self._ask({name: Begin(job) for name in self._workers.alive})
         resumed = None if self._log is None else self._log.resume()
         if resumed is not None:
             step, plan, state = resumed.step, resumed.plan, resumed.state
@@ -146,7 +146,7 @@ class FleetRun:
         if self._give_up(begun, timeline, step):
             timeline = self._after_loss(first, step)
         # Whoever was interrupted because another one could not begin has no part in what follows.
-        self._crew.epoch += 1
+        self._workers.epoch += 1
         if resumed is not None and self._give_up(self._restore(resumed), timeline, step):
             timeline = self._after_loss(first, step)
         while step < first.steps:
@@ -156,7 +156,7 @@ class FleetRun:
                     timeline = self._after_loss(first, step)
                     continue
                 plan = wanted
-                self._crew.epoch += 1
+                self._workers.epoch += 1
             end = next(stop for start, stop in plan.intervals if start == step)
             answers = self._ask(self._tasks(plan, step, end, state))
             if self._give_up(answers, timeline, step):
@@ -225,7 +225,7 @@ class FleetRun:
 
     def _ask(self, commands: Mapping[str, Command]) -> dict[str, Answer]:
         self._done.clear()
-        return self._crew.ask(commands, self._done.__setitem__)
+        return self._workers.ask(commands, self._done.__setitem__)
 
     def _tasks(self, plan: Plan, start: int, end: int, state: SolverState) -> dict[str, Command]:
         scale = state.latents.shape[-2] // plan.rows
@@ -234,7 +234,7 @@ class FleetRun:
         for share in plan.shares:
             rows = share.warmup_rows if synchronous else share.rows
             part = state.rows(rows[0] * scale, rows[1] * scale)
-            tasks[share.device] = Task(plan, self._crew.epoch, start, end, part)
+            tasks[share.device] = Task(plan, self._workers.epoch, start, end, part)
         return tasks
 
     def _commit(self, plan: Plan, answers: Mapping[str, Answer]) -> SolverState:
@@ -255,7 +255,7 @@ class FleetRun:
 
     def _join(self, before: Plan, after: Plan) -> dict[str, Answer]:
         """Give devices that had no part before what the others hold."""
-        old = [share.device for share in before.shares if share.device in self._crew.alive]
+        old = [share.device for share in before.shares if share.device in self._workers.alive]
         new = [share.device for share in after.shares if share.device not in old]
         if not new or after.warmup or len(after.shares) == 1:
             return {}
@@ -277,22 +277,22 @@ class FleetRun:
         plan = _plan_at(timeline.plans, step)
         needed = [] if step == plan.steps else [share.device for share in plan.shares if share.device in culprits]
         for device in needed:
-            if device not in self._crew.alive:
+            if device not in self._workers.alive:
                 raise FleetError(f"the plan from step {step} on uses {device}, which was lost: {culprits[device]}")
             moment = last_heard(timeline, device, step, self._done.get(device))
             self._failures = [failure for failure in self._failures if failure.device != device]
             self._failures.append(Failure(device, moment))
         for device, reason in culprits.items():
-            if device in self._crew.alive:
+            if device in self._workers.alive:
                 self._lost[device] = reason
-                self._crew.lose(device, reason)
+                self._workers.lose(device, reason)
         return bool(needed)
 
     def _after_loss(self, first: Plan, step: int) -> Timeline:
         """The run again in simulated time, without those that are lost."""
         # Even an equal plan begins anew: what was sent before must not be mistaken for what is sent now.
-        self._crew.epoch += 1
-        if not self._crew.alive:
+        self._workers.epoch += 1
+        if not self._workers.alive:
             raise FleetError(f"no device is left at step {step}: {self._crew.reasons}")
         reasons = "; ".join(f"{device}: {reason}" for device, reason in self._lost.items())
         if not self._replan:
@@ -346,10 +346,10 @@ class FleetRun:
         return self._ask(
             {
                 device: Restore(
-                    replace(kept, held=held if kept.held is None else kept.held), resumed.step, self._crew.epoch
+                    replace(kept, held=held if kept.held is None else kept.held), resumed.step, self._workers.epoch
                 )
                 for device, kept in resumed.kept.items()
-                if device in self._crew.alive
+                if device in self._workers.alive
             }
         )
 

@@ -105,7 +105,7 @@ def test_a_device_that_is_gone_when_a_run_goes_on_is_lost(case, tmp_path):
     with pytest.raises(Stop):
         case.generate(case.quiet, FOUR, checkpoint=tmp_path, callback=leave_at(3))
     with case.place() as placed:
-        placed._crew._executor.kill("d2")
+        placed._workers._executor.kill("d2")
         got = case.generate(placed, FOUR, checkpoint=tmp_path)
     case.assert_as_expected(got, FOUR, [(3, ["d2"])])
 

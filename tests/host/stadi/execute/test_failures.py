@@ -11,9 +11,9 @@ import torch
 
 from brownout.host.errors import FleetError
 from brownout.host.stadi.execute import fleet as fleet_module
-from brownout.host.stadi.execute.crew import at_fault
 from brownout.host.stadi.execute.executor import Done, Failed, Lost, Stopped
 from brownout.host.stadi.execute.worker import Worker
+from brownout.host.stadi.execute.worker_group import at_fault
 from brownout.host.stadi.simulate.interval import Failure
 
 from .tiny import dit_conditions, plan, scheduler
@@ -63,8 +63,8 @@ def test_an_image_is_finished_by_the_others_from_the_last_meeting(case, trouble,
 
 def test_two_devices_at_once_and_one_later(case, trouble):
     with case.place() as placed:
-        placed._crew._executor.kill("d1")
-        placed._crew._executor.kill("d2")
+        placed._workers._executor.kill("d1")
+        placed._workers._executor.kill("d2")
         trouble.fail("d3", 5)
         got = case.generate(placed, FOUR)
         case.assert_as_expected(got, FOUR, [(0, ["d1", "d2"]), (5, ["d3"])])
@@ -138,7 +138,7 @@ def test_an_idle_device_takes_over_when_all_others_are_lost(case, trouble):
 def test_an_idle_device_that_is_gone_does_not_matter(case):
     two = plan([3, 3], steps=STEPS)
     with case.place(3) as placed:
-        placed._crew._executor.kill("d2")
+        placed._workers._executor.kill("d2")
         got = case.generate(placed, two)
         assert placed.alive == ["d0", "d1"]
     assert torch.equal(got.latents, case.generate(case.quiet, two).latents)

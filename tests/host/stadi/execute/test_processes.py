@@ -71,7 +71,7 @@ def placed(case, relays):
 
 
 def send(placed, device, number):
-    os.kill(placed._crew._executor.pid(device), number)
+    os.kill(placed._workers._executor.pid(device), number)
 
 
 def damaged_bytes_change_nothing(case, placed, relays):
@@ -94,7 +94,7 @@ def a_process_that_is_killed_in_mid_interval(case, placed, _relays):
 
 def a_process_that_hangs(case, placed, _relays):
     first = whole(placed.alive)
-    hung = placed._crew._executor.pid("d2")
+    hung = placed._workers._executor.pid("d2")
     at_evaluation(placed, "d0", 4, lambda: send(placed, "d2", signal.SIGSTOP))
     began = time.monotonic()
     got = case.generate(placed, first)
@@ -102,7 +102,7 @@ def a_process_that_hangs(case, placed, _relays):
     assert placed.alive == ["d0", "d1"]
     assert re.search(r"d2 hangs or is very slow|no sign of life for 9 s", got.lost["d2"])
     case.assert_by_plans(got, first)
-    placed._crew._executor._processes["d2"].wait(5)
+    placed._workers._executor._processes["d2"].wait(5)
     assert not Path(f"/proc/{hung}").exists()
 
 
@@ -199,7 +199,7 @@ def test_many_kills_at_random_moments(case):
                 kills += len(victims)
                 delay = rng.random() * duration
                 print(first.steps, [share.device for share in first.shares], victims, number, delay)
-                pids = [placed._crew._executor.pid(each) for each in victims]
+                pids = [placed._workers._executor.pid(each) for each in victims]
                 timer = threading.Timer(delay, hurt, (pids, number))
                 timer.start()
                 began = time.monotonic()

@@ -36,7 +36,7 @@ def placed(case):
 
 
 def send(placed, device, number):
-    os.kill(placed._crew._executor.pid(device), number)
+    os.kill(placed._workers._executor.pid(device), number)
 
 
 def test_actors_make_the_same_bits(case, placed):
@@ -74,7 +74,7 @@ def test_an_actor_that_is_killed(case, placed):
 
 def test_an_actor_that_hangs(case, placed):
     first = plan([3, 3], steps=STEPS)
-    number = placed._crew._executor.pid("d1")
+    number = placed._workers._executor.pid("d1")
     at_evaluation(placed, "d0", 3, lambda: send(placed, "d1", signal.SIGSTOP))
     got = case.generate(placed, first)
     case.assert_as_expected(got, first, [(got.timeline.plans[1].first_step, ["d1"])])

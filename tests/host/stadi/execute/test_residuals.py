@@ -398,7 +398,7 @@ def test_an_interval_in_vain_leaves_no_traces():
 
     def kill(step, _latents):
         if step == 6:
-            losing.placed._crew._executor.kill("d2")
+            losing.placed._workers._executor.kill("d2")
 
     with losing.placed, stopping.placed:
         lost = losing.generate(plan=wanted, coding=coding, num_inference_steps=10, callback=kill)

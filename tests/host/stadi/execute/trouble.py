@@ -270,16 +270,16 @@ def descriptors():
 
 def at_evaluation(placed, device, step, action):
     """Act when a device has reported the evaluation at a step."""
-    crew = placed._crew
-    ask = crew.ask
+    workers = placed._workers
+    ask = workers.ask
 
     def asked(commands, on_progress=None):
         def seen(who, done):
             on_progress(who, done)
-            if (who, done) == (device, step) and crew.ask is asked:
-                crew.ask = ask
+            if (who, done) == (device, step) and workers.ask is asked:
+                workers.ask = ask
                 action()
 
         return ask(commands, seen if on_progress else None)
 
-    crew.ask = asked
+    workers.ask = asked

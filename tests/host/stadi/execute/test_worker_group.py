@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from brownout.host import ForkedProcessError
-from brownout.host.stadi.execute.crew import Crew
 from brownout.host.stadi.execute.executor import Done, Executor, Held
+from brownout.host.stadi.execute.worker_group import WorkerGroup
 
 from ....forks import in_a_child
 
@@ -42,17 +42,17 @@ class Noted(Executor):
 def test_a_forked_process_neither_asks_nor_ends_the_workers_of_its_parent():
     executor = Noted()
     recipes = [SimpleNamespace(device=SimpleNamespace(name=name)) for name in ("one", "two")]
-    crew = Crew(executor, recipes, patience_s=10)
+    workers = WorkerGroup(executor, recipes, patience_s=10)
     message = rf"^this fleet was opened in process {os.getpid()} .*; place the denoiser on a Fleet in this process$"
 
     def child():
-        for call in (crew.check, lambda: crew.ask({"one": Held(3)})):
+        for call in (workers.check, lambda: workers.ask({"one": Held(3)})):
             with pytest.raises(ForkedProcessError, match=message):
                 call()
-        crew.close()
-        return crew.alive, executor.seen
+        workers.close()
+        return workers.alive, executor.seen
 
     assert in_a_child(child) == (["one", "two"], [])
-    assert crew.ask({"one": Held(3), "two": Held(4)}) == {"one": Done(3), "two": Done(4)}
-    crew.close()
+    assert workers.ask({"one": Held(3), "two": Held(4)}) == {"one": Done(3), "two": Done(4)}
+    workers.close()
     assert executor.seen[-1] == "close"

@@ -17,7 +17,7 @@ START_S = 900.0
 """Seconds that workers may take to start at least: simulators may have to be built."""
 
 
-class Crew:
+class WorkerGroup:
     """Workers, each told the same things at the same time.
 
     Parameters
