@@ -16,20 +16,20 @@ from collections.abc import Sequence
 import torch
 
 from .executor import Answer, Command, Done, Failed, serve
-from .post import Letter, Post
+from .mailbox import Envelope, Mailbox
 from .wire import HomeWire, PeerWire
 from .worker import Worker
 
 
-def _read_letters(sender: str, wire: PeerWire, post: Post) -> None:
+def _read_envelopes(sender: str, wire: PeerWire, mailbox: Mailbox) -> None:
     try:
         while True:
-            post.deliver(wire.receive())
+            mailbox.deliver(wire.receive())
     except ConnectionError as error:
-        post.cut(sender, str(error))
+        mailbox.cut(sender, str(error))
 
 
-def _read_commands(home: HomeWire, post: Post, commands: queue.SimpleQueue[tuple[int, Command]]) -> None:
+def _read_commands(home: HomeWire, mailbox: Mailbox, commands: queue.SimpleQueue[tuple[int, Command]]) -> None:
     while True:
         try:
             number, command = home.receive()
@@ -37,7 +37,7 @@ def _read_commands(home: HomeWire, post: Post, commands: queue.SimpleQueue[tuple
             # At once, whatever is being evaluated; simulators end when their host does.
             os._exit(0)
         if command is None:
-            post.interrupt(number)
+            mailbox.interrupt(number)
         else:
             commands.put((number, command))
 
@@ -55,16 +55,16 @@ def main(arguments: Sequence[str]) -> None:
         wires[name] = PeerWire(socket.socket(fileno=int(descriptor)), name)
     torch.set_num_threads(recipe.threads)
 
-    def carry(receiver: str, letter: Letter) -> None:
-        wires[receiver].send(letter)
+    def carry(receiver: str, envelope: Envelope) -> None:
+        wires[receiver].send(envelope)
 
-    post = Post(recipe.device.name, carry, recipe.patience_s)
+    mailbox = Mailbox(recipe.device.name, carry, recipe.patience_s)
     commands: queue.SimpleQueue[tuple[int, Command]] = queue.SimpleQueue()
     for name, wire in wires.items():
-        threading.Thread(target=_read_letters, args=(name, wire, post), daemon=True).start()
-    threading.Thread(target=_read_commands, args=(home, post, commands), daemon=True).start()
+        threading.Thread(target=_read_envelopes, args=(name, wire, mailbox), daemon=True).start()
+    threading.Thread(target=_read_commands, args=(home, mailbox, commands), daemon=True).start()
     try:
-        worker = Worker(recipe, post)
+        worker = Worker(recipe, mailbox)
     except Exception as error:
         home.send((0, Failed(f"{type(error).__name__}: {error}")))
         # Until the coordinator has read why, and leaves.

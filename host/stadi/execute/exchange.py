@@ -9,7 +9,7 @@ import torch
 
 from ..plan.coding import ExchangeCoding
 from ..plan.plan import Plan, Share
-from .post import Key, Post, Tensors
+from .mailbox import Key, Mailbox, Tensors
 
 
 class Exchange:
@@ -17,7 +17,7 @@ class Exchange:
 
     Parameters
     ----------
-    post : Post
+    mailbox : Post
         Of the device.
     plan : Plan
         Says who uses what.
@@ -39,10 +39,15 @@ class Exchange:
     """
 
     def __init__(
-        self, post: Post, plan: Plan, epoch: int, reached: Callable[[], None], coding: ExchangeCoding | None = None
+        self,
+        mailbox: Mailbox,
+        plan: Plan,
+        epoch: int,
+        reached: Callable[[], None],
+        coding: ExchangeCoding | None = None,
     ) -> None:
-        self.post, self.plan, self.epoch, self.reached, self.coding = post, plan, epoch, reached, coding
-        self.me = next(share for share in plan.shares if share.device == post.name)
+        self.mailbox, self.plan, self.epoch, self.reached, self.coding = mailbox, plan, epoch, reached, coding
+        self.me = next(share for share in plan.shares if share.device == mailbox.name)
         self.others = tuple(share for share in plan.shares if share is not self.me)
         self.step, self.synchronous = plan.first_step, plan.warmup > 0
         self._numbers = cache(self._numbers_to)
@@ -63,11 +68,11 @@ class Exchange:
 
     def begin(self, step: int, *, synchronous: bool) -> None:
         """An evaluation begins."""
-        self.post.check()
+        self.mailbox.check()
         self.step, self.synchronous = step, synchronous
         if synchronous:
             # Everybody has begun the step before this one, and so has received all of the one before that.
-            self.post.forget(before=step - 1)
+            self.mailbox.forget(before=step - 1)
 
     def rows(self, share: Share) -> tuple[int, int]:
         """Token rows of a share in the present evaluation."""
@@ -84,11 +89,11 @@ class Exchange:
             for share in (self.others if receivers is None else receivers)
             if self.synchronous or self.number(share) is not None
         ]
-        self.post.send(wanted, Key(self.epoch, self.me.device, self.step, site), tensors)
+        self.mailbox.send(wanted, Key(self.epoch, self.me.device, self.step, site), tensors)
 
     def swap(self, site: str, tensors: Tensors, other: Share) -> dict[str, torch.Tensor]:
-        """Exchange with one other device, both at the same step; raises as `Post.take`."""
-        self.post.send([other.device], Key(self.epoch, self.me.device, self.step, site), tensors)
+        """Exchange with one other device, both at the same step; raises as `Mailbox.take`."""
+        self.mailbox.send([other.device], Key(self.epoch, self.me.device, self.step, site), tensors)
         return self.receive(site, other, self.step)
 
     def held(self, sender: Share) -> int | None:
@@ -96,5 +101,5 @@ class Exchange:
         return self.step if self.synchronous else self.plan.held(sender, self.step)
 
     def receive(self, site: str, sender: Share, step: int) -> dict[str, torch.Tensor]:
-        """Wait for what a sender sent; it can be received once. Raises as `Post.take`."""
-        return self.post.take(Key(self.epoch, sender.device, step, site))
+        """Wait for what a sender sent; it can be received once. Raises as `Mailbox.take`."""
+        return self.mailbox.take(Key(self.epoch, sender.device, step, site))

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import ExchangeError
 from ...storage.packable import packable
-from .post import Interrupted
+from .mailbox import Interrupted
 from .worker import Job, Recipe, Task, Worker, WorkerState
 
 

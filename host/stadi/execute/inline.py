@@ -12,7 +12,7 @@ from dataclasses import replace
 from torch import nn
 
 from .executor import Answer, Command, Done, Executor, Failed, Lost, serve
-from .post import Letter, Post
+from .mailbox import Envelope, Mailbox
 from .worker import Recipe, Worker
 
 END_S = 30.0
@@ -31,21 +31,21 @@ def _sharing_copy(model: nn.Module) -> nn.Module:
 
 
 class InlineExecutor(Executor):
-    """Workers as threads; letters are handed over directly.
+    """Workers as threads; envelopes are handed over directly.
 
     A thread cannot be ended from outside: one that hangs is left behind when it is given up.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._posts: dict[str, Post] = {}
+        self._posts: dict[str, Mailbox] = {}
         self._commands: dict[str, Commands] = {}
         self._threads: dict[str, threading.Thread] = {}
 
     def start(self, recipes: Sequence[Recipe]) -> None:
         for recipe in recipes:
             name = recipe.device.name
-            self._posts[name] = Post(name, self._carry, recipe.patience_s)
+            self._posts[name] = Mailbox(name, self._carry, recipe.patience_s)
             self._commands[name] = queue.Queue()
         for recipe in recipes:
             name = recipe.device.name
@@ -56,15 +56,15 @@ class InlineExecutor(Executor):
             )
             self._threads[name].start()
 
-    def _carry(self, receiver: str, letter: Letter) -> None:
-        post = self._posts.get(receiver)
-        if post is not None:
-            post.deliver(letter)
+    def _carry(self, receiver: str, envelope: Envelope) -> None:
+        mailbox = self._posts.get(receiver)
+        if mailbox is not None:
+            mailbox.deliver(envelope)
 
-    def _work(self, recipe: Recipe, post: Post, commands: Commands) -> None:
+    def _work(self, recipe: Recipe, mailbox: Mailbox, commands: Commands) -> None:
         name = recipe.device.name
         try:
-            worker = Worker(recipe, post)
+            worker = Worker(recipe, mailbox)
         except Exception as error:
             self.answers.put((name, 0, Failed(f"{type(error).__name__}: {error}")))
             return
@@ -87,15 +87,15 @@ class InlineExecutor(Executor):
             self._commands[device].put((number, command))
 
     def interrupt(self, device: str, epoch: int) -> None:
-        post = self._posts.get(device)
-        if post is not None:
-            post.interrupt(epoch)
+        mailbox = self._posts.get(device)
+        if mailbox is not None:
+            mailbox.interrupt(epoch)
 
     def kill(self, device: str) -> None:
         # Nobody hears of it any more, and it ends after its evaluation.
-        post = self._posts.pop(device, None)
-        if post is not None:
-            post.interrupt(NEVER)
+        mailbox = self._posts.pop(device, None)
+        if mailbox is not None:
+            mailbox.interrupt(NEVER)
             self._commands[device].put(None)
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ from brownout.hw.config import AcceleratorConfig
 from ...errors import FleetError
 from ...storage.packing import from_bytes, to_bytes
 from .executor import Answer, Command, Done, Executor, Failed, Lost, serve
-from .post import Again, Key, Letter, Message, Post
+from .mailbox import Again, Envelope, Key, Mailbox, Message
 from .recipes import PackedRecipe, pack_recipe, unpack_recipe
 from .worker import Recipe, Worker
 from .worker_group import START_S
@@ -42,27 +42,27 @@ def resource_of(config: AcceleratorConfig) -> str:
 
 
 class RayWorker:
-    """What an actor runs: a worker in a thread of its own, so that letters and interruptions come meanwhile."""
+    """What an actor runs: a worker in a thread of its own, so that envelopes and interruptions come meanwhile."""
 
     def __init__(self, packed: PackedRecipe) -> None:
         recipe = unpack_recipe(packed)
         self._peers: dict[str, Any] = {}
         self._commands: queue.SimpleQueue[tuple[int, Command]] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._post = Post(recipe.device.name, self._carry, recipe.patience_s)
+        self._mailbox = Mailbox(recipe.device.name, self._carry, recipe.patience_s)
         torch.set_num_threads(recipe.threads)
         threading.Thread(target=self._work, args=(recipe,), daemon=True).start()
 
-    def _carry(self, receiver: str, letter: Letter) -> None:
+    def _carry(self, receiver: str, envelope: Envelope) -> None:
         # Nobody waits for the result; an actor that is gone is found out by others.
-        if isinstance(letter, Again):
-            self._peers[receiver].deliver_again.remote(tuple(letter.key), letter.receiver)
+        if isinstance(envelope, Again):
+            self._peers[receiver].deliver_again.remote(tuple(envelope.key), envelope.receiver)
         else:
-            self._peers[receiver].deliver.remote(tuple(letter.key), letter.data, letter.checksum)
+            self._peers[receiver].deliver.remote(tuple(envelope.key), envelope.data, envelope.checksum)
 
     def _work(self, recipe: Recipe) -> None:
         try:
-            worker = Worker(recipe, self._post)
+            worker = Worker(recipe, self._mailbox)
         except Exception as error:
             self._answers.put(to_bytes((0, Failed(f"{type(error).__name__}: {error}"))))
             return
@@ -85,16 +85,16 @@ class RayWorker:
         self._commands.put(from_bytes(data, "a command"))
 
     def interrupt(self, epoch: int) -> None:
-        """As `Post.interrupt`."""
-        self._post.interrupt(epoch)
+        """As `Mailbox.interrupt`."""
+        self._mailbox.interrupt(epoch)
 
     def deliver(self, key: tuple[int, str, int, str], data: bytes, checksum: int) -> None:
-        """As `Post.deliver`, of a message."""
-        self._post.deliver(Message(Key(*key), data, checksum))
+        """As `Mailbox.deliver`, of a message."""
+        self._mailbox.deliver(Message(Key(*key), data, checksum))
 
     def deliver_again(self, key: tuple[int, str, int, str], receiver: str) -> None:
-        """As `Post.deliver`, of a request."""
-        self._post.deliver(Again(Key(*key), receiver))
+        """As `Mailbox.deliver`, of a request."""
+        self._mailbox.deliver(Again(Key(*key), receiver))
 
     def answer(self) -> bytes:
         """Wait for the next answer, with the number of its command."""
@@ -126,7 +126,7 @@ class RayExecutor(Executor):
                     f"{offered.get(name, 0):g}; start nodes with --resources='{{\"{name}\": {count:g}}}'"
                 )
         for recipe in recipes:
-            # Answers are waited for, and letters must come meanwhile: each in threads of its own.
+            # Answers are waited for, and envelopes must come meanwhile: each in threads of its own.
             actor = ray.remote(
                 num_cpus=0,
                 max_restarts=0,

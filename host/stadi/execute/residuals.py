@@ -220,7 +220,7 @@ class Residuals:
     def receive(
         site: str, exchange: Exchange, sender: Share, step: int, before: Piece | None
     ) -> dict[str, torch.Tensor]:
-        """Wait for keys and values of a sender's evaluation; raises as `Post.take`.
+        """Wait for keys and values of a sender's evaluation; raises as `Mailbox.take`.
 
         Parameters
         ----------

@@ -1,6 +1,6 @@
 """Sockets between processes: framed and checked, and written to by a thread, so that whoever sends does not wait.
 
-The end that receives decides what may come: from other devices letters (`PeerWire`), from the coordinator and to it
+The end that receives decides what may come: from other devices envelopes (`PeerWire`), from the coordinator and to it
 commands and answers (`HomeWire`); both are data. A pickle is read once, by a worker, of the coordinator that started
 it.
 """
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from ...errors import FileRefusedError, FleetError
 from ...storage.decoding import parse
 from ...storage.packing import from_bytes, to_bytes
-from .post import Again, Key, Letter, Message
+from .mailbox import Again, Envelope, Key, Message
 from .recipes import PackedRecipe, pack_recipe, unpack_recipe
 from .worker import Recipe
 
@@ -144,31 +144,31 @@ class _Wire:
 
 
 class PeerWire(_Wire):
-    """Between two devices: letters.
+    """Between two devices: envelopes.
 
     A message whose content is damaged is handed on as it came: its receiver asks for it again.
     """
 
-    def send(self, letter: Letter) -> None:
-        """Hand over a letter; nothing happens if the other end is gone.
+    def send(self, envelope: Envelope) -> None:
+        """Hand over an envelope; nothing happens if the other end is gone.
 
         Raises
         ------
         FleetError
             It is longer than wires carry.
         """
-        if isinstance(letter, Again):
-            self._put(_Frame(_AGAIN, _label(letter.key, letter.receiver), b"", 0))
+        if isinstance(envelope, Again):
+            self._put(_Frame(_AGAIN, _label(envelope.key, envelope.receiver), b"", 0))
         else:
-            self._put(_Frame(_MESSAGE, _label(letter.key, ""), letter.data, letter.checksum))
+            self._put(_Frame(_MESSAGE, _label(envelope.key, ""), envelope.data, envelope.checksum))
 
-    def receive(self) -> Letter:
-        """Wait for the next letter.
+    def receive(self) -> Envelope:
+        """Wait for the next envelope.
 
         Raises
         ------
         TornError
-            What comes is no letter, or one in somebody else's name; or anything but its content is damaged.
+            What comes is no envelope, or one in somebody else's name; or anything but its content is damaged.
         ConnectionError
             The other end is gone.
         """
@@ -180,13 +180,13 @@ class PeerWire(_Wire):
         if not isinstance(names, list) or [type(each) for each in names] != [int, str, int, str, str]:
             raise TornError("sent a letter without a name")
         *key, receiver = names
-        letter: Letter = Message(Key(*key), frame.content, frame.checksum)
+        envelope: Envelope = Message(Key(*key), frame.content, frame.checksum)
         if frame.kind == _AGAIN:
-            letter = Again(Key(*key), receiver)
-        author = receiver if isinstance(letter, Again) else letter.key.sender
+            envelope = Again(Key(*key), receiver)
+        author = receiver if isinstance(envelope, Again) else envelope.key.sender
         if author != self.name:
             raise TornError(f"sent a letter in the name of {author!r}")
-        return letter
+        return envelope
 
 
 class HomeWire(_Wire):

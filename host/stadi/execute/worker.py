@@ -24,8 +24,8 @@ from ..plan.device import DeviceSpec
 from ..plan.plan import Plan
 from .denoiser import PatchedDenoiser, map_tensors, ranges_of
 from .exchange import Exchange
+from .mailbox import Mailbox
 from .patching import patched
-from .post import Post
 from .solvers import Solver, SolverState
 
 GUIDANCE = "guidance"
@@ -124,7 +124,7 @@ class WorkerReport:
     evaluations : tuple of Evaluation
         In order.
     damaged, sent_bytes : int
-        As in `Post`, since the last report.
+        As in `Mailbox`, since the last report.
     """
 
     state: SolverState
@@ -231,12 +231,12 @@ class Worker:
     ----------
     recipe : Recipe
         What it is made of.
-    post : Post
+    mailbox : Post
         Its correspondence.
     """
 
-    def __init__(self, recipe: Recipe, post: Post) -> None:
-        self.recipe, self.post = recipe, post
+    def __init__(self, recipe: Recipe, mailbox: Mailbox) -> None:
+        self.recipe, self.mailbox = recipe, mailbox
         self.accelerator = open_accelerator(recipe.device, recipe.backend)
         try:
             self.model: OffloadedModel = offload(recipe.denoiser, self.accelerator, calibration=recipe.calibration)
@@ -304,8 +304,8 @@ class Worker:
         assert self._job is not None
         assert self._denoiser is not None
         plan, denoiser = task.plan, self._denoiser
-        self.post.begin(task.epoch)
-        exchange = Exchange(self.post, plan, task.epoch, self._clock.mark, self._job.coding)
+        self.mailbox.begin(task.epoch)
+        exchange = Exchange(self.mailbox, plan, task.epoch, self._clock.mark, self._job.coding)
         synchronous = task.start < plan.async_start
         # Synchronous steps use nothing of what was before.
         denoiser.forget()
@@ -326,10 +326,10 @@ class Worker:
         if task.end < plan.steps and not exchange.alone and not synchronous:
             exchange.begin(task.end, synchronous=False)
             denoiser.meet(exchange)
-        self.post.check()
+        self.mailbox.check()
         before = {task.start: self._meetings[task.start]} if task.start in self._meetings else {}
         self._meetings, self._at = {**before, task.end: denoiser.held()}, (task.epoch, synchronous)
-        told, self._told = self._told, (self.post.damaged, self.post.sent_bytes)
+        told, self._told = self._told, (self.mailbox.damaged, self.mailbox.sent_bytes)
         return WorkerReport(state, tuple(evaluations), self._told[0] - told[0], self._told[1] - told[1])
 
     def _step(

@@ -15,7 +15,7 @@ from brownout.host import Accelerator, offload
 from brownout.host.stadi.execute.exchange import Exchange
 from brownout.host.stadi.execute.fleet import Fleet
 from brownout.host.stadi.execute.keys_values import Piece, join
-from brownout.host.stadi.execute.post import Post
+from brownout.host.stadi.execute.mailbox import Mailbox
 from brownout.host.stadi.execute.residuals import Residuals, decode, encode
 from brownout.host.stadi.execute.run import Generated
 from brownout.host.stadi.execute.solvers import solver_for
@@ -149,9 +149,9 @@ class Pair:
     """d0 sends to d1, of whom only the exchange is there."""
 
     def __init__(self, wanted: Plan, coding: ExchangeCoding) -> None:
-        posts: dict[str, Post] = {}
+        posts: dict[str, Mailbox] = {}
         for name in ("d0", "d1"):
-            posts[name] = Post(name, lambda receiver, letter: posts[receiver].deliver(letter), 5)
+            posts[name] = Mailbox(name, lambda receiver, envelope: posts[receiver].deliver(envelope), 5)
             posts[name].begin(0)
         self.here, self.there = (Exchange(posts[name], wanted, 0, lambda: None, coding) for name in posts)
         self.sender, self.receiver, self.random = Residuals(), Residuals(), np.random.default_rng(3)

@@ -23,8 +23,8 @@ from brownout.host.stadi.execute.exchange import Exchange
 from brownout.host.stadi.execute.fleet import Fleet
 from brownout.host.stadi.execute.group_norms import GroupNorms, Moments, pooled
 from brownout.host.stadi.execute.halos import Halos, PixelRow
+from brownout.host.stadi.execute.mailbox import Mailbox
 from brownout.host.stadi.execute.patching import patched
-from brownout.host.stadi.execute.post import Post
 from brownout.host.stadi.execute.solvers import solver_for
 from brownout.host.stadi.plan.coding import ExchangeCoding
 from brownout.host.stadi.plan.divided import MessageSizes
@@ -245,16 +245,16 @@ def test_stages_take_the_planned_times(cases):
 def sent(monkeypatch):
     """Bytes of tensors in all messages, by step, sender, receiver and kind of the place in the model."""
     found: collections.Counter = collections.Counter()
-    send = Post.send
+    send = Mailbox.send
 
-    def count(post, receivers, key, tensors):
+    def count(mailbox, receivers, key, tensors):
         kind = next((name for name in ("key", "pixels", "mean", "values") if name in tensors), None)
         size = sum(tensor.nbytes for name, tensor in tensors.items() if name not in ("steps", "scale"))
         for receiver in receivers:
             found[key.step, key.sender, receiver, kind] += size
-        send(post, receivers, key, tensors)
+        send(mailbox, receivers, key, tensors)
 
-    monkeypatch.setattr(Post, "send", count)
+    monkeypatch.setattr(Mailbox, "send", count)
     return found
 
 
@@ -314,9 +314,9 @@ def test_after_a_loss_the_rest_begins_with_a_synchronous_step(cases):
 
 
 def exchange(me, wanted, step, *, synchronous):
-    post = Post(me, lambda _receiver, _letter: None, 1.0)
-    post.begin(0)
-    made = Exchange(post, wanted, 0, lambda: None)
+    mailbox = Mailbox(me, lambda _receiver, _envelope: None, 1.0)
+    mailbox.begin(0)
+    made = Exchange(mailbox, wanted, 0, lambda: None)
     made.begin(step, synchronous=synchronous)
     return made
 
@@ -356,11 +356,11 @@ def test_borders_of_others_bring_along_that_they_are_nan():
     """Of d0's rows 0 to 3 the last is above d1's."""
     posts = {}
     for name in ("d0", "d1"):
-        posts[name] = Post(name, lambda receiver, letter: posts[receiver].deliver(letter), 5)
+        posts[name] = Mailbox(name, lambda receiver, envelope: posts[receiver].deliver(envelope), 5)
         posts[name].begin(0)
     sides = {}
-    for name, post in posts.items():
-        made = Exchange(post, plan((2, 3), steps=3), 0, lambda: None)
+    for name, mailbox in posts.items():
+        made = Exchange(mailbox, plan((2, 3), steps=3), 0, lambda: None)
         made.begin(0, synchronous=True)
         sides[name] = Halos(5).halo("conv", (1, 1), lambda made=made: made)
     image, none = torch.ones(1, 4, 2, 2, dtype=torch.int8), torch.zeros(6, dtype=torch.bool)

@@ -20,7 +20,7 @@ from brownout.host.stadi.execute import fleet as fleet_module
 from brownout.host.stadi.execute import process
 from brownout.host.stadi.execute.fleet import Fleet
 from brownout.host.stadi.execute.inline import InlineExecutor
-from brownout.host.stadi.execute.post import ATTEMPTS, Again, Message
+from brownout.host.stadi.execute.mailbox import ATTEMPTS, Again, Message
 from brownout.host.stadi.execute.wire import _HEADER, _MESSAGE
 from brownout.host.stadi.execute.worker import Worker
 from brownout.host.stadi.simulate.interval import Failure
@@ -130,14 +130,14 @@ def losses_of(got):
 
 
 class Unreliable(InlineExecutor):
-    """Letters may be spoilt."""
+    """Envelopes may be spoilt."""
 
-    spoil = staticmethod(lambda receiver, letter: letter)
+    spoil = staticmethod(lambda receiver, envelope: envelope)
 
-    def _carry(self, receiver, letter):
-        letter = type(self).spoil(receiver, letter)
-        if letter is not None:
-            super()._carry(receiver, letter)
+    def _carry(self, receiver, envelope):
+        envelope = type(self).spoil(receiver, envelope)
+        if envelope is not None:
+            super()._carry(receiver, envelope)
 
 
 class Trouble:
@@ -195,17 +195,17 @@ class Flipper:
         self.damaged = Counter()
         self.lock = threading.Lock()
 
-    def __call__(self, receiver, letter):
-        if isinstance(letter, Again):
-            return letter
-        assert isinstance(letter, Message)
+    def __call__(self, receiver, envelope):
+        if isinstance(envelope, Again):
+            return envelope
+        assert isinstance(envelope, Message)
         with self.lock:
-            times = self.damaged[receiver, letter.key]
-            if letter.key.sender != self.always and (self.rng.random() >= self.share or times >= ATTEMPTS):
-                return letter
-            self.damaged[receiver, letter.key] += 1
+            times = self.damaged[receiver, envelope.key]
+            if envelope.key.sender != self.always and (self.rng.random() >= self.share or times >= ATTEMPTS):
+                return envelope
+            self.damaged[receiver, envelope.key] += 1
             self.count += 1
-            return flipped(letter, self.rng)
+            return flipped(envelope, self.rng)
 
 
 class Relays:

@@ -95,16 +95,16 @@ class Again:
     receiver: str
 
 
-Letter = Message | Again
-Transport = Callable[[str, Letter], None]
-"""``transport(receiver, letter)`` hands a letter over and does not wait for its arrival."""
+Envelope = Message | Again
+Transport = Callable[[str, Envelope], None]
+"""``transport(receiver, envelope)`` hands an envelope over and does not wait for its arrival."""
 
 
 class Interrupted(Exception):  # noqa: N818  (no error: the coordinator wants something else)
     """The interval is given up."""
 
 
-class Post:
+class Mailbox:
     """Correspondence of a device.
 
     Parameters
@@ -112,7 +112,7 @@ class Post:
     name : str
         The device's.
     transport : callable
-        Carries letters to others.
+        Carries envelopes to others.
     patience_s : float
         Wall-clock seconds after which a device that sends nothing, but should, is given up.
 
@@ -175,18 +175,18 @@ class Post:
             self.sent_bytes += sum(tensor.nbytes for tensor in tensors.values())
             self._transport(receiver, message)
 
-    def deliver(self, letter: Letter) -> None:
+    def deliver(self, envelope: Envelope) -> None:
         """Take in what has come; called by transports, in threads of theirs."""
-        if isinstance(letter, Again):
+        if isinstance(envelope, Again):
             with self._changed:
-                message = self._sent.get(letter.key)
+                message = self._sent.get(envelope.key)
             if message is not None:
-                self._transport(letter.receiver, message)
+                self._transport(envelope.receiver, message)
             return
         with self._changed:
-            self._heard[letter.key.sender] = time.monotonic()
-            if letter.key.epoch >= self._epoch:
-                self._arrived[letter.key] = letter
+            self._heard[envelope.key.sender] = time.monotonic()
+            if envelope.key.epoch >= self._epoch:
+                self._arrived[envelope.key] = envelope
                 self._changed.notify_all()
 
     def take(self, key: Key) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ import torch
 from brownout.host.errors import ExchangeError, FleetError
 from brownout.host.stadi.execute import wire as wire_module
 from brownout.host.stadi.execute.executor import Done, Failed
-from brownout.host.stadi.execute.post import ATTEMPTS, Again, Interrupted, Key, Message, Post
+from brownout.host.stadi.execute.mailbox import ATTEMPTS, Again, Interrupted, Key, Mailbox, Message
 from brownout.host.stadi.execute.recipes import pack_recipe, unpack_recipe
 from brownout.host.stadi.execute.wire import (
     _HEADER,
@@ -37,28 +37,28 @@ class Office:
 
     def __init__(self, *names, patience_s=20.0):
         self.carried = []
-        self.spoil = lambda letter: letter
-        self.posts = {name: Post(name, self.carry, patience_s) for name in names}
-        for post in self.posts.values():
-            post.begin(0)
+        self.spoil = lambda envelope: envelope
+        self.posts = {name: Mailbox(name, self.carry, patience_s) for name in names}
+        for mailbox in self.posts.values():
+            mailbox.begin(0)
 
-    def carry(self, receiver, letter):
-        self.carried.append((receiver, letter))
-        letter = self.spoil(letter)
-        if letter is not None:
-            self.posts[receiver].deliver(letter)
+    def carry(self, receiver, envelope):
+        self.carried.append((receiver, envelope))
+        envelope = self.spoil(envelope)
+        if envelope is not None:
+            self.posts[receiver].deliver(envelope)
 
 
 def tensors(value):
     return {"key": torch.full((2, 3), value, dtype=torch.int8)}
 
 
-def flipped(letter):
-    if isinstance(letter, Again):
-        return letter
-    data = bytearray(letter.data)
+def flipped(envelope):
+    if isinstance(envelope, Again):
+        return envelope
+    data = bytearray(envelope.data)
     data[-1] ^= 4
-    return Message(letter.key, bytes(data), letter.checksum)
+    return Message(envelope.key, bytes(data), envelope.checksum)
 
 
 def later(action, seconds=0.05):
@@ -102,12 +102,12 @@ def test_a_message_of_the_next_epoch_may_come_early_and_one_of_the_last_epoch_is
 def test_a_damaged_message_is_asked_for_again(spoilt):
     office = Office("a", "b")
     left = [flipped] * spoilt
-    office.spoil = lambda letter: left.pop()(letter) if left and isinstance(letter, Message) else letter
+    office.spoil = lambda envelope: left.pop()(envelope) if left and isinstance(envelope, Message) else envelope
     a, b = office.posts.values()
     a.send(["b"], Key(0, "a", 0, "x"), tensors(5))
     assert b.take(Key(0, "a", 0, "x"))["key"].eq(5).all()
     assert b.damaged == spoilt
-    assert [type(letter) for _, letter in office.carried] == [Message, *[Again, Message] * spoilt]
+    assert [type(envelope) for _, envelope in office.carried] == [Message, *[Again, Message] * spoilt]
     assert a.sent_bytes == 6
 
 
@@ -131,7 +131,7 @@ def test_what_nobody_will_ask_for_is_forgotten():
     office.carried.clear()
     for step in range(3):
         a.deliver(Again(Key(0, "a", step, "x"), "b"))
-    assert [letter.key.step for _, letter in office.carried] == [2]
+    assert [envelope.key.step for _, envelope in office.carried] == [2]
     a.begin(0)
     a.deliver(Again(Key(0, "a", 2, "x"), "b"))
     assert len(office.carried) == 1
@@ -196,7 +196,7 @@ def homes():
         wire.close()
 
 
-def test_wires_carry_letters_in_order():
+def test_wires_carry_envelopes_in_order():
     a, b = (PeerWire(end, name) for end, name in zip(socket.socketpair(), ("b", "gerät"), strict=True))
     mine = Message.of(Key(7, "gerät", 3, "blocks.0"), {"big": torch.zeros(1 << 20)})
     theirs = Message.of(Key(7, "b", 3, "blocks.0"), tensors(2))
@@ -300,7 +300,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("kind", [0, 3, 4, 5, 255])
-def test_devices_cannot_send_each_other_anything_but_letters(kind, pair):
+def test_devices_cannot_send_each_other_anything_but_envelopes(kind, pair):
     """Neither commands nor recipes, of which the skeleton is a pickle; it is refused before it is read."""
     wire, there = pair
     there.sendall(frame(kind, b"", pickle.dumps(Evil())))
@@ -360,7 +360,7 @@ def test_what_is_too_long_is_not_sent(pair, monkeypatch):
         (b'[0, "c", 0, "x", "a"]', "in the name of 'c'"),
     ],
 )
-def test_letters_have_names_of_their_sender(label, reason, pair):
+def test_envelopes_have_names_of_their_sender(label, reason, pair):
     wire, there = pair
     there.sendall(frame(1, label, b""))
     with pytest.raises(TornError, match=rf"^sent a letter {reason}"):
@@ -375,7 +375,7 @@ def test_requests_come_from_who_asks(pair):
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 9, b"\xff" * 8, b"\x02" + b"\0" * 7 + b"{}x"])
-def test_a_letter_without_tensors_is_its_senders_fault(data):
+def test_a_envelope_without_tensors_is_its_senders_fault(data):
     office = Office("a", "b")
     office.posts["b"].deliver(Message(Key(0, "a", 0, "x"), data, zlib.crc32(data)))
     with pytest.raises(ExchangeError, match=r"^a sent x of a at step 0, which has no tensors") as error:
@@ -391,7 +391,7 @@ def test_garbage_and_ends_are_told_apart(pair):
 
 
 @pytest.mark.parametrize("count", [0, 5, 40])
-def test_a_letter_that_is_cut_off_is_an_end(pair, count):
+def test_a_envelope_that_is_cut_off_is_an_end(pair, count):
     wire, there = pair
     there.sendall(bytes_of(message)[:count])
     there.close()
