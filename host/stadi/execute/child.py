@@ -46,25 +46,25 @@ def main(arguments: Sequence[str]) -> None:
     """Run a worker until the coordinator is gone."""
     home = HomeWire(socket.socket(fileno=int(arguments[0])), "coordinator")
     try:
-        recipe = home.receive_recipe()
+        worker_config = home.receive_worker_config()
     except ConnectionError:
         return
     wires = {}
     for argument in arguments[1:]:
         name, _, descriptor = argument.rpartition("=")
         wires[name] = PeerWire(socket.socket(fileno=int(descriptor)), name)
-    torch.set_num_threads(recipe.threads)
+    torch.set_num_threads(worker_config.threads)
 
     def carry(receiver: str, envelope: Envelope) -> None:
         wires[receiver].send(envelope)
 
-    mailbox = Mailbox(recipe.device.name, carry, recipe.patience_s)
+    mailbox = Mailbox(worker_config.device.name, carry, worker_config.patience_s)
     commands: queue.SimpleQueue[tuple[int, Command]] = queue.SimpleQueue()
     for name, wire in wires.items():
         threading.Thread(target=_read_envelopes, args=(name, wire, mailbox), daemon=True).start()
     threading.Thread(target=_read_commands, args=(home, mailbox, commands), daemon=True).start()
     try:
-        worker = Worker(recipe, mailbox)
+        worker = Worker(worker_config, mailbox)
     except Exception as error:
         home.send((0, Failed(f"{type(error).__name__}: {error}")))
         # Until the coordinator has read why, and leaves.

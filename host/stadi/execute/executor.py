@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import ExchangeError
 from ...storage.packable import packable
 from .mailbox import Interrupted
-from .worker import Job, Recipe, Task, Worker, WorkerState
+from .worker import Job, Task, Worker, WorkerConfig, WorkerState
 
 
 @packable("stadi.runtime.executor.Begin")
@@ -169,7 +169,7 @@ class Executor(abc.ABC):
         self.answers: queue.Queue[Said] = queue.Queue()
 
     @abc.abstractmethod
-    def start(self, recipes: Sequence[Recipe]) -> None:
+    def start(self, worker_configs: Sequence[WorkerConfig]) -> None:
         """Make the workers; each answers `Done` when it is ready."""
 
     @abc.abstractmethod

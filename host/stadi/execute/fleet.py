@@ -34,7 +34,7 @@ from .patching import patched
 from .process import ProcessExecutor
 from .run import FleetRun, Generated, MeetingCallback
 from .solvers import solver_for
-from .worker import Job, Recipe
+from .worker import Job, WorkerConfig
 from .worker_group import WorkerGroup
 
 MODES = ("displaced", "full_sync")
@@ -143,8 +143,8 @@ class PlacedDenoiser:
     def __init__(self, fleet: Fleet, denoiser: nn.Module, calibration: Calibration) -> None:
         self.fleet, self._denoiser, self._calibration = fleet, denoiser, calibration
         self._costs: dict[Any, CostModel] = {}
-        recipes = [
-            Recipe(
+        worker_configs = [
+            WorkerConfig(
                 device=device,
                 denoiser=denoiser,
                 calibration=calibration,
@@ -154,7 +154,7 @@ class PlacedDenoiser:
             )
             for device in fleet.spec.devices
         ]
-        self._workers = WorkerGroup(EXECUTORS[fleet.executor](), recipes, fleet.patience_s)
+        self._workers = WorkerGroup(EXECUTORS[fleet.executor](), worker_configs, fleet.patience_s)
 
     def __enter__(self) -> Self:
         return self

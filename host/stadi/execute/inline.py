@@ -13,7 +13,7 @@ from torch import nn
 
 from .executor import Answer, Command, Done, Executor, Failed, Lost, serve
 from .mailbox import Envelope, Mailbox
-from .worker import Recipe, Worker
+from .worker import Worker, WorkerConfig
 
 END_S = 30.0
 """Seconds that all workers may take to end: as long as an evaluation of a small model."""
@@ -42,14 +42,14 @@ class InlineExecutor(Executor):
         self._commands: dict[str, Commands] = {}
         self._threads: dict[str, threading.Thread] = {}
 
-    def start(self, recipes: Sequence[Recipe]) -> None:
-        for recipe in recipes:
-            name = recipe.device.name
-            self._posts[name] = Mailbox(name, self._carry, recipe.patience_s)
+    def start(self, worker_configs: Sequence[WorkerConfig]) -> None:
+        for worker_config in worker_configs:
+            name = worker_config.device.name
+            self._posts[name] = Mailbox(name, self._carry, worker_config.patience_s)
             self._commands[name] = queue.Queue()
-        for recipe in recipes:
-            name = recipe.device.name
-            own = replace(recipe, denoiser=_sharing_copy(recipe.denoiser))
+        for worker_config in worker_configs:
+            name = worker_config.device.name
+            own = replace(worker_config, denoiser=_sharing_copy(worker_config.denoiser))
             arguments = (own, self._posts[name], self._commands[name])
             self._threads[name] = threading.Thread(
                 target=self._work, args=arguments, name=f"worker {name}", daemon=True
@@ -61,10 +61,10 @@ class InlineExecutor(Executor):
         if mailbox is not None:
             mailbox.deliver(envelope)
 
-    def _work(self, recipe: Recipe, mailbox: Mailbox, commands: Commands) -> None:
-        name = recipe.device.name
+    def _work(self, worker_config: WorkerConfig, mailbox: Mailbox, commands: Commands) -> None:
+        name = worker_config.device.name
         try:
-            worker = Worker(recipe, mailbox)
+            worker = Worker(worker_config, mailbox)
         except Exception as error:
             self.answers.put((name, 0, Failed(f"{type(error).__name__}: {error}")))
             return

@@ -14,7 +14,7 @@ from brownout.cosim.descriptors import reserve_standard_descriptors
 
 from .executor import Command, Executor, Lost
 from .wire import HomeWire, TornError
-from .worker import Recipe
+from .worker import WorkerConfig
 
 END_S = 10.0
 """Seconds until a process that was killed, or has closed its connection, has ended."""
@@ -33,8 +33,8 @@ class ProcessExecutor(Executor):
         self._readers: dict[str, threading.Thread] = {}
         self._gone: dict[str, str] = {}
 
-    def start(self, recipes: Sequence[Recipe]) -> None:
-        names = [recipe.device.name for recipe in recipes]
+    def start(self, worker_configs: Sequence[WorkerConfig]) -> None:
+        names = [worker_config.device.name for worker_config in worker_configs]
         ends: dict[str, dict[str, socket]] = {name: {} for name in names}
         reserve_standard_descriptors()
         try:
@@ -48,8 +48,8 @@ class ProcessExecutor(Executor):
             for mine in ends.values():
                 for end in mine.values():
                     end.close()
-        for recipe in recipes:
-            self._wires[recipe.device.name].send_recipe(recipe)
+        for worker_config in worker_configs:
+            self._wires[worker_config.device.name].send_worker_config(worker_config)
 
     def _start(self, name: str, ends: dict[str, socket]) -> None:
         here, there = socketpair()

@@ -28,8 +28,8 @@ from ...errors import FleetError
 from ...storage.packing import from_bytes, to_bytes
 from .executor import Answer, Command, Done, Executor, Failed, Lost, serve
 from .mailbox import Again, Envelope, Key, Mailbox, Message
-from .recipes import PackedRecipe, pack_recipe, unpack_recipe
-from .worker import Recipe, Worker
+from .worker import Worker, WorkerConfig
+from .worker_configs import PackedWorkerConfig, pack_worker_config, unpack_worker_config
 from .worker_group import START_S
 
 END_S = 10.0
@@ -44,14 +44,14 @@ def resource_of(config: AcceleratorConfig) -> str:
 class RayWorker:
     """What an actor runs: a worker in a thread of its own, so that envelopes and interruptions come meanwhile."""
 
-    def __init__(self, packed: PackedRecipe) -> None:
-        recipe = unpack_recipe(packed)
+    def __init__(self, packed: PackedWorkerConfig) -> None:
+        worker_config = unpack_worker_config(packed)
         self._peers: dict[str, Any] = {}
         self._commands: queue.SimpleQueue[tuple[int, Command]] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._mailbox = Mailbox(recipe.device.name, self._carry, recipe.patience_s)
-        torch.set_num_threads(recipe.threads)
-        threading.Thread(target=self._work, args=(recipe,), daemon=True).start()
+        self._mailbox = Mailbox(worker_config.device.name, self._carry, worker_config.patience_s)
+        torch.set_num_threads(worker_config.threads)
+        threading.Thread(target=self._work, args=(worker_config,), daemon=True).start()
 
     def _carry(self, receiver: str, envelope: Envelope) -> None:
         # Nobody waits for the result; an actor that is gone is found out by others.
@@ -60,9 +60,9 @@ class RayWorker:
         else:
             self._peers[receiver].deliver.remote(tuple(envelope.key), envelope.data, envelope.checksum)
 
-    def _work(self, recipe: Recipe) -> None:
+    def _work(self, worker_config: WorkerConfig) -> None:
         try:
-            worker = Worker(recipe, self._mailbox)
+            worker = Worker(worker_config, self._mailbox)
         except Exception as error:
             self._answers.put(to_bytes((0, Failed(f"{type(error).__name__}: {error}"))))
             return
@@ -112,10 +112,10 @@ class RayExecutor(Executor):
         self._pids: dict[str, int] = {}
         self._own_cluster = False
 
-    def start(self, recipes: Sequence[Recipe]) -> None:
+    def start(self, worker_configs: Sequence[WorkerConfig]) -> None:
         needed: dict[str, float] = {}
-        for recipe in recipes:
-            name = resource_of(recipe.device.config)
+        for worker_config in worker_configs:
+            name = resource_of(worker_config.device.config)
             needed[name] = needed.get(name, 0) + 1
         self._connect(needed)
         offered = ray.cluster_resources()
@@ -125,15 +125,17 @@ class RayExecutor(Executor):
                     f"the fleet needs {count:g} of the Ray resource {name!r}, but the cluster has "
                     f"{offered.get(name, 0):g}; start nodes with --resources='{{\"{name}\": {count:g}}}'"
                 )
-        for recipe in recipes:
+        for worker_config in worker_configs:
             # Answers are waited for, and envelopes must come meanwhile: each in threads of its own.
             actor = ray.remote(
                 num_cpus=0,
                 max_restarts=0,
-                resources={resource_of(recipe.device.config): 1},
+                resources={resource_of(worker_config.device.config): 1},
                 concurrency_groups={"answers": 1, "letters": 2},
             )(_grouped())
-            self._actors[recipe.device.name] = actor.remote(pack_recipe(recipe, ray.cloudpickle.CloudPickler))
+            self._actors[worker_config.device.name] = actor.remote(
+                pack_worker_config(worker_config, ray.cloudpickle.CloudPickler)
+            )
         pids = {name: actor.meet.remote(self._others(name)) for name, actor in self._actors.items()}
         try:
             self._pids = {name: ray.get(pid, timeout=START_S) for name, pid in pids.items()}

@@ -21,8 +21,8 @@ from ...errors import FileRefusedError, FleetError
 from ...storage.decoding import parse
 from ...storage.packing import from_bytes, to_bytes
 from .mailbox import Again, Envelope, Key, Message
-from .recipes import PackedRecipe, pack_recipe, unpack_recipe
-from .worker import Recipe
+from .worker import WorkerConfig
+from .worker_configs import PackedWorkerConfig, pack_worker_config, unpack_worker_config
 
 _HEADER = struct.Struct("<4sBIQIII")
 """Magic, kind, bytes of the label, bytes of the content, CRC-32 of both and of what stands before it."""
@@ -215,15 +215,15 @@ class HomeWire(_Wire):
             raise TornError("sent neither a command nor an answer")
         return item
 
-    def send_recipe(self, recipe: Recipe) -> None:
+    def send_worker_config(self, worker_config: WorkerConfig) -> None:
         """Hand over what the worker is made of, before anything else; to a process that this one has started."""
-        for kind, content in zip((_SKELETON, _WEIGHTS), pack_recipe(recipe), strict=True):
+        for kind, content in zip((_SKELETON, _WEIGHTS), pack_worker_config(worker_config), strict=True):
             self._put(_Frame(kind, b"", content, zlib.crc32(content)), WEIGHTS_BYTES)
 
-    def receive_recipe(self) -> Recipe:
-        """Wait for what `send_recipe` sends, as the process that was started; raises as `receive`."""
-        packed: PackedRecipe = (self._content(_SKELETON, WEIGHTS_BYTES), self._content(_WEIGHTS, WEIGHTS_BYTES))
-        return unpack_recipe(packed)
+    def receive_worker_config(self) -> WorkerConfig:
+        """Wait for what `send_worker_config` sends, as the process that was started; raises as `receive`."""
+        packed: PackedWorkerConfig = (self._content(_SKELETON, WEIGHTS_BYTES), self._content(_WEIGHTS, WEIGHTS_BYTES))
+        return unpack_worker_config(packed)
 
     def _content(self, kind: int, limit: int = FRAME_BYTES) -> bytes:
         frame = self._receive((kind,), limit)

@@ -154,7 +154,7 @@ class WorkerState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class WorkerConfig:
     """What a worker is made of.
 
     Attributes
@@ -229,17 +229,19 @@ class Worker:
 
     Parameters
     ----------
-    recipe : Recipe
+    worker configuration : Recipe
         What it is made of.
     mailbox : Post
         Its correspondence.
     """
 
-    def __init__(self, recipe: Recipe, mailbox: Mailbox) -> None:
-        self.recipe, self.mailbox = recipe, mailbox
-        self.accelerator = open_accelerator(recipe.device, recipe.backend)
+    def __init__(self, worker_config: WorkerConfig, mailbox: Mailbox) -> None:
+        self.worker_config, self.mailbox = worker_config, mailbox
+        self.accelerator = open_accelerator(worker_config.device, worker_config.backend)
         try:
-            self.model: OffloadedModel = offload(recipe.denoiser, self.accelerator, calibration=recipe.calibration)
+            self.model: OffloadedModel = offload(
+                worker_config.denoiser, self.accelerator, calibration=worker_config.calibration
+            )
             # Its evaluations exchange values with other devices.
             self.model.awaits_trial = False
         except BaseException:
@@ -258,7 +260,7 @@ class Worker:
         """Another image begins."""
         self._job, self._at = job, None
         self._meetings.clear()
-        self._denoiser = patched(self.recipe.denoiser, job.size)
+        self._denoiser = patched(self.worker_config.denoiser, job.size)
         self._denoiser.prepare()
         self.model.begin_run()
 

@@ -11,7 +11,7 @@ from brownout.cosim.ownership import ProcessLock
 
 from ...errors import FleetError
 from .executor import Answer, Command, Done, Executor, Failed, Lost, Progress
-from .worker import Recipe
+from .worker import WorkerConfig
 
 START_S = 900.0
 """Seconds that workers may take to start at least: simulators may have to be built."""
@@ -24,7 +24,7 @@ class WorkerGroup:
     ----------
     executor : Executor
         Where they live.
-    recipes : sequence of Recipe
+    worker configurations : sequence of Recipe
         What they are made of.
     patience_s : float
         Wall-clock seconds without any sign of life after which a worker is given up.
@@ -45,15 +45,15 @@ class WorkerGroup:
         A worker could not be started.
     """
 
-    def __init__(self, executor: Executor, recipes: Sequence[Recipe], patience_s: float) -> None:
-        self.alive = [recipe.device.name for recipe in recipes]
+    def __init__(self, executor: Executor, worker_configs: Sequence[WorkerConfig], patience_s: float) -> None:
+        self.alive = [worker_config.device.name for worker_config in worker_configs]
         self.lost: dict[str, str] = {}
         self.epoch = 0
         self._executor, self._patience_s = executor, patience_s
         self._number = 0
         self._owner = ProcessLock("this fleet", "place the denoiser on a Fleet in this process")
         try:
-            executor.start(recipes)
+            executor.start(worker_configs)
             answers = self._wait(self._number, self.alive, max(START_S, patience_s))
             for device, answer in answers.items():
                 if not isinstance(answer, Done):

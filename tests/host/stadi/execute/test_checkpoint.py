@@ -114,7 +114,7 @@ def test_a_device_that_is_lost_while_it_is_kept(case, monkeypatch, tmp_path):
     keep = Worker.keep
 
     def failing(worker, step, with_held):
-        if worker.recipe.device.name == "d1" and step == 5:
+        if worker.worker_config.device.name == "d1" and step == 5:
             raise MemoryError("no room")
         return keep(worker, step, with_held)
 

@@ -181,7 +181,7 @@ def test_a_slow_device_is_waited_for(case, monkeypatch):
     step_of = Worker._step
 
     def slow(worker, *arguments):
-        if worker.recipe.device.name == "d1":
+        if worker.worker_config.device.name == "d1":
             time.sleep(0.4)
         return step_of(worker, *arguments)
 

@@ -19,7 +19,6 @@ from brownout.host.errors import ExchangeError, FleetError
 from brownout.host.stadi.execute import wire as wire_module
 from brownout.host.stadi.execute.executor import Done, Failed
 from brownout.host.stadi.execute.mailbox import ATTEMPTS, Again, Interrupted, Key, Mailbox, Message
-from brownout.host.stadi.execute.recipes import pack_recipe, unpack_recipe
 from brownout.host.stadi.execute.wire import (
     _HEADER,
     _MAGIC,
@@ -29,6 +28,7 @@ from brownout.host.stadi.execute.wire import (
     PeerWire,
     TornError,
 )
+from brownout.host.stadi.execute.worker_configs import pack_worker_config, unpack_worker_config
 from brownout.host.storage.packing import to_bytes
 
 
@@ -223,15 +223,15 @@ def test_home_wires_carry_commands_and_answers_as_data(homes):
         homes[0].send((4, {1}))
 
 
-def test_a_recipe_comes_whole_with_tensors_apart():
+def test_a_worker_config_comes_whole_with_tensors_apart():
     layer = torch.nn.Linear(64, 64).requires_grad_(False)
     layer.tied = layer.weight
     layer.register_buffer("numbers", torch.arange(3).half())
-    skeleton, weights = pack_recipe(layer)
+    skeleton, weights = pack_worker_config(layer)
     assert len(skeleton) < 2000
     # Weights, once, biases and halves.
     assert len(safetensors.torch.load(weights)) == 3
-    got = unpack_recipe((skeleton, weights))
+    got = unpack_worker_config((skeleton, weights))
     assert got.tied is got.weight
     assert isinstance(got.weight, torch.nn.Parameter)
     assert not got.weight.requires_grad
@@ -301,7 +301,7 @@ class Evil:
 
 @pytest.mark.parametrize("kind", [0, 3, 4, 5, 255])
 def test_devices_cannot_send_each_other_anything_but_envelopes(kind, pair):
-    """Neither commands nor recipes, of which the skeleton is a pickle; it is refused before it is read."""
+    """Neither commands nor worker configurations, of which the skeleton is a pickle; it is refused before it is read."""
     wire, there = pair
     there.sendall(frame(kind, b"", pickle.dumps(Evil())))
     with pytest.raises(TornError, match=rf"^sent a frame of kind {kind}, which is not read here$"):

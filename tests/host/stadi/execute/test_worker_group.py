@@ -21,9 +21,9 @@ class Noted(Executor):
         super().__init__()
         self.seen = []
 
-    def start(self, recipes):
-        for recipe in recipes:
-            self.answers.put((recipe.device.name, 0, Done(None)))
+    def start(self, worker_configs):
+        for worker_config in worker_configs:
+            self.answers.put((worker_config.device.name, 0, Done(None)))
 
     def tell(self, device, number, command):
         self.seen.append(command)
@@ -41,8 +41,8 @@ class Noted(Executor):
 
 def test_a_forked_process_neither_asks_nor_ends_the_workers_of_its_parent():
     executor = Noted()
-    recipes = [SimpleNamespace(device=SimpleNamespace(name=name)) for name in ("one", "two")]
-    workers = WorkerGroup(executor, recipes, patience_s=10)
+    worker_configs = [SimpleNamespace(device=SimpleNamespace(name=name)) for name in ("one", "two")]
+    workers = WorkerGroup(executor, worker_configs, patience_s=10)
     message = rf"^this fleet was opened in process {os.getpid()} .*; place the denoiser on a Fleet in this process$"
 
     def child():

@@ -149,7 +149,7 @@ class Trouble:
         step_of = Worker._step
 
         def step(worker, job, denoiser, exchange, state, number, stride):
-            action = self.planned.pop((worker.recipe.device.name, number), None)
+            action = self.planned.pop((worker.worker_config.device.name, number), None)
             if action is not None:
                 action(worker, exchange)
             return step_of(worker, job, denoiser, exchange, state, number, stride)

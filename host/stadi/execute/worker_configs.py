@@ -16,18 +16,20 @@ from torch import nn
 
 from ...storage.files import storable
 from ...storage.packing import load_tensors
-from .worker import Recipe
+from .worker import WorkerConfig
 
-PackedRecipe = tuple[bytes, bytes]
+PackedWorkerConfig = tuple[bytes, bytes]
 """Skeleton, and tensors as safetensors."""
 
 
-def pack_recipe(recipe: Recipe, pickler: type[pickle.Pickler] = pickle.Pickler) -> PackedRecipe:
+def pack_worker_config(
+    worker_config: WorkerConfig, pickler: type[pickle.Pickler] = pickle.Pickler
+) -> PackedWorkerConfig:
     """What a worker is made of, for a process that the caller has started: a pickle without tensors, and the tensors.
 
     Parameters
     ----------
-    recipe : Recipe
+    worker configuration : Recipe
         With a module of any class.
     pickler : type
         Which pickles the skeleton.
@@ -45,12 +47,12 @@ def pack_recipe(recipe: Recipe, pickler: type[pickle.Pickler] = pickle.Pickler) 
             return name, type(value) is nn.Parameter, value.requires_grad
 
     buffer = io.BytesIO()
-    Skeleton(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(recipe)
+    Skeleton(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(worker_config)
     return buffer.getvalue(), save(storable(tensors))
 
 
-def unpack_recipe(packed: PackedRecipe) -> Recipe:
-    """Undo `pack_recipe`: only for what the process that started this one has sent."""
+def unpack_worker_config(packed: PackedWorkerConfig) -> WorkerConfig:
+    """Undo `pack_worker_config`: only for what the process that started this one has sent."""
     skeleton, data = packed
     tensors = load_tensors(data, "the recipe")
     made: dict[str, torch.Tensor] = {}
@@ -63,5 +65,5 @@ def unpack_recipe(packed: PackedRecipe) -> Recipe:
                 made[name] = nn.Parameter(tensor, requires_grad) if is_parameter else tensor
             return made[name]
 
-    recipe: Recipe = Whole(io.BytesIO(skeleton)).load()
-    return recipe
+    worker_config: WorkerConfig = Whole(io.BytesIO(skeleton)).load()
+    return worker_config
