@@ -28,8 +28,8 @@ from .worker import Evaluation, WorkerState
 
 @packable("stadi.runtime.checkpoint.Meeting")
 @dataclass(frozen=True)
-class Meeting:
-    """A run at a meeting.
+class SyncPoint:
+    """A run at a sync point.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class RunLog:
     Parameters
     ----------
     options : RunCheckpoint
-        Where and how often. An evaluation, in its terms, is an interval between meetings.
+        Where and how often. An evaluation, in its terms, is an interval between sync points.
     identity : mapping
         Of `run_identity`.
 
@@ -105,7 +105,7 @@ class RunLog:
     ) -> None:
         self._folder.close()
 
-    def resume(self) -> Meeting | None:
+    def resume(self) -> SyncPoint | None:
         """Where to go on; None: at the beginning."""
         if self._overwrite:
             self._folder.clear()
@@ -116,7 +116,7 @@ class RunLog:
         self._count = found.evaluations
         if not self._count:
             return None
-        return _meeting(found.state)
+        return _sync_point(found.state)
 
     def intervals(self) -> Iterator[Evaluations]:
         """Evaluations of all intervals until then."""
@@ -129,15 +129,15 @@ class RunLog:
         self._count += 1
         return self._count % self._every == 0
 
-    def add_state(self, meeting: Meeting) -> None:
+    def add_state(self, sync_point: SyncPoint) -> None:
         """Add the state after all intervals that were added."""
         tensors: dict[str, torch.Tensor] = {}
-        self._folder.write_state(self._count, State({"meeting": pack(meeting, tensors)}, tensors))
+        self._folder.write_state(self._count, State({"meeting": pack(sync_point, tensors)}, tensors))
 
 
-def _meeting(state: State) -> Meeting:
+def _sync_point(state: State) -> SyncPoint:
     found = unpack(state.values["meeting"], state.tensors, "the state")
-    if not isinstance(found, Meeting):
+    if not isinstance(found, SyncPoint):
         raise ValueError(f"there is a {type(found).__name__} instead of a meeting")
     return found
 
@@ -151,8 +151,8 @@ def _evaluations(values: State) -> Evaluations:
 def _try_state(state: State) -> None:
     # The one before all intervals is empty.
     if state.values:
-        meeting = _meeting(state)
-        if not 0 < meeting.step <= meeting.plan.steps:
+        sync_point = _sync_point(state)
+        if not 0 < sync_point.step <= sync_point.plan.steps:
             raise ValueError(f"the meeting is at step {meeting.step} of {meeting.plan.steps}")
 
 

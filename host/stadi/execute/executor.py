@@ -26,7 +26,7 @@ class Begin:
 @packable("stadi.runtime.executor.Held")
 @dataclass(frozen=True)
 class Held:
-    """Tell what is held at the meeting at a step; answered by `Done`."""
+    """Tell what is held at the sync point at a step; answered by `Done`."""
 
     step: int
 
@@ -34,7 +34,7 @@ class Held:
 @packable("stadi.runtime.executor.Adopt")
 @dataclass(frozen=True)
 class Adopt:
-    """Hold what another device holds at a meeting."""
+    """Hold what another device holds at a sync point."""
 
     held: Any
     step: int
@@ -43,12 +43,12 @@ class Adopt:
 @packable("stadi.runtime.executor.Keep")
 @dataclass(frozen=True)
 class Keep:
-    """Tell all that the interval after a meeting depends on; answered by `Done` with `WorkerState`.
+    """Tell all that the interval after a sync point depends on; answered by `Done` with `WorkerState`.
 
     Attributes
     ----------
     step : int
-        Of the meeting, which must be the last one.
+        Of the sync point, which must be the last one.
     with_held : bool
         Whether also what is held of others.
     """

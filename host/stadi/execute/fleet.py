@@ -32,7 +32,7 @@ from .executor import Executor
 from .inline import InlineExecutor
 from .patching import patched
 from .process import ProcessExecutor
-from .run import FleetRun, Generated, MeetingCallback
+from .run import FleetRun, Generated, SyncCallback
 from .solvers import solver_for
 from .worker import Job, WorkerConfig
 from .worker_group import WorkerGroup
@@ -232,7 +232,7 @@ class PlacedDenoiser:
         failures: Sequence[Failure] = (),
         use_clipped_model_output: bool = False,
         checkpoint: RunCheckpoint | Path | str | None = None,
-        callback: MeetingCallback | None = None,
+        callback: SyncCallback | None = None,
         progress: bool = False,
     ) -> Generated:
         """Denoise latents.
@@ -269,10 +269,10 @@ class PlacedDenoiser:
         use_clipped_model_output : bool
             As in ``DDIMScheduler.step``.
         checkpoint : RunCheckpoint, Path or str, optional
-            Keep the run in a folder, a state at each meeting; a run that is there already is taken up, to the same
-            bits. ``RunCheckpoint.every`` counts meetings.
+            Keep the run in a folder, a state at each sync point; a run that is there already is taken up, to the same
+            bits. ``RunCheckpoint.every`` counts sync points.
         callback : callable, optional
-            Sees the latents at meetings.
+            Sees the latents at sync points.
         progress : bool
             Show a progress bar.
 

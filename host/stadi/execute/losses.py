@@ -27,7 +27,7 @@ class Moment:
 
 
 def _work(timeline: Timeline, device: str, start: int) -> list[Segment]:
-    """What a device computes from a meeting on; not empty if it has a part in the plan."""
+    """What a device computes from a sync point on; not empty if it has a part in the plan."""
     own = (each for each in timeline.segments if each.device == device and each.kind == "compute")
     return [each for each in own if each.step >= start]
 
@@ -47,9 +47,9 @@ def moment_of(timeline: Timeline, failure: Failure, start: int) -> Moment:
 
 
 def time_of(timeline: Timeline, device: str, start: int, moment: Moment) -> float:
-    """Inverse of `moment_of`, in any timeline of the same plans; before the meeting that ends the interval."""
+    """Inverse of `moment_of`, in any timeline of the same plans; before the sync point that ends the interval."""
     first, last = _span(_work(timeline, device, start), moment.step)
-    # The meeting may be at the very end of an evaluation, and is not reached.
+    # The sync point may be at the very end of an evaluation, and is not reached.
     return max(first, min(first + moment.share * (last - first), math.nextafter(last, 0.0)))
 
 

@@ -17,7 +17,7 @@ from ..simulate.interval import Failure
 from ..simulate.replanning import Replanner
 from ..simulate.simulation import Observation, Simulation
 from ..simulate.timeline import Timeline
-from .checkpoint import Meeting, RunLog
+from .checkpoint import RunLog, SyncPoint
 from .executor import Adopt, Answer, Begin, Command, Done, Held, Keep, Restore
 from .losses import last_heard, moment_of, time_of
 from .measured import MeasuredCosts
@@ -25,8 +25,8 @@ from .solvers import SolverState
 from .worker import Evaluation, Job, Task, WorkerReport
 from .worker_group import WorkerGroup, at_fault, reason_of
 
-MeetingCallback = Callable[[int, torch.Tensor], None]
-"""``callback(step, latents)`` at each meeting: steps that are done, and the latents (B, C, H, W)."""
+SyncCallback = Callable[[int, torch.Tensor], None]
+"""``callback(step, latents)`` at each sync point: steps that are done, and the latents (B, C, H, W)."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Generated:
         In which keys and values were sent after synchronous steps.
     sent_bytes : int
         Of the tensors that devices really sent each other, without intervals that were in vain: of a transformer as
-        ``timeline.link_bytes`` without the latents of meetings, and 16 bytes more for each message of a self-attention.
+        ``timeline.link_bytes`` without the latents of sync points, and 16 bytes more for each message of a self-attention.
     """
 
     latents: torch.Tensor
@@ -66,7 +66,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class _Reply:
-    """What the planner said at a meeting or after a loss.
+    """What the planner said at a sync point or after a loss.
 
     Attributes
     ----------
@@ -129,9 +129,7 @@ class FleetRun:
         self._done: dict[str, int] = {}
         self._replies: list[_Reply] = []
 
-    def generate(
-        self, first: Plan, job: Job, state: SolverState, callback: MeetingCallback | None, bar: Any
-    ) -> Generated:
+    def generate(self, first: Plan, job: Job, state: SolverState, callback: SyncCallback | None, bar: Any) -> Generated:
         """All intervals, until the image is done."""
         timeline = self._simulate(first)
         predicted_s = timeline.latency_s
@@ -314,17 +312,17 @@ class FleetRun:
             return {}
         # Nothing of workers is needed once the image is done.
         names = [share.device for share in plan.shares] if step < plan.steps else []
-        # All hold the same at a meeting, unless what they sent each other was coded.
+        # All hold the same at a sync point, unless what they sent each other was coded.
         coded = self._planner.costs.model.coding is not None
         answers = self._ask({name: Keep(step, with_held=coded or name == names[0]) for name in names})
         kept = {device: answer.value for device, answer in answers.items() if isinstance(answer, Done)}
         # If somebody is lost the checkpoint before stays.
         if len(kept) == len(names):
             failures, lost = tuple(self._failures), dict(self._lost)
-            self._log.add_state(Meeting(step, plan, state, kept, failures, lost, self._damaged, self._sent_bytes))
+            self._log.add_state(SyncPoint(step, plan, state, kept, failures, lost, self._damaged, self._sent_bytes))
         return dict(answers)
 
-    def _take_up(self, first: Plan, resumed: Meeting) -> Timeline:
+    def _take_up(self, first: Plan, resumed: SyncPoint) -> Timeline:
         """Go on from a checkpoint."""
         assert self._log is not None
         self._failures = list(resumed.failures)
@@ -340,7 +338,7 @@ class FleetRun:
             self._count(evaluations)
         return timeline
 
-    def _restore(self, resumed: Meeting) -> dict[str, Answer]:
+    def _restore(self, resumed: SyncPoint) -> dict[str, Answer]:
         """Let workers take up a checkpoint."""
         held = next((kept.held for kept in resumed.kept.values() if kept.held is not None), None)
         return self._ask(

@@ -120,7 +120,7 @@ class WorkerReport:
     Attributes
     ----------
     state : SolverState
-        Of the device's rows, at the meeting.
+        Of the device's rows, at the sync point.
     evaluations : tuple of Evaluation
         In order.
     damaged, sent_bytes : int
@@ -250,8 +250,8 @@ class Worker:
         self._clock = _Clock(self.accelerator)
         self._denoiser: PatchedDenoiser | None = None
         self._job: Job | None = None
-        # What is held at meetings, by step: one may have to go back to the last but one, because others failed to come.
-        self._meetings: dict[int, Any] = {}
+        # What is held at sync points, by step: one may have to go back to the last but one, because others failed to come.
+        self._sync_points: dict[int, Any] = {}
         # Epoch of the last interval, and whether it was synchronous.
         self._at: tuple[int, bool] | None = None
         self._told = (0, 0)
@@ -259,35 +259,35 @@ class Worker:
     def begin(self, job: Job) -> None:
         """Another image begins."""
         self._job, self._at = job, None
-        self._meetings.clear()
+        self._sync_points.clear()
         self._denoiser = patched(self.worker_config.denoiser, job.size)
         self._denoiser.prepare()
         self.model.begin_run()
 
     def held(self, step: int) -> Any:
-        """What is held of others at the meeting at a step, for a device that joins."""
-        return self._meetings[step]
+        """What is held of others at the sync point at a step, for a device that joins."""
+        return self._sync_points[step]
 
     def adopt(self, held: Any, step: int) -> None:
-        """Hold at a meeting what another device holds."""
-        self._meetings[step] = held
+        """Hold at a sync point what another device holds."""
+        self._sync_points[step] = held
 
     def keep(self, step: int, with_held: bool) -> WorkerState:
-        """What the interval after the last meeting, at a step, depends on."""
+        """What the interval after the last sync point, at a step, depends on."""
         assert self._at is not None
         state = self.model.state()
         tensors = {name: tensor.clone() for name, tensor in state.tensors.items()}
-        held = self._meetings[step] if with_held else None
+        held = self._sync_points[step] if with_held else None
         return WorkerState(held, State(copy.deepcopy(state.values), tensors), self._at[1])
 
     def restore(self, kept: WorkerState, step: int, epoch: int) -> None:
-        """Take up at a meeting what `keep` returned, under the same plan; raises as `Accelerator.load_state`."""
+        """Take up at a sync point what `keep` returned, under the same plan; raises as `Accelerator.load_state`."""
         self.model.load_state(kept.model)
-        self._meetings[step], self._at = kept.held, (epoch, kept.synchronous)
+        self._sync_points[step], self._at = kept.held, (epoch, kept.synchronous)
 
     @torch.no_grad()
     def run(self, task: Task, progress: Callable[[int], None]) -> WorkerReport:
-        """Evaluate from one meeting to the next.
+        """Evaluate from one sync point to the next.
 
         Parameters
         ----------
@@ -311,8 +311,8 @@ class Worker:
         synchronous = task.start < plan.async_start
         # Synchronous steps use nothing of what was before.
         denoiser.forget()
-        if task.start in self._meetings and not synchronous:
-            denoiser.restore(self._meetings[task.start])
+        if task.start in self._sync_points and not synchronous:
+            denoiser.restore(self._sync_points[task.start])
         if self._at != (task.epoch, synchronous):
             # Whoever held rows before: histories belong to others.
             self.model.history.clear()
@@ -329,8 +329,8 @@ class Worker:
             exchange.begin(task.end, synchronous=False)
             denoiser.meet(exchange)
         self.mailbox.check()
-        before = {task.start: self._meetings[task.start]} if task.start in self._meetings else {}
-        self._meetings, self._at = {**before, task.end: denoiser.held()}, (task.epoch, synchronous)
+        before = {task.start: self._sync_points[task.start]} if task.start in self._sync_points else {}
+        self._sync_points, self._at = {**before, task.end: denoiser.held()}, (task.epoch, synchronous)
         told, self._told = self._told, (self.mailbox.damaged, self.mailbox.sent_bytes)
         return WorkerReport(state, tuple(evaluations), self._told[0] - told[0], self._told[1] - told[1])
 

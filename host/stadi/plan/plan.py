@@ -116,7 +116,7 @@ class Plan:
 
     @property
     def interval(self) -> int:
-        """Steps from one meeting to the next: the least common multiple of the strides."""
+        """Steps from one sync point to the next: the least common multiple of the strides."""
         return math.lcm(*(share.stride for share in self.shares))
 
     @property
@@ -126,7 +126,7 @@ class Plan:
 
     @property
     def intervals(self) -> tuple[tuple[int, int], ...]:
-        """First step and one after the last between meetings; the warm-up is the first one."""
+        """First step and one after the last between sync points; the warm-up is the first one."""
         found = [(self.first_step, self.async_start)] if self.warmup else []
         return (*found, *((m, m + self.interval) for m in range(self.async_start, self.steps, self.interval)))
 

@@ -29,7 +29,7 @@ class Prediction:
     latency_s : float
         Of the whole plan.
     warmup_s, interval_s : float
-        Of the synchronous steps, and from one meeting to the next.
+        Of the synchronous steps, and from one sync point to the next.
     device_s : tuple of float
         Time that each device computes in an interval, in the order of the shares.
     exposed_s : float
@@ -97,14 +97,14 @@ class Predictor:
     def interval_s(
         self, name: str, rows: int, stride: int, interval: int, peers: Sequence[tuple[str, int, int]]
     ) -> float:
-        """Least time of a device between two meetings: it computes, and its links carry keys and values meanwhile.
+        """Least time of a device between two sync points: it computes, and its links carry keys and values meanwhile.
 
         Parameters
         ----------
         name : str
             The device.
         rows, stride, interval : int
-            Its token rows and stride; steps between meetings.
+            Its token rows and stride; steps between sync points.
         peers : sequence of (str, int, int)
             Other devices, their strides and their places minus this one's, in the order of rows.
         """
@@ -130,7 +130,7 @@ class Predictor:
         return 0.0 if coding.keyframe_interval is None else 1 / coding.keyframe_interval
 
     def gather_s(self, shares: Sequence[Share]) -> float:
-        """Time of a meeting: every device gets the latents of all others."""
+        """Time of a sync point: every device gets the latents of all others."""
         row_bytes = self.costs.model.latent_bytes_per_row
         times = [
             self.link(sender.device, receiver.device).seconds(sender.count * row_bytes)
@@ -141,7 +141,7 @@ class Predictor:
         return max(times, default=0.0)
 
     def warmup_s(self, plan: Plan) -> tuple[float, float]:
-        """Time of the synchronous steps without the meeting, and how much of it is exposed communication.
+        """Time of the synchronous steps without the sync point, and how much of it is exposed communication.
 
         The second step is taken to repeat: devices that wait for each other settle into a rhythm within one.
         """

@@ -73,7 +73,7 @@ def _time(seconds: float) -> str:
     return f"{seconds / 1e-9:g} ns" if seconds else "0"
 
 
-def meetings(timeline: Timeline) -> list[float]:
+def sync_points(timeline: Timeline) -> list[float]:
     """Times at which all devices have met, but for the last one: the end."""
     ends = {end for plan in timeline.plans for _, end in plan.intervals}
     found = []
@@ -120,7 +120,7 @@ def gantt_svg(timeline: Timeline, *, devices: Sequence[str] | None = None, until
         share = timeline.utilisation.get(name)
         busy = "unused" if share is None else f"{min(share, 1.0):.0%} busy"
         parts.append(f'<text class="soft" x="{WIDTH}" y="{y + 19}" text-anchor="end">{busy}</text>')
-    for time_s in meetings(timeline):
+    for time_s in sync_points(timeline):
         x = LEFT + time_s * scale
         parts.append(f'<line class="meeting" x1="{x:.2f}" y1="2" x2="{x:.2f}" y2="{bottom - GAP + 5}"/>')
     tick, at = _tick(span), 0.0

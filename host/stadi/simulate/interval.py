@@ -1,4 +1,4 @@
-"""From one meeting to the next in simulated time: who computes, waits and sends when."""
+"""From one sync point to the next in simulated time: who computes, waits and sends when."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Failure:
     time_s : float
         When.
     patience_s : float
-        Time after the arrival of all others at a meeting until it is given up.
+        Time after the arrival of all others at a sync point until it is given up.
     """
 
     device: str
@@ -41,7 +41,7 @@ class Failure:
 
 @dataclass
 class Clock:
-    """State of the simulation between meetings."""
+    """State of the simulation between sync points."""
 
     now_s: float = 0.0
     # When keys and values of before the asynchronous phase are there, for each device and exchange.
@@ -54,7 +54,7 @@ class Clock:
 
 
 class Interval:
-    """From one meeting to the next."""
+    """From one sync point to the next."""
 
     def __init__(self, model: FleetModel, plan: Plan, clock: Clock, start_step: int, end_step: int) -> None:
         self.model, self.plan, self.clock = model, plan, clock
@@ -80,7 +80,7 @@ class Interval:
         return min(self.stalls.values(), default=math.inf) + PATIENCE_S
 
     def compute(self) -> None:
-        """All evaluations, and the meeting."""
+        """All evaluations, and the sync point."""
         for step in range(self.start_step, self.end_step):
             if self.synchronous:
                 self._synchronous_step(step)

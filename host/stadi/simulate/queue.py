@@ -141,7 +141,7 @@ class QueueServer:
     group stays idle where waiting for a fast one takes less time. Of images that are all there at once no assignment to
     the same groups is done sooner, nor has a smaller mean latency; with later arrivals it is what can be done without
     knowing them. Groups do not disturb each other: each has its own links. Where loads or links change, plans are made
-    anew at meetings.
+    anew at sync points.
 
     Parameters
     ----------

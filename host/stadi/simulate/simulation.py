@@ -16,7 +16,7 @@ from .timeline import Timeline
 
 
 class Observation(NamedTuple):
-    """What is known at a meeting.
+    """What is known at a sync point.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Observation(NamedTuple):
 
 
 Replan = Callable[[Observation], Plan]
-"""Gives the plan to go on with from a meeting: the present one, or one whose ``first_step`` is ``step``."""
+"""Gives the plan to go on with from a sync point: the present one, or one whose ``first_step`` is ``step``."""
 
 
 class Simulation(FleetModel):
@@ -52,7 +52,7 @@ class Simulation(FleetModel):
 
     Keys and values leave as soon as their stage is computed, on links that work beside the device; an evaluation waits
     in each self-attention until those are there that `Plan.held` names. Messages of a link queue in the order in which
-    they are sent. The latents of a meeting overtake them: they are a thousandth of the bytes.
+    they are sent. The latents of a sync point overtake them: they are a thousandth of the bytes.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class Simulation(FleetModel):
         plan : Plan
             Where to begin.
         replan : callable, optional
-            Asked at every meeting but the last, and when a device or a link is lost; by default the plan stays.
+            Asked at every sync point but the last, and when a device or a link is lost; by default the plan stays.
         failures : iterable of Failure
             Devices that stop.
         start_s : float
@@ -94,7 +94,7 @@ class Simulation(FleetModel):
             end_step = next(end for start, end in plan.intervals if start == step)
             interval = Interval(self, plan, clock, step, end_step)
             interval.compute()
-            # A device may also stop while others still compute or wait for the meeting.
+            # A device may also stop while others still compute or wait for the sync point.
             until = min(interval.met_s, interval.cut_s)
             failed = [f for f in pending.values() if f.time_s < until and f.device in interval.ends]
             in_vain = bool(failed or interval.stalls)

@@ -17,11 +17,11 @@ class Segment(NamedTuple):
         Its row.
     kind : {"compute", "wait", "exchange", "lost"}
         Computing; waiting for other devices; waiting for a link, while nothing computes here; computed in vain, because
-        a device was lost before the next meeting.
+        a device was lost before the next sync point.
     start_s, end_s : float
         Simulated time.
     step : int
-        Step of the evaluation, or of the meeting that it waits for.
+        Step of the evaluation, or of the sync point that it waits for.
     """
 
     device: str

@@ -37,7 +37,7 @@ def in_one_place(wanted, solver, noise, latent_rows, current, evaluate):
         states = {share.device: state for share in wanted.shares}
         for step in range(wanted.warmup, wanted.steps):
             if (step - wanted.warmup) % wanted.interval == 0:
-                # A meeting: everybody gets the rows of all others.
+                # A sync point: everybody gets the rows of all others.
                 states = dict.fromkeys(states, joined(states))
             for share in wanted.shares:
                 if (step - wanted.warmup) % share.stride:

@@ -74,7 +74,7 @@ def test_a_run_goes_on_in_another_fleet(case, step, tmp_path):
     assert seen == [at for at in (1, 3, 5, 7, 9) if at > step]
 
 
-def test_states_may_be_rarer_than_meetings(case, tmp_path):
+def test_states_may_be_rarer_than_sync_points(case, tmp_path):
     options = RunCheckpoint(tmp_path, every=2)
     with pytest.raises(Stop):
         case.generate(case.quiet, FOUR, checkpoint=options, callback=leave_at(5))

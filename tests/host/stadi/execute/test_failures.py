@@ -23,7 +23,7 @@ pytestmark = pytest.mark.xdist_group("fleet_failures")
 """Tests share workers, which take longer to start than most tests."""
 
 FOUR = plan([2, 1, 2, 1], strides=[1, 2, 1, 2], steps=STEPS)
-"""Warm-up of one step, then meetings every two."""
+"""Warm-up of one step, then sync points every two."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def trouble(monkeypatch):
         ("fail", "d2", 8, 7),
     ],
 )
-def test_an_image_is_finished_by_the_others_from_the_last_meeting(case, trouble, how, device, step, start):
+def test_an_image_is_finished_by_the_others_from_the_last_sync_point(case, trouble, how, device, step, start):
     with case.place() as placed:
         getattr(trouble, how)(device, step)
         got = case.generate(placed, FOUR)

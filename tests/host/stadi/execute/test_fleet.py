@@ -267,7 +267,7 @@ def test_background_load_changes_the_plan_in_mid_run_and_both_executions_agree(d
         assert stays.timeline.latency_s > got.timeline.latency_s
 
 
-def test_a_device_that_stops_in_simulated_time_is_replaced_from_the_last_meeting(dit_case):
+def test_a_device_that_stops_in_simulated_time_is_replaced_from_the_last_sync_point(dit_case):
     wanted = plan((3, 3), warmup=2, steps=8)
     undisturbed = dit_case.generate(plan=wanted, num_inference_steps=8, replan=False)
     stops = Failure("d1", undisturbed.timeline.latency_s * 0.6)

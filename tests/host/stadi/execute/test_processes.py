@@ -115,7 +115,7 @@ def a_torn_connection_costs_one_of_both_devices(case, placed, relays):
     case.assert_by_plans(got, first)
 
 
-def a_process_that_is_killed_at_a_meeting_leaves_nobody(case, placed, _relays):
+def a_process_that_is_killed_at_a_sync_point_leaves_nobody(case, placed, _relays):
     (last,) = placed.alive
 
     def kill(step, _latents):
@@ -134,7 +134,7 @@ def test_processes_are_lost_one_after_another_until_nobody_is_left(case, placed,
     a_process_that_is_killed_in_mid_interval(case, placed, relays)
     a_process_that_hangs(case, placed, relays)
     a_torn_connection_costs_one_of_both_devices(case, placed, relays)
-    a_process_that_is_killed_at_a_meeting_leaves_nobody(case, placed, relays)
+    a_process_that_is_killed_at_a_sync_point_leaves_nobody(case, placed, relays)
 
 
 SCRIPT = """

@@ -205,16 +205,16 @@ def test_both_sides_agree_when_scales_change():
         before = own
 
 
-def test_what_was_held_at_a_meeting_is_gone_back_to():
+def test_what_was_held_at_a_sync_point_is_gone_back_to():
     pair = Pair(plan((2, 2), warmup=1, steps=9), ExchangeCoding(3, 8))
     pieces = [pair.own(step) for step in range(5)]
     held = pair.message(pieces[0], None, None, synchronous=True)
     held = pair.message(pieces[1], pieces[0], held)
-    meeting, state = held, pair.sender.state()
+    sync_point, state = held, pair.sender.state()
     runs = []
     for _ in range(2):
         pair.sender.restore(state)
-        held = meeting
+        held = sync_point
         for before, own in itertools.pairwise(pieces[1:]):
             held = pair.message(own, before, held)
         runs.append(held)
@@ -352,7 +352,7 @@ def message_count(plans: list[Plan], sites: int) -> int:
     return count * sites
 
 
-def meeting_bytes(plans: list[Plan]) -> int:
+def sync_point_bytes(plans: list[Plan]) -> int:
     """Latents that devices tell each other: two channels of two rows of 12, float32."""
     count = 0
     for each, end in zip(plans, ends_of(plans), strict=True):
@@ -363,7 +363,7 @@ def meeting_bytes(plans: list[Plan]) -> int:
 def check_bytes(got: Generated) -> None:
     plans = got.timeline.plans
     scales = SCALE_BYTES_PER_MESSAGE * message_count(plans, sites=2)
-    assert got.timeline.link_bytes == got.sent_bytes - scales + meeting_bytes(plans)
+    assert got.timeline.link_bytes == got.sent_bytes - scales + sync_point_bytes(plans)
 
 
 @pytest.mark.parametrize("coding", [None, ExchangeCoding(3, 10), ExchangeCoding(4, 32, 2)])

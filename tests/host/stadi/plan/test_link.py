@@ -50,7 +50,7 @@ def test_end_and_carried_are_inverse(start, count):
     assert link.carried(start, link.end_s(start, count)) == pytest.approx(count, rel=1e-9)
 
 
-def test_synchronous_steps_and_meetings_slow_down_exactly():
+def test_synchronous_steps_and_sync_points_slow_down_exactly():
     costs = LinearCosts({"a": 1, "b": 1}, rows=4, row_bytes=10, latent_bytes=5)
     links = Links(changing((1.5, 0.1), (4.0, 1.0), (5.5, 0.5), latency_s=0.5))
     timeline = Simulation(fleet("ab", links), costs).run(equal("ab", 4, 1, warmup=1))
@@ -104,7 +104,7 @@ def test_the_rest_is_made_alone_when_links_become_slow():
     devices = fleet("ab", Links(changing((5.5, 0.01))))
     planner = Planner(devices, costs, steps=8, warmup=0)
     timeline = Simulation(devices, costs).run(planner.plan().plan, Replanner(planner))
-    # Keys of the third step leave at 5 s; half of them need another 50 s. The meeting at 6 s sees half the bandwidth,
+    # Keys of the third step leave at 5 s; half of them need another 50 s. The sync point at 6 s sees half the bandwidth,
     # which hides nothing worse; that at 56.5 sees all, and four steps of 4 s are left.
     assert [len(plan.shares) for plan in timeline.plans] == [2, 1]
     assert timeline.plans[1].first_step == 4
@@ -123,7 +123,7 @@ def test_those_that_reach_each_other_finish():
     planner = Planner(devices, costs, steps=6, warmup=0)
     plan = planner.plan().plan
     timeline = Simulation(devices, costs).run(plan, Replanner(planner))
-    # Steps of 4 s. The meeting at 12 s waits for b's latents and is given up; four steps of 6 s are left.
+    # Steps of 4 s. The sync point at 12 s waits for b's latents and is given up; four steps of 6 s are left.
     assert timeline.latency_s == pytest.approx(12.01 + 4 * 6)
     assert [{share.device for share in each.shares} for each in timeline.plans] == [{"a", "b", "c"}, {"a", "b"}]
     assert {each[:4] for each in timeline.segments if each.kind == "lost"} == {(n, "lost", 8.0, 12.0) for n in "abc"}
@@ -148,7 +148,7 @@ def test_a_link_that_fails_is_noticed_by_who_waits_for_it():
     devices = fleet("abc", failing(("b", "c"), time_s=9.0))
     planner = Planner(devices, costs, steps=6, warmup=0)
     replanner = Replanner(planner)
-    # There are no latents. What left at 10 s has not moved at the meeting at 12 s.
+    # There are no latents. What left at 10 s has not moved at the sync point at 12 s.
     timeline = Simulation(devices, costs).run(planner.plan().plan, replanner)
     assert timeline.latency_s == pytest.approx(12 + 3 * 6)
 

@@ -172,7 +172,7 @@ def test_neighbours_get_borders_and_all_get_moments_and_keys():
     timeline = Simulation(devices, costs).run(explained.plan)
     assert timeline.link_bytes == 6 * 7 + 2 * 3 + 2 * 5 + 6 * 22
     # Four stages of 0.5 s. Sums are there at 2.2; borders at 2.7 + 1.3 (a) and 2.7 + 1.5 (b and c); keys of b and c,
-    # computed at 4.7, at 7.9; the meeting takes another second.
+    # computed at 4.7, at 7.9; the sync point takes another second.
     assert timeline.latency_s == pytest.approx(7.9 + 0.5 + 1)
     assert explained.prediction.latency_s == pytest.approx(timeline.latency_s)
     # Later steps: each device sends for one evaluation what the next one uses.

@@ -8,7 +8,7 @@ import pytest
 
 from brownout.host.stadi.plan.device import DeviceSpec, FleetSpec
 from brownout.host.stadi.plan.plan import Plan, Share
-from brownout.host.stadi.simulate.gantt import LEFT, RIGHT, WIDTH, gantt_svg, legend, meetings
+from brownout.host.stadi.simulate.gantt import LEFT, RIGHT, WIDTH, gantt_svg, legend, sync_points
 from brownout.host.stadi.simulate.interval import Failure
 from brownout.host.stadi.simulate.simulation import Simulation
 
@@ -54,9 +54,9 @@ def test_bars_are_where_devices_compute_and_wait():
     ]
 
 
-def test_meetings_are_marked():
+def test_sync_points_are_marked():
     timeline, _, _ = simulate()
-    assert meetings(timeline) == [2, 6]
+    assert sync_points(timeline) == [2, 6]
     assert gantt_svg(timeline).count('class="meeting"') == 2
 
 

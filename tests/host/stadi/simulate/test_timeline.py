@@ -51,7 +51,7 @@ def test_synchronous_steps_wait_for_every_exchange():
     timeline = Simulation(fleet("ab", links), costs).run(two((1, 1), (3, 1), steps=2, warmup=2))
     # a computes stages of 1.5 s, b of 0.5 s. b waits for a's three rows until 1.5 + 30 / 20 + 0.5 = 3.5; a goes on at
     # 1.5 and is done at 3, b at 4. Next step: a's keys leave at 4.5, b has them at 6.5 and is done at 7. b's leave at
-    # 4.5 too, a has them at 5.5 and is done at 7. The meeting: a's rows are there at 7 + 15 / 20 + 0.5.
+    # 4.5 too, a has them at 5.5 and is done at 7. The sync point: a's rows are there at 7 + 15 / 20 + 0.5.
     assert timeline.latency_s == pytest.approx(8.25)
     assert timeline.busy_s == pytest.approx({"a": 6.0, "b": 2.0})
     assert [each for each in timeline.segments if each.device == "b"] == [
@@ -126,7 +126,7 @@ def test_a_plan_is_made_anew_when_a_device_slows_down():
     assert moves.plans[1].first_step == 6
 
 
-def test_the_others_finish_from_the_last_meeting_when_a_device_is_lost():
+def test_the_others_finish_from_the_last_sync_point_when_a_device_is_lost():
     costs = LinearCosts({"a": 1, "b": 1}, rows=12)
     devices = fleet("ab")
     planner = Planner(devices, costs, steps=6, warmup=0)
