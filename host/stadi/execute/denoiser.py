@@ -12,7 +12,7 @@ from torch import nn
 from ..plan.divided import DividedModel
 from ..plan.plan import Plan
 from .exchange import Exchange
-from .kept import AnyKept, Ranges
+from .stale_cache import AnyKept, Ranges
 
 
 def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], values: Any) -> Any:

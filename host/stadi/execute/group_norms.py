@@ -11,7 +11,7 @@ from torch import nn
 from ...errors import PlanError
 from ...storage.packable import packable
 from .exchange import Exchange
-from .kept import KeptOfDevices, Ranges
+from .stale_cache import Ranges, StaleDeviceCache
 
 
 @packable("stadi.runtime.group_norms.Moments")
@@ -58,7 +58,7 @@ def pooled(parts: Sequence[Moments]) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, (weights * (variances + (means - mean).square())).sum(0)
 
 
-class GroupNorms(KeptOfDevices[Moments]):
+class GroupNorms(StaleDeviceCache[Moments]):
     """Means and variances of each device's rows in each group norm.
 
     In synchronous evaluations the values of all rows are gathered and normalised as on a single device, with its bits.

@@ -12,8 +12,8 @@ from ...offloading.row_window import Halo
 from ...storage.packable import packable
 from ..plan.plan import Share
 from .exchange import Exchange
-from .kept import Kept, Ranges
 from .pieces import rescaled
+from .stale_cache import Ranges, StalePeerCache
 
 
 @packable("stadi.runtime.halos.PixelRow")
@@ -76,7 +76,7 @@ class HaloGeometry:
         return {row for row in (*self.above(rows), *self.below(rows)) if 0 <= row < self.total}
 
 
-class Halos(Kept[int, PixelRow]):
+class Halos(StalePeerCache[int, PixelRow]):
     """Rows of others that the convolutions of a device read, by place and row.
 
     Each device gets those next to its own. The last synchronous evaluation also brings those that will be next to them

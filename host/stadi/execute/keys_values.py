@@ -13,12 +13,12 @@ from ...errors import PlanError
 from ...offloading.attention import SUBMODULE, AttentionCall, Gather, OffloadedAttention
 from ..plan.plan import Share
 from .exchange import Exchange
-from .kept import KeptOfDevices, Ranges
 from .pieces import Piece, join
 from .residuals import Residuals, whole
+from .stale_cache import Ranges, StaleDeviceCache
 
 
-class KeysValues(KeptOfDevices[Piece]):
+class KeysValues(StaleDeviceCache[Piece]):
     """Keys and values of all rows in each self-attention.
 
     Parameters

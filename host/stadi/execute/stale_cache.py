@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made", bound=Latest)
 
 
-class Kept(abc.ABC, Generic[Name, Item]):
+class StalePeerCache(abc.ABC, Generic[Name, Item]):
     """Items by the place in the model, and by a name there; items are never changed."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Kept(abc.ABC, Generic[Name, Item]):
         self._held.clear()
 
 
-class KeptOfDevices(Kept[str, Made]):
+class StaleDeviceCache(StalePeerCache[str, Made]):
     """The latest that each device has made, by its name."""
 
     @abc.abstractmethod
@@ -92,4 +92,4 @@ class KeptOfDevices(Kept[str, Made]):
             self._refresh(site, exchange)
 
 
-AnyKept = Kept[Any, Any]
+AnyKept = StalePeerCache[Any, Any]
