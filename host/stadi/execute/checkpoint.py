@@ -138,7 +138,7 @@ class RunLog:
 def _sync_point(state: State) -> SyncPoint:
     found = unpack(state.values["meeting"], state.tensors, "the state")
     if not isinstance(found, SyncPoint):
-        raise ValueError(f"there is a {type(found).__name__} instead of a meeting")
+        raise ValueError(f"there is a {type(found).__name__} instead of a sync point")
     return found
 
 
@@ -153,7 +153,7 @@ def _try_state(state: State) -> None:
     if state.values:
         sync_point = _sync_point(state)
         if not 0 < sync_point.step <= sync_point.plan.steps:
-            raise ValueError(f"the meeting is at step {meeting.step} of {meeting.plan.steps}")
+            raise ValueError(f"the sync point is at step {sync_point.step} of {sync_point.plan.steps}")
 
 
 def _try_evaluations(values: State) -> None:

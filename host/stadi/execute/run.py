@@ -51,7 +51,8 @@ class Generated:
         In which keys and values were sent after synchronous steps.
     sent_bytes : int
         Of the tensors that devices really sent each other, without intervals that were in vain: of a transformer as
-        ``timeline.link_bytes`` without the latents of sync points, and 16 bytes more for each message of a self-attention.
+        ``timeline.link_bytes`` without the latents of sync points, and 16 bytes more for each message of a
+        self-attention.
     """
 
     latents: torch.Tensor
@@ -291,7 +292,7 @@ class FleetRun:
         # Even an equal plan begins anew: what was sent before must not be mistaken for what is sent now.
         self._workers.epoch += 1
         if not self._workers.alive:
-            raise FleetError(f"no device is left at step {step}: {self._crew.reasons}")
+            raise FleetError(f"no device is left at step {step}: {self._workers.reasons}")
         reasons = "; ".join(f"{device}: {reason}" for device, reason in self._lost.items())
         if not self._replan:
             raise FleetError(
@@ -357,7 +358,7 @@ def _reports(answers: Mapping[str, Answer]) -> dict[str, WorkerReport]:
     found: dict[str, WorkerReport] = {}
     for device, answer in answers.items():
         if not isinstance(answer, Done):
-            raise FleetError(f"device {device} did not come to the meeting: {reason_of(answer)}")
+            raise FleetError(f"device {device} did not come to the sync point: {reason_of(answer)}")
         found[device] = answer.value
     return found
 

@@ -250,7 +250,7 @@ class Worker:
         self._clock = _Clock(self.accelerator)
         self._denoiser: PatchedDenoiser | None = None
         self._job: Job | None = None
-        # What is held at sync points, by step: one may have to go back to the last but one, because others failed to come.
+        # What is held at sync points, by step: one may have to go back to the last but one, as others failed to come.
         self._sync_points: dict[int, Any] = {}
         # Epoch of the last interval, and whether it was synchronous.
         self._at: tuple[int, bool] | None = None

@@ -168,7 +168,7 @@ class Plan:
     def table(self) -> str:
         """The plan in words and columns."""
         lines = [
-            f"{self.method}: steps {self.first_step}..{self.steps - 1}, {self.warmup} synchronous, then meetings every "
+            f"{self.method}: steps {self.first_step}..{self.steps - 1}, {self.warmup} synchronous, then sync points every "
             f"{self.interval}",
             f"{'device':<16}{'stride':>8}{'rows':>8}{'warm-up rows':>14}",
         ]

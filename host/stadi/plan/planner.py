@@ -71,7 +71,7 @@ class Explained:
         for share, seconds in zip(self.plan.shares, prediction.device_s, strict=True):
             lines.append(
                 f"{share.device}: relative speed {self.relative_speed[share.device]:.3f}, computes "
-                f"{seconds * 1e3:.2f} of {prediction.interval_s * 1e3:.2f} ms between meetings"
+                f"{seconds * 1e3:.2f} of {prediction.interval_s * 1e3:.2f} ms between sync points"
             )
         if self.left_out:
             lines.append(f"faster without {', '.join(self.left_out)}")

@@ -21,9 +21,9 @@ _Key = TypeVar("_Key")
 class Replanner:
     """Plans the rest of an image anew from a sync point; pass it to `Simulation.run`.
 
-    A sync point is where every device has the latents of all rows, and keys and values are held by all, so that rows can
-    change hands without more traffic. What a device or a link that is left out would do is taken from when it was last
-    seen.
+    A sync point is where every device has the latents of all rows, and keys and values are held by all, so that rows
+    can change hands without more traffic. What a device or a link that is left out would do is taken from when it was
+    last seen.
 
     Parameters
     ----------

@@ -138,7 +138,7 @@ class Simulation(FleetModel):
         else:
             sender, receiver = interval.failed_links()[0]
             what = f"the link from {sender} to {receiver} failed"
-        return f"{what} before the meeting at step {interval.end_step}, and there is no re-planning"
+        return f"{what} before the sync point at step {interval.end_step}, and there is no re-planning"
 
     def _adopt(self, plan: Plan, clock: Clock) -> None:
         for share in plan.shares:

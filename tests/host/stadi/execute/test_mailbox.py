@@ -301,7 +301,7 @@ class Evil:
 
 @pytest.mark.parametrize("kind", [0, 3, 4, 5, 255])
 def test_devices_cannot_send_each_other_anything_but_envelopes(kind, pair):
-    """Neither commands nor worker configurations, of which the skeleton is a pickle; it is refused before it is read."""
+    """Neither commands nor worker configurations, whose skeleton is a pickle; it is refused before it is read."""
     wire, there = pair
     there.sendall(frame(kind, b"", pickle.dumps(Evil())))
     with pytest.raises(TornError, match=rf"^sent a frame of kind {kind}, which is not read here$"):

@@ -104,8 +104,8 @@ def test_the_rest_is_made_alone_when_links_become_slow():
     devices = fleet("ab", Links(changing((5.5, 0.01))))
     planner = Planner(devices, costs, steps=8, warmup=0)
     timeline = Simulation(devices, costs).run(planner.plan().plan, Replanner(planner))
-    # Keys of the third step leave at 5 s; half of them need another 50 s. The sync point at 6 s sees half the bandwidth,
-    # which hides nothing worse; that at 56.5 sees all, and four steps of 4 s are left.
+    # Keys of the third step leave at 5 s; half of them need another 50 s. The sync point at 6 s sees half the
+    # bandwidth, which hides nothing worse; that at 56.5 sees all, and four steps of 4 s are left.
     assert [len(plan.shares) for plan in timeline.plans] == [2, 1]
     assert timeline.plans[1].first_step == 4
     assert timeline.latency_s == pytest.approx(55.5 + 1 + 4 * 4)
@@ -134,7 +134,7 @@ def test_those_that_reach_each_other_finish():
     for replan, message in (
         (
             None,
-            "the link from b to c failed before the meeting at step 3, and there is no re-planning; go on from step 2 "
+            "the link from b to c failed before the sync point at step 3, and there is no re-planning; go on from step 2 "
             "with other devices",
         ),
         (stay, "the new plan needs the link from b to c, which has failed"),
