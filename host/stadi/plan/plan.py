@@ -168,8 +168,8 @@ class Plan:
     def table(self) -> str:
         """The plan in words and columns."""
         lines = [
-            f"{self.method}: steps {self.first_step}..{self.steps - 1}, {self.warmup} synchronous, then sync points every "
-            f"{self.interval}",
+            f"{self.method}: steps {self.first_step}..{self.steps - 1}, {self.warmup} synchronous, then sync points "
+            f"every {self.interval}",
             f"{'device':<16}{'stride':>8}{'rows':>8}{'warm-up rows':>14}",
         ]
         for share in self.shares:

@@ -134,8 +134,8 @@ def test_those_that_reach_each_other_finish():
     for replan, message in (
         (
             None,
-            "the link from b to c failed before the sync point at step 3, and there is no re-planning; go on from step 2 "
-            "with other devices",
+            "the link from b to c failed before the sync point at step 3, and there is no re-planning; go on from "
+            "step 2 with other devices",
         ),
         (stay, "the new plan needs the link from b to c, which has failed"),
     ):

@@ -150,7 +150,8 @@ def test_a_loss_that_cannot_be_repaired_says_why():
     with pytest.raises(
         PlanError,
         match=re.escape(
-            "b stopped before the sync point at step 3, and there is no re-planning; go on from step 2 with other devices"
+            "b stopped before the sync point at step 3, and there is no re-planning; go on from step 2 with "
+            "other devices"
         ),
     ):
         simulation.run(plan, None, [Failure("b", 14.0)])
