@@ -187,12 +187,12 @@ class DriftExecution(Execution):
         self._sites[place] += 1
         return self.strategy.layer(self, call, setting)
 
-    def pair(self, call: ProductCall, out: torch.Tensor) -> None:
+    def attention_product(self, call: ProductCall, out: torch.Tensor) -> None:
         setting = self.strategy.setting(self.schedule(self.cell(call.product)))
         if self.is_safe(setting):
             self.run(call, out, setting)
         else:
-            self.strategy.pair(self, call, setting, out)
+            self.strategy.attention_product(self, call, setting, out)
 
     def run(
         self,

@@ -130,7 +130,7 @@ class Execution:
             out = model.scratch("sums", call.shape, torch.int32, call.a.device)
         return model.accelerator.gemm(call.a, call.w, out=out, error_key=call.key, tally=call.product.tally)
 
-    def pair(self, call: ProductCall, out: torch.Tensor) -> None:
+    def attention_product(self, call: ProductCall, out: torch.Tensor) -> None:
         """Run a block of a product of attention into int32 `out`.
 
         Marked elements are kept as they are: their history would take more memory than the model.

@@ -340,7 +340,7 @@ class OffloadedProduct:
 
     def multiply_pair(self, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, key: int, first_row: int) -> None:
         """Multiply two activations, int8 (B, M, K) and (B, K, N), into int32 `out`."""
-        self.model.execution.pair(ProductCall(self, a, b, key, first_row=first_row), out)
+        self.model.execution.attention_product(ProductCall(self, a, b, key, first_row=first_row), out)
         self._count(out, a.shape[-1])
 
     def _count(self, out: torch.Tensor, k: int) -> None:

@@ -31,10 +31,10 @@ class TrialExecution(Execution):
 
     def layer(self, call: ProductCall) -> torch.Tensor:
         out = call.product.model.scratch("sums", call.shape, torch.int32, call.a.device)
-        self.pair(call, out)
+        self.attention_product(call, out)
         return out
 
-    def pair(self, call: ProductCall, out: torch.Tensor) -> None:
+    def attention_product(self, call: ProductCall, out: torch.Tensor) -> None:
         w = call.w.values if isinstance(call.w, ResidentWeights) else call.w
         each = zip(*(x if x.ndim == 3 else x[None] for x in (call.a, w, out)), strict=True)
         for a, b, sums in each:

@@ -147,5 +147,5 @@ class Strategy(abc.ABC):
         """Run a layer's product; the int32 sums may lie in memory that is used again."""
 
     @abc.abstractmethod
-    def pair(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+    def attention_product(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
         """Run a block of a product of attention at a setting at which it may err."""

@@ -61,10 +61,10 @@ class ZeroingAbft(Strategy):
 
     def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
         out = run.scratch("sums", call)
-        self.pair(run, call, setting, out)
+        self.attention_product(run, call, setting, out)
         return out
 
-    def pair(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+    def attention_product(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
         zero = Protection(correct=False, on_mark="zero", theta=self.theta, log_records=0)
         run.run(call, out, setting, UNCHECKED if run.is_safe(setting) else zero)
 
@@ -118,7 +118,7 @@ class RecomputeAbft(Strategy):
         self._learn(key, out)
         return out
 
-    def pair(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+    def attention_product(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
         # Scores and exponentials of different images have nothing in common: everything that is seen matters.
         self._checked(run, call, setting, out, 0)
 
@@ -195,5 +195,5 @@ class PublishedDrift(Strategy):
             run.accelerator.copy(out, checkpoint)
         return out
 
-    def pair(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+    def attention_product(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
         run.run(call, out, setting, Protection(correct=False, theta=self.theta, log_records=0))

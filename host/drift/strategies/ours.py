@@ -71,7 +71,7 @@ class Rollback(Strategy):
             return run.run(call, out, run.safe)
         return run.run(call, out, setting, Protection(on_mark="suppress", theta=self.theta, log_records=0))
 
-    def pair(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+    def attention_product(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
         counts = run.accelerator.check_counts["suppressed"]
         run.run(call, out, setting, Protection(on_mark="keep", theta=self.theta, log_records=0))
         for attempt in range(1, self.attempts + 1):

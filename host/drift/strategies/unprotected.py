@@ -21,7 +21,7 @@ class Unprotected(Strategy):
     def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
         return run.run(call, run.scratch("sums", call), setting)
 
-    def pair(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+    def attention_product(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
         run.run(call, out, setting)
 
 
@@ -65,10 +65,10 @@ class Dmr(Strategy):
         out = run.scratch("sums", call)
         if run.is_safe(setting):
             return run.run(call, out, setting)
-        self.pair(run, call, setting, out)
+        self.attention_product(run, call, setting, out)
         return out
 
-    def pair(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+    def attention_product(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
         run.run(call, out, setting)
         again = run.run(call, run.scratch("second", call), setting, attempt=1)
         run.accelerator.add_host_traffic(2 * out.numel() * out.element_size())
