@@ -19,11 +19,11 @@ from .numbers import Ints, check_weights, digits_of, is_residue, wrap
 def late_bits(settled: NDArray[np.uint64], p: NDArray[np.uint64], lengths: Ints, widths: Ints) -> NDArray[np.uint64]:
     """Bits of `settled` whose carry comes from too far below: arrays (rows, columns), (columns,), (columns,)."""
     one = np.uint64(1)
-    run = np.zeros_like(p)
-    ones = np.zeros(p.shape, np.int64)
-    for i in range(int(widths.max())):
-        ones = np.where((p >> np.uint64(i)) & one == one, ones + 1, 0)
-        run |= (ones >= lengths).astype(np.uint64) << np.uint64(i)
+    places = np.arange(int(widths.max()))
+    zero = (p[..., None] >> places.astype(np.uint64)) & one == 0
+    # Ones of `p` that end at each place, back to the last zero.
+    ones = places - np.maximum.accumulate(np.where(zero, places, -1), axis=-1)
+    run = ((ones >= lengths[:, None]).astype(np.uint64) << places.astype(np.uint64)).sum(axis=-1)
     mask = (one << widths.astype(np.uint64)) - one
     return (settled ^ p) & (run << one) & mask
 

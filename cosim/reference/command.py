@@ -60,5 +60,6 @@ class Command:
         if self.config.razor:
             self.dropped += 1
             return 0
-        bit = sum(threshold <= pick(drawn) for threshold in self.errors.bits)
+        picked = pick(drawn)
+        bit = sum(threshold <= picked for threshold in self.errors.bits)
         return int(wrap(value ^ (1 << bit), 32))

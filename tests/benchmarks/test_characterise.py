@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
 
+
+@pytest.mark.usefixtures("short_digits")
 def test_digits_run_through_the_benchmark(benchmark_module, monkeypatch, tmp_path, capsys):
     module = benchmark_module("characterise")
     monkeypatch.setenv("BROWNOUT_BUILD", str(tmp_path))
