@@ -48,7 +48,7 @@ class PatchedDenoiser(abc.ABC):
         Into which an image can be divided.
     latent_rows : int
         Rows of latents of each of them.
-    kept : tuple of Kept
+    kept : tuple of StalePeerCache
         What is remembered.
     resynchronise : bool
         Whether rows can be given to other devices only in a synchronous step.

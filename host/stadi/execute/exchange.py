@@ -17,7 +17,7 @@ class Exchange:
 
     Parameters
     ----------
-    mailbox : Post
+    mailbox : Mailbox
         Of the device.
     plan : Plan
         Says who uses what.

@@ -229,9 +229,9 @@ class Worker:
 
     Parameters
     ----------
-    worker configuration : Recipe
+    worker_config : WorkerConfig
         What it is made of.
-    mailbox : Post
+    mailbox : Mailbox
         Its correspondence.
     """
 

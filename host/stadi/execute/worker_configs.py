@@ -29,7 +29,7 @@ def pack_worker_config(
 
     Parameters
     ----------
-    worker configuration : Recipe
+    worker_config : WorkerConfig
         With a module of any class.
     pickler : type
         Which pickles the skeleton.

@@ -24,7 +24,7 @@ class WorkerGroup:
     ----------
     executor : Executor
         Where they live.
-    worker configurations : sequence of Recipe
+    worker_configs : sequence of WorkerConfig
         What they are made of.
     patience_s : float
         Wall-clock seconds without any sign of life after which a worker is given up.

@@ -139,12 +139,13 @@ def test_processes_are_lost_one_after_another_until_nobody_is_left(case, placed,
 
 SCRIPT = """
 import os, signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have us ignore it
 sys.path.insert(0, {root!r})
 from tests.host.stadi.execute.trouble import Case
 from tests.host.stadi.execute.tiny import plan
 case = Case()
 placed = case.place(2, executor="process")
-print(*(placed._crew._executor.pid(name) for name in placed.alive), flush=True)
+print(*(placed._workers._executor.pid(name) for name in placed.alive), flush=True)
 kill = lambda step, latents: step < 4 or os.kill(os.getpid(), signal.{kill})
 case.generate(placed, plan([3, 3], steps=9), callback=kill)
 """
