@@ -89,7 +89,7 @@ class FleetRun:
 
     Parameters
     ----------
-    worker group : Worker group
+    workers : WorkerGroup
         The workers.
     planner : Planner
         For the devices that were alive at the beginning.
