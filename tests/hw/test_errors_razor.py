@@ -8,7 +8,7 @@ from brownout.hw.config import AcceleratorConfig
 from brownout.hw.errors.razor import total_of
 
 from .amaranth_bench import simulate
-from .test_protect_carry import model
+from .test_errors_carry import model
 
 
 def test_an_element_whose_cycle_is_borrowed_passes_on_what_came_from_above():

@@ -38,7 +38,7 @@ class SolverState:
     denoised: Tensor | None = None
     denoised_at: Tensor | None = None
 
-    def __mailbox_init__(self) -> None:
+    def __post_init__(self) -> None:
         if self.latents.ndim != 4 or not self.latents.numel() or not self.latents.is_floating_point():
             raise ValueError(
                 f"latents must be floating-point numbers of shape (B, C, H, W), none of them 0, "

@@ -39,7 +39,7 @@ class ExchangeCoding:
     block: int
     keyframe_interval: int | None = None
 
-    def __mailbox_init__(self) -> None:
+    def __post_init__(self) -> None:
         if not 1 <= self.bits <= 7:
             raise ValueError(
                 f"ExchangeCoding.bits must be in 1..7, not {self.bits!r}; whole keys and values have 8 "

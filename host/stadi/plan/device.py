@@ -43,7 +43,7 @@ class DeviceSpec:
     load: LoadTrace = field(default_factory=LoadTrace)
     law: TimingLaw = field(default_factory=TimingLaw)
 
-    def __mailbox_init__(self) -> None:
+    def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("DeviceSpec.name must not be empty")
         if not self.frequency_hz > 0:
@@ -81,7 +81,7 @@ class FleetSpec:
     devices: tuple[DeviceSpec, ...]
     links: Links = field(default_factory=Links)
 
-    def __mailbox_init__(self) -> None:
+    def __post_init__(self) -> None:
         names = [device.name for device in self.devices]
         if not names:
             raise ValueError("FleetSpec.devices must hold at least one device")

@@ -35,7 +35,7 @@ class BandwidthTrace:
     starts_s: tuple[float, ...] = (0.0,)
     factors: tuple[float, ...] = (1.0,)
 
-    def __mailbox_init__(self) -> None:
+    def __post_init__(self) -> None:
         check_pieces("BandwidthTrace", "factors", self.starts_s, self.factors)
         for factor in self.factors:
             if not 0 <= factor < math.inf:
@@ -65,7 +65,7 @@ class Link:
     byte_j: float = 102e-12
     trace: BandwidthTrace = field(default_factory=BandwidthTrace)
 
-    def __mailbox_init__(self) -> None:
+    def __post_init__(self) -> None:
         if not self.bytes_per_s > 0:
             raise ValueError(
                 f"Link.bytes_per_s must be positive, not {self.bytes_per_s!r}; a link that is down is None in Links"

@@ -30,7 +30,7 @@ class LoadTrace:
     starts_s: tuple[float, ...] = (0.0,)
     duties: tuple[float, ...] = (0.0,)
 
-    def __mailbox_init__(self) -> None:
+    def __post_init__(self) -> None:
         check_pieces("LoadTrace", "duties", self.starts_s, self.duties)
         for duty in self.duties:
             if not 0 <= duty <= 1:

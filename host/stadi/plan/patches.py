@@ -45,7 +45,7 @@ class PatchedWorkload:
     coding: ExchangeCoding | None = None
     _groups: tuple[tuple[ModelProduct, ...], ...] = field(init=False, repr=False, compare=False)
 
-    def __mailbox_init__(self) -> None:
+    def __post_init__(self) -> None:
         for name in ("rows", "tokens_per_row", "images", "value_bytes"):
             if not getattr(self, name) >= 1:
                 raise ValueError(f"PatchedWorkload.{name} must be at least 1, not {getattr(self, name)!r}")

@@ -79,7 +79,7 @@ class Plan:
     warmup: int
     first_step: int = 0
 
-    def __mailbox_init__(self) -> None:
+    def __post_init__(self) -> None:
         if not 0 <= self.first_step < self.steps:
             raise PlanError(f"first_step must be in 0..{self.steps - 1}, not {self.first_step}")
         if not 0 <= self.warmup <= self.steps - self.first_step:

@@ -116,7 +116,7 @@ class PatchedUnet:
         init=False, repr=False, compare=False
     )
 
-    def __mailbox_init__(self) -> None:
+    def __post_init__(self) -> None:
         for name in ("images", "value_bytes"):
             if not getattr(self, name) >= 1:
                 raise ValueError(f"PatchedUnet.{name} must be at least 1, not {getattr(self, name)!r}")

@@ -45,7 +45,7 @@ class ImageQueue:
 
     arrivals_s: tuple[float, ...]
 
-    def __mailbox_init__(self) -> None:
+    def __post_init__(self) -> None:
         if not self.arrivals_s:
             raise ValueError("ImageQueue.arrivals_s must hold at least one image")
         for before, after in zip((0.0, *self.arrivals_s), self.arrivals_s, strict=False):

@@ -49,7 +49,7 @@ def random_int8(generator, *shape):
 
 
 @pytest.fixture
-def attention_product():
+def pair():
     def make(config, **settings):
         return Accelerator(config, backend="twin", **settings), on_fake(config, **settings)
 

@@ -20,7 +20,7 @@ from brownout.host.quality import (
 
 
 @pytest.fixture
-def attention_product(generator):
+def pair(generator):
     reference = torch.rand(3, 2, 9, 11, generator=generator)
     return (reference + 0.1 * torch.randn(reference.shape, generator=generator)).clamp(0, 1), reference
 

@@ -179,7 +179,7 @@ def test_who_waits_for_a_device_whose_connection_breaks_is_told_at_once_and_what
 
 
 @pytest.fixture
-def attention_product():
+def pair():
     """A wire to device a, and the socket at a's end."""
     here, there = socket.socketpair()
     wire = PeerWire(here, "a")

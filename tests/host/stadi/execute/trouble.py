@@ -216,7 +216,7 @@ class Relays:
         self.lock, self.threads, self.ends = threading.Lock(), [], []
         monkeypatch.setattr(process, "socketpair", self.pair)
 
-    def attention_product(self):
+    def pair(self):
         (a, inner_a), (inner_b, b) = socket.socketpair(), socket.socketpair()
         self.ends += [inner_a, inner_b]
         for source, target in ((inner_a, inner_b), (inner_b, inner_a)):
