@@ -48,7 +48,7 @@ def digits(protection: Protection, timing_model: str) -> Iterator[Draw]:
                     elif evaluation in (0, 2):
                         accelerator.set_error_rate(5e-3 + 1e-2 * evaluation, seed=4, check_rate=1e-4)
 
-                return pipe([3, 8], seed=0, num_inference_steps=5, checkpoint=kept, on_step=change), pipe
+                return pipe([3, 8], seed=0, num_inference_steps=4, checkpoint=kept, on_step=change), pipe
 
     yield draw
 

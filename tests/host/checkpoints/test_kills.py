@@ -82,7 +82,7 @@ def test_a_run_killed_at_any_point_goes_on_to_the_same_image_and_counts(nursery,
     print(f"seed {seed}")
     rng = random.Random(seed)
     # One in each part of the run.
-    kills = [rng.randrange(points * part // 6, points * (part + 1) // 6) + 1 for part in range(6)]
+    kills = [rng.randrange(points * part // 4, points * (part + 1) // 4) + 1 for part in range(4)]
     for kill in kills:
         folder = tmp_path / str(kill)
         nursery.run(folder, kill)

@@ -7,6 +7,7 @@ import re
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,11 +15,13 @@ from torch import nn
 
 from brownout.cosim.errors import SimulatorDied
 from brownout.host import Accelerator, DeviceMemoryError, Requantisation, first_difference, offload, report, restore
-from brownout.hw.config import AcceleratorConfig, MemoryConfig
+from brownout.hw.config import MemoryConfig
+
+from ...configurations import plain
 
 pytestmark = pytest.mark.rtl
 
-CONFIG = AcceleratorConfig(rows=4, cols=4, memory=MemoryConfig(size_bytes=1 << 23))
+CONFIG = replace(plain(4, 4), memory=MemoryConfig(size_bytes=1 << 23))
 
 
 @pytest.fixture(scope="module")

@@ -17,14 +17,14 @@ HALF = AcceleratorConfig(rows=8, cols=4, memory=MemoryConfig(size_bytes=1 << 22)
 STEPS, NULL = 6, 10
 
 
-def dit() -> diffusers.DiTTransformer2DModel:
+def dit(num_layers: int = 2) -> diffusers.DiTTransformer2DModel:
     """6 rows of 6 tokens; width 32, a multiple of what is computed at once."""
     torch.manual_seed(0)
     return diffusers.DiTTransformer2DModel(
         num_attention_heads=2,
         attention_head_dim=16,
         in_channels=2,
-        num_layers=2,
+        num_layers=num_layers,
         sample_size=12,
         patch_size=2,
         num_embeds_ada_norm=NULL,

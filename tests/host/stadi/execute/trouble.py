@@ -31,10 +31,10 @@ STEPS = 9
 
 
 class Case:
-    """A tiny model, and fleets of four devices for it."""
+    """A tiny model of one layer, and fleets of four devices for it."""
 
     def __init__(self):
-        self.model, self.conditions, self.noise = dit(), dit_conditions(1), latents(1)
+        self.model, self.conditions, self.noise = dit(num_layers=1), dit_conditions(1), latents(1)
         self.calibration = calibrated(self.model, torch.cat([self.noise] * 2), both(self.conditions))
         self._expected = {}
         self._quiet = {}
