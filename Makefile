@@ -13,6 +13,10 @@ COLS ?= 4
 JOBS ?= 2
 BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/*.py)))
 
+# Each worker of the tests and each process that they start imports the same modules: compiled once, whatever the
+# environment says.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test quick lint sim bench soak formal readme clean
 
