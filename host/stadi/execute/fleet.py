@@ -325,7 +325,7 @@ class PlacedDenoiser:
                     "devices": [_device_facts(device) for device in planner.fleet.devices],
                     "links": planner.fleet.links,
                     "calibration": self._calibration,
-                    "scheduler": [type(scheduler).__name__, dict(scheduler.config)],
+                    "scheduler": [type(scheduler).__name__, _scheduler_facts(scheduler)],
                     "use_clipped_model_output": use_clipped_model_output,
                     "guidance_scale": guidance_scale,
                     "conditions": both,
@@ -370,6 +370,13 @@ class PlacedDenoiser:
         if not chosen.warmup and len(chosen.shares) > 1 and not chosen.divides_batch:
             raise PlanError("devices that share an image need at least one synchronous step; use warmup of 1 or more")
         return chosen
+
+
+def _scheduler_facts(scheduler: Any) -> dict[str, Any]:
+    """Configuration of a scheduler, without what diffusers notes for itself: lists made of sets, in another order in
+    each process.
+    """
+    return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
 
 
 def _device_facts(device: DeviceSpec) -> dict[str, Any]:
