@@ -11,7 +11,8 @@ SCRIPT = """
 import json
 import diffusers
 from brownout.host.stadi.execute.fleet import _scheduler_facts
-print(json.dumps([_scheduler_facts(each) for each in (diffusers.DDIMScheduler(), diffusers.DPMSolverMultistepScheduler())]))
+schedulers = diffusers.DDIMScheduler(), diffusers.DPMSolverMultistepScheduler()
+print(json.dumps([_scheduler_facts(each) for each in schedulers]))
 """
 
 
