@@ -21,6 +21,28 @@ Entry = TypeVar("Entry", bound=Named)
 Kind = TypeVar("Kind", bound=type[Any])
 
 
+def require_members(kind: type[Any], base: type[Any], *names: str) -> None:
+    """Refuse a class that says it can do something and leaves out how.
+
+    Parameters
+    ----------
+    kind : type
+        Subclass that is being defined.
+    base : type
+        Class whose members only raise.
+    names : str
+        Members that `kind` must have of its own, or from a class between them.
+
+    Raises
+    ------
+    TypeError
+        Names the first that is missing.
+    """
+    for name in names:
+        if getattr(kind, name) is getattr(base, name):
+            raise TypeError(f"{kind.__qualname__} needs {name}, which {base.__name__} only describes")
+
+
 class Registry(Generic[Entry]):
     """Entries by name: those that come with Brownout, those of installed packages, and those of the running program.
 
@@ -91,6 +113,10 @@ class Registry(Generic[Entry]):
             module = self._built_in.get(name) or self._modules().get(name)
             if module is not None:
                 import_module(module)
+                if name not in self._entries:
+                    raise LookupError(
+                        f"{module} registers no {self.what} {name!r}; decorate its class with the registry's register"
+                    )
             entry = self._entries.get(name)
         if entry is None:
             raise LookupError(f"there is no {self.what} {name!r}; there are {', '.join(map(repr, self.names()))}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from typing import ClassVar
 
-from ..registry import Registry
+from ..registry import Registry, require_members
 
 SYNDROME_BITS = 33
 """Width of the plain row check: one more than an output, so that the error of any single output is unambiguous."""
@@ -29,6 +29,10 @@ class CheckScheme(abc.ABC):
 
     locates_doubles: ClassVar[bool] = False
     """Whether two errors that are powers of two can be located too."""
+
+    def __init_subclass__(cls) -> None:
+        if cls.locates:
+            require_members(cls, CheckScheme, "check_bits", "weights")
 
     @property
     def most_locators(self) -> int:

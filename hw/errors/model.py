@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..registry import Registry
+from ..registry import Registry, require_members
 
 if TYPE_CHECKING:
     from amaranth.hdl import Elaboratable, Module, Signal, Value
@@ -28,6 +28,12 @@ class TimingErrorModel(abc.ABC):
 
     settles: ClassVar[bool] = False
     """Whether elements have settled carry lengths, which SET_POINT reads. `element_sum` is what errs."""
+
+    def __init_subclass__(cls) -> None:
+        if cls.draws:
+            require_members(cls, TimingErrorModel, "injector", "check_sum")
+        if cls.settles:
+            require_members(cls, TimingErrorModel, "element_sum")
 
     @property
     def errs(self) -> bool:

@@ -79,6 +79,9 @@ class TwinBackend(Backend):
 
     def __init__(self, config: AcceleratorConfig, *, layout: str = "row-major") -> None:
         self.config = config
+        if config.error_model.errs:
+            # That it is there is known before anything is computed.
+            TWIN_ERROR_MODELS.get(config.timing_model)
         self._cycle_model = CycleModel(config)
         # The command ring begins where usable memory ends.
         self._layout = Layout(config, self._cycle_model.ring_base, layout)

@@ -38,26 +38,26 @@ class InlineExecutor(Executor):
 
     def __init__(self) -> None:
         super().__init__()
-        self._posts: dict[str, Mailbox] = {}
+        self._mailboxes: dict[str, Mailbox] = {}
         self._commands: dict[str, Commands] = {}
         self._threads: dict[str, threading.Thread] = {}
 
     def start(self, worker_configs: Sequence[WorkerConfig]) -> None:
         for worker_config in worker_configs:
             name = worker_config.device.name
-            self._posts[name] = Mailbox(name, self._carry, worker_config.patience_s)
+            self._mailboxes[name] = Mailbox(name, self._carry, worker_config.patience_s)
             self._commands[name] = queue.Queue()
         for worker_config in worker_configs:
             name = worker_config.device.name
             own = replace(worker_config, denoiser=_sharing_copy(worker_config.denoiser))
-            arguments = (own, self._posts[name], self._commands[name])
+            arguments = (own, self._mailboxes[name], self._commands[name])
             self._threads[name] = threading.Thread(
                 target=self._work, args=arguments, name=f"worker {name}", daemon=True
             )
             self._threads[name].start()
 
     def _carry(self, receiver: str, envelope: Envelope) -> None:
-        mailbox = self._posts.get(receiver)
+        mailbox = self._mailboxes.get(receiver)
         if mailbox is not None:
             mailbox.deliver(envelope)
 
@@ -81,25 +81,25 @@ class InlineExecutor(Executor):
             worker.close()
 
     def tell(self, device: str, number: int, command: Command) -> None:
-        if device not in self._posts:
+        if device not in self._mailboxes:
             self.answers.put((device, None, Lost("its worker was ended")))
         else:
             self._commands[device].put((number, command))
 
     def interrupt(self, device: str, epoch: int) -> None:
-        mailbox = self._posts.get(device)
+        mailbox = self._mailboxes.get(device)
         if mailbox is not None:
             mailbox.interrupt(epoch)
 
     def kill(self, device: str) -> None:
         # Nobody hears of it any more, and it ends after its evaluation.
-        mailbox = self._posts.pop(device, None)
+        mailbox = self._mailboxes.pop(device, None)
         if mailbox is not None:
             mailbox.interrupt(NEVER)
             self._commands[device].put(None)
 
     def close(self) -> None:
-        for device in list(self._posts):
+        for device in list(self._mailboxes):
             self.kill(device)
         deadline = time.monotonic() + END_S
         for thread in self._threads.values():
