@@ -53,9 +53,9 @@ from brownout.host.drift.adaptive.controller import RateController, voltage_ladd
 from brownout.host.drift.adaptive.estimate import PUBLISHED_CURVE, RateCurve, estimate_rate, measured_curve
 from brownout.host.drift.adaptive.rules import rate_within_budget
 from brownout.host.drift.adaptive.schedule import AdaptiveSchedule
+from brownout.host.drift.operating_point import OperatingPoint
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import BLOCK_LINEAR_KINDS, Phases, Schedule
-from brownout.host.drift.setting import Setting
 from brownout.host.drift.strategies import GuardBand, PublishedDrift, Rollback, Strategy
 from brownout.host.drift.strategies.base import DriftRun
 from brownout.host.models.evaluate import calibration_run
@@ -112,10 +112,10 @@ class Staleness(Rollback):
         super().__init__()
         self.squares, self.sums = 0.0, 0
 
-    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
+    def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         out, valid = run.history(call)
         before = out.double()
-        result = super().layer(run, call, setting)
+        result = super().layer(run, call, point)
         if valid and run.cell(call.product).kind in BLOCK_LINEAR_KINDS:
             self.squares += (result.double() - before).square().sum().item()
             self.sums += result.numel()
@@ -201,11 +201,11 @@ class Bench:
         print(f"{name:16}", *(f"{key} {value:.4g}" for key, value in found.items()), flush=True)
         return found
 
-    def phases(self, setting: Setting) -> Phases:
-        """Block Linear layers at a setting after the first evaluations."""
-        return Phases(low=setting, first=CLEAN_EVALUATIONS, kinds=BLOCK_LINEAR_KINDS)
+    def phases(self, point: OperatingPoint) -> Phases:
+        """Block Linear layers at a point after the first evaluations."""
+        return Phases(low=point, first=CLEAN_EVALUATIONS, kinds=BLOCK_LINEAR_KINDS)
 
-    def at(self, voltage_v: float) -> Setting:
+    def at(self, voltage_v: float) -> OperatingPoint:
         """The candidate of a voltage."""
         return voltage_ladder(voltage_v, voltage_v)[0]
 
@@ -215,12 +215,12 @@ def characterise(bench: Bench, timing_model: str) -> tuple[RateCurve, list[float
     law, config = bench.plan.law, bench.config
     delays, rates, distances = [], [], []
     for voltage in bench.plan.characterised_v:
-        setting = bench.at(voltage)
-        found = bench.run(f"{voltage:g} V", bench.strategy, bench.phases(setting), shifts=False)
-        assert setting.check_voltage_v is not None
+        point = bench.at(voltage)
+        found = bench.run(f"{voltage:g} V", bench.strategy, bench.phases(point), shifts=False)
+        assert point.check_voltage_v is not None
         check_rate = 0.0
         if timing_model == "flip":
-            check_rate = law.error_rate(setting.check_voltage_v, NOMINAL_FREQUENCY_HZ)
+            check_rate = law.error_rate(point.check_voltage_v, NOMINAL_FREQUENCY_HZ)
         # The widths of these layers are multiples of 16.
         checks = {16: found["checks"]}
         rates.append(estimate_rate(config, checks, found["detected"], check_rate=check_rate).value)
@@ -239,30 +239,28 @@ def lowest(bench: Bench, allowed: Callable[[float], bool]) -> float:
     return next(v for v in voltages if allowed(plan.law.relative_delay(v, NOMINAL_FREQUENCY_HZ)))
 
 
-def one_voltage(bench: Bench, config: AcceleratorConfig, setting: Setting, curve: RateCurve) -> RateController:
+def one_voltage(bench: Bench, config: AcceleratorConfig, point: OperatingPoint, curve: RateCurve) -> RateController:
     """A controller that observes, and has nothing to choose from."""
     worst = bench.plan.worst_factor
     limit = 1.0
-    return RateController(
-        config, bench.plan.law, [setting], limit / 2, hard_limit=limit, worst_factor=worst, curve=curve
-    )
+    return RateController(config, bench.plan.law, [point], limit / 2, hard_limit=limit, worst_factor=worst, curve=curve)
 
 
 def with_checkpoints(bench: Bench, rate: float, curve: RateCurve) -> dict[str, dict[str, float]]:
     """DRIFT with a fixed interval between checkpoints, and with one that follows; both at the same voltage."""
     largest = curve.largest_delay(rate)
     voltage = lowest(bench, lambda delay: delay <= largest)
-    setting = Setting(voltage_v=voltage)
+    point = OperatingPoint(voltage_v=voltage)
     fixed = PublishedDrift()
-    cool = bench.run("drift_cool", fixed, bench.phases(setting), shifts=False)
-    results = {"drift_interval10": bench.run("drift_interval10", fixed, bench.phases(setting))}
+    cool = bench.run("drift_cool", fixed, bench.phases(point), shifts=False)
+    results = {"drift_interval10": bench.run("drift_interval10", fixed, bench.phases(point))}
     strategy = PublishedDrift()
     config = strategy.hardware(bench.base)
     assert config.checksum is not None
-    controller = one_voltage(bench, config, setting, curve)
+    controller = one_voltage(bench, config, point, curve)
     # The widths of these layers are multiples of a tile's.
     share = cool["suppressed"] / (cool["checks"] * config.checksum.segment_cols)
-    schedule = AdaptiveSchedule(bench.phases(setting), controller, design_share=share)
+    schedule = AdaptiveSchedule(bench.phases(point), controller, design_share=share)
     results["drift_interval"] = bench.run("drift_interval", strategy, schedule)
     print("intervals", schedule.intervals, flush=True)
     return results
@@ -309,7 +307,7 @@ def main(
     plan = PLANS[timing_model]
     bench = Bench(plan, timing_model, batches, images, steps)
     staleness = Staleness()
-    bench.run("clean", staleness, lambda cell: Setting(), shifts=False)
+    bench.run("clean", staleness, lambda cell: OperatingPoint(), shifts=False)
     curve, rates, distances = characterise(bench, timing_model)
     target = rate_within_budget(rates, distances, budget)
     largest = curve.largest_delay(target)
@@ -331,7 +329,9 @@ def main(
         "static": bench.run("static", bench.strategy, bench.phases(bench.at(static_v))),
         "adaptive": bench.run("adaptive", bench.strategy, adaptive),
         "worst_case": bench.run("worst_case", bench.strategy, bench.phases(bench.at(worst_v))),
-        "guard_band": bench.run("guard_band", GuardBand(Setting(voltage_v=guard_v)), bench.phases(Setting())),
+        "guard_band": bench.run(
+            "guard_band", GuardBand(OperatingPoint(voltage_v=guard_v)), bench.phases(OperatingPoint())
+        ),
     }
     following = new_controller()
     theta = AdaptiveSchedule(bench.phases(following.candidate), following, staleness=staleness.rms)

@@ -28,12 +28,12 @@ import typer
 from brownout.cosim.cache import results_root
 from brownout.host import write_results
 from brownout.host.drift.characterisation.characterise import characterise
-from brownout.host.drift.characterisation.plots import damage_by_slice, damage_over_bit, damage_over_setting, heat_map
+from brownout.host.drift.characterisation.plots import damage_by_slice, damage_over_bit, damage_over_point, heat_map
 from brownout.host.drift.characterisation.profile import ResilienceProfile
 from brownout.host.drift.characterisation.slices import Slice, bit_slices, cross, kind_slices, layout_of, split
 from brownout.host.drift.characterisation.stopping import DamageEstimate, Stopping
 from brownout.host.drift.characterisation.subject import Subject, shipped
-from brownout.host.drift.setting import Setting
+from brownout.host.drift.operating_point import OperatingPoint
 from brownout.host.drift.strategies import Unprotected
 from brownout.host.workload.cell import BLOCK_LINEAR_KINDS
 
@@ -44,8 +44,8 @@ PARTS = {"steps": ("early", "middle", "late"), "blocks": ("first", "middle", "la
 LINEAR = Slice(name="linear", kinds=BLOCK_LINEAR_KINDS)
 
 
-def watch(slice_: Slice, setting: Setting, found: DamageEstimate) -> None:
-    print(f"{slice_.name:24} {setting.label:8} {found.mean:8.4f} [{found.lower:.4f}, {found.upper:.4f}] {found.images}")
+def watch(slice_: Slice, point: OperatingPoint, found: DamageEstimate) -> None:
+    print(f"{slice_.name:24} {point.label:8} {found.mean:8.4f} [{found.lower:.4f}, {found.upper:.4f}] {found.images}")
 
 
 class Sweeps:
@@ -72,7 +72,7 @@ class Sweeps:
             self.subject.module,
             self.subject.run,
             slices,
-            [Setting(error_rate=rate) for rate in rates],
+            [OperatingPoint(error_rate=rate) for rate in rates],
             metrics=self.subject.metrics,
             stopping=Stopping(images=self.images, batch=self.batch, absolute=0.02),
             pairs=pairs,
@@ -87,8 +87,8 @@ def damages(profile: ResilienceProfile) -> dict[str, float]:
     """All damages over that of unrelated images."""
     scale, metrics = profile.unrelated[profile.metrics[0]], dict[str, float]()
     for each in profile.slices:
-        for index, setting in enumerate(profile.settings):
-            name = each.name if len(profile.settings) == 1 else f"{each.name}_{setting.label}"
+        for index, point in enumerate(profile.points):
+            name = each.name if len(profile.points) == 1 else f"{each.name}_{point.label}"
             found = profile.damage(each.name, index)
             metrics |= {
                 name: found.mean / scale,
@@ -102,16 +102,16 @@ def damages(profile: ResilienceProfile) -> dict[str, float]:
 def order(profile: ResilienceProfile, first: str, last: str, what: str) -> dict[str, float]:
     """Paired differences of two slices, and where their order turns."""
     scale, metrics = profile.unrelated[profile.metrics[0]], dict[str, float]()
-    for index, setting in enumerate(profile.settings):
+    for index, point in enumerate(profile.points):
         bound = profile.difference(first, last, index)
         worse = profile.worse(first, last, index)
-        name = f"{first}_minus_{last.rpartition('_')[2]}_{setting.label}"
+        name = f"{first}_minus_{last.rpartition('_')[2]}_{point.label}"
         metrics |= {
             name: bound.mean / scale,
             f"{name}_lower": bound.lower / scale,
             f"{name}_upper": bound.upper / scale,
             f"{name}_samples": bound.samples,
-            f"{what}_order_{setting.label}": 0 if worse is None else 1 if worse == first else -1,
+            f"{what}_order_{point.label}": 0 if worse is None else 1 if worse == first else -1,
         }
     changes = profile.order_changes(first, last)
     metrics[f"order_changes_{what}s"] = len(changes)
@@ -139,11 +139,11 @@ def main(
         pair = (sweeps.steps[0].name, sweeps.steps[-1].name)
         steps = sweeps.profile("steps", sweeps.steps, RATES, [pair])
         metrics = damages(bits) | damages(steps) | order(steps, *pair, "step")
-        plots["steps"] = damage_over_setting(steps)
+        plots["steps"] = damage_over_point(steps)
         pair = (sweeps.blocks[0].name, sweeps.blocks[-1].name)
         blocks = sweeps.profile("blocks", sweeps.blocks, RATES, [pair])
         metrics |= damages(blocks) | order(blocks, *pair, "block")
-        plots["blocks"] = damage_over_setting(blocks)
+        plots["blocks"] = damage_over_point(blocks)
         cells = sweeps.profile("map", cross(sweeps.steps, sweeps.blocks), [map_rate])
         plots["map"] = heat_map(cells, sweeps.steps, sweeps.blocks, 0)
         metrics |= {f"cell_{name.replace('/', '_')}": value for name, value in damages(cells).items()}

@@ -35,9 +35,9 @@ from brownout.host import (
     write_results,
 )
 from brownout.host.caching import TaylorCache
+from brownout.host.drift.operating_point import GUARD_BAND_V, NOMINAL, OperatingPoint
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Phases
-from brownout.host.drift.setting import GUARD_BAND_V, NOMINAL, Setting
 from brownout.host.drift.strategies import PredictedRollback, Rollback, Strategy
 from brownout.host.models.evaluate import CALIBRATION_SEED, draw
 from brownout.host.models.pruning import hidden_statistics, prune_mlp
@@ -68,7 +68,7 @@ class Bench:
         self.classifier = load_classifier(name)
         voltage = TimingLaw().voltage_at_rate(rate)
         check = voltage + CHECK_VOLTAGE * (GUARD_BAND_V - voltage)
-        self.low = Setting(voltage_v=voltage, check_voltage_v=check)
+        self.low = OperatingPoint(voltage_v=voltage, check_voltage_v=check)
         model = load_denoiser(name)
         statistics = hidden_statistics(model, self._calibrate)
         self.models = {
@@ -83,7 +83,7 @@ class Bench:
         sample(model, self.spec, list(range(self.spec.num_classes)) * 2, seed=CALIBRATION_SEED)
 
     def run(
-        self, interval: int, share: float, setting: Setting, strategy: Strategy
+        self, interval: int, share: float, point: OperatingPoint, strategy: Strategy
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Images and what they took."""
         model = self.models[share]
@@ -91,7 +91,7 @@ class Bench:
         with Accelerator(strategy.hardware(ARRAY), backend="twin") as accelerator:
             offload(model, accelerator, calibration=self.calibrations[share])
             try:
-                schedule = Phases(low=setting, first=1, kinds=BLOCK_LINEAR_KINDS)
+                schedule = Phases(low=point, first=1, kinds=BLOCK_LINEAR_KINDS)
                 with cache.attach(model) if interval > 1 else nullcontext(), protect(model, strategy, schedule, seed=1):
                     images, _ = draw(model, self.spec, self.images, seed=0)
                 stats = accelerator.stats

@@ -27,9 +27,9 @@ import typer
 
 from brownout.cosim.cache import results_root
 from brownout.host import Accelerator, TimingLaw, load_classifier, load_denoiser, offload, offloaded_model, restore
+from brownout.host.drift.operating_point import GUARD_BAND_V, NOMINAL, OperatingPoint
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import published
-from brownout.host.drift.setting import GUARD_BAND_V, NOMINAL, Setting
 from brownout.host.drift.strategies import (
     Dmr,
     Drop,
@@ -191,7 +191,7 @@ class Bench:
         return self._clean[batch]
 
     def _draw(
-        self, strategy: Strategy, low: Setting, batch: int, nominal: tuple[int, ...] = (0, 1)
+        self, strategy: Strategy, low: OperatingPoint, batch: int, nominal: tuple[int, ...] = (0, 1)
     ) -> tuple[torch.Tensor, dict[str, float]]:
         with Accelerator(strategy.hardware(self.base), backend="twin") as accelerator:
             offload(self.model, accelerator, calibration=self.calibration)
@@ -248,7 +248,7 @@ class Bench:
     def point(self, variant: Variant, voltage_v: float, batch: int) -> dict[str, Any]:
         """Quality and cost of a batch."""
         check_v = voltage_v + variant.check_voltage * max(0.0, GUARD_BAND_V - voltage_v)
-        low = Setting(voltage_v=voltage_v, check_voltage_v=check_v)
+        low = OperatingPoint(voltage_v=voltage_v, check_voltage_v=check_v)
         images, stats = self._draw(variant.make(), low, batch, variant.nominal)
         clean = self.clean(batch)
         labels = torch.arange(BATCH) % self.spec.num_classes

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from .checkpoints import RunCheckpoint, journal
     from .device.accelerator import Accelerator
     from .device.mixed.options import Coverage, MixedOptions
+    from .device.power.domain_points import DomainPoint
     from .device.power.energy import EnergyModel
-    from .device.power.operating_points import OperatingPoint
     from .device.power.timing import TimingLaw
     from .device.product.compare import Difference, first_difference
     from .device.product.operands import Requantisation, ResidentWeights
     from .device.product.protection import LogRecord, Outcome, Protection
-    from .drift import Phases, Rollback, Setting, protect
+    from .drift import OperatingPoint, Phases, Rollback, protect
     from .errors import (
         AcceleratorClosedError,
         CheckpointError,
@@ -73,7 +73,7 @@ _HOME = {
     "OffloadError": "errors",
     "OffloadWarning": "errors",
     "OffloadedPipeline": "pipelines",
-    "OperatingPoint": "device.power.operating_points",
+    "DomainPoint": "device.power.domain_points",
     "Outcome": "device.product.protection",
     "Phases": "drift",
     "PipelineClosedError": "errors",
@@ -82,7 +82,7 @@ _HOME = {
     "ResidentWeights": "device.product.operands",
     "Rollback": "drift",
     "RunCheckpoint": "checkpoints",
-    "Setting": "drift",
+    "OperatingPoint": "drift",
     "State": "storage.state",
     "Stateful": "storage.state",
     "TimingLaw": "device.power.timing",
@@ -115,6 +115,7 @@ __all__ = [
     "DeviceMemoryError",
     "DeviceSpec",
     "Difference",
+    "DomainPoint",
     "EnergyModel",
     "FileRefusedError",
     "Fleet",
@@ -136,7 +137,6 @@ __all__ = [
     "ResidentWeights",
     "Rollback",
     "RunCheckpoint",
-    "Setting",
     "State",
     "Stateful",
     "TimingLaw",

@@ -63,9 +63,9 @@ def _print_profile(profile: ResilienceProfile) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("slice", *(each.label for each in profile.settings), title=f"{profile.metrics[0]} damage (images)")
+    table = Table("slice", *(each.label for each in profile.points), title=f"{profile.metrics[0]} damage (images)")
     for each in profile.slices:
-        found = [profile.damage(each.name, index) for index in range(len(profile.settings))]
+        found = [profile.damage(each.name, index) for index in range(len(profile.points))]
         table.add_row(
             each.name, *(f"{one.mean:.3g} [{one.lower:.3g}, {one.upper:.3g}] ({one.images})" for one in found)
         )
@@ -83,10 +83,10 @@ def _print_policy(policy: Policy) -> None:
         if each.damage is not None:
             damage = f"{each.damage.mean:.4g} [{each.damage.lower:.4g}, {each.damage.upper:.4g}] ({each.damage.images})"
         table.add_row(name, f"{each.energy_j:.4g} J", f"{each.time_s:.4g} s", damage)
-    blocks = list(dict.fromkeys(block for _, block in policy.table.settings))
+    blocks = list(dict.fromkeys(block for _, block in policy.table.points))
     points = Table("step", *blocks, title="operating points")
-    for step in sorted({evaluation for evaluation, _ in policy.table.settings}):
-        cells = [policy.table.settings.get((step, block), policy.table.default).label for block in blocks]
+    for step in sorted({evaluation for evaluation, _ in policy.table.points}):
+        cells = [policy.table.points.get((step, block), policy.table.default).label for block in blocks]
         points.add_row(str(step), *cells)
     console = Console()
     console.print(points)
@@ -139,7 +139,7 @@ def characterise(
         split,
     )
     from .drift.characterisation.stopping import Stopping
-    from .drift.setting import Setting
+    from .drift.operating_point import OperatingPoint
     from .drift.strategies import Unprotected
     from .workload.cell import BLOCK_LINEAR_KINDS
 
@@ -158,7 +158,7 @@ def characterise(
             subject.module,
             subject.run,
             slices,
-            [Setting(error_rate=each) for each in rate or [1e-4]],
+            [OperatingPoint(error_rate=each) for each in rate or [1e-4]],
             metrics=subject.metrics,
             stopping=Stopping(images=images, batch=batch),
             store=store,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..device.power.timing import TimingLaw
-from ..drift.setting import Setting
+from ..drift.operating_point import OperatingPoint
 from ..offloading import LayerReport
 from ..stadi.simulate.gantt import STYLE as GANTT_STYLE
 from .fleet_page import fleet_section
@@ -30,14 +30,14 @@ def _change(value: float, reference: float) -> str:
     return f"{value / reference - 1:+.1%}".replace("-", "\N{MINUS SIGN}")
 
 
-def _point(setting: Setting, *, checked: bool) -> str:
+def _point(point: OperatingPoint, *, checked: bool) -> str:
     """Operating point and what errs at it."""
     law = TimingLaw()
-    parts = [f"array {setting.voltage_v:g} V"]
-    if checked and setting.check_voltage_v is not None:
-        parts.append(f"checksums {setting.check_voltage_v:g} V")
-    parts.append(f"{setting.frequency_hz / 1e9:g} GHz")
-    rate = law.error_rate(setting.voltage_v, setting.frequency_hz)
+    parts = [f"array {point.voltage_v:g} V"]
+    if checked and point.check_voltage_v is not None:
+        parts.append(f"checksums {point.check_voltage_v:g} V")
+    parts.append(f"{point.frequency_hz / 1e9:g} GHz")
+    rate = law.error_rate(point.voltage_v, point.frequency_hz)
     parts.append(f"{rate * 1e6:,.0f} errors per million outputs" if rate else "no errors")
     return " · ".join(parts)
 
@@ -84,7 +84,7 @@ def _facts(demo: Demo, outcome: DemoOutcome) -> str:
 
 def _run(demo: Demo, outcome: DemoOutcome) -> str:
     pictures = "".join(_picture(outcome, index, name) for index, name in enumerate(demo.class_names))
-    point = _point(outcome.scenario.setting, checked=bool(outcome.rtl.stats["checks"]))
+    point = _point(outcome.scenario.point, checked=bool(outcome.rtl.stats["checks"]))
     return (
         f'<div class="run"><header><h3>{html.escape(outcome.scenario.title)}</h3><span>{point}</span></header>'
         f'<div class="scroll"><div class="pictures">{pictures}</div></div>{_facts(demo, outcome)}</div>'

@@ -8,8 +8,8 @@ from brownout.hw.config import AcceleratorConfig
 from brownout.hw.errors.model import BY_RATE
 
 from ..device.power.timing import TimingLaw
+from ..drift.operating_point import GUARD_BAND_V, NOMINAL, OperatingPoint
 from ..drift.schedule import Phases, Schedule, constant
-from ..drift.setting import GUARD_BAND_V, NOMINAL, Setting
 from ..drift.strategies import Rollback, Strategy, Unprotected
 from . import DEFAULT_VOLTAGE_V
 
@@ -24,7 +24,7 @@ class Scenario:
         In names of metrics.
     title : str
         On the page.
-    setting : Setting
+    point : OperatingPoint
         Where most of the run is.
     schedule : callable
         What each product runs at.
@@ -34,12 +34,12 @@ class Scenario:
 
     name: str
     title: str
-    setting: Setting
+    point: OperatingPoint
     schedule: Schedule
     strategy: Strategy
 
 
-def undervolted(voltage_v: float) -> Setting:
+def undervolted(voltage_v: float) -> OperatingPoint:
     """Array at a voltage at which it errs, its checksum units half way to the guard band.
 
     Raises
@@ -47,7 +47,7 @@ def undervolted(voltage_v: float) -> Setting:
     ValueError
         Nothing errs at that voltage, or it is beyond what the timing law covers.
     """
-    low = Setting(voltage_v=voltage_v, check_voltage_v=(voltage_v + GUARD_BAND_V) / 2)
+    low = OperatingPoint(voltage_v=voltage_v, check_voltage_v=(voltage_v + GUARD_BAND_V) / 2)
     if not TimingLaw().error_rate(low.voltage_v, low.frequency_hz):
         raise ValueError(f"nothing errs at {voltage_v!r} V; choose a voltage below {GUARD_BAND_V} V")
     return low
@@ -70,21 +70,21 @@ def scenarios(voltage_v: float = DEFAULT_VOLTAGE_V) -> tuple[Scenario, Scenario,
         Scenario(
             name="nominal",
             title="Nominal voltage",
-            setting=NOMINAL,
+            point=NOMINAL,
             schedule=constant(NOMINAL),
             strategy=Unprotected(),
         ),
         Scenario(
             name="unprotected",
             title="Undervolted, unprotected",
-            setting=low,
+            point=low,
             schedule=schedule,
             strategy=Unprotected(),
         ),
         Scenario(
             name="rollback",
             title="Undervolted, with rollback",
-            setting=low,
+            point=low,
             schedule=schedule,
             # Attention is not repeated where checks cannot correct it: that would cost more in memory traffic than
             # undervolting saves, and does not show in the pictures.

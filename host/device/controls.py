@@ -14,8 +14,8 @@ from brownout.hw.errors.state import bit_thresholds
 
 from .backends.base import Backend
 from .ledger import Ledger
+from .power.domain_points import DomainPoint, DomainPoints
 from .power.energy import EnergyModel
-from .power.operating_points import DomainPoints, OperatingPoint
 from .power.timing import TRANSITION_S, TimingLaw
 from .session import DeviceSession
 
@@ -84,7 +84,7 @@ class OperatingControls(DeviceSession):
             wanted = " or ".join(f"timing_model={name}" for name in erring_models(*ways).split(" or "))
             raise ValueError(f"{what} needs an AcceleratorConfig with {wanted}, not timing_model={model.name!r}")
 
-    def _move(self, points: Sequence[OperatingPoint], **settings: object) -> None:
+    def _move(self, points: Sequence[DomainPoint], **settings: object) -> None:
         with self._using() as device:
             # What has been done so far was done at the old points.
             self._ledger.charge(device)
@@ -202,6 +202,6 @@ class OperatingControls(DeviceSession):
                 device.set_point(domain, self._points.number(domain), lengths=lengths)
 
     @property
-    def operating_points(self) -> tuple[OperatingPoint, ...]:
+    def operating_points(self) -> tuple[DomainPoint, ...]:
         """Present point of each voltage domain, that of the checksum units last."""
         return tuple(self._points.wanted)

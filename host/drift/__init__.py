@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .operating_point import GUARD_BAND, NOMINAL, OperatingPoint, only_bits
     from .runtime import DriftExecution, protect
     from .schedule import Phases, Table, constant
-    from .setting import GUARD_BAND, NOMINAL, Setting, only_bits
     from .strategies import (
         Dmr,
         Drop,
@@ -29,21 +29,21 @@ _HOME = {
     "DriftExecution": "runtime",
     "Dmr": "strategies",
     "Drop": "strategies",
-    "GUARD_BAND": "setting",
+    "GUARD_BAND": "operating_point",
     "GuardBand": "strategies",
-    "NOMINAL": "setting",
+    "NOMINAL": "operating_point",
     "Phases": "schedule",
     "PredictedRollback": "strategies",
     "PublishedDrift": "strategies",
     "RecomputeAbft": "strategies",
     "Rollback": "strategies",
-    "Setting": "setting",
+    "OperatingPoint": "operating_point",
     "Strategy": "strategies",
     "Table": "schedule",
     "Unprotected": "strategies",
     "ZeroingAbft": "strategies",
     "constant": "schedule",
-    "only_bits": "setting",
+    "only_bits": "operating_point",
     "protect": "runtime",
 }
 
@@ -54,12 +54,12 @@ __all__ = [
     "DriftExecution",
     "Drop",
     "GuardBand",
+    "OperatingPoint",
     "Phases",
     "PredictedRollback",
     "PublishedDrift",
     "RecomputeAbft",
     "Rollback",
-    "Setting",
     "Strategy",
     "Table",
     "Unprotected",

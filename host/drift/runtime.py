@@ -21,8 +21,8 @@ from ..offloading.timesteps import timestep_reader
 from ..storage.decoding import Count, check
 from ..storage.state import State, join, split
 from ..workload.cell import Cell, block_of, kind_of_product
+from .operating_point import NOMINAL, OperatingPoint
 from .schedule import Listener, Schedule, describe_schedule
-from .setting import NOMINAL, Setting
 from .strategies.base import Strategy
 
 _COUNTS = ("evaluation", "moves", "clean", "recomputed_rows")
@@ -35,7 +35,7 @@ RETRY_SHIFT = 14
 class _Values:
     """State of a run."""
 
-    present: Setting | None
+    present: OperatingPoint | None
     timestep: float | None
     evaluation: int
     moves: Count
@@ -54,7 +54,7 @@ class DriftExecution(Execution):
         What is done about errors.
     schedule : Schedule
         What each product runs at.
-    safe : Setting
+    safe : OperatingPoint
         For products that must not err: recomputed ones, and those that have nothing to go back to.
     seed : int
         uint32 of the draws of timing errors, of models that draw.
@@ -68,14 +68,14 @@ class DriftExecution(Execution):
     timestep : float
         Its timestep, NaN if unknown.
     moves : int
-        Changes of the setting.
+        Changes of the operating point.
     clean : int
-        Products that ran at the safe setting although the schedule had another, for want of a history.
+        Products that ran at the safe point although the schedule had another, for want of a history.
     recomputed_rows : int
         Rows of products that were computed again.
     assumed_law : TimingLaw or None
-        What settings are judged by where they must be safe; None for the accelerator's present law, which no program
-        could know after the chip has warmed up. Schedules that allow for that set it.
+        What operating points are judged by where they must be safe; None for the accelerator's present law, which no
+        program could know after the chip has warmed up. Schedules that allow for that set it.
     """
 
     def __init__(
@@ -84,19 +84,19 @@ class DriftExecution(Execution):
         strategy: Strategy,
         schedule: Schedule,
         *,
-        safe: Setting = NOMINAL,
+        safe: OperatingPoint = NOMINAL,
         seed: int = 0,
         transition_s: float = TRANSITION_S,
     ) -> None:
         self.model, self.strategy, self.schedule = model, strategy, schedule
         self.safe, self.seed, self.transition_s = safe, seed, transition_s
-        self._present: Setting | None = None
+        self._present: OperatingPoint | None = None
         self.assumed_law: TimingLaw | None = None
         self._judged_by: TimingLaw | None = None
-        self._safety: dict[Setting, bool] = {}
+        self._safety: dict[OperatingPoint, bool] = {}
         strategy.check_hardware(self.accelerator.config)
         if not self.is_safe(safe):
-            raise ValueError(f"safe must be a setting without timing errors, not {safe}")
+            raise ValueError(f"safe must be an operating point without timing errors, not {safe}")
         # A schedule that is more than a function wants to know what happens.
         self.listener = schedule if isinstance(schedule, Listener) else None
         self.begin_run()
@@ -155,23 +155,23 @@ class DriftExecution(Execution):
             self.listener.begin_evaluation(self)
         self.strategy.begin_evaluation(self)
 
-    def is_safe(self, setting: Setting) -> bool:
-        """Whether nothing errs at a setting, by `assumed_law` or else by the accelerator's present law."""
+    def is_safe(self, point: OperatingPoint) -> bool:
+        """Whether nothing errs at an operating point, by `assumed_law` or else by the accelerator's present law."""
         law = self.accelerator.timing_law if self.assumed_law is None else self.assumed_law
         if law is not self._judged_by:
             self._safety.clear()
             self._judged_by = law
-        known = self._safety.get(setting)
+        known = self._safety.get(point)
         if known is None:
-            known = self._safety[setting] = setting.is_safe(self.accelerator, law)
+            known = self._safety[point] = point.is_safe(self.accelerator, law)
         return known
 
-    def enter(self, setting: Setting) -> None:
-        """Move the accelerator to a setting, unless it is there."""
-        if setting == self._present:
+    def enter(self, point: OperatingPoint) -> None:
+        """Move the accelerator to an operating point, unless it is there."""
+        if point == self._present:
             return
-        setting.apply(self.accelerator, seed=self.seed, transition_s=self.transition_s)
-        self._present = setting
+        point.apply(self.accelerator, seed=self.seed, transition_s=self.transition_s)
+        self._present = point
         self.moves += 1
 
     def cell(self, product: CalledProduct) -> Cell:
@@ -180,32 +180,32 @@ class DriftExecution(Execution):
         return Cell(self.evaluation, self.timestep, name, block_of(name), kind_of_product(name, product.kind))
 
     def layer(self, call: ProductCall) -> torch.Tensor:
-        setting = self.strategy.setting(self.schedule(self.cell(call.product)))
+        point = self.strategy.point_for(self.schedule(self.cell(call.product)))
         # A layer may be called several times in an evaluation, with other inputs each time.
         place = (call.product.number, self.model.part)
         call = replace(call, site=self._sites[place])
         self._sites[place] += 1
-        return self.strategy.layer(self, call, setting)
+        return self.strategy.layer(self, call, point)
 
     def attention_product(self, call: ProductCall, out: torch.Tensor) -> None:
-        setting = self.strategy.setting(self.schedule(self.cell(call.product)))
-        if self.is_safe(setting):
-            self.run(call, out, setting)
+        point = self.strategy.point_for(self.schedule(self.cell(call.product)))
+        if self.is_safe(point):
+            self.run(call, out, point)
         else:
-            self.strategy.attention_product(self, call, setting, out)
+            self.strategy.attention_product(self, call, point, out)
 
     def run(
         self,
         call: ProductCall,
         out: torch.Tensor,
-        setting: Setting,
+        point: OperatingPoint,
         protection: Protection = UNCHECKED,
         *,
         checkpoint: torch.Tensor | None = None,
         attempt: int = 0,
     ) -> torch.Tensor:
-        """Run a product at a setting into `out`; further attempts (1 to 3) have errors of their own."""
-        self.enter(setting)
+        """Run a product at an operating point into `out`; further attempts (1 to 3) have errors of their own."""
+        self.enter(point)
         watched = self.listener is not None and protection.check
         before = self.accelerator.check_counts if watched else {}
         result = self.accelerator.gemm(
@@ -222,7 +222,7 @@ class DriftExecution(Execution):
             assert self.listener is not None
             after = self.accelerator.check_counts
             found = {name: after[name] - before[name] for name in after}
-            self.listener.product_checked(self, call, setting, protection, found)
+            self.listener.product_checked(self, call, point, protection, found)
         return result
 
     def forget_product(self, number: int) -> None:
@@ -239,7 +239,7 @@ class DriftExecution(Execution):
         )
 
     def recompute_rows(self, call: ProductCall, out: torch.Tensor, rows: torch.Tensor) -> None:
-        """Compute some rows again at the safe setting: all of them if they are many, or of a batch.
+        """Compute some rows again at the safe point: all of them if they are many, or of a batch.
 
         Parameters
         ----------
@@ -264,7 +264,7 @@ def protect(
     strategy: Strategy,
     schedule: Schedule,
     *,
-    safe: Setting = NOMINAL,
+    safe: OperatingPoint = NOMINAL,
     seed: int = 0,
     transition_s: float = TRANSITION_S,
 ) -> Iterator[DriftExecution]:

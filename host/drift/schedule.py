@@ -1,4 +1,4 @@
-"""Which setting each product of each evaluation runs at."""
+"""Which operating point each product of each evaluation runs at."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..device.product.protection import Protection
 from ..offloading.execution import ProductCall
 from ..storage.decoding import Count, check, decode
 from ..workload.cell import BLOCK_LINEAR_KINDS, Cell
-from .setting import NOMINAL, Setting
+from .operating_point import NOMINAL, OperatingPoint
 from .strategies.base import DriftRun
 
-Schedule = Callable[[Cell], Setting]
-"""``schedule(cell)``: the setting of a product. Equal cells must get equal settings."""
+Schedule = Callable[[Cell], OperatingPoint]
+"""``schedule(cell)``: the operating point of a product. Equal cells must get equal points."""
 
 
 @runtime_checkable
@@ -33,7 +33,7 @@ class Listener(Protocol):
         self,
         run: DriftRun,
         call: ProductCall,
-        setting: Setting,
+        point: OperatingPoint,
         protection: Protection,
         found: Mapping[str, int],
     ) -> None:
@@ -52,10 +52,14 @@ class Listener(Protocol):
         """Go on from what `state` gave."""
 
 
+_NAME = "name in descriptions"
+"""Of a field in its metadata: checkpoints hold descriptions, so what is renamed keeps its name there."""
+
+
 def _canonical(value: object) -> object:
     """JSON that is the same in every process: the order of a set is not."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: _canonical(getattr(value, each.name)) for each in fields(value)}
+        return {each.metadata.get(_NAME, each.name): _canonical(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, (set, frozenset)):
         return sorted(map(repr, value))
     if isinstance(value, Mapping):
@@ -76,49 +80,49 @@ def describe_schedule(schedule: Schedule) -> object:
 
 @dataclass(frozen=True)
 class Constant:
-    """Every product at one setting."""
+    """Every product at one operating point."""
 
-    setting: Setting
+    point: OperatingPoint = field(metadata={_NAME: "setting"})
 
-    def __call__(self, cell: Cell) -> Setting:
-        """The setting."""
-        return self.setting
+    def __call__(self, cell: Cell) -> OperatingPoint:
+        """The operating point."""
+        return self.point
 
 
-def constant(setting: Setting) -> Schedule:
-    """Every product at one setting."""
-    return Constant(setting)
+def constant(point: OperatingPoint) -> Schedule:
+    """Every product at one operating point."""
+    return Constant(point)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phases:
-    """One setting for most of a run, a safe one for what must not err.
+    """One operating point for most of a run, a safe one for what must not err.
 
     Attributes
     ----------
-    low : Setting
+    low : OperatingPoint
         Of everything else.
-    safe : Setting
+    safe : OperatingPoint
         Of what is protected.
     evaluations : collection of int
-        Evaluations at the safe setting; those before `first` too.
+        Evaluations at the safe point; those before `first` too.
     first : int
-        So many evaluations at the beginning are at the safe setting.
+        So many evaluations at the beginning are at the safe point.
     blocks : collection of str
-        Blocks at the safe setting in all evaluations.
+        Blocks at the safe point in all evaluations.
     kinds : collection of str, optional
         Kinds of products that may run at `low`; by default all.
     """
 
-    low: Setting
-    safe: Setting = NOMINAL
+    low: OperatingPoint
+    safe: OperatingPoint = NOMINAL
     first: int = 0
     evaluations: Collection[int] = ()
     blocks: Collection[str] = ()
     kinds: Collection[str] | None = None
 
-    def __call__(self, cell: Cell) -> Setting:
-        """The setting of a product."""
+    def __call__(self, cell: Cell) -> OperatingPoint:
+        """The operating point of a product."""
         protected = (
             cell.evaluation < self.first
             or cell.evaluation in self.evaluations
@@ -128,7 +132,7 @@ class Phases:
         return self.safe if protected else self.low
 
 
-def published(low: Setting, *, evaluations: Collection[int] = (0, 1), safe: Setting = NOMINAL) -> Phases:
+def published(low: OperatingPoint, *, evaluations: Collection[int] = (0, 1), safe: OperatingPoint = NOMINAL) -> Phases:
     """DRIFT's fixed policy (arXiv 2604.09073): block Linear layers at the low point, the first two steps nominal.
 
     For PixArt-alpha in 30 steps it is `evaluations` 0 and 29.
@@ -138,18 +142,18 @@ def published(low: Setting, *, evaluations: Collection[int] = (0, 1), safe: Sett
 
 @dataclass(frozen=True)
 class _Entry:
-    """An entry of a table in JSON."""
+    """An entry of a table, by the names in files."""
 
     evaluation: Count
     block: str
-    setting: Setting
+    setting: OperatingPoint
 
 
 @dataclass(frozen=True)
 class TableDocument:
-    """A table in JSON."""
+    """A table, by the names in files."""
 
-    default: Setting
+    default: OperatingPoint
     kinds: list[str] | None
     settings: list[_Entry]
 
@@ -157,7 +161,7 @@ class TableDocument:
         seen = set[tuple[int, str]]()
         for each in self.settings:
             if (each.evaluation, each.block) in seen:
-                raise ValueError(f"evaluation {each.evaluation}, block {each.block!r} has two settings")
+                raise ValueError(f"evaluation {each.evaluation}, block {each.block!r} has two operating points")
             seen.add((each.evaluation, each.block))
 
     @property
@@ -172,27 +176,27 @@ class TableDocument:
 
 @dataclass(frozen=True)
 class Table:
-    """A setting for each (evaluation, block), as policy search finds them.
+    """An operating point for each (evaluation, block), as policy search finds them.
 
     Attributes
     ----------
-    settings : mapping
+    points : mapping
         From (evaluation, block).
-    default : Setting
+    default : OperatingPoint
         Of all other cells.
     kinds : collection of str, optional
         Kinds of products that the table is for; others get `default`. By default all.
     """
 
-    settings: Mapping[tuple[int, str], Setting]
-    default: Setting = NOMINAL
+    points: Mapping[tuple[int, str], OperatingPoint] = field(metadata={_NAME: "settings"})
+    default: OperatingPoint = NOMINAL
     kinds: Collection[str] | None = field(default=None)
 
-    def __call__(self, cell: Cell) -> Setting:
-        """The setting of a product."""
+    def __call__(self, cell: Cell) -> OperatingPoint:
+        """The operating point of a product."""
         if self.kinds is not None and cell.kind not in self.kinds:
             return self.default
-        return self.settings.get((cell.evaluation, cell.block), self.default)
+        return self.points.get((cell.evaluation, cell.block), self.default)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -200,8 +204,8 @@ class Table:
             "default": self.default.to_dict(),
             "kinds": None if self.kinds is None else list(self.kinds),
             "settings": [
-                {"evaluation": evaluation, "block": block, "setting": setting.to_dict()}
-                for (evaluation, block), setting in self.settings.items()
+                {"evaluation": evaluation, "block": block, "setting": point.to_dict()}
+                for (evaluation, block), point in self.points.items()
             ],
         }
 
@@ -228,6 +232,6 @@ class Table:
         Raises
         ------
         FileRefusedError
-            It is something else, or has settings that cannot be.
+            It is something else, or has points that cannot be.
         """
         return decode(text, TableDocument, source).table

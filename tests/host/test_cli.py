@@ -64,8 +64,8 @@ def test_a_policy_for_digits_is_written(tmp_path, monkeypatch):
     policy = Policy.from_json(out.read_text())
     assert policy.measured.damage.upper <= policy.budget == 0.5
     assert policy.measured.time_s < policy.nominal.time_s
-    assert all(evaluation > 0 for evaluation, _ in policy.table.settings)
-    assert {point.frequency_hz for point in policy.table.settings.values()} <= {2.3e9, 3e9}
+    assert all(evaluation > 0 for evaluation, _ in policy.table.points)
+    assert {point.frequency_hz for point in policy.table.points.values()} <= {2.3e9, 3e9}
     assert "saves" in done.output
     assert "theta 6, attempts 2" in done.output
 

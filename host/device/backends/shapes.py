@@ -12,7 +12,7 @@ from brownout.cosim.cycle_model import Found, Runs
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.errors.model import ERROR_FREE, erring_models
 
-from ..power.operating_points import RATE_ONE
+from ..power.domain_points import RATE_ONE
 from ..product.operands import Product, ResidentWeights
 from ..product.reload import Places
 from ..twin.geometry import geometry

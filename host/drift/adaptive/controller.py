@@ -11,7 +11,7 @@ from brownout.hw.config import AcceleratorConfig
 
 from ...device.power.timing import NOMINAL_FREQUENCY_HZ, TimingLaw
 from ...storage.decoding import Count, check
-from ..setting import GUARD_BAND_V, Setting
+from ..operating_point import GUARD_BAND_V, OperatingPoint
 from .estimate import PUBLISHED_CURVE, DelayEstimator, RateCurve, RateEstimate, mean_flagged_share, wilson_interval
 
 
@@ -22,8 +22,8 @@ def voltage_ladder(
     step_v: float = 0.01,
     frequency_hz: float = NOMINAL_FREQUENCY_HZ,
     check_share: float = 0.5,
-) -> list[Setting]:
-    """Settings of falling voltage, from `highest_v` in steps down to `lowest_v` or just above.
+) -> list[OperatingPoint]:
+    """Operating points of falling voltage, from `highest_v` in steps down to `lowest_v` or just above.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def voltage_ladder(
     count = math.floor((highest_v - lowest_v) / step_v + 1e-9) + 1
     voltages = [round(highest_v - index * step_v, 6) for index in range(count)]
     return [
-        Setting(
+        OperatingPoint(
             voltage_v=voltage,
             frequency_hz=frequency_hz,
             check_voltage_v=round(max(voltage, voltage + check_share * (GUARD_BAND_V - voltage)), 6),
@@ -68,15 +68,15 @@ class Record:
     checks, detected : float
         What its checks found.
     rate, rate_low, rate_high : float or None
-        Errors per output at that setting, by all evidence after the evaluation; None while there is none.
+        Errors per output at that operating point, by all evidence after the evaluation; None while there is none.
     factor, factor_high : float or None
         Delays over those of the law.
     changed : bool
         It contradicted what was known before.
     emergency : bool
-        The rate was beyond the hard limit: what came later in the evaluation ran at the safe setting.
+        The rate was beyond the hard limit: what came later in the evaluation ran at the safe point.
     recovering : bool
-        All of it ran at the safe setting, after an emergency.
+        All of it ran at the safe point, after an emergency.
     """
 
     evaluation: int
@@ -107,7 +107,7 @@ class _Values:
 
 
 class RateController:
-    """Chooses, after each evaluation, the most aggressive setting at which not too much will err.
+    """Chooses, after each evaluation, the most aggressive operating point at which not too much will err.
 
     The upper end of the estimated delay factor says what each candidate would err; up to `target_rate` is allowed. Up
     to the candidate that follows from it goes at once, down only where there is room for `hysteresis` too, at most
@@ -122,7 +122,7 @@ class RateController:
         With checksum units.
     law : TimingLaw
         Of the chip as it was characterised.
-    candidates : sequence of Setting
+    candidates : sequence of OperatingPoint
         To choose from, safest first (`voltage_ladder`). Even the first one must be able to err in the worst case:
         where nothing can, nothing is checked and nothing learned.
     target_rate : float
@@ -139,7 +139,7 @@ class RateController:
     max_steps, dwell, patience : int
         As above.
     recovery : int
-        Evaluations at the safe setting after an emergency.
+        Evaluations at the safe point after an emergency.
     curve, z, forgetting
         As in `DelayEstimator`.
 
@@ -160,7 +160,7 @@ class RateController:
         self,
         config: AcceleratorConfig,
         law: TimingLaw,
-        candidates: Sequence[Setting],
+        candidates: Sequence[OperatingPoint],
         target_rate: float,
         *,
         hard_limit: float | None = None,
@@ -188,7 +188,7 @@ class RateController:
         self.estimator = DelayEstimator(config, law, curve, z=z, forgetting=forgetting)
         self.candidates = tuple(candidates)
         if not self.candidates or any(each.error_rate is not None for each in self.candidates):
-            raise ValueError("candidates must be settings with voltages, one or more")
+            raise ValueError("candidates must be operating points with voltages, one or more")
         self._delays = [self.estimator.delay(each) for each in self.candidates]
         if sorted(set(self._delays)) != self._delays:
             raise ValueError(f"candidates must be of increasing relative delay, not {self._delays}")
@@ -226,19 +226,19 @@ class RateController:
         return replace(law, delay_factor=law.delay_factor * self.worst_factor)
 
     @property
-    def candidate(self) -> Setting:
+    def candidate(self) -> OperatingPoint:
         """What the controller has chosen."""
         return self.candidates[self._rung]
 
     @property
-    def setting(self) -> Setting | None:
-        """What is to be run at now; None for the safe setting, in and after an emergency."""
+    def point(self) -> OperatingPoint | None:
+        """What is to be run at now; None for the safe point, in and after an emergency."""
         return None if self._emergency or self._recovering else self.candidate
 
-    def rate(self, setting: Setting) -> float | None:
-        """Errors per output at a setting, as far as it is known."""
+    def rate(self, point: OperatingPoint) -> float | None:
+        """Errors per output at an operating point, as far as it is known."""
         known = self.estimator.estimate
-        return None if known is None else self.estimator.rates(setting, known.value)[0]
+        return None if known is None else self.estimator.rates(point, known.value)[0]
 
     def _admissible(self, factor: float, reserve: float) -> int:
         """Most aggressive candidate whose rate is within the target; the first one if none is."""
@@ -251,12 +251,12 @@ class RateController:
         self.evaluation += 1
         self._open = True
 
-    def observe(self, setting: Setting, theta: int, checks: Mapping[int, int], detected: int) -> None:
+    def observe(self, point: OperatingPoint, theta: int, checks: Mapping[int, int], detected: int) -> None:
         """Take in what the checks of a product have found.
 
         Parameters
         ----------
-        setting : Setting
+        point : OperatingPoint
             What the product ran at.
         theta : int
             Of the product.
@@ -266,11 +266,11 @@ class RateController:
             How many of them were flagged.
         """
         estimator = self.estimator
-        estimator.add(setting, theta, checks, detected)
+        estimator.add(point, theta, checks, detected)
         if self._emergency:
             return
-        evidence = next(each for each in estimator.present if (each.setting, each.theta) == (setting, theta))
-        rates = estimator.rates(setting, self._hard_delay / estimator.delay(setting))
+        evidence = next(each for each in estimator.present if (each.point, each.theta) == (point, theta))
+        rates = estimator.rates(point, self._hard_delay / estimator.delay(point))
         limit = mean_flagged_share(estimator.config, evidence.checks, *rates, theta)
         self._emergency = wilson_interval(evidence.detected, evidence.total, estimator.doubt)[0] > limit
 

@@ -18,7 +18,7 @@ from brownout.hw.config import AcceleratorConfig
 from ...device.power.timing import TimingLaw, error_rate_of_delay, largest_delay
 from ...storage import decoding
 from ...storage.decoding import NotNegative
-from ..setting import Setting
+from ..operating_point import OperatingPoint
 
 OUTPUT_BITS = 31
 """Bits of an output that an error may hit, all alike."""
@@ -28,7 +28,7 @@ RESIDUE_THETA = 32
 
 BISECTIONS = 40
 NEGLIGIBLE = 1e-3
-"""Share of all evidence below which what an old setting has left is dropped."""
+"""Share of all evidence below which what an old operating point has left is dropped."""
 
 
 @dataclass(frozen=True)
@@ -220,11 +220,11 @@ def estimate_rate(
 
 @dataclass
 class Evidence:
-    """What checks found at one setting.
+    """What checks found at one operating point.
 
     Attributes
     ----------
-    setting : Setting
+    point : OperatingPoint
     theta : int
     checks : dict
         Width of segments to number of checks; fractions where some are forgotten.
@@ -232,7 +232,7 @@ class Evidence:
         Flagged ones.
     """
 
-    setting: Setting
+    point: OperatingPoint
     theta: int
     checks: dict[int, float] = field(default_factory=dict)
     detected: float = 0.0
@@ -248,6 +248,11 @@ class Evidence:
             self.checks[width] = self.checks.get(width, 0.0) + count
         self.detected += detected
 
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON; states call the point a setting."""
+        found = asdict(self)
+        return {"setting": found.pop("point"), **found}
+
     def scale(self, factor: float) -> None:
         """Count it as less than it was."""
         self.checks = {width: count * factor for width, count in self.checks.items()}
@@ -256,9 +261,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """`Evidence` in a state."""
+    """`Evidence` in a state, by the names there."""
 
-    setting: Setting
+    setting: OperatingPoint
     theta: int
     checks: dict[str, NotNegative]
     detected: NotNegative
@@ -273,10 +278,10 @@ class _Values:
 
 
 class DelayEstimator:
-    """By which factor all delays differ from those of the law, from flagged shares at settings that are known.
+    """By which factor all delays differ from those of the law, from flagged shares at points that are known.
 
     The factor is that at which the law predicts as many flagged segments as there were, over all evidence: what was
-    found at other settings counts too. Evidence fades with every evaluation, and is dropped where the last evaluation
+    found at other points counts too. Evidence fades with every evaluation, and is dropped where the last evaluation
     contradicts it: something has changed.
 
     Parameters
@@ -318,38 +323,38 @@ class DelayEstimator:
         self.present: list[Evidence] = []
         self.estimate: RateEstimate | None = None
 
-    def delay(self, setting: Setting) -> float:
-        """Relative delay of the array at a setting, by the law."""
-        return self.law.relative_delay(setting.voltage_v, setting.frequency_hz)
+    def delay(self, point: OperatingPoint) -> float:
+        """Relative delay of the array at a point, by the law."""
+        return self.law.relative_delay(point.voltage_v, point.frequency_hz)
 
-    def rates(self, setting: Setting, factor: float) -> tuple[float, float]:
-        """Errors per output, and per sum of a row check, at a setting of a chip that is slower by a factor."""
-        voltage = setting.voltage_v if setting.check_voltage_v is None else setting.check_voltage_v
-        check_delay = self.law.relative_delay(voltage, setting.frequency_hz)
-        return self.curve.rate(factor * self.delay(setting)), self.curve.check_rate(factor * check_delay)
+    def rates(self, point: OperatingPoint, factor: float) -> tuple[float, float]:
+        """Errors per output, and per sum of a row check, at a point of a chip that is slower by a factor."""
+        voltage = point.voltage_v if point.check_voltage_v is None else point.check_voltage_v
+        check_delay = self.law.relative_delay(voltage, point.frequency_hz)
+        return self.curve.rate(factor * self.delay(point)), self.curve.check_rate(factor * check_delay)
 
-    def add(self, setting: Setting, theta: int, checks: Mapping[int, float], detected: float) -> None:
+    def add(self, point: OperatingPoint, theta: int, checks: Mapping[int, float], detected: float) -> None:
         """Note what the checks of a product found.
 
         Raises
         ------
         ValueError
-            The setting has error rates, not voltages.
+            The point has error rates, not voltages.
         """
-        if setting.error_rate is not None:
-            raise ValueError(f"a setting without voltages says nothing about delays: {setting}")
+        if point.error_rate is not None:
+            raise ValueError(f"an operating point without voltages says nothing about delays: {point}")
         for each in self.present:
-            if each.theta == theta and each.setting == setting:
+            if each.theta == theta and each.point == point:
                 break
         else:
-            each = Evidence(setting, theta)
+            each = Evidence(point, theta)
             self.present.append(each)
         each.add(checks, detected)
 
     def _predicted(self, evidence: Sequence[Evidence], factor: float) -> float:
         flagged = 0.0
         for each in evidence:
-            rate, check_rate = self.rates(each.setting, factor)
+            rate, check_rate = self.rates(each.point, factor)
             flagged += each.total * mean_flagged_share(self.config, each.checks, rate, check_rate, each.theta)
         return flagged / sum(each.total for each in evidence)
 
@@ -387,7 +392,7 @@ class DelayEstimator:
         self.past = [each for each in self.past if each.total > NEGLIGIBLE * total]
         for fresh in self.present:
             for old in self.past:
-                if (old.setting, old.theta) == (fresh.setting, fresh.theta):
+                if (old.point, old.theta) == (fresh.point, fresh.theta):
                     old.add(fresh.checks, fresh.detected)
                     break
             else:
@@ -399,7 +404,7 @@ class DelayEstimator:
     def state(self) -> dict[str, Any]:
         """All that is known, for JSON; to be taken between evaluations."""
         estimate = None if self.estimate is None else asdict(self.estimate)
-        return {"estimate": estimate, "evidence": [asdict(each) for each in self.past]}
+        return {"estimate": estimate, "evidence": [each.to_dict() for each in self.past]}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
@@ -408,4 +413,4 @@ class DelayEstimator:
         self.past, self.present = [], []
         for each in state["evidence"]:
             checks = {int(width): count for width, count in each["checks"].items()}
-            self.past.append(Evidence(Setting(**each["setting"]), each["theta"], checks, each["detected"]))
+            self.past.append(Evidence(OperatingPoint(**each["setting"]), each["theta"], checks, each["detected"]))

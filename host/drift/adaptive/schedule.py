@@ -1,4 +1,4 @@
-"""A schedule whose low setting, theta and checkpoints follow the errors that the checks observe."""
+"""A schedule whose low operating point, theta and checkpoints follow the errors that the checks observe."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ...device.product.protection import Protection
 from ...offloading.execution import ProductCall
 from ...storage.decoding import Count, NotNegative, check
 from ...workload.cell import Cell
+from ..operating_point import OperatingPoint
 from ..schedule import Schedule, describe_schedule
-from ..setting import Setting
 from ..strategies.base import DriftRun
 from .controller import RateController
 from .estimate import segment_widths
@@ -31,15 +31,15 @@ class _Values:
 
 
 class AdaptiveSchedule:
-    """What another schedule lets run at settings that may err runs at the one that a controller has chosen.
+    """What another schedule lets run at operating points that may err runs at the one that a controller has chosen.
 
-    It outlives runs: what is known about the chip is kept for the next image. Settings of the other schedule that may
+    It outlives runs: what is known about the chip is kept for the next image. Points of the other schedule that may
     not err in the controller's worst case stay as they are.
 
     Parameters
     ----------
     base : Schedule
-        Which products may err at all. Its low settings themselves are not used.
+        Which products may err at all. Its low points themselves are not used.
     controller : RateController
     staleness : float, optional
         Root mean square of what a sum changes by from one evaluation to the next: then the strategy's theta follows the
@@ -71,13 +71,13 @@ class AdaptiveSchedule:
         self._elements = self._marked = 0.0
         self._run: DriftRun | None = None
 
-    def __call__(self, cell: Cell) -> Setting:
-        """The setting of a product: not the same for the rest of an evaluation after an emergency."""
+    def __call__(self, cell: Cell) -> OperatingPoint:
+        """The operating point of a product: not the same for the rest of an evaluation after an emergency."""
         assert self._run is not None, "an AdaptiveSchedule runs products of protect(...) only"
         scheduled = self.base(cell)
         if self._run.is_safe(scheduled):
             return scheduled
-        chosen = self.controller.setting
+        chosen = self.controller.point
         return self._run.safe if chosen is None else chosen
 
     def begin_run(self, run: DriftRun) -> None:
@@ -86,7 +86,7 @@ class AdaptiveSchedule:
         Raises
         ------
         ValueError
-            The accelerator is not the controller's, the safe setting is not safe in its worst case, or the strategy
+            The accelerator is not the controller's, the safe point is not safe in its worst case, or the strategy
             has nothing that could follow.
         """
         controller = self.controller
@@ -129,7 +129,7 @@ class AdaptiveSchedule:
         self,
         run: DriftRun,
         call: ProductCall,
-        setting: Setting,
+        point: OperatingPoint,
         protection: Protection,
         found: Mapping[str, int],
     ) -> None:
@@ -139,7 +139,7 @@ class AdaptiveSchedule:
             self._elements += rows * cols
             self._marked += found["suppressed"]
         checks = {width: rows * count for width, count in segment_widths(run.accelerator.config, cols).items()}
-        self.controller.observe(setting, protection.theta, checks, found["detected"])
+        self.controller.observe(point, protection.theta, checks, found["detected"])
 
     def end_run(self, run: DriftRun) -> None:
         """The last evaluation is over."""

@@ -15,9 +15,9 @@ from torch import nn
 from ...offloading import offloaded_model
 from ...quality import FeatureNetwork, perceptual_distance_per_image, squared_error_per_image
 from ...workload.cell import Cell
+from ..operating_point import NOMINAL, OperatingPoint
 from ..runtime import protect
 from ..schedule import Schedule, constant
-from ..setting import NOMINAL, Setting
 from ..strategies import Strategy, Unprotected
 from .profile import ResilienceProfile
 from .slices import Run, Slice
@@ -27,7 +27,7 @@ from .store import Store, Values
 Metric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """``metric(images, clean)``: damage of each image, (N,), 0 where both are equal."""
 
-Watcher = Callable[[Slice, Setting, DamageEstimate], None]
+Watcher = Callable[[Slice, OperatingPoint, DamageEstimate], None]
 """Called after each batch with what is known by then."""
 
 SEED_LIMIT = 1 << 32
@@ -54,7 +54,9 @@ def digest_of(module: nn.Module) -> str:
 
 
 def _describe(strategy: Strategy) -> dict[str, str]:
+    # Stores hold what this gives: what is renamed keeps its name there.
     options = {name: repr(value) for name, value in sorted(vars(strategy).items()) if not name.startswith("_")}
+    options = {name: text.replace(f"{OperatingPoint.__name__}(", "Setting(") for name, text in options.items()}
     return {"name": strategy.name, **options}
 
 
@@ -71,7 +73,7 @@ class Bench:
         `Metric` by name.
     strategy : Strategy
         What is done about errors.
-    safe : Setting
+    safe : OperatingPoint
         Of everything outside the slice.
     seed : int
         Of noise and errors; batch b has seed + b.
@@ -86,7 +88,7 @@ class Bench:
         metrics: Mapping[str, Metric],
         *,
         strategy: Strategy,
-        safe: Setting,
+        safe: OperatingPoint,
         seed: int,
         batch: int,
     ) -> None:
@@ -128,7 +130,7 @@ class Bench:
             "unrelated": self.compare(clean.roll(1, 0), clean),
         }
 
-    def slice_damage(self, slice_: Slice, setting: Setting, batch: int) -> Values:
+    def slice_damage(self, slice_: Slice, point: OperatingPoint, batch: int) -> Values:
         """Damage of errors in a slice.
 
         Raises
@@ -136,9 +138,9 @@ class Bench:
         ValueError
             There is no such product in the run.
         """
-        low, seen = slice_.low(setting), False
+        low, seen = slice_.low(point), False
 
-        def schedule(cell: Cell) -> Setting:
+        def schedule(cell: Cell) -> OperatingPoint:
             nonlocal seen
             if cell not in slice_:
                 return self.safe
@@ -155,18 +157,18 @@ def characterise(
     module: nn.Module,
     run: Run,
     slices: Iterable[Slice],
-    settings: Sequence[Setting],
+    points: Sequence[OperatingPoint],
     *,
     metrics: Mapping[str, Metric],
     strategy: Strategy | None = None,
     stopping: Stopping | None = None,
     pairs: Iterable[tuple[str, str]] = (),
-    safe: Setting | None = None,
+    safe: OperatingPoint | None = None,
     seed: int = 0,
     store: Path | str | None = None,
     watch: Watcher | None = None,
 ) -> ResilienceProfile:
-    """Measure the damage of each slice at each setting, against the clean int8 run with the same noise.
+    """Measure the damage of each slice at each operating point, against the clean int8 run with the same noise.
 
     Batches are measured in rounds: all slices that still need images get one more batch. Where `pairs` name a slice,
     it needs images until the order of each of its pairs is shown; otherwise `stopping` says.
@@ -179,7 +181,7 @@ def characterise(
         `Run`: draws images with it.
     slices : iterable of Slice
         With names of their own.
-    settings : sequence of Setting
+    points : sequence of OperatingPoint
         What the cells of a slice run at: error rates, or operating points.
     metrics : mapping
         `Metric` by name, as `image_metrics` makes them; decisions are made on the first.
@@ -189,7 +191,7 @@ def characterise(
         When enough is known.
     pairs : iterable of (str, str)
         Names of slices whose order is asked for.
-    safe : Setting, optional
+    safe : OperatingPoint, optional
         Of everything outside the slice; by default the nominal point, or an error rate of 0 with error rates.
     seed : int
         Of noise and errors.
@@ -202,12 +204,12 @@ def characterise(
     ------
     ValueError
         Slices share a name or select nothing, a pair names an unknown slice, the strategy or `safe` does not fit the
-        accelerator, or `store` is of another model or other settings.
+        accelerator, or `store` is of another model or other operating points.
     """
-    slices, settings, pairs = tuple(slices), tuple(settings), list(pairs)
+    slices, points, pairs = tuple(slices), tuple(points), list(pairs)
     names = [each.name for each in slices]
-    if not slices or not settings:
-        raise ValueError("characterise needs at least one slice and one setting")
+    if not slices or not points:
+        raise ValueError("characterise needs at least one slice and one operating point")
     for each in names:
         if names.count(each) > 1:
             raise ValueError(f"two slices are called {each!r}; names must differ")
@@ -216,8 +218,8 @@ def characterise(
     strategy = Unprotected() if strategy is None else strategy
     stopping = Stopping() if stopping is None else stopping
     if safe is None:
-        rates = all(each.error_rate is not None for each in settings)
-        safe = Setting(error_rate=0.0) if rates else NOMINAL
+        rates = all(each.error_rate is not None for each in points)
+        safe = OperatingPoint(error_rate=0.0) if rates else NOMINAL
     bench = Bench(module, run, metrics, strategy=strategy, safe=safe, seed=seed, batch=stopping.batch)
     about = {
         "model": digest_of(module),
@@ -229,7 +231,7 @@ def characterise(
         "batch": stopping.batch,
         "metrics": list(metrics),
     }
-    sweep = Sweep(bench, Store(None if store is None else Path(store), about), slices, settings, stopping, pairs)
+    sweep = Sweep(bench, Store(None if store is None else Path(store), about), slices, points, stopping, pairs)
     sweep.go(watch)
     return sweep.profile(about)
 
@@ -243,7 +245,7 @@ class Sweep:
         Which measures.
     store : Store
         What has been measured, and will be.
-    slices, settings, stopping, pairs
+    slices, points, stopping, pairs
         As in `characterise`.
     """
 
@@ -252,18 +254,18 @@ class Sweep:
         bench: Bench,
         store: Store,
         slices: tuple[Slice, ...],
-        settings: tuple[Setting, ...],
+        points: tuple[OperatingPoint, ...],
         stopping: Stopping,
         pairs: list[tuple[str, str]],
     ) -> None:
         self.bench, self.store = bench, store
-        self.slices, self.settings, self.stopping = slices, settings, stopping
+        self.slices, self.points, self.stopping = slices, points, stopping
         self.pairs = {name: [pair for pair in pairs if name in pair] for pair in pairs for name in pair}
         self.metrics = tuple(bench.metrics)
         self.values: dict[tuple[str, int], dict[str, list[float]]] = {
             (each.name, index): {metric: [] for metric in self.metrics}
             for each in slices
-            for index in range(len(settings))
+            for index in range(len(points))
         }
         self.unrelated: dict[str, list[float]] = {metric: [] for metric in self.metrics}
         self._seen_clean: set[int] = set()
@@ -272,7 +274,7 @@ class Sweep:
         """What is known by now."""
         return ResilienceProfile(
             self.slices,
-            self.settings,
+            self.points,
             self.metrics,
             {key: {metric: tuple(each) for metric, each in values.items()} for key, values in self.values.items()},
             {metric: sum(each) / max(1, len(each)) for metric, each in self.unrelated.items()},
@@ -315,7 +317,7 @@ class Sweep:
             todo = [
                 (each, index)
                 for each in self.slices
-                for index in range(len(self.settings))
+                for index in range(len(self.points))
                 if not batch or not self._settled(profile, each.name, index)
             ]
             if not todo:
@@ -324,14 +326,14 @@ class Sweep:
             for each, index in todo:
                 self._measure(each, index, batch)
                 if watch is not None:
-                    watch(each, self.settings[index], self.profile({}).damage(each.name, index))
+                    watch(each, self.points[index], self.profile({}).damage(each.name, index))
 
     def _measure(self, slice_: Slice, index: int, batch: int) -> None:
-        setting = self.settings[index]
-        found = self.store.values(slice_, setting, batch)
+        point = self.points[index]
+        found = self.store.values(slice_, point, batch)
         if found is None:
             self._check_clean(batch)
-            found = self.bench.slice_damage(slice_, setting, batch)
-            self.store.add(slice_, setting, batch, found)
+            found = self.bench.slice_damage(slice_, point, batch)
+            self.store.add(slice_, point, batch, found)
         for metric, each in found.items():
             self.values[slice_.name, index][metric] += each

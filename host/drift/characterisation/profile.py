@@ -1,4 +1,4 @@
-"""What characterisation finds: how much each slice of a run damages the image at each setting."""
+"""What characterisation finds: how much each slice of a run damages the image at each operating point."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from ...quality.paired import PairedBound, paired_bound
 from ...storage.decoding import decode_format, read_text
 from ...storage.files import write_text
-from ..setting import Setting
+from ..operating_point import OperatingPoint
 from .slices import Slice
 from .stopping import DamageEstimate, Stopping
 
@@ -25,18 +25,18 @@ Values = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class OrderChange:
-    """Between two settings, another slice becomes the worse one.
+    """Between two operating points, another slice becomes the worse one.
 
     Attributes
     ----------
-    before, after : Setting
-        The last setting at which `worse_before` is shown to be worse, and the first at which `worse_after` is.
+    before, after : OperatingPoint
+        The last one at which `worse_before` is shown to be worse, and the first at which `worse_after` is.
     worse_before, worse_after : str
         Names of slices.
     """
 
-    before: Setting
-    after: Setting
+    before: OperatingPoint
+    after: OperatingPoint
     worse_before: str
     worse_after: str
 
@@ -47,7 +47,7 @@ class OrderChange:
         Raises
         ------
         ValueError
-            The settings have none.
+            They have none.
         """
         low, high = self.before.error_rate, self.after.error_rate
         if low is None or high is None:
@@ -57,13 +57,13 @@ class OrderChange:
 
 @dataclass(frozen=True)
 class _Document:
-    """A profile in JSON, without its format."""
+    """A profile, by the names in files, without its format."""
 
     about: dict[str, Any]
     stopping: Stopping
     metrics: list[str]
     unrelated: dict[str, float]
-    settings: list[Setting]
+    settings: list[OperatingPoint]
     slices: list[Slice]
     values: list[dict[str, str | int | list[float]]]
 
@@ -92,20 +92,20 @@ class _Document:
 
 @dataclass(frozen=True)
 class ResilienceProfile:
-    """Damage per image of slices at settings, against the clean int8 run with the same noise.
+    """Damage per image of slices at operating points, against the clean int8 run with the same noise.
 
-    Images of different slices and settings are paired: image i has the same noise in all.
+    Images of different slices and operating points are paired: image i has the same noise in all.
 
     Attributes
     ----------
     slices : tuple of Slice
         With names of their own.
-    settings : tuple of Setting
+    points : tuple of OperatingPoint
         In the order in which they were given.
     metrics : tuple of str
         The first is the one that decisions were made on.
     values : mapping
-        From (name of the slice, index of the setting).
+        From (name of the slice, index of the operating point).
     unrelated : mapping
         Mean damage by each metric between clean images that have nothing to do with each other.
     stopping : Stopping
@@ -115,23 +115,23 @@ class ResilienceProfile:
     """
 
     slices: tuple[Slice, ...]
-    settings: tuple[Setting, ...]
+    points: tuple[OperatingPoint, ...]
     metrics: tuple[str, ...]
     values: Mapping[tuple[str, int], Values]
     unrelated: Mapping[str, float]
     stopping: Stopping = field(default_factory=Stopping)
     about: Mapping[str, Any] = field(default_factory=dict)
 
-    def _at(self, slice_name: str, setting: Setting | int) -> Values:
-        index = setting if isinstance(setting, int) else self.settings.index(setting)
+    def _at(self, slice_name: str, point: OperatingPoint | int) -> Values:
+        index = point if isinstance(point, int) else self.points.index(point)
         try:
             return self.values[slice_name, index]
         except KeyError:
             known = ", ".join(each.name for each in self.slices)
             raise KeyError(f"slice {slice_name!r} was not measured; there are {known}") from None
 
-    def damage(self, slice_name: str, setting: Setting | int, metric: str | None = None) -> DamageEstimate:
-        """Mean damage of a slice at a setting (or its index), with its interval.
+    def damage(self, slice_name: str, point: OperatingPoint | int, metric: str | None = None) -> DamageEstimate:
+        """Mean damage of a slice at an operating point (or its index), with its interval.
 
         Raises
         ------
@@ -139,55 +139,63 @@ class ResilienceProfile:
             It was not measured.
         """
         chosen = self.metrics[0] if metric is None else metric
-        return self.stopping.estimate(self._at(slice_name, setting)[chosen], self.unrelated[chosen])
+        return self.stopping.estimate(self._at(slice_name, point)[chosen], self.unrelated[chosen])
 
     def difference(
-        self, first: str, second: str, setting: Setting | int, *, metric: str | None = None, confidence: float = 0.95
+        self,
+        first: str,
+        second: str,
+        point: OperatingPoint | int,
+        *,
+        metric: str | None = None,
+        confidence: float = 0.95,
     ) -> PairedBound:
         """Mean damage of one slice minus that of another, over the images that both have."""
         chosen = self.metrics[0] if metric is None else metric
-        a, b = (self._at(name, setting)[chosen] for name in (first, second))
+        a, b = (self._at(name, point)[chosen] for name in (first, second))
         count = min(len(a), len(b))
         return paired_bound(a[:count], b[:count], confidence=confidence)
 
-    def worse(self, first: str, second: str, setting: Setting | int) -> str | None:
+    def worse(self, first: str, second: str, point: OperatingPoint | int) -> str | None:
         """Which of two slices is shown to damage more, at the profile's confidence for all looks; None if neither."""
-        bound = self.difference(first, second, setting, confidence=self.stopping.look_confidence)
+        bound = self.difference(first, second, point, confidence=self.stopping.look_confidence)
         return first if bound.lower > 0 else second if bound.upper < 0 else None
 
-    def ranking(self, setting: Setting | int, names: Sequence[str] | None = None) -> list[tuple[str, DamageEstimate]]:
+    def ranking(
+        self, point: OperatingPoint | int, names: Sequence[str] | None = None
+    ) -> list[tuple[str, DamageEstimate]]:
         """Slices from the most to the least damaging, with intervals; all of them, or those named."""
         chosen = [each.name for each in self.slices] if names is None else names
-        found = [(name, self.damage(name, setting)) for name in chosen]
+        found = [(name, self.damage(name, point)) for name in chosen]
         return sorted(found, key=lambda each: -each[1].mean)
 
-    def ordered_pairs(self, setting: Setting | int, names: Sequence[str] | None = None) -> list[tuple[str, str]]:
+    def ordered_pairs(self, point: OperatingPoint | int, names: Sequence[str] | None = None) -> list[tuple[str, str]]:
         """Pairs (worse, better) whose order is shown, with the error shared by all pairs and looks (Bonferroni)."""
-        ranked = [name for name, _ in self.ranking(setting, names)]
+        ranked = [name for name, _ in self.ranking(point, names)]
         pairs = list(combinations(ranked, 2))
         confidence = 1 - (1 - self.stopping.look_confidence) / max(1, len(pairs))
-        return [pair for pair in pairs if self.difference(*pair, setting, confidence=confidence).lower > 0]
+        return [pair for pair in pairs if self.difference(*pair, point, confidence=confidence).lower > 0]
 
     def order_changes(self, first: str, second: str) -> list[OrderChange]:
-        """Where, along the settings, the order of two slices turns; settings without a shown order are passed over."""
+        """Where, along the operating points, the order of two slices turns; those without one are passed over."""
         changes: list[OrderChange] = []
-        last: tuple[Setting, str] | None = None
-        for index, setting in enumerate(self.settings):
+        last: tuple[OperatingPoint, str] | None = None
+        for index, point in enumerate(self.points):
             worse = self.worse(first, second, index)
             if worse is None:
                 continue
             if last is not None and last[1] != worse:
-                changes.append(OrderChange(last[0], setting, last[1], worse))
-            last = setting, worse
+                changes.append(OrderChange(last[0], point, last[1], worse))
+            last = point, worse
         return changes
 
     def rows(self) -> list[dict[str, Any]]:
-        """A table: one row for each slice, setting and metric."""
+        """A table: one row for each slice, operating point and metric."""
         return [
-            {"slice": each.name, "setting": setting.label, "metric": metric}
+            {"slice": each.name, "setting": point.label, "metric": metric}
             | asdict(self.damage(each.name, index, metric))
             for each in self.slices
-            for index, setting in enumerate(self.settings)
+            for index, point in enumerate(self.points)
             for metric in self.metrics
         ]
 
@@ -199,7 +207,7 @@ class ResilienceProfile:
             "stopping": asdict(self.stopping),
             "metrics": list(self.metrics),
             "unrelated": dict(self.unrelated),
-            "settings": [each.to_dict() for each in self.settings],
+            "settings": [each.to_dict() for each in self.points],
             "slices": [each.to_dict() for each in self.slices],
             "values": [
                 {"slice": name, "setting": index} | {metric: list(each) for metric, each in values.items()}
@@ -231,7 +239,7 @@ class ResilienceProfile:
             values[entry["slice"], entry["setting"]] = {metric: tuple(entry[metric]) for metric in data.metrics}
         return cls(
             slices=tuple(data.slices),
-            settings=tuple(data.settings),
+            points=tuple(data.settings),
             metrics=tuple(data.metrics),
             values=values,
             unrelated=data.unrelated,

@@ -12,9 +12,9 @@ from torch import nn
 
 from ...storage.decoding import Count, check
 from ...workload.cell import Cell
+from ..operating_point import NOMINAL, OperatingPoint, only_bits
 from ..runtime import protect
 from ..schedule import Schedule
-from ..setting import NOMINAL, Setting, only_bits
 from ..strategies import Unprotected
 
 T = TypeVar("T")
@@ -79,19 +79,21 @@ class Slice:
                 both[each.name] = theirs if mine is None else mine
         return Slice(name=f"{self.name}/{other.name}", **both)
 
-    def low(self, setting: Setting) -> Setting:
+    def low(self, point: OperatingPoint) -> OperatingPoint:
         """What its cells run at.
 
         Raises
         ------
         ValueError
-            Bits are chosen, but the setting has no error rate of its own.
+            Bits are chosen, but the operating point has no error rate of its own.
         """
         if self.bits is None:
-            return setting
-        if setting.error_rate is None:
-            raise ValueError(f"slice {self.name!r} chooses bits, which needs settings with error_rate, not {setting}")
-        return replace(setting, bit_weights=only_bits(self.bits))
+            return point
+        if point.error_rate is None:
+            raise ValueError(
+                f"slice {self.name!r} chooses bits, which needs operating points with error_rate, not {point}"
+            )
+        return replace(point, bit_weights=only_bits(self.bits))
 
     def to_dict(self) -> dict[str, Any]:
         """What is restricted, for JSON."""
@@ -170,7 +172,7 @@ class SubjectLayout:
 def recording(schedule: Schedule, cells: list[Cell]) -> Schedule:
     """A schedule that notes every cell that it is asked for."""
 
-    def record(cell: Cell) -> Setting:
+    def record(cell: Cell) -> OperatingPoint:
         cells.append(cell)
         return schedule(cell)
 

@@ -39,7 +39,7 @@ class Stopping:
     Attributes
     ----------
     images : int
-        At most so many of each slice at each setting.
+        At most so many of each slice at each operating point.
     batch : int
         Images between looks.
     confidence : float

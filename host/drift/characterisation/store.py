@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import FileRefusedError, FileUnwrittenError
 from ...storage.decoding import Count, Digest, check, parse
-from ..setting import Setting
+from ..operating_point import OperatingPoint
 from .slices import Slice
 
 FORMAT = "brownout characterisation 1"
@@ -30,10 +30,10 @@ class _Header:
 
 @dataclass(frozen=True)
 class _Damage:
-    """Damage of a batch."""
+    """Damage of a batch, by the names in files."""
 
     slice: Slice
-    setting: Setting
+    setting: OperatingPoint
     batch: Count
     values: dict[str, list[float]]
 
@@ -64,7 +64,7 @@ class Store:
     path : Path, optional
         The file; None keeps everything in memory.
     about : mapping
-        What is measured, for JSON: everything that values depend on apart from slice, setting and batch.
+        What is measured, for JSON: everything that values depend on apart from slice, operating point and batch.
 
     Raises
     ------
@@ -158,16 +158,16 @@ class Store:
             left = left[os.write(descriptor, left) :]
 
     @staticmethod
-    def _key(slice_: Mapping[str, Any], setting: Mapping[str, Any], batch: int) -> tuple[str, str, int]:
-        return json.dumps(slice_), json.dumps(setting), batch
+    def _key(slice_: Mapping[str, Any], point: Mapping[str, Any], batch: int) -> tuple[str, str, int]:
+        return json.dumps(slice_), json.dumps(point), batch
 
-    def values(self, slice_: Slice, setting: Setting, batch: int) -> Values | None:
+    def values(self, slice_: Slice, point: OperatingPoint, batch: int) -> Values | None:
         """Damage of each image of a batch by each metric, if it is known."""
-        return self._values.get(self._key(slice_.to_dict(), setting.to_dict(), batch))
+        return self._values.get(self._key(slice_.to_dict(), point.to_dict(), batch))
 
-    def add(self, slice_: Slice, setting: Setting, batch: int, values: Values) -> None:
+    def add(self, slice_: Slice, point: OperatingPoint, batch: int, values: Values) -> None:
         """Note the damage of a batch."""
-        record = {"slice": slice_.to_dict(), "setting": setting.to_dict(), "batch": batch, "values": values}
+        record = {"slice": slice_.to_dict(), "setting": point.to_dict(), "batch": batch, "values": values}
         self._values[self._key(record["slice"], record["setting"], batch)] = values  # type: ignore[arg-type]
         self._append(record)
 

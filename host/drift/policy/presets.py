@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...device.power.timing import NOMINAL_VOLTAGE_V
+from ..operating_point import OperatingPoint
 from ..schedule import Phases, published
-from ..setting import Setting
 from ..strategies import PublishedDrift
 
 UNDERVOLT_V = 0.676
@@ -38,7 +38,7 @@ class Preset:
     interval: int = 10
     theta: int = 10
 
-    def low(self, mode: str = "undervolt") -> Setting:
+    def low(self, mode: str = "undervolt") -> OperatingPoint:
         """The low point: 0.676 V at 2 GHz, or 3.57 GHz at 0.9 V.
 
         The paper's checks do not err: undervolted, the checksum units stay at 0.9 V.
@@ -51,8 +51,8 @@ class Preset:
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, not {mode!r}")
         if mode == "overclock":
-            return Setting(frequency_hz=OVERCLOCK_HZ)
-        return Setting(voltage_v=UNDERVOLT_V, check_voltage_v=NOMINAL_VOLTAGE_V)
+            return OperatingPoint(frequency_hz=OVERCLOCK_HZ)
+        return OperatingPoint(voltage_v=UNDERVOLT_V, check_voltage_v=NOMINAL_VOLTAGE_V)
 
     def schedule(self, mode: str = "undervolt") -> Phases:
         """What each product runs at; errors as `low`."""

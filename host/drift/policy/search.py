@@ -21,8 +21,8 @@ from ..characterisation.characterise import Bench, Metric
 from ..characterisation.profile import ResilienceProfile
 from ..characterisation.slices import Run, Slice
 from ..characterisation.stopping import DamageEstimate, Stopping
+from ..operating_point import NOMINAL, OperatingPoint
 from ..schedule import Schedule, Table, TableDocument, constant
-from ..setting import NOMINAL, Setting
 from ..strategies import Strategy, Unprotected
 from .assignment import Assignment, Problem, assign
 from .stage_costs import OBJECTIVES, Stage, measure_moves, measure_stages
@@ -33,14 +33,14 @@ VOLTAGES_V = (0.84, 0.80, 0.76, 0.72, 0.68, 0.64, 0.60)
 FREQUENCIES_HZ = (2.25e9, 2.6e9, 3.0e9, 3.4e9, 3.8e9, 4.1e9, 4.37e9)
 
 
-def undervolt_points(voltages_v: Sequence[float] = VOLTAGES_V) -> list[Setting]:
+def undervolt_points(voltages_v: Sequence[float] = VOLTAGES_V) -> list[OperatingPoint]:
     """Points at 2 GHz; the checksum units are half-way to nominal, where they hardly err."""
-    return [Setting(voltage_v=v, check_voltage_v=round((v + NOMINAL.voltage_v) / 2, 4)) for v in voltages_v]
+    return [OperatingPoint(voltage_v=v, check_voltage_v=round((v + NOMINAL.voltage_v) / 2, 4)) for v in voltages_v]
 
 
-def overclock_points(frequencies_hz: Sequence[float] = FREQUENCIES_HZ) -> list[Setting]:
+def overclock_points(frequencies_hz: Sequence[float] = FREQUENCIES_HZ) -> list[OperatingPoint]:
     """Points at 0.9 V."""
-    return [Setting(frequency_hz=f) for f in frequencies_hz]
+    return [OperatingPoint(frequency_hz=f) for f in frequencies_hz]
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _slice_of(stage: Stage, slices: Sequence[Slice]) -> Slice | None:
 
 
 def spread_damage(profile: ResilienceProfile, stages: Sequence[Stage]) -> np.ndarray:
-    """Damage of each stage at each point (stages, 1 + settings), 0 at the default.
+    """Damage of each stage at each point (stages, 1 + points), 0 at the default.
 
     The damage of a slice is shared equally by its stages. Stages outside of all slices are forbidden all but the
     default, in place.
@@ -214,13 +214,13 @@ def spread_damage(profile: ResilienceProfile, stages: Sequence[Stage]) -> np.nda
     """
     homes = [_slice_of(stage, profile.slices) for stage in stages]
     free = [home for home, stage in zip(homes, stages, strict=True) if home and stage.allowed[1:].any()]
-    damage = np.zeros((len(stages), 1 + len(profile.settings)))
+    damage = np.zeros((len(stages), 1 + len(profile.points)))
     for row, (stage, home) in enumerate(zip(stages, homes, strict=True)):
         if home is None:
             stage.allowed[1:] = False
         elif stage.allowed[1:].any():
             shares = free.count(home)
-            damage[row, 1:] = [profile.damage(home.name, index).mean / shares for index in range(len(profile.settings))]
+            damage[row, 1:] = [profile.damage(home.name, index).mean / shares for index in range(len(profile.points))]
     return damage
 
 
@@ -282,7 +282,7 @@ def search_policy(
     metrics: Mapping[str, Metric],
     objective: str = "energy",
     stopping: Stopping | None = None,
-    default: Setting = NOMINAL,
+    default: OperatingPoint = NOMINAL,
     seed: int = 1000,
     rounds: int = 6,
 ) -> Policy:
@@ -297,8 +297,8 @@ def search_policy(
     module, run, metrics
         As in `characterise`; damage is by the first metric.
     profile : ResilienceProfile
-        Measured with `strategy`; its settings are the points to choose from, and its slices groups of evaluations and
-        blocks, all of the same kinds of products, that do not overlap.
+        Measured with `strategy`; its operating points are those to choose from, and its slices groups of evaluations
+        and blocks, all of the same kinds of products, that do not overlap.
     budget : float
         Most mean damage of an image.
     strategy : Strategy
@@ -307,7 +307,7 @@ def search_policy(
         What is minimised.
     stopping : Stopping, optional
         Of measurements of tables.
-    default : Setting
+    default : OperatingPoint
         Of everything that the profile does not cover.
     seed : int
         Of noise and errors: others than the profile's, so that a table is not judged by the images it was made from.
@@ -318,7 +318,7 @@ def search_policy(
     ------
     ValueError
         The budget is not positive, or the profile does not fit: its slices overlap or differ in kinds, or choose bits;
-        it was measured with another strategy; its settings have no voltages.
+        it was measured with another strategy; its operating points have no voltages.
     """
     if not budget > 0:
         raise ValueError(f"budget must be positive, not {budget!r}")
@@ -331,7 +331,7 @@ def search_policy(
     if measured_with not in (None, strategy.name):
         raise ValueError(f"the profile was measured with strategy {measured_with!r}, not {strategy.name!r}")
     stopping = Stopping() if stopping is None else stopping
-    points = [default, *profile.settings]
+    points = [default, *profile.points]
     chosen_kinds = next(iter(kinds))
     stages = measure_stages(
         module, run, points, strategy=strategy, kinds=chosen_kinds, safe=default, count=stopping.batch
@@ -351,11 +351,9 @@ def search_policy(
         return ScheduleOutcome(totals["energy"], totals["time"], predicted_damage=found.damage)
 
     def make_policy(found: Assignment, measured: ScheduleOutcome) -> Policy:
-        settings = {
-            stage.key: points[point] for stage, point in zip(stages, found.choice.tolist(), strict=True) if point
-        }
+        chosen = {stage.key: points[point] for stage, point in zip(stages, found.choice.tolist(), strict=True) if point}
         return Policy(
-            Table(settings, default=default, kinds=chosen_kinds),
+            Table(chosen, default=default, kinds=chosen_kinds),
             objective,
             budget,
             nominal,
@@ -438,7 +436,7 @@ def search_parameters(
     metrics: Mapping[str, Metric],
     objective: str = "energy",
     stopping: Stopping | None = None,
-    safe: Setting = NOMINAL,
+    safe: OperatingPoint = NOMINAL,
     seed: int = 2000,
 ) -> tuple[list[Trial], Trial | None]:
     """Choose parameters of a strategy, such as theta and the interval between checkpoints.

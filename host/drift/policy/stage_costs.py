@@ -13,9 +13,9 @@ from ...device.accelerator import Accelerator
 from ...device.power.timing import TRANSITION_S
 from ...workload.cell import Cell
 from ..characterisation.slices import Run
+from ..operating_point import NOMINAL, OperatingPoint
 from ..runtime import DriftExecution, protect
 from ..schedule import constant
-from ..setting import NOMINAL, Setting
 from ..strategies import Strategy
 
 OBJECTIVES = {"energy": "energy_j", "time": "time_s"}
@@ -55,7 +55,7 @@ class _Ledger:
     """What each product has cost, and whether the strategy ran it at the safe point instead."""
 
     execution: DriftExecution
-    point: Setting
+    point: OperatingPoint
     cells: list[Cell] = field(default_factory=list)
     costs: list[dict[str, float]] = field(default_factory=list)
     clean: list[bool] = field(default_factory=list)
@@ -74,13 +74,15 @@ class _Ledger:
             self.clean.append(clean > self._clean)
         self._before, self._clean = now, clean
 
-    def __call__(self, cell: Cell) -> Setting:
+    def __call__(self, cell: Cell) -> OperatingPoint:
         self.close()
         self.cells.append(cell)
         return self.point
 
 
-def _ledger(module: nn.Module, run: Run, point: Setting, strategy: Strategy, safe: Setting, count: int) -> _Ledger:
+def _ledger(
+    module: nn.Module, run: Run, point: OperatingPoint, strategy: Strategy, safe: OperatingPoint, count: int
+) -> _Ledger:
     """Draw images with everything at one point, noting what each product costs without moves."""
     with protect(module, strategy, constant(point), safe=safe) as execution:
         ledger = _Ledger(execution, point)
@@ -94,11 +96,11 @@ def _ledger(module: nn.Module, run: Run, point: Setting, strategy: Strategy, saf
 def measure_stages(
     module: nn.Module,
     run: Run,
-    points: Sequence[Setting],
+    points: Sequence[OperatingPoint],
     *,
     strategy: Strategy,
     kinds: Collection[str] | None = None,
-    safe: Setting = NOMINAL,
+    safe: OperatingPoint = NOMINAL,
     count: int = 1,
 ) -> list[Stage]:
     """Count what each block of each evaluation costs at each point, one run for each.
@@ -109,7 +111,7 @@ def measure_stages(
     ----------
     module, run, strategy, safe
         As in `characterise`.
-    points : sequence of Setting
+    points : sequence of OperatingPoint
         The first is the default, at which products of other kinds stay.
     kinds : collection of str, optional
         Kinds of products that follow the stage's point; by default all.
@@ -156,7 +158,7 @@ def measure_stages(
 
 
 def measure_moves(
-    accelerator: Accelerator, points: Sequence[Setting], *, transition_s: float = TRANSITION_S
+    accelerator: Accelerator, points: Sequence[OperatingPoint], *, transition_s: float = TRANSITION_S
 ) -> Mapping[str, NDArray[np.float64]]:
     """What each move costs, by objective: arrays (from, to), 0 on the diagonal. The accelerator ends at `NOMINAL`."""
     found = {name: np.zeros((len(points), len(points))) for name in OBJECTIVES}

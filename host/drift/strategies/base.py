@@ -17,7 +17,7 @@ from ...device.product.protection import UNCHECKED, Protection
 from ...offloading.execution import CalledProduct, ProductCall
 from ...storage.state import State
 from ...workload.cell import Cell
-from ..setting import Setting
+from ..operating_point import OperatingPoint
 
 
 def _as_json(value: Any) -> Any:
@@ -29,23 +29,23 @@ class DriftRun(Protocol):
 
     strategy: Strategy
     """Strategy of the run."""
-    safe: Setting
-    """Setting at which nothing errs."""
+    safe: OperatingPoint
+    """Operating point at which nothing errs."""
     evaluation: int
     """Evaluation of the denoiser; -1 before the first."""
     clean: int
-    """Products that ran at the safe setting for want of a history."""
+    """Products that ran at the safe point for want of a history."""
     recomputed_rows: int
     """Rows of products that were computed again."""
     assumed_law: TimingLaw | None
-    """Law by which settings are judged; None for the accelerator's present law."""
+    """Law by which operating points are judged; None for the accelerator's present law."""
 
     @property
     def accelerator(self) -> Accelerator:
         """Accelerator on which products run."""
 
-    def is_safe(self, setting: Setting) -> bool:
-        """Whether nothing errs at a setting."""
+    def is_safe(self, point: OperatingPoint) -> bool:
+        """Whether nothing errs at an operating point."""
 
     def cell(self, product: CalledProduct) -> Cell:
         """Place of a product in the run."""
@@ -54,13 +54,13 @@ class DriftRun(Protocol):
         self,
         call: ProductCall,
         out: torch.Tensor,
-        setting: Setting,
+        point: OperatingPoint,
         protection: Protection = UNCHECKED,
         *,
         checkpoint: torch.Tensor | None = None,
         attempt: int = 0,
     ) -> torch.Tensor:
-        """Run a product at a setting into `out`; further attempts (1 to 3) have errors of their own."""
+        """Run a product at an operating point into `out`; further attempts (1 to 3) have errors of their own."""
 
     def scratch(self, name: str, call: ProductCall) -> torch.Tensor:
         """int32 memory of the shape of a product's sums."""
@@ -69,7 +69,7 @@ class DriftRun(Protocol):
         """Slot of a product with the sums of the evaluation before, and whether there are any."""
 
     def recompute_rows(self, call: ProductCall, out: torch.Tensor, rows: torch.Tensor) -> None:
-        """Compute some rows (int64, ascending) again at the safe setting."""
+        """Compute some rows (int64, ascending) again at the safe point."""
 
 
 class Strategy(abc.ABC):
@@ -138,14 +138,14 @@ class Strategy(abc.ABC):
     def load_state(self, state: State, run: DriftRun) -> None:  # noqa: B027
         """Take up a state of an equal strategy."""
 
-    def setting(self, scheduled: Setting) -> Setting:
+    def point_for(self, scheduled: OperatingPoint) -> OperatingPoint:
         """What a product runs at, from what the schedule says."""
         return scheduled
 
     @abc.abstractmethod
-    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
+    def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         """Run a layer's product; the int32 sums may lie in memory that is used again."""
 
     @abc.abstractmethod
-    def attention_product(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
-        """Run a block of a product of attention at a setting at which it may err."""
+    def attention_product(self, run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor) -> None:
+        """Run a block of a product of attention at an operating point at which it may err."""

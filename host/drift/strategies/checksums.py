@@ -14,7 +14,7 @@ from ...offloading.execution import ProductCall
 from ...offloading.history import HistoryKey
 from ...storage.decoding import Count, Form, check, check_tensors
 from ...storage.state import State
-from ..setting import Setting
+from ..operating_point import OperatingPoint
 from .base import DriftRun, Strategy
 
 PUBLISHED_TILE = 32
@@ -59,14 +59,14 @@ class ZeroingAbft(Strategy):
     def __init__(self, theta: int = 10, *, tile: int = PUBLISHED_TILE) -> None:
         self.theta, self.checksum = theta, classic(tile)
 
-    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
+    def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         out = run.scratch("sums", call)
-        self.attention_product(run, call, setting, out)
+        self.attention_product(run, call, point, out)
         return out
 
-    def attention_product(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+    def attention_product(self, run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor) -> None:
         zero = Protection(correct=False, on_mark="zero", theta=self.theta, log_records=0)
-        run.run(call, out, setting, UNCHECKED if run.is_safe(setting) else zero)
+        run.run(call, out, point, UNCHECKED if run.is_safe(point) else zero)
 
 
 class RecomputeAbft(Strategy):
@@ -105,28 +105,28 @@ class RecomputeAbft(Strategy):
         spread = self.deviations * float(out.double().std()) if out.numel() > 1 else 1.0
         self._theta[key] = max(0, math.floor(math.log2(max(spread, 1.0))))
 
-    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
+    def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         out = run.scratch("sums", call)
         key = call.history_key
-        if run.is_safe(setting) or key not in self._theta:
-            if not run.is_safe(setting):
+        if run.is_safe(point) or key not in self._theta:
+            if not run.is_safe(point):
                 run.clean += 1
-                setting = run.safe
-            run.run(call, out, setting)
+                point = run.safe
+            run.run(call, out, point)
         else:
-            self._checked(run, call, setting, out, self._theta[key])
+            self._checked(run, call, point, out, self._theta[key])
         self._learn(key, out)
         return out
 
-    def attention_product(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+    def attention_product(self, run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor) -> None:
         # Scores and exponentials of different images have nothing in common: everything that is seen matters.
-        self._checked(run, call, setting, out, 0)
+        self._checked(run, call, point, out, 0)
 
     @staticmethod
-    def _checked(run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor, theta: int) -> None:
+    def _checked(run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor, theta: int) -> None:
         accelerator = run.accelerator
         before = accelerator.check_counts["log_dropped"]
-        run.run(call, out, setting, Protection(correct=False, theta=theta, log_records=LOG_RECORDS))
+        run.run(call, out, point, Protection(correct=False, theta=theta, log_records=LOG_RECORDS))
         rows = torch.tensor(sorted({record.row - call.first_row for record in accelerator.last_log}), dtype=torch.int64)
         if accelerator.check_counts["log_dropped"] > before:
             # The log does not say where the others are.
@@ -177,23 +177,23 @@ class PublishedDrift(Strategy):
             for place, (*key, device) in enumerate(state.values["checkpoints"])
         }
 
-    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
+    def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         key = call.history_key
         out, valid = run.history(call)
         checkpoint = self._checkpoints.get(key) if valid else None
-        if checkpoint is None or run.is_safe(setting):
-            if not run.is_safe(setting):
+        if checkpoint is None or run.is_safe(point):
+            if not run.is_safe(point):
                 run.clean += 1
-                setting = run.safe
-            run.run(call, out, setting)
+                point = run.safe
+            run.run(call, out, point)
         else:
             reload = Protection(correct=False, on_mark="reload", theta=self.theta, log_records=LOG_RECORDS)
-            run.run(call, out, setting, reload, checkpoint=checkpoint)
+            run.run(call, out, point, reload, checkpoint=checkpoint)
         if checkpoint is None or run.evaluation % self.interval == 0:
             if checkpoint is None:
                 checkpoint = self._checkpoints[key] = run.accelerator.new_slot(*call.shape, device=out.device)
             run.accelerator.copy(out, checkpoint)
         return out
 
-    def attention_product(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
-        run.run(call, out, setting, Protection(correct=False, theta=self.theta, log_records=0))
+    def attention_product(self, run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor) -> None:
+        run.run(call, out, point, Protection(correct=False, theta=self.theta, log_records=0))

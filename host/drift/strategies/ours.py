@@ -17,7 +17,7 @@ from ...offloading.execution import ProductCall
 from ...offloading.history import HistoryKey
 from ...storage.decoding import Form, check
 from ...storage.state import State
-from ..setting import Setting
+from ..operating_point import OperatingPoint
 from .base import DriftRun, Strategy
 
 RESIDUE = ChecksumConfig(scheme="residue", segment_cols=16, column_checks=False)
@@ -62,18 +62,18 @@ class Rollback(Strategy):
             return self.checksum
         return RESIDUE if config.error_model.settles else RESIDUE_PAIRS
 
-    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
+    def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         out, valid = run.history(call)
-        if run.is_safe(setting):
-            return run.run(call, out, setting)
+        if run.is_safe(point):
+            return run.run(call, out, point)
         if not valid:
             run.clean += 1
             return run.run(call, out, run.safe)
-        return run.run(call, out, setting, Protection(on_mark="suppress", theta=self.theta, log_records=0))
+        return run.run(call, out, point, Protection(on_mark="suppress", theta=self.theta, log_records=0))
 
-    def attention_product(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
+    def attention_product(self, run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor) -> None:
         counts = run.accelerator.check_counts["suppressed"]
-        run.run(call, out, setting, Protection(on_mark="keep", theta=self.theta, log_records=0))
+        run.run(call, out, point, Protection(on_mark="keep", theta=self.theta, log_records=0))
         for attempt in range(1, self.attempts + 1):
             marked = run.accelerator.check_counts["suppressed"]
             if marked == counts:
@@ -81,7 +81,7 @@ class Rollback(Strategy):
             counts = marked
             run.recomputed_rows += call.a.shape[:-1].numel()
             again = Protection(on_mark="suppress", theta=self.theta, log_records=0)
-            run.run(call, out, setting, again, attempt=attempt)
+            run.run(call, out, point, again, attempt=attempt)
 
 
 @dataclass
@@ -148,22 +148,22 @@ class PredictedRollback(Rollback):
             predictor.load_state({"nodes": nodes, **{name: slot for name, slot in slots.items() if slot is not None}})
             self._held[HistoryKey(*key)] = _Held(predictor, step)
 
-    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
+    def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         held = self._held.get(call.history_key)
         if held is None or held.step != call.step:
             predictor = ProductPredictor(run.accelerator, damping=self.damping)
             held = self._held[call.history_key] = _Held(predictor, call.step)
         predictor = held.predictor
         out = predictor.slot(call.shape, call.a.device)
-        if run.is_safe(setting) or not predictor.evaluations:
-            if not run.is_safe(setting):
+        if run.is_safe(point) or not predictor.evaluations:
+            if not run.is_safe(point):
                 run.clean += 1
-                setting = run.safe
-            run.run(call, out, setting)
+                point = run.safe
+            run.run(call, out, point)
             predictor.settle(NOWHERE, evaluation=run.evaluation)
             return out
         suppress = Protection(on_mark="suppress", theta=self.theta, log_records=LOG_RECORDS)
-        run.run(call, out, setting, suppress)
+        run.run(call, out, point, suppress)
         places = run.accelerator.last_marked(call.first_row)
         writes = predictor.settle(places, evaluation=run.evaluation)
         run.accelerator.add_host_traffic(writes.bytes)

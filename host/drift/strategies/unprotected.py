@@ -9,7 +9,7 @@ import torch
 from brownout.hw.config import AcceleratorConfig
 
 from ...offloading.execution import ProductCall
-from ..setting import GUARD_BAND, Setting
+from ..operating_point import GUARD_BAND, OperatingPoint
 from .base import DriftRun, Strategy
 
 
@@ -18,11 +18,11 @@ class Unprotected(Strategy):
 
     name = "unprotected"
 
-    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
-        return run.run(call, run.scratch("sums", call), setting)
+    def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
+        return run.run(call, run.scratch("sums", call), point)
 
-    def attention_product(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
-        run.run(call, out, setting)
+    def attention_product(self, run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor) -> None:
+        run.run(call, out, point)
 
 
 class GuardBand(Unprotected):
@@ -30,16 +30,16 @@ class GuardBand(Unprotected):
 
     Parameters
     ----------
-    point : Setting
+    point : OperatingPoint
         By default 0.85 V at 2 GHz.
     """
 
     name = "guardband"
 
-    def __init__(self, point: Setting = GUARD_BAND) -> None:
+    def __init__(self, point: OperatingPoint = GUARD_BAND) -> None:
         self.point = point
 
-    def setting(self, scheduled: Setting) -> Setting:
+    def point_for(self, scheduled: OperatingPoint) -> OperatingPoint:
         return self.point
 
 
@@ -61,15 +61,15 @@ class Dmr(Strategy):
 
     name = "dmr"
 
-    def layer(self, run: DriftRun, call: ProductCall, setting: Setting) -> torch.Tensor:
+    def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         out = run.scratch("sums", call)
-        if run.is_safe(setting):
-            return run.run(call, out, setting)
-        self.attention_product(run, call, setting, out)
+        if run.is_safe(point):
+            return run.run(call, out, point)
+        self.attention_product(run, call, point, out)
         return out
 
-    def attention_product(self, run: DriftRun, call: ProductCall, setting: Setting, out: torch.Tensor) -> None:
-        run.run(call, out, setting)
-        again = run.run(call, run.scratch("second", call), setting, attempt=1)
+    def attention_product(self, run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor) -> None:
+        run.run(call, out, point)
+        again = run.run(call, run.scratch("second", call), point, attempt=1)
         run.accelerator.add_host_traffic(2 * out.numel() * out.element_size())
         run.recompute_rows(call, out, (out != again).any(-1).flatten().nonzero()[:, 0])

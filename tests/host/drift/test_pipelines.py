@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from brownout.host import Accelerator, OffloadedPipeline
+from brownout.host.drift.operating_point import NOMINAL, OperatingPoint
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Phases
-from brownout.host.drift.setting import NOMINAL, Setting
 from brownout.host.drift.strategies import Rollback, Unprotected
 from brownout.hw.config import ChecksumConfig, MemoryConfig
 
@@ -45,7 +45,7 @@ def distance(a, b):
 
 @pytest.mark.parametrize("name", TINY)
 def test_rollback_brings_pipelines_close_to_their_clean_image(name):
-    low = Setting(voltage_v=0.68, check_voltage_v=0.72)
+    low = OperatingPoint(voltage_v=0.68, check_voltage_v=0.72)
     clean, _, _ = draw(name, Unprotected(), NOMINAL)
     ruined, _, _ = draw(name, Unprotected(), low)
     rolled_back, stats, run = draw(name, Rollback(SEGMENTS), low)
@@ -55,7 +55,7 @@ def test_rollback_brings_pipelines_close_to_their_clean_image(name):
 
 
 def test_second_order_solvers_go_back_to_the_evaluation_before():
-    low = Setting(error_rate=0.02, check_rate=0.01)
+    low = OperatingPoint(error_rate=0.02, check_rate=0.01)
     options = {"scheduler": diffusers.HeunDiscreteScheduler}
     clean, _, _ = draw("dit", Unprotected(), NOMINAL, **options)
     ruined, _, _ = draw("dit", Unprotected(), low, **options)
@@ -69,7 +69,7 @@ def test_second_order_solvers_go_back_to_the_evaluation_before():
 @pytest.mark.rtl
 def test_rtl_draws_the_image_of_the_twin():
     config = replace(CONFIG, memory=MemoryConfig(size_bytes=1 << 23, row_bytes=512, banks=8, latency_cycles=20))
-    low = Setting(error_rate=0.02, check_rate=0.01)
+    low = OperatingPoint(error_rate=0.02, check_rate=0.01)
     results = [
         draw("dit", Rollback(RESIDUE), low, config=config, backend=backend, steps=2) for backend in ("twin", "rtl")
     ]

@@ -12,12 +12,12 @@ from brownout.host.drift.characterisation.profile import ResilienceProfile
 from brownout.host.drift.characterisation.slices import Slice
 from brownout.host.drift.characterisation.stopping import DamageEstimate, Stopping
 from brownout.host.drift.characterisation.store import Store
+from brownout.host.drift.operating_point import NOMINAL, OperatingPoint
 from brownout.host.drift.policy.search import Policy, ScheduleOutcome
 from brownout.host.drift.schedule import Table
-from brownout.host.drift.setting import NOMINAL, Setting
 from brownout.host.errors import FileUnwrittenError
 
-LOW = Setting(voltage_v=0.7, check_voltage_v=0.8)
+LOW = OperatingPoint(voltage_v=0.7, check_voltage_v=0.8)
 
 
 def table() -> Table:
@@ -34,7 +34,7 @@ def policy() -> Policy:
 def profile() -> ResilienceProfile:
     return ResilienceProfile(
         slices=(Slice(name="early", evaluations=(0, 1)), Slice(name="bit3", bits=(3,))),
-        settings=(Setting(error_rate=1e-3), Setting(error_rate=1e-2)),
+        points=(OperatingPoint(error_rate=1e-3), OperatingPoint(error_rate=1e-2)),
         metrics=("mse",),
         values={("early", 0): {"mse": (0.1, 0.2)}, ("bit3", 1): {"mse": (0.0, 0.5)}},
         unrelated={"mse": 1.0},
@@ -52,7 +52,7 @@ def test_what_is_written_is_read(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "setting",
+    "point",
     [
         {"voltage_v": float("nan")},
         {"voltage_v": float("inf")},
@@ -77,19 +77,19 @@ def test_what_is_written_is_read(made, tmp_path):
         None,
     ],
 )
-def test_settings_that_cannot_be_are_refused_wherever_they_are(setting):
-    text = json.dumps({"default": setting, "kinds": None, "settings": []})
+def test_operating_points_that_cannot_be_are_refused_wherever_they_are(point):
+    text = json.dumps({"default": point, "kinds": None, "settings": []})
     with pytest.raises(FileRefusedError, match=r"^this (has a wrong form: its default|is no JSON that this program)"):
         Table.from_json(text)
-    if isinstance(setting, dict):
-        with pytest.raises(ValueError, match=r"Setting|bit_weights|a setting has"):
-            Setting.from_dict(setting)
+    if isinstance(point, dict):
+        with pytest.raises(ValueError, match=r"OperatingPoint|bit_weights|an operating point has"):
+            OperatingPoint.from_dict(point)
 
 
 def test_constructors_refuse_them_too():
     for name, value in (("voltage_v", float("nan")), ("voltage_v", "0.7"), ("error_rate", 2), ("frequency_hz", -1.0)):
-        with pytest.raises(ValueError, match=rf"^Setting\.{name} must be a number in .*, not {value!r}$"):
-            Setting(**{name: value})
+        with pytest.raises(ValueError, match=rf"^OperatingPoint\.{name} must be a number in .*, not {value!r}$"):
+            OperatingPoint(**{name: value})
 
 
 def changed(made, change) -> str:

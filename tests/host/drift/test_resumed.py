@@ -12,9 +12,9 @@ from brownout.host.caching import TaylorCache
 from brownout.host.checkpoints import journal
 from brownout.host.drift.adaptive.controller import RateController, voltage_ladder
 from brownout.host.drift.adaptive.schedule import AdaptiveSchedule
+from brownout.host.drift.operating_point import OperatingPoint, only_bits
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Phases, Table, constant, describe_schedule
-from brownout.host.drift.setting import Setting, only_bits
 from brownout.host.drift.strategies import Dmr, PredictedRollback, PublishedDrift, RecomputeAbft, Rollback
 from brownout.host.models.evaluate import calibration_run
 from brownout.host.pipelines.shipped import ShippedPipeline
@@ -23,8 +23,8 @@ from brownout.hw.config import AcceleratorConfig
 from .denoiser import CONFIG, RESIDUE, inputs, offloaded
 
 STEPS = 5
-LOW = Setting(error_rate=0.05, check_rate=0.02)
-SAFE = Setting(error_rate=0.0)
+LOW = OperatingPoint(error_rate=0.05, check_rate=0.02)
+SAFE = OperatingPoint(error_rate=0.0)
 
 
 class BrokenOffError(Exception):
@@ -74,7 +74,7 @@ def test_a_controller_knows_what_it_knew(tmp_path):
         with Accelerator(config, backend="twin") as accelerator:
             net = offloaded(accelerator, STEPS)
             controller = RateController(config, accelerator.timing_law, voltage_ladder(0.6, 0.82), 1e-2)
-            schedule = AdaptiveSchedule(Phases(low=Setting(voltage_v=0.7), first=1), controller)
+            schedule = AdaptiveSchedule(Phases(low=OperatingPoint(voltage_v=0.7), first=1), controller)
             with protect(net, Rollback(RESIDUE), schedule, seed=3), journal(net, folder):
                 outputs = []
                 for index, x in enumerate(inputs(STEPS)):
@@ -96,7 +96,7 @@ def test_a_cached_run_under_errors_goes_on(tmp_path):
     pipeline = ShippedPipeline("digits")
     calibration = calibration_run(pipeline.spec)
     strategy = Rollback()
-    low = Phases(low=Setting(voltage_v=0.66, check_voltage_v=0.72), first=1)
+    low = Phases(low=OperatingPoint(voltage_v=0.66, check_voltage_v=0.72), first=1)
 
     def draw(folder, stop=None):
         steps = []
@@ -128,7 +128,7 @@ def test_a_cached_run_under_errors_goes_on(tmp_path):
 
 
 def test_schedules_are_told_apart_whatever_the_order_of_their_sets():
-    low, other = Setting(voltage_v=0.7), Setting(voltage_v=0.71)
+    low, other = OperatingPoint(voltage_v=0.7), OperatingPoint(voltage_v=0.71)
     assert describe_schedule(constant(low)) != describe_schedule(constant(other))
     names = [f"transformer_blocks.{index}" for index in range(40)]
     one, two = (Phases(low=low, blocks=set(each)) for each in (names, names[::-1]))
@@ -137,13 +137,13 @@ def test_schedules_are_told_apart_whatever_the_order_of_their_sets():
     table, more = Table({(3, "b"): low}), Table({(3, "b"): other})
     assert describe_schedule(table) != describe_schedule(more)
     assert json.loads(json.dumps(describe_schedule(one))) == describe_schedule(one)
-    weighted = Phases(low=Setting(error_rate=0.1, bit_weights=only_bits([3])))
+    weighted = Phases(low=OperatingPoint(error_rate=0.1, bit_weights=only_bits([3])))
     assert json.loads(json.dumps(describe_schedule(weighted))) == describe_schedule(weighted)
 
 
 @pytest.mark.parametrize(
     "other",
-    [{"seed": 2}, {"low": Setting(error_rate=0.06)}, {"make": lambda: Rollback(RESIDUE, theta=3)}],
+    [{"seed": 2}, {"low": OperatingPoint(error_rate=0.06)}, {"make": lambda: Rollback(RESIDUE, theta=3)}],
     ids=["seed", "schedule", "strategy"],
 )
 def test_a_run_under_other_conditions_is_refused(other, tmp_path):

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from brownout.host import Accelerator, EnergyModel, OperatingPoint, TimingLaw, offloaded_model
+from brownout.host import Accelerator, DomainPoint, EnergyModel, TimingLaw, offloaded_model
+from brownout.host.drift.operating_point import GUARD_BAND, NOMINAL, OperatingPoint, only_bits
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Phases, Table, constant, published
-from brownout.host.drift.setting import GUARD_BAND, NOMINAL, Setting, only_bits
 from brownout.host.drift.strategies import GuardBand, PublishedDrift, Rollback, Unprotected
 from brownout.hw.config import AcceleratorConfig
 
@@ -40,7 +40,7 @@ def test_schedule_sees_every_product_of_every_evaluation_once(accelerator):
 
 def test_points_are_as_scheduled_and_nominal_afterwards(accelerator):
     net, seen = offloaded(accelerator), []
-    low = Setting(voltage_v=0.7, check_voltage_v=0.8)
+    low = OperatingPoint(voltage_v=0.7, check_voltage_v=0.8)
     schedule = Phases(low=low, first=1, blocks=["blocks.1"])
     with protect(net, Unprotected(), schedule, seed=3) as run:
         offloaded_model(net).observer = lambda name, sums: seen.append((name, accelerator.operating_points))
@@ -52,13 +52,13 @@ def test_points_are_as_scheduled_and_nominal_afterwards(accelerator):
         voltages = [point.voltage_v for point in points]
         assert voltages == ([0.7, 0.7, 0.8] if name.startswith("blocks.0") else [0.9] * 3)
     assert seen[8][1][0].error_rate == pytest.approx(8.5e-4)
-    assert accelerator.operating_points == (OperatingPoint(),) * 3
+    assert accelerator.operating_points == (DomainPoint(),) * 3
 
 
 def test_energy_of_macs_is_that_of_the_voltages(accelerator):
     net = offloaded(accelerator)
     totals = []
-    for low in (NOMINAL, Setting(voltage_v=0.8)):
+    for low in (NOMINAL, OperatingPoint(voltage_v=0.8)):
         accelerator.reset_stats()
         with protect(net, Unprotected(), Phases(low=low, first=1)):
             products(net, inputs(4), offloaded_model(net))
@@ -69,7 +69,7 @@ def test_energy_of_macs_is_that_of_the_voltages(accelerator):
 def test_guard_band_ignores_the_schedule_and_never_errs(accelerator):
     net = offloaded(accelerator)
     clean = [net(x, 0) for x in inputs(3)]
-    with protect(net, GuardBand(), constant(Setting(voltage_v=0.6))):
+    with protect(net, GuardBand(), constant(OperatingPoint(voltage_v=0.6))):
         assert all(torch.equal(net(x, 0), each) for x, each in zip(inputs(3), clean, strict=True))
         assert accelerator.operating_points[0].voltage_v == GUARD_BAND.voltage_v
     assert accelerator.stats["injected"] == 0
@@ -78,8 +78,10 @@ def test_guard_band_ignores_the_schedule_and_never_errs(accelerator):
 def test_without_a_history_a_product_is_clean(accelerator):
     net = offloaded(accelerator)
     clean = [net(x, 0) for x in inputs(2)]
-    low = Phases(low=Setting(error_rate=0.3, check_rate=0.3), safe=Setting(error_rate=0.0), kinds=["qkv", "other"])
-    with protect(net, Rollback(RESIDUE), low, safe=Setting(error_rate=0.0)) as run:
+    low = Phases(
+        low=OperatingPoint(error_rate=0.3, check_rate=0.3), safe=OperatingPoint(error_rate=0.0), kinds=["qkv", "other"]
+    )
+    with protect(net, Rollback(RESIDUE), low, safe=OperatingPoint(error_rate=0.0)) as run:
         assert torch.equal(net(inputs(2)[0], 0), clean[0])
         assert run.clean == 4
         assert not torch.equal(net(inputs(2)[1], 0), clean[1])
@@ -92,8 +94,8 @@ def test_without_a_history_a_product_is_clean(accelerator):
 
 def test_runs_begin_anew(accelerator):
     net = offloaded(accelerator)
-    low = constant(Setting(error_rate=0.1, check_rate=0.1))
-    with protect(net, Rollback(RESIDUE), low, safe=Setting(error_rate=0.0), seed=8) as run:
+    low = constant(OperatingPoint(error_rate=0.1, check_rate=0.1))
+    with protect(net, Rollback(RESIDUE), low, safe=OperatingPoint(error_rate=0.0), seed=8) as run:
         first = [net(x, 0) for x in inputs(3)]
         offloaded_model(net).begin_run()
         assert run.evaluation == -1
@@ -109,9 +111,9 @@ def test_safety_is_that_of_the_timing_law():
         Accelerator(carry, backend="twin", timing_law=law) as carries,
     ):
         assert GUARD_BAND.is_safe(flips)
-        assert not Setting(voltage_v=0.84).is_safe(flips)
-        assert not Setting(frequency_hz=2.25e9).is_safe(flips)
-        assert Setting(error_rate=0.0).is_safe(flips)
+        assert not OperatingPoint(voltage_v=0.84).is_safe(flips)
+        assert not OperatingPoint(frequency_hz=2.25e9).is_safe(flips)
+        assert OperatingPoint(error_rate=0.0).is_safe(flips)
         assert NOMINAL.is_safe(carries)
         # Slow elements use up the guard band.
         assert not GUARD_BAND.is_safe(carries)
@@ -119,22 +121,22 @@ def test_safety_is_that_of_the_timing_law():
 
 def test_what_cannot_work_is_refused(accelerator):
     net = offloaded(accelerator)
-    with pytest.raises(ValueError, match="safe must be a setting without timing errors"):
-        with protect(net, Unprotected(), constant(NOMINAL), safe=Setting(voltage_v=0.7)):
+    with pytest.raises(ValueError, match="safe must be an operating point without timing errors"):
+        with protect(net, Unprotected(), constant(NOMINAL), safe=OperatingPoint(voltage_v=0.7)):
             pass
     with pytest.raises(ValueError, match=r"strategy 'drift' needs checksum=.*make it with strategy.hardware"):
         with protect(net, PublishedDrift(), constant(NOMINAL)):
             pass
     with pytest.raises(ValueError, match="error_rate stands alone"):
-        Setting(voltage_v=0.8, error_rate=0.1)
+        OperatingPoint(voltage_v=0.8, error_rate=0.1)
     with pytest.raises(ValueError, match="check_rate and bit_weights need error_rate"):
-        Setting(check_rate=0.1)
+        OperatingPoint(check_rate=0.1)
     with pytest.raises(ValueError, match=r"bits must be some of 0..30, not \[31\]"):
         only_bits([31])
 
 
 def test_published_policy_touches_block_linears_only():
-    low = Setting(voltage_v=0.68)
+    low = OperatingPoint(voltage_v=0.68)
     schedule = published(low)
     from brownout.host.workload.cell import Cell
 
@@ -148,7 +150,7 @@ def test_published_policy_touches_block_linears_only():
 def test_table_gives_the_default_where_it_has_nothing():
     from brownout.host.workload.cell import Cell
 
-    low = Setting(voltage_v=0.7)
+    low = OperatingPoint(voltage_v=0.7)
     table = Table({(3, "b.0"): low}, kinds=["qkv"])
     assert table(Cell(3, 0.0, "b.0.to_q", "b.0", "qkv")) == low
     assert table(Cell(4, 0.0, "b.0.to_q", "b.0", "qkv")) == NOMINAL

@@ -19,9 +19,9 @@ from brownout.host.device.mixed.passes import OutputTile
 from brownout.host.drift.characterisation.profile import ResilienceProfile
 from brownout.host.drift.characterisation.slices import Slice
 from brownout.host.drift.characterisation.store import Store
+from brownout.host.drift.operating_point import OperatingPoint
 from brownout.host.drift.policy.search import Policy
 from brownout.host.drift.schedule import Table
-from brownout.host.drift.setting import Setting
 from brownout.host.models.load import WEIGHTS, load_classifier
 from brownout.host.offloading import LayerCalibration
 from brownout.host.storage.files import digest_of
@@ -69,12 +69,12 @@ def case(path):
 def store(path):
     made = Store(path, {"seed": 1})
     for batch in range(3):
-        made.add(Slice(name="a"), Setting(voltage_v=0.7), batch, {"mse": [0.5, batch]})
+        made.add(Slice(name="a"), OperatingPoint(voltage_v=0.7), batch, {"mse": [0.5, batch]})
 
 
 def read_store(path):
     made = Store(path, {"seed": 1})
-    return [made.values(Slice(name="a"), Setting(voltage_v=0.7), batch) for batch in range(3)]
+    return [made.values(Slice(name="a"), OperatingPoint(voltage_v=0.7), batch) for batch in range(3)]
 
 
 def weights(path):

@@ -11,7 +11,7 @@ import pytest
 from brownout.host import TimingLaw
 from brownout.host.device.power.timing import error_rate_of_delay
 from brownout.host.drift.adaptive.controller import RateController, voltage_ladder
-from brownout.host.drift.setting import Setting
+from brownout.host.drift.operating_point import OperatingPoint
 from brownout.host.drift.strategies import RESIDUE_PAIRS
 from brownout.hw.config import AcceleratorConfig
 
@@ -20,9 +20,9 @@ LADDER = voltage_ladder(0.62, 0.84)
 TARGET = 3e-3
 
 
-def rate_of(setting, factor):
+def rate_of(point, factor):
     law = TimingLaw(delay_factor=factor)
-    voltages = setting.voltage_v, setting.check_voltage_v
+    voltages = point.voltage_v, point.check_voltage_v
     # Beyond the end of the published table, the rate of its end.
     return tuple(error_rate_of_delay(min(law.relative_delay(each, 2e9), 2.187)) for each in voltages)
 
@@ -41,13 +41,13 @@ def drive(controller, factors, *, checks=100_000, seed=1, products=10):
         rungs.append(LADDER.index(controller.candidate))
         worst = 0.0
         for _ in range(products):
-            setting = controller.setting
-            if setting is None:
+            point = controller.point
+            if point is None:
                 continue
-            rate, check_rate = rate_of(setting, factor)
+            rate, check_rate = rate_of(point, factor)
             worst = max(worst, rate)
             share = 1 - (1 - rate) ** 16 * (1 - check_rate) ** 2
-            controller.observe(setting, 0, {16: checks // products}, int(generator.binomial(checks // products, share)))
+            controller.observe(point, 0, {16: checks // products}, int(generator.binomial(checks // products, share)))
         rates.append(worst)
     controller.end_evaluation()
     return rates, rungs
@@ -92,7 +92,7 @@ def test_an_emergency_ends_within_the_evaluation():
     records = controller.records
     assert [each.evaluation for each in records if each.emergency] == [10]
     assert rates[10] > controller.hard_limit
-    # After the first of ten products all others ran at the safe setting, and so did the next evaluation.
+    # After the first of ten products all others ran at the safe point, and so did the next evaluation.
     assert records[10].checks == 10_000
     assert records[11].recovering
     assert records[11].checks == rates[11] == 0
@@ -140,9 +140,9 @@ def test_it_goes_on_from_its_state_as_if_nothing_had_happened():
 
 def test_ladder_goes_down_with_the_checks_half_way():
     assert voltage_ladder(0.7, 0.72, step_v=0.01) == [
-        Setting(voltage_v=0.72, check_voltage_v=0.785),
-        Setting(voltage_v=0.71, check_voltage_v=0.78),
-        Setting(voltage_v=0.7, check_voltage_v=0.775),
+        OperatingPoint(voltage_v=0.72, check_voltage_v=0.785),
+        OperatingPoint(voltage_v=0.71, check_voltage_v=0.78),
+        OperatingPoint(voltage_v=0.7, check_voltage_v=0.775),
     ]
     assert [each.voltage_v for each in voltage_ladder(0.845, 0.87, step_v=0.02)] == [0.87, 0.85]
     assert voltage_ladder(0.87, 0.87)[0].check_voltage_v == 0.87
@@ -153,7 +153,7 @@ def test_bad_input_is_refused():
         RateController(CONFIG, TimingLaw(), LADDER, 1e-2, hard_limit=1e-3)
     with pytest.raises(ValueError, match="candidates must be of increasing relative delay"):
         RateController(CONFIG, TimingLaw(), LADDER[::-1], TARGET)
-    with pytest.raises(ValueError, match="candidates must be settings with voltages"):
+    with pytest.raises(ValueError, match="candidates must be operating points with voltages"):
         RateController(CONFIG, TimingLaw(), [], TARGET)
     with pytest.raises(ValueError, match=r"even the first candidate must err at worst_factor=1.02.*leave it out"):
         RateController(CONFIG, TimingLaw(), voltage_ladder(0.7, 0.88), TARGET, worst_factor=1.02)

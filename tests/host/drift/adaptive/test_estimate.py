@@ -18,7 +18,7 @@ from brownout.host.drift.adaptive.estimate import (
     segment_widths,
     wilson_interval,
 )
-from brownout.host.drift.setting import Setting
+from brownout.host.drift.operating_point import OperatingPoint
 from brownout.host.drift.strategies import RESIDUE_PAIRS
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 
@@ -103,23 +103,22 @@ def test_blind_bits_and_checks_that_err_change_the_share():
     assert flagged_share(CONFIG, 10, 0, 0.5, theta=33) == 0
 
 
-def evidence(estimator, generator, setting, factor, count=50_000):
+def evidence(estimator, generator, point, factor, count=50_000):
     rate, check_rate = (
-        TimingLaw(delay_factor=factor).error_rate(voltage, 2e9)
-        for voltage in (setting.voltage_v, setting.check_voltage_v)
+        TimingLaw(delay_factor=factor).error_rate(voltage, 2e9) for voltage in (point.voltage_v, point.check_voltage_v)
     )
-    estimator.add(setting, 0, {16: count}, generator.binomial(count, 1 - (1 - rate) ** 16 * (1 - check_rate) ** 2))
+    estimator.add(point, 0, {16: count}, generator.binomial(count, 1 - (1 - rate) ** 16 * (1 - check_rate) ** 2))
     return estimator.end_evaluation()
 
 
 def test_delay_factor_is_found_from_several_settings_and_followed():
     estimator, generator = DelayEstimator(CONFIG, TimingLaw()), np.random.default_rng(3)
-    settings = [Setting(voltage_v=v, check_voltage_v=0.8) for v in (0.7, 0.68)]
-    for setting in settings:
-        assert not evidence(estimator, generator, setting, 1.03)
+    points = [OperatingPoint(voltage_v=v, check_voltage_v=0.8) for v in (0.7, 0.68)]
+    for point in points:
+        assert not evidence(estimator, generator, point, 1.03)
     assert estimator.estimate.low <= 1.03 <= estimator.estimate.high
     assert estimator.estimate.value == pytest.approx(1.03, abs=0.004)
-    assert evidence(estimator, generator, settings[0], 1.09)
+    assert evidence(estimator, generator, points[0], 1.09)
     assert estimator.estimate.value == pytest.approx(1.09, abs=0.004)
     # What was dropped no longer counts.
     assert len(estimator.past) == 1
@@ -127,24 +126,24 @@ def test_delay_factor_is_found_from_several_settings_and_followed():
 
 def test_no_errors_bound_the_factor_from_above():
     estimator = DelayEstimator(CONFIG, TimingLaw())
-    estimator.add(Setting(voltage_v=0.8), 0, {16: 100_000}, 0)
+    estimator.add(OperatingPoint(voltage_v=0.8), 0, {16: 100_000}, 0)
     estimator.end_evaluation()
     first = estimator.estimate.high
     # 9 / 1.6e6 = 5.6e-6 errors per output, which the law has at 1.138, and 0.8 V at 1.265.
     assert first == pytest.approx(1.138 / 1.265, abs=0.003)
-    estimator.add(Setting(voltage_v=0.8), 0, {16: 400_000}, 0)
+    estimator.add(OperatingPoint(voltage_v=0.8), 0, {16: 400_000}, 0)
     estimator.end_evaluation()
     assert estimator.estimate.high < first
 
 
 def test_state_goes_through_json():
     estimator, generator = DelayEstimator(CONFIG, TimingLaw()), np.random.default_rng(3)
-    setting = Setting(voltage_v=0.7, check_voltage_v=0.8)
-    evidence(estimator, generator, setting, 1.02)
+    point = OperatingPoint(voltage_v=0.7, check_voltage_v=0.8)
+    evidence(estimator, generator, point, 1.02)
     other = DelayEstimator(CONFIG, TimingLaw())
     other.load_state(json.loads(json.dumps(estimator.state())))
     for each in (estimator, other):
-        evidence(each, np.random.default_rng(4), setting, 1.02)
+        evidence(each, np.random.default_rng(4), point, 1.02)
     assert other.estimate == estimator.estimate
 
 
@@ -162,7 +161,7 @@ def test_bad_input_is_refused():
         estimate_rate(CONFIG, {16: 5}, 6)
     with pytest.raises(ValueError, match="DelayEstimator needs checksum units"):
         DelayEstimator(AcceleratorConfig(), TimingLaw())
-    with pytest.raises(ValueError, match="a setting without voltages says nothing about delays"):
-        DelayEstimator(CONFIG, TimingLaw()).add(Setting(error_rate=0.1), 0, {16: 5}, 1)
+    with pytest.raises(ValueError, match="an operating point without voltages says nothing about delays"):
+        DelayEstimator(CONFIG, TimingLaw()).add(OperatingPoint(error_rate=0.1), 0, {16: 5}, 1)
     with pytest.raises(ValueError, match="delays must ascend"):
         measured_curve([1.0, 0.9], [1e-3, 1e-2])

@@ -14,14 +14,14 @@ from brownout.host.device.power.timing import error_rate_of_delay
 from brownout.host.drift.adaptive.controller import RateController, voltage_ladder
 from brownout.host.drift.adaptive.rules import best_theta
 from brownout.host.drift.adaptive.schedule import AdaptiveSchedule
+from brownout.host.drift.operating_point import NOMINAL, OperatingPoint
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Phases, constant
-from brownout.host.drift.setting import NOMINAL, Setting
 from brownout.host.drift.strategies import PublishedDrift, Rollback, Unprotected
 
 from ..denoiser import CONFIG, RESIDUE, inputs, offloaded, products
 
-LOW = Setting(voltage_v=0.65, check_voltage_v=0.75)
+LOW = OperatingPoint(voltage_v=0.65, check_voltage_v=0.75)
 LADDER = voltage_ladder(0.6, 0.82)
 TARGET = 1e-2
 
@@ -95,7 +95,7 @@ def test_what_the_law_does_not_cover_changes_nothing(accelerator):
 
 def test_safe_settings_are_judged_again(accelerator):
     net = offloaded(accelerator)
-    edge = Setting(voltage_v=0.86)
+    edge = OperatingPoint(voltage_v=0.86)
     with protect(net, Rollback(RESIDUE), constant(edge)) as run:
         assert run.is_safe(edge)
         products(net, inputs(2), offloaded_model(net))
@@ -178,7 +178,7 @@ def test_low_products_run_at_the_controllers_setting_and_all_others_as_before(ac
 
 
 def test_candidates_may_be_clocks(accelerator):
-    clocks = [Setting(frequency_hz=clock * 1e6, check_voltage_v=0.9) for clock in range(2400, 4200, 200)]
+    clocks = [OperatingPoint(frequency_hz=clock * 1e6, check_voltage_v=0.9) for clock in range(2400, 4200, 200)]
     controller = RateController(CONFIG, TimingLaw(), clocks, TARGET, worst_factor=1.1)
     schedule = AdaptiveSchedule(Phases(low=LOW, first=1), controller)
     net, seen = offloaded(accelerator), []
@@ -265,7 +265,7 @@ def test_what_cannot_follow_is_refused(accelerator):
     with pytest.raises(ValueError, match="strategy 'unprotected' has no theta that could follow"):
         begin(adaptive(staleness=1.0), Unprotected())
     with pytest.raises(ValueError, match=r"errs where delays are worst_factor=1.1 times the law's; choose a safer one"):
-        begin(adaptive(), Rollback(RESIDUE), safe=Setting(voltage_v=0.86))
+        begin(adaptive(), Rollback(RESIDUE), safe=OperatingPoint(voltage_v=0.86))
     other = RateController(replace(CONFIG, cols=8), TimingLaw(), LADDER, TARGET)
     with pytest.raises(ValueError, match="the controller is for another AcceleratorConfig"):
         begin(AdaptiveSchedule(constant(NOMINAL), other), Rollback(RESIDUE))

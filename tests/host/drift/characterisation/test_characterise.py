@@ -22,12 +22,12 @@ from brownout.host.drift.characterisation.slices import (
 )
 from brownout.host.drift.characterisation.stopping import Stopping
 from brownout.host.drift.characterisation.store import Store
-from brownout.host.drift.setting import NOMINAL, Setting
+from brownout.host.drift.operating_point import NOMINAL, OperatingPoint
 from brownout.host.drift.strategies import Rollback
 
 from ..denoiser import CONFIG, RESIDUE, draw, offloaded
 
-RATES = [Setting(error_rate=1e-3), Setting(error_rate=0.1)]
+RATES = [OperatingPoint(error_rate=1e-3), OperatingPoint(error_rate=0.1)]
 STOPPING = Stopping(images=12, batch=4, relative=0.3)
 
 
@@ -37,10 +37,10 @@ def net():
         yield offloaded(accelerator)
 
 
-def sweep(net, slices=None, settings=RATES, **options):
+def sweep(net, slices=None, points=RATES, **options):
     chosen = bit_slices([2, 24]) if slices is None else slices
     options = {"metrics": image_metrics(), "stopping": STOPPING, **options}
-    return characterise(net, draw(net), chosen, settings, **options)
+    return characterise(net, draw(net), chosen, points, **options)
 
 
 def test_layout_is_that_of_the_run(net):
@@ -60,7 +60,7 @@ def test_slices_have_names_and_intersect():
     assert kind_slices(["qkv"])[0].kinds == ("qkv",)
     with pytest.raises(ValueError, match=r"Slice\.evaluations of 'steps0-1/steps2-4' is empty"):
         _ = early & late
-    with pytest.raises(ValueError, match="slice 'bit3' chooses bits, which needs settings with error_rate"):
+    with pytest.raises(ValueError, match="slice 'bit3' chooses bits, which needs operating points with error_rate"):
         bit_slices([3])[0].low(NOMINAL)
     with pytest.raises(ValueError, match=r"parts must be in 1..2, not 3"):
         split([1, 2], 3)
@@ -73,7 +73,7 @@ def test_damage_is_that_of_errors_in_the_slice_alone(net):
     from brownout.host.drift.strategies import Unprotected
 
     last = Slice(name="last", evaluations=(2,), blocks=("blocks.1",))
-    low, safe = RATES[1], Setting(error_rate=0.0)
+    low, safe = RATES[1], OperatingPoint(error_rate=0.0)
     profile = sweep(net, [last], [low], seed=7, stopping=Stopping(images=4, batch=4))
     run = draw(net)
     with protect(net, Unprotected(), Phases(low=low, safe=safe, first=2, blocks=["blocks.0"]), safe=safe, seed=7):
@@ -94,7 +94,7 @@ def test_high_bits_at_high_rates_hurt_more(net):
 
 
 def test_operating_points_and_strategies_are_characterised_alike(net):
-    points = [Setting(voltage_v=0.8), Setting(voltage_v=0.6, check_voltage_v=0.75)]
+    points = [OperatingPoint(voltage_v=0.8), OperatingPoint(voltage_v=0.6, check_voltage_v=0.75)]
     both = evaluation_slices([[0], [1, 2]])
     profile = sweep(net, both, points, strategy=Rollback(RESIDUE), stopping=Stopping(images=4, batch=4))
     # The first evaluation has nothing to go back to and runs at the safe point, but for attention.
@@ -174,7 +174,7 @@ def test_what_cannot_be_measured_is_refused(net):
         sweep(net, bit_slices([3, 3]))
     with pytest.raises(ValueError, match="pairs name 'bit9', which is none of the slices bit2, bit24"):
         sweep(net, pairs=[("bit2", "bit9")])
-    with pytest.raises(ValueError, match="at least one slice and one setting"):
+    with pytest.raises(ValueError, match="at least one slice and one operating point"):
         sweep(net, [])
     four = Stopping(images=4, batch=4)
     with pytest.raises(ValueError, match=r"run\(seed, 4\) must return 4 images, not 3"):
@@ -192,7 +192,7 @@ class FakeBench:
     def describe_clean(self, batch):
         return {"sha256": str(batch), "unrelated": {"known": [5.0] * self.batch}}
 
-    def slice_damage(self, slice_, setting, batch):
+    def slice_damage(self, slice_, point, batch):
         self.measured.append((slice_.name, batch))
         shared = np.random.default_rng(batch).gamma(2.0, 0.5, self.batch)
         own = np.random.default_rng([batch, len(slice_.name)]).normal(0, 0.05, self.batch)

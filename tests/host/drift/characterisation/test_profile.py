@@ -8,13 +8,13 @@ import pytest
 from brownout.host.drift.characterisation.profile import OrderChange, ResilienceProfile
 from brownout.host.drift.characterisation.slices import Slice, bit_slices, cross
 from brownout.host.drift.characterisation.stopping import Stopping
-from brownout.host.drift.setting import NOMINAL, Setting
+from brownout.host.drift.operating_point import NOMINAL, OperatingPoint
 
-RATES = tuple(Setting(error_rate=rate) for rate in (1e-5, 1e-4, 1e-3, 1e-2))
+RATES = tuple(OperatingPoint(error_rate=rate) for rate in (1e-5, 1e-4, 1e-3, 1e-2))
 MEANS = {"early": (0.2, 0.5, 1.0, 1.2), "late": (0.1, 0.3, 1.0, 1.6), "other": (0.0, 0.0, 0.1, 0.1)}
 
 
-def profile(slices=None, settings=RATES, means=MEANS):
+def profile(slices=None, points=RATES, means=MEANS):
     random = np.random.default_rng(5)
     values = {
         (name, index): {"known": tuple(np.clip(mean + random.normal(0, 0.05, 40), 0, None).tolist())}
@@ -22,7 +22,7 @@ def profile(slices=None, settings=RATES, means=MEANS):
         for index, mean in enumerate(each)
     }
     chosen = tuple(Slice(name=name) for name in means) if slices is None else tuple(slices)
-    return ResilienceProfile(chosen, tuple(settings), ("known",), values, {"known": 2.0}, Stopping(images=40), {"x": 1})
+    return ResilienceProfile(chosen, tuple(points), ("known",), values, {"known": 2.0}, Stopping(images=40), {"x": 1})
 
 
 def test_order_changes_where_it_is_shown():
@@ -32,7 +32,7 @@ def test_order_changes_where_it_is_shown():
     assert found[0].error_rate == pytest.approx(1e-3)
     assert profile().order_changes("early", "other") == []
     with pytest.raises(ValueError, match=r"between nominal and 0.8 V has no error rate"):
-        _ = OrderChange(NOMINAL, Setting(voltage_v=0.8), "a", "b").error_rate
+        _ = OrderChange(NOMINAL, OperatingPoint(voltage_v=0.8), "a", "b").error_rate
 
 
 def test_ranking_says_which_pairs_are_ordered():
@@ -61,7 +61,7 @@ def test_plots_show_the_damages(tmp_path):
     from brownout.host.drift.characterisation.plots import (
         damage_by_slice,
         damage_over_bit,
-        damage_over_setting,
+        damage_over_point,
         heat_map,
     )
 
@@ -80,9 +80,9 @@ def test_plots_show_the_damages(tmp_path):
     image = heat_map(profile(grid, RATES[:1], {"e0/b0": (0.5,), "e1/b0": (0.1,)}), rows, columns, 0)
     assert image.axes[0].images[0].get_array().shape == (2, 1)
 
-    assert len(damage_over_setting(profile()).axes[0].containers) == 3
-    volts = [Setting(voltage_v=0.8), Setting(voltage_v=0.7)]
-    by_point = damage_over_setting(profile(None, volts, {"early": (0.1, 0.2)}))
+    assert len(damage_over_point(profile()).axes[0].containers) == 3
+    volts = [OperatingPoint(voltage_v=0.8), OperatingPoint(voltage_v=0.7)]
+    by_point = damage_over_point(profile(None, volts, {"early": (0.1, 0.2)}))
     assert [each.get_text() for each in by_point.axes[0].get_xticklabels()] == ["0.8 V", "0.7 V"]
     bars = damage_by_slice(profile(), 3)
     assert [each.get_text() for each in bars.axes[0].get_yticklabels()] == ["late", "early", "other"]

@@ -8,6 +8,7 @@ from brownout.host import Accelerator, offloaded_model
 from brownout.host.drift.characterisation.characterise import characterise, image_metrics
 from brownout.host.drift.characterisation.slices import Slice, bit_slices, block_slices, cross, evaluation_slices
 from brownout.host.drift.characterisation.stopping import Stopping
+from brownout.host.drift.operating_point import NOMINAL, OperatingPoint, only_bits
 from brownout.host.drift.policy.presets import PRESETS, get_preset
 from brownout.host.drift.policy.search import (
     Policy,
@@ -20,14 +21,13 @@ from brownout.host.drift.policy.search import (
 from brownout.host.drift.policy.stage_costs import measure_moves, measure_stages
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Table, constant
-from brownout.host.drift.setting import NOMINAL, Setting, only_bits
 from brownout.host.drift.strategies import PublishedDrift, Rollback, Unprotected
 from brownout.host.workload.cell import BLOCK_LINEAR_KINDS, Cell
 
 from ..denoiser import CONFIG, RESIDUE, draw, offloaded
 
 STOPPING = Stopping(images=8, batch=4, relative=0.5, absolute=1e-4)
-POINTS = [Setting(voltage_v=0.8, check_voltage_v=0.85), Setting(voltage_v=0.6, check_voltage_v=0.75)]
+POINTS = [OperatingPoint(voltage_v=0.8, check_voltage_v=0.85), OperatingPoint(voltage_v=0.6, check_voltage_v=0.75)]
 LINEAR = Slice(name="", kinds=("other",))
 
 
@@ -54,7 +54,7 @@ def test_costs_add_up_to_those_of_the_whole_run(net):
     """Every product's own cost at its point, and every move, against one run by that table."""
     accelerator, strategy = offloaded_model(net).accelerator, Unprotected()
     # The guard band: so that nothing differs but what is counted.
-    points = [NOMINAL, Setting(voltage_v=0.86), Setting(voltage_v=0.87, frequency_hz=1.9e9)]
+    points = [NOMINAL, OperatingPoint(voltage_v=0.86), OperatingPoint(voltage_v=0.87, frequency_hz=1.9e9)]
     stages = measure_stages(net, draw(net), points, strategy=strategy, kinds=["other"], count=2)
     assert [stage.key for stage in stages] == [(e, f"blocks.{b}") for e in range(3) for b in range(2)]
     assert all(stage.governed == [True, False, True] for stage in stages)
@@ -79,7 +79,7 @@ def test_products_without_a_history_stay_at_the_default(net):
     stages = measure_stages(net, draw(net), [NOMINAL, *POINTS], strategy=Rollback(RESIDUE), kinds=["other"])
     assert [stage.allowed.tolist() for stage in stages] == [[True, False, False]] * 2 + [[True] * 3] * 4
     with pytest.raises(ValueError, match="points need voltages and clocks"):
-        measure_stages(net, draw(net), [Setting(error_rate=0.1)], strategy=Unprotected())
+        measure_stages(net, draw(net), [OperatingPoint(error_rate=0.1)], strategy=Unprotected())
 
 
 @pytest.mark.parametrize("budget", [1e-9, 2e-4, 1.0])
@@ -89,8 +89,8 @@ def test_found_policies_keep_the_budget(net, profile, budget):
     measured = policy.measured.damage
     assert measured.upper <= budget
     assert policy.measured.energy_j <= policy.nominal.energy_j * 1.5
-    assert set(policy.table.settings.values()) <= set(POINTS)
-    assert all(evaluation > 0 for evaluation, _ in policy.table.settings)
+    assert set(policy.table.points.values()) <= set(POINTS)
+    assert all(evaluation > 0 for evaluation, _ in policy.table.points)
     assert Policy.from_json(policy.to_json()) == policy
     assert Table.from_json(policy.table.to_json()) == policy.table
 
@@ -110,7 +110,9 @@ def test_searches_that_make_no_sense_are_refused(net, profile):
     )
     with pytest.raises(ValueError, match="slices 'steps1' and 'steps1-2' of the profile overlap in evaluation 1"):
         search(net, overlapping, 1, strategy=Unprotected())
-    bits = characterise(net, draw(net), bit_slices([3]), [Setting(error_rate=0.1)], metrics=metrics, stopping=one)
+    bits = characterise(
+        net, draw(net), bit_slices([3]), [OperatingPoint(error_rate=0.1)], metrics=metrics, stopping=one
+    )
     with pytest.raises(ValueError, match="and of all bits"):
         search(net, bits, 1, strategy=Unprotected())
 
@@ -178,8 +180,8 @@ def test_settings_go_through_json():
         NOMINAL,
         *undervolt_points([0.7]),
         *overclock_points([3e9]),
-        Setting(error_rate=1e-3, check_rate=1e-4, bit_weights=only_bits([3])),
+        OperatingPoint(error_rate=1e-3, check_rate=1e-4, bit_weights=only_bits([3])),
     ]
-    assert [Setting.from_dict(one.to_dict()) for one in each] == each
+    assert [OperatingPoint.from_dict(one.to_dict()) for one in each] == each
     assert [one.label for one in each] == ["nominal", "0.7 V", "0.9 V 3 GHz", "0.001"]
     assert each[1].check_voltage_v == 0.8

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from brownout.host import Accelerator, offloaded_model
+from brownout.host.drift.operating_point import OperatingPoint
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.schedule import Phases
-from brownout.host.drift.setting import Setting
 from brownout.host.drift.strategies import (
     Dmr,
     Drop,
@@ -26,14 +26,14 @@ from brownout.hw.config import AcceleratorConfig
 from ..denoiser import CONFIG, RESIDUE, inputs, offloaded, products
 
 RATE = 0.05
-SAFE = Setting(error_rate=0.0)
+SAFE = OperatingPoint(error_rate=0.0)
 LAYERS = ("blocks.0.to_q",)
 """Its inputs do not depend on what erred before."""
 
 
 def run(strategy, *, rate=RATE, kinds=None, steps=4, backend="twin", bit_weights=None):
     """Sums of all products, and counters, of a run whose first evaluation is clean."""
-    low = Setting(error_rate=rate, bit_weights=bit_weights)
+    low = OperatingPoint(error_rate=rate, bit_weights=bit_weights)
     config = strategy.hardware(CONFIG)
     with Accelerator(config, backend=backend) as accelerator:
         net = offloaded(accelerator, steps)

@@ -30,7 +30,7 @@ _RANGES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class OperatingPoint:
     """Operating point of the array and of the checksum units.
 
     Attributes
@@ -41,7 +41,7 @@ class Setting:
         Supply of the checksum units; by default the array's.
     error_rate : float, optional
         Errors per output whatever voltage and clock, which are then nominal (models that draw): for
-        characterisation. Such a setting has no energy of its own.
+        characterisation. Such a point has no energy of its own.
     check_rate : float
         Likewise, errors per sum of a row check.
     bit_weights : tuple of 31 float, optional
@@ -67,14 +67,16 @@ class Setting:
                 continue
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not least <= value <= most:
-                raise ValueError(f"Setting.{name} must be a number in {least:g}..{most:g}, not {value!r}")
+                raise ValueError(f"OperatingPoint.{name} must be a number in {least:g}..{most:g}, not {value!r}")
         if self.bit_weights is not None:
             bit_thresholds(self.bit_weights)
         if self.error_rate is None and (self.check_rate or self.bit_weights is not None):
-            raise ValueError("Setting.check_rate and bit_weights need error_rate; voltages have rates of their own")
+            raise ValueError(
+                "OperatingPoint.check_rate and bit_weights need error_rate; voltages have rates of their own"
+            )
         nominal = (self.voltage_v, self.frequency_hz) == (NOMINAL_VOLTAGE_V, NOMINAL_FREQUENCY_HZ)
         if self.error_rate is not None and not (nominal and self.check_voltage_v is None):
-            raise ValueError("Setting.error_rate stands alone; leave voltages and frequency out")
+            raise ValueError("OperatingPoint.error_rate stands alone; leave voltages and frequency out")
 
     def is_safe(self, accelerator: Accelerator, law: TimingLaw | None = None) -> bool:
         """Whether no product of the array errs at it.
@@ -130,7 +132,7 @@ class Setting:
         if self.error_rate is not None:
             return f"{self.error_rate:.3g}"
         parts = []
-        if self != Setting():
+        if self != OperatingPoint():
             parts.append(f"{self.voltage_v:.4g} V")
         if self.frequency_hz != NOMINAL_FREQUENCY_HZ:
             parts.append(f"{self.frequency_hz / 1e9:.4g} GHz")
@@ -149,11 +151,11 @@ class Setting:
         FileRefusedError
             An entry is unknown or cannot be.
         """
-        return check(dict(data), cls, "a setting")
+        return check(dict(data), cls, "an operating point")
 
 
-NOMINAL = Setting()
-GUARD_BAND = Setting(voltage_v=GUARD_BAND_V)
+NOMINAL = OperatingPoint()
+GUARD_BAND = OperatingPoint(voltage_v=GUARD_BAND_V)
 
 
 def only_bits(bits: Sequence[int]) -> tuple[float, ...]:

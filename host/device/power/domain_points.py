@@ -26,7 +26,7 @@ SEED_LIMIT = RATE_ONE - 1
 
 
 @dataclass(frozen=True)
-class OperatingPoint:
+class DomainPoint:
     """Voltage and clock of a voltage domain, and what comes of them.
 
     Attributes
@@ -100,8 +100,8 @@ class DomainPoints:
     def __init__(self, config: AcceleratorConfig, law: TimingLaw) -> None:
         self.config, self.law = config, law
         self.seed, self.bits = 0, UNIFORM_BITS
-        self.wanted = [OperatingPoint()] * (config.voltage_domains + 1)
-        self._table = [OperatingPoint()] * config.operating_points
+        self.wanted = [DomainPoint()] * (config.voltage_domains + 1)
+        self._table = [DomainPoint()] * config.operating_points
         self._assigned = [0] * len(self.wanted)
 
     def state(self) -> State:
@@ -126,8 +126,8 @@ class DomainPoints:
         if any(point >= len(self._table) for point in values["assigned"]):
             raise ValueError(f"the state has domains at points {values['assigned']}; there are {len(self._table)}")
         self.seed, self.bits = values["seed"], tuple(values["bits"])
-        self.wanted = [OperatingPoint(*point) for point in values["wanted"]]
-        self._table = [OperatingPoint(*point) for point in values["table"]]
+        self.wanted = [DomainPoint(*point) for point in values["wanted"]]
+        self._table = [DomainPoint(*point) for point in values["table"]]
         self._assigned = list(values["assigned"])
 
     @property
@@ -158,12 +158,12 @@ class DomainPoints:
             raise ValueError(f"domain must be in 0..{count - 1}, 'array' or 'check', not {domain!r}")
         return [domain]
 
-    def with_errors(self, array: float, check: float) -> list[OperatingPoint]:
+    def with_errors(self, array: float, check: float) -> list[DomainPoint]:
         """All domains at given error rates, voltage and clock as they are."""
         rates = [array] * self.config.voltage_domains + [check]
         return [replace(point, error_rate=rate, by_law=False) for point, rate in zip(self.wanted, rates, strict=True)]
 
-    def with_law(self, law: TimingLaw) -> list[OperatingPoint]:
+    def with_law(self, law: TimingLaw) -> list[DomainPoint]:
         """All domains where they are, with the errors that another law gives them.
 
         Raises
@@ -179,9 +179,7 @@ class DomainPoints:
             points.append(point)
         return points
 
-    def with_voltage(
-        self, domain: int | str, voltage_v: float | None, frequency_hz: float | None
-    ) -> list[OperatingPoint]:
+    def with_voltage(self, domain: int | str, voltage_v: float | None, frequency_hz: float | None) -> list[DomainPoint]:
         """All domains, some at another voltage, and all at another clock if the whole array is meant.
 
         Raises
@@ -207,10 +205,10 @@ class DomainPoints:
             flips = self.config.error_model.draws
             self.law.delay_at(voltage)  # Refuses a voltage that it does not cover, also where no rate is needed.
             rate = self.law.error_rate(voltage, clock) if flips else 0.0
-            points.append(OperatingPoint(voltage, clock, rate))
+            points.append(DomainPoint(voltage, clock, rate))
         return points
 
-    def _assign(self, wanted: Sequence[OperatingPoint]) -> tuple[list[OperatingPoint], list[int]]:
+    def _assign(self, wanted: Sequence[DomainPoint]) -> tuple[list[DomainPoint], list[int]]:
         """Table of operating points that holds all that is wanted, entries kept in their place where possible."""
         table = list(self._table)
         units = len(wanted) if self.config.checksum is not None else len(wanted) - 1
@@ -231,7 +229,7 @@ class DomainPoints:
     def apply(
         self,
         device: Device,
-        wanted: Sequence[OperatingPoint],
+        wanted: Sequence[DomainPoint],
         *,
         seed: int | None = None,
         bits: tuple[int, ...] | None = None,
