@@ -51,11 +51,11 @@ from brownout.host import (
 from brownout.host.device.power.timing import NOMINAL_FREQUENCY_HZ, SAFE_DELAY
 from brownout.host.drift.adaptive.controller import RateController, voltage_ladder
 from brownout.host.drift.adaptive.estimate import PUBLISHED_CURVE, RateCurve, estimate_rate, measured_curve
+from brownout.host.drift.adaptive.policy import AdaptivePolicy
 from brownout.host.drift.adaptive.rules import rate_within_budget
-from brownout.host.drift.adaptive.schedule import AdaptiveSchedule
 from brownout.host.drift.operating_point import OperatingPoint
+from brownout.host.drift.power_policy import BLOCK_LINEAR_KINDS, PowerPolicy, SelectivePolicy
 from brownout.host.drift.runtime import protect
-from brownout.host.drift.schedule import BLOCK_LINEAR_KINDS, Phases, Schedule
 from brownout.host.drift.strategies import GuardBand, PublishedDrift, Rollback, Strategy
 from brownout.host.drift.strategies.base import DriftRun
 from brownout.host.models.evaluate import calibration_run
@@ -116,7 +116,7 @@ class Staleness(Rollback):
         out, valid = run.history(call)
         before = out.double()
         result = super().layer(run, call, point)
-        if valid and run.cell(call.product).kind in BLOCK_LINEAR_KINDS:
+        if valid and run.site(call.product).kind in BLOCK_LINEAR_KINDS:
             self.squares += (result.double() - before).square().sum().item()
             self.sums += result.numel()
         return result
@@ -155,7 +155,7 @@ class Bench:
         """Delays over those of the cool chip, in an evaluation, counted over all batches."""
         return self.plan.factor if self.warm[0] <= evaluation < self.warm[1] else 1.0
 
-    def run(self, name: str, strategy: Strategy, schedule: Schedule, *, shifts: bool = True) -> dict[str, float]:
+    def run(self, name: str, strategy: Strategy, policy: PowerPolicy, *, shifts: bool = True) -> dict[str, float]:
         """Draw the images under a policy; figures by their names, without the policy's."""
         plan = self.plan
         # Nothing errs in the guard band, on the same chip as ours.
@@ -172,7 +172,7 @@ class Bench:
             offload(self.model, accelerator, calibration=self.calibration)
             try:
                 parts = []
-                with protect(self.model, strategy, schedule) as execution:
+                with protect(self.model, strategy, policy) as execution:
                     for batch in range(self.batches):
                         offloaded_model(self.model).begin_run()
                         execution.seed = batch
@@ -201,9 +201,9 @@ class Bench:
         print(f"{name:16}", *(f"{key} {value:.4g}" for key, value in found.items()), flush=True)
         return found
 
-    def phases(self, point: OperatingPoint) -> Phases:
+    def policy(self, point: OperatingPoint) -> SelectivePolicy:
         """Block Linear layers at a point after the first evaluations."""
-        return Phases(low=point, first=CLEAN_EVALUATIONS, kinds=BLOCK_LINEAR_KINDS)
+        return SelectivePolicy(low=point, first=CLEAN_EVALUATIONS, kinds=BLOCK_LINEAR_KINDS)
 
     def at(self, voltage_v: float) -> OperatingPoint:
         """The candidate of a voltage."""
@@ -216,7 +216,7 @@ def characterise(bench: Bench, timing_model: str) -> tuple[RateCurve, list[float
     delays, rates, distances = [], [], []
     for voltage in bench.plan.characterised_v:
         point = bench.at(voltage)
-        found = bench.run(f"{voltage:g} V", bench.strategy, bench.phases(point), shifts=False)
+        found = bench.run(f"{voltage:g} V", bench.strategy, bench.policy(point), shifts=False)
         assert point.check_voltage_v is not None
         check_rate = 0.0
         if timing_model == "flip":
@@ -252,17 +252,17 @@ def with_checkpoints(bench: Bench, rate: float, curve: RateCurve) -> dict[str, d
     voltage = lowest(bench, lambda delay: delay <= largest)
     point = OperatingPoint(voltage_v=voltage)
     fixed = PublishedDrift()
-    cool = bench.run("drift_cool", fixed, bench.phases(point), shifts=False)
-    results = {"drift_interval10": bench.run("drift_interval10", fixed, bench.phases(point))}
+    cool = bench.run("drift_cool", fixed, bench.policy(point), shifts=False)
+    results = {"drift_interval10": bench.run("drift_interval10", fixed, bench.policy(point))}
     strategy = PublishedDrift()
     config = strategy.hardware(bench.base)
     assert config.checksum is not None
     controller = one_voltage(bench, config, point, curve)
     # The widths of these layers are multiples of a tile's.
     share = cool["suppressed"] / (cool["checks"] * config.checksum.segment_cols)
-    schedule = AdaptiveSchedule(bench.phases(point), controller, design_share=share)
-    results["drift_interval"] = bench.run("drift_interval", strategy, schedule)
-    print("intervals", schedule.intervals, flush=True)
+    policy = AdaptivePolicy(bench.policy(point), controller, design_share=share)
+    results["drift_interval"] = bench.run("drift_interval", strategy, policy)
+    print("intervals", policy.intervals, flush=True)
     return results
 
 
@@ -307,7 +307,7 @@ def main(
     plan = PLANS[timing_model]
     bench = Bench(plan, timing_model, batches, images, steps)
     staleness = Staleness()
-    bench.run("clean", staleness, lambda cell: OperatingPoint(), shifts=False)
+    bench.run("clean", staleness, lambda site: OperatingPoint(), shifts=False)
     curve, rates, distances = characterise(bench, timing_model)
     target = rate_within_budget(rates, distances, budget)
     largest = curve.largest_delay(target)
@@ -324,20 +324,20 @@ def main(
         return RateController(bench.config, plan.law, ladder, target, worst_factor=plan.worst_factor, curve=curve)
 
     controller = new_controller()
-    adaptive = AdaptiveSchedule(bench.phases(controller.candidate), controller)
+    adaptive = AdaptivePolicy(bench.policy(controller.candidate), controller)
     results = {
-        "static": bench.run("static", bench.strategy, bench.phases(bench.at(static_v))),
+        "static": bench.run("static", bench.strategy, bench.policy(bench.at(static_v))),
         "adaptive": bench.run("adaptive", bench.strategy, adaptive),
-        "worst_case": bench.run("worst_case", bench.strategy, bench.phases(bench.at(worst_v))),
+        "worst_case": bench.run("worst_case", bench.strategy, bench.policy(bench.at(worst_v))),
         "guard_band": bench.run(
-            "guard_band", GuardBand(OperatingPoint(voltage_v=guard_v)), bench.phases(OperatingPoint())
+            "guard_band", GuardBand(OperatingPoint(voltage_v=guard_v)), bench.policy(OperatingPoint())
         ),
     }
     following = new_controller()
-    theta = AdaptiveSchedule(bench.phases(following.candidate), following, staleness=staleness.rms)
+    theta = AdaptivePolicy(bench.policy(following.candidate), following, staleness=staleness.rms)
     results["adaptive_theta"] = bench.run("adaptive_theta", Rollback(), theta)
     one = one_voltage(bench, bench.config, bench.at(static_v), curve)
-    theta = AdaptiveSchedule(bench.phases(bench.at(static_v)), one, staleness=staleness.rms)
+    theta = AdaptivePolicy(bench.policy(bench.at(static_v)), one, staleness=staleness.rms)
     results["static_theta"] = bench.run("static_theta", Rollback(), theta)
     results |= with_checkpoints(bench, drift_rate, curve)
     metrics: dict[str, float] = {

@@ -35,7 +35,7 @@ from brownout.host.drift.characterisation.stopping import DamageEstimate, Stoppi
 from brownout.host.drift.characterisation.subject import Subject, shipped
 from brownout.host.drift.operating_point import OperatingPoint
 from brownout.host.drift.strategies import Unprotected
-from brownout.host.workload.cell import BLOCK_LINEAR_KINDS
+from brownout.host.workload.product_site import BLOCK_LINEAR_KINDS
 
 BITS = (8, 10, 12, 14, 16, 20, 30)
 BIT_RATES = (1e-6, 1e-4, 3e-2)

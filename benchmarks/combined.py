@@ -36,14 +36,14 @@ from brownout.host import (
 )
 from brownout.host.caching import TaylorCache
 from brownout.host.drift.operating_point import GUARD_BAND_V, NOMINAL, OperatingPoint
+from brownout.host.drift.power_policy import SelectivePolicy
 from brownout.host.drift.runtime import protect
-from brownout.host.drift.schedule import Phases
 from brownout.host.drift.strategies import PredictedRollback, Rollback, Strategy
 from brownout.host.models.evaluate import CALIBRATION_SEED, draw
 from brownout.host.models.pruning import hidden_statistics, prune_mlp
 from brownout.host.models.spec import get_spec
 from brownout.host.quality import class_agreement, perceptual_distance
-from brownout.host.workload.cell import BLOCK_LINEAR_KINDS
+from brownout.host.workload.product_site import BLOCK_LINEAR_KINDS
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 
 INTERVALS, SHARES = (1, 2), (0.0, 0.25, 0.5)
@@ -91,8 +91,8 @@ class Bench:
         with Accelerator(strategy.hardware(ARRAY), backend="twin") as accelerator:
             offload(model, accelerator, calibration=self.calibrations[share])
             try:
-                schedule = Phases(low=point, first=1, kinds=BLOCK_LINEAR_KINDS)
-                with cache.attach(model) if interval > 1 else nullcontext(), protect(model, strategy, schedule, seed=1):
+                policy = SelectivePolicy(low=point, first=1, kinds=BLOCK_LINEAR_KINDS)
+                with cache.attach(model) if interval > 1 else nullcontext(), protect(model, strategy, policy, seed=1):
                     images, _ = draw(model, self.spec, self.images, seed=0)
                 stats = accelerator.stats
                 # What the cache holds lies in memory, and is written and read there.

@@ -30,8 +30,8 @@ from brownout.host import Accelerator, TimingLaw, load_denoiser, offload, restor
 from brownout.host.drift.accounting.costs import OURS, SchemePoint, saving_at_rate, speedup_at_rate
 from brownout.host.drift.accounting.published import ERROR_RATE, PUBLISHED, PublishedModel
 from brownout.host.drift.operating_point import GUARD_BAND_V, OperatingPoint
+from brownout.host.drift.power_policy import SelectivePolicy
 from brownout.host.drift.runtime import protect
-from brownout.host.drift.schedule import Phases
 from brownout.host.drift.strategies import Rollback
 from brownout.host.models.evaluate import calibration_run
 from brownout.host.models.spec import get_spec
@@ -106,13 +106,13 @@ def on_rtl(name: str, metrics: dict[str, float]) -> None:
     strategy = Rollback()
     config = strategy.hardware(AcceleratorConfig(timing_model="flip"))
     check_v = RTL_VOLTAGE_V + (GUARD_BAND_V - RTL_VOLTAGE_V) / 4
-    schedule = Phases(low=OperatingPoint(voltage_v=RTL_VOLTAGE_V, check_voltage_v=check_v), first=1)
+    policy = SelectivePolicy(low=OperatingPoint(voltage_v=RTL_VOLTAGE_V, check_voltage_v=check_v), first=1)
     images, stats = [], []
     for backend in ("twin", "rtl"):
         with Accelerator(config, backend=backend) as accelerator:
             offload(model, accelerator, calibration=calibration)
             try:
-                with protect(model, strategy, schedule, seed=1):
+                with protect(model, strategy, policy, seed=1):
                     images.append(sample(model, spec, RTL_LABELS[name], seed=0))
                 stats.append(dict(accelerator.stats))
             finally:

@@ -28,8 +28,8 @@ import typer
 from brownout.cosim.cache import results_root
 from brownout.host import Accelerator, TimingLaw, load_classifier, load_denoiser, offload, offloaded_model, restore
 from brownout.host.drift.operating_point import GUARD_BAND_V, NOMINAL, OperatingPoint
+from brownout.host.drift.power_policy import published
 from brownout.host.drift.runtime import protect
-from brownout.host.drift.schedule import published
 from brownout.host.drift.strategies import (
     Dmr,
     Drop,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .device.product.compare import Difference, first_difference
     from .device.product.operands import Requantisation, ResidentWeights
     from .device.product.protection import LogRecord, Outcome, Protection
-    from .drift import OperatingPoint, Phases, Rollback, protect
+    from .drift import OperatingPoint, Rollback, SelectivePolicy, protect
     from .errors import (
         AcceleratorClosedError,
         CheckpointError,
@@ -75,7 +75,7 @@ _HOME = {
     "OffloadedPipeline": "pipelines",
     "DomainPoint": "device.power.domain_points",
     "Outcome": "device.product.protection",
-    "Phases": "drift",
+    "SelectivePolicy": "drift",
     "PipelineClosedError": "errors",
     "Protection": "device.product.protection",
     "Requantisation": "device.product.operands",
@@ -130,13 +130,13 @@ __all__ = [
     "OffloadedPipeline",
     "OperatingPoint",
     "Outcome",
-    "Phases",
     "PipelineClosedError",
     "Protection",
     "Requantisation",
     "ResidentWeights",
     "Rollback",
     "RunCheckpoint",
+    "SelectivePolicy",
     "State",
     "Stateful",
     "TimingLaw",

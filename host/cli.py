@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from .drift.characterisation.profile import ResilienceProfile
     from .drift.characterisation.subject import Subject
-    from .drift.policy.search import Policy, Trial
+    from .drift.policy.search import FoundPolicy, Trial
     from .drift.strategies import Strategy
 
 GRIDS: dict[str, dict[str, list[int]]] = {
@@ -72,7 +72,7 @@ def _print_profile(profile: ResilienceProfile) -> None:
     Console().print(table)
 
 
-def _print_policy(policy: Policy) -> None:
+def _print_policy(policy: FoundPolicy) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -141,7 +141,7 @@ def characterise(
     from .drift.characterisation.stopping import Stopping
     from .drift.operating_point import OperatingPoint
     from .drift.strategies import Unprotected
-    from .workload.cell import BLOCK_LINEAR_KINDS
+    from .workload.product_site import BLOCK_LINEAR_KINDS
 
     kinds = None if attention else BLOCK_LINEAR_KINDS
     with _subject(model, Unprotected(), call, memory_mib, threads) as subject:
@@ -202,7 +202,7 @@ def search(
         undervolt_points,
     )
     from .drift.strategies import PublishedDrift, Rollback
-    from .workload.cell import BLOCK_LINEAR_KINDS
+    from .workload.product_site import BLOCK_LINEAR_KINDS
 
     builders: dict[str, Callable[..., Strategy]] = {"ours": Rollback, "drift": PublishedDrift}
     if strategy not in builders:

@@ -183,7 +183,7 @@ class DemoJob:
             offload(model, accelerator, calibration=self.calibration, observer=see_layer)
             try:
                 started = time.monotonic()
-                with protect(model, scenario.strategy, scenario.schedule, seed=self.seed):
+                with protect(model, scenario.strategy, scenario.policy, seed=self.seed):
                     images = sample(model, self.spec, self.labels, seed=self.seed, callback=see_step)
                     stats = {**accelerator.stats, "rolled_back": rolled_back}
                 wall = time.monotonic() - started

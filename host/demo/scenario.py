@@ -9,7 +9,7 @@ from brownout.hw.errors.model import BY_RATE
 
 from ..device.power.timing import TimingLaw
 from ..drift.operating_point import GUARD_BAND_V, NOMINAL, OperatingPoint
-from ..drift.schedule import Phases, Schedule, constant
+from ..drift.power_policy import PowerPolicy, SelectivePolicy, constant
 from ..drift.strategies import Rollback, Strategy, Unprotected
 from . import DEFAULT_VOLTAGE_V
 
@@ -26,7 +26,7 @@ class Scenario:
         On the page.
     point : OperatingPoint
         Where most of the run is.
-    schedule : callable
+    policy : callable
         What each product runs at.
     strategy : Strategy
         What is done about errors.
@@ -35,7 +35,7 @@ class Scenario:
     name: str
     title: str
     point: OperatingPoint
-    schedule: Schedule
+    policy: PowerPolicy
     strategy: Strategy
 
 
@@ -56,7 +56,7 @@ def undervolted(voltage_v: float) -> OperatingPoint:
 def scenarios(voltage_v: float = DEFAULT_VOLTAGE_V) -> tuple[Scenario, Scenario, Scenario]:
     """The three runs, in the order of the page.
 
-    Both undervolted runs have one schedule: every product, attention and embeddings included, is at the low point from
+    Both undervolted runs have one policy: every product, attention and embeddings included, is at the low point from
     the second evaluation on. The first is nominal, because there is nothing to go back to.
 
     Raises
@@ -65,27 +65,27 @@ def scenarios(voltage_v: float = DEFAULT_VOLTAGE_V) -> tuple[Scenario, Scenario,
         As `undervolted`.
     """
     low = undervolted(voltage_v)
-    schedule = Phases(low=low, first=1)
+    policy = SelectivePolicy(low=low, first=1)
     return (
         Scenario(
             name="nominal",
             title="Nominal voltage",
             point=NOMINAL,
-            schedule=constant(NOMINAL),
+            policy=constant(NOMINAL),
             strategy=Unprotected(),
         ),
         Scenario(
             name="unprotected",
             title="Undervolted, unprotected",
             point=low,
-            schedule=schedule,
+            policy=policy,
             strategy=Unprotected(),
         ),
         Scenario(
             name="rollback",
             title="Undervolted, with rollback",
             point=low,
-            schedule=schedule,
+            policy=policy,
             # Attention is not repeated where checks cannot correct it: that would cost more in memory traffic than
             # undervolting saves, and does not show in the pictures.
             strategy=Rollback(attempts=0),

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .operating_point import GUARD_BAND, NOMINAL, OperatingPoint, only_bits
+    from .power_policy import SelectivePolicy, TablePolicy, constant
     from .runtime import DriftExecution, protect
-    from .schedule import Phases, Table, constant
     from .strategies import (
         Dmr,
         Drop,
@@ -32,17 +32,17 @@ _HOME = {
     "GUARD_BAND": "operating_point",
     "GuardBand": "strategies",
     "NOMINAL": "operating_point",
-    "Phases": "schedule",
+    "SelectivePolicy": "power_policy",
     "PredictedRollback": "strategies",
     "PublishedDrift": "strategies",
     "RecomputeAbft": "strategies",
     "Rollback": "strategies",
     "OperatingPoint": "operating_point",
     "Strategy": "strategies",
-    "Table": "schedule",
+    "TablePolicy": "power_policy",
     "Unprotected": "strategies",
     "ZeroingAbft": "strategies",
-    "constant": "schedule",
+    "constant": "power_policy",
     "only_bits": "operating_point",
     "protect": "runtime",
 }
@@ -55,13 +55,13 @@ __all__ = [
     "Drop",
     "GuardBand",
     "OperatingPoint",
-    "Phases",
     "PredictedRollback",
     "PublishedDrift",
     "RecomputeAbft",
     "Rollback",
+    "SelectivePolicy",
     "Strategy",
-    "Table",
+    "TablePolicy",
     "Unprotected",
     "ZeroingAbft",
     "constant",

@@ -1,4 +1,4 @@
-"""Runs the products of an offloaded model by a schedule of operating points and a strategy against errors."""
+"""Runs the products of an offloaded model by a power policy and a strategy against errors."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ..offloading.execution import CalledProduct, Execution, ProductCall
 from ..offloading.timesteps import timestep_reader
 from ..storage.decoding import Count, check
 from ..storage.state import State, join, split
-from ..workload.cell import Cell, block_of, kind_of_product
+from ..workload.product_site import ProductSite, block_of, kind_of_product
 from .operating_point import NOMINAL, OperatingPoint
-from .schedule import Listener, Schedule, describe_schedule
+from .power_policy import Listener, PowerPolicy, describe_policy
 from .strategies.base import Strategy
 
 _COUNTS = ("evaluation", "moves", "clean", "recomputed_rows")
@@ -52,7 +52,7 @@ class DriftExecution(Execution):
         Whose products they are.
     strategy : Strategy
         What is done about errors.
-    schedule : Schedule
+    policy : PowerPolicy
         What each product runs at.
     safe : OperatingPoint
         For products that must not err: recomputed ones, and those that have nothing to go back to.
@@ -70,25 +70,25 @@ class DriftExecution(Execution):
     moves : int
         Changes of the operating point.
     clean : int
-        Products that ran at the safe point although the schedule had another, for want of a history.
+        Products that ran at the safe point although the policy had another, for want of a history.
     recomputed_rows : int
         Rows of products that were computed again.
     assumed_law : TimingLaw or None
         What operating points are judged by where they must be safe; None for the accelerator's present law, which no
-        program could know after the chip has warmed up. Schedules that allow for that set it.
+        program could know after the chip has warmed up. Policies that allow for that set it.
     """
 
     def __init__(
         self,
         model: OffloadedModel,
         strategy: Strategy,
-        schedule: Schedule,
+        policy: PowerPolicy,
         *,
         safe: OperatingPoint = NOMINAL,
         seed: int = 0,
         transition_s: float = TRANSITION_S,
     ) -> None:
-        self.model, self.strategy, self.schedule = model, strategy, schedule
+        self.model, self.strategy, self.policy = model, strategy, policy
         self.safe, self.seed, self.transition_s = safe, seed, transition_s
         self._present: OperatingPoint | None = None
         self.assumed_law: TimingLaw | None = None
@@ -97,8 +97,8 @@ class DriftExecution(Execution):
         strategy.check_hardware(self.accelerator.config)
         if not self.is_safe(safe):
             raise ValueError(f"safe must be an operating point without timing errors, not {safe}")
-        # A schedule that is more than a function wants to know what happens.
-        self.listener = schedule if isinstance(schedule, Listener) else None
+        # A policy that is more than a function wants to know what happens.
+        self.listener = policy if isinstance(policy, Listener) else None
         self.begin_run()
 
     @property
@@ -110,7 +110,7 @@ class DriftExecution(Execution):
         self.evaluation, self.timestep = -1, math.nan
         self.moves = self.clean = self.recomputed_rows = 0
         self._present = None
-        self._sites: Counter[tuple[int, int]] = Counter()
+        self._occurrences: Counter[tuple[int, int]] = Counter()
         self.strategy.begin_run(self)
         if self.listener is not None:
             self.listener.begin_run(self)
@@ -119,7 +119,7 @@ class DriftExecution(Execution):
         return {
             **super().describe(),
             "strategy": self.strategy.describe(),
-            "schedule": describe_schedule(self.schedule),
+            "schedule": describe_policy(self.policy),
             "safe": asdict(self.safe),
             "seed": self.seed,
             "transition_s": self.transition_s,
@@ -130,8 +130,8 @@ class DriftExecution(Execution):
         counts = {name: getattr(self, name) for name in _COUNTS}
         timestep = None if math.isnan(self.timestep) else self.timestep
         own = State({"present": present, "timestep": timestep, **counts})
-        schedule = State() if self.listener is None else State({"schedule": dict(self.listener.state())})
-        return join({"run": own, "strategy": self.strategy.state(), "schedule": schedule})
+        told = State() if self.listener is None else State({"schedule": dict(self.listener.state())})
+        return join({"run": own, "strategy": self.strategy.state(), "schedule": told})
 
     def load_state(self, state: State) -> None:
         parts = split(state)
@@ -149,7 +149,7 @@ class DriftExecution(Execution):
     def begin_evaluation(self, timestep: float) -> None:
         """The next evaluation of the denoiser begins."""
         self.evaluation += 1
-        self._sites.clear()
+        self._occurrences.clear()
         self.model.evaluation, self.timestep = self.evaluation, timestep
         if self.listener is not None:
             self.listener.begin_evaluation(self)
@@ -174,21 +174,21 @@ class DriftExecution(Execution):
         self._present = point
         self.moves += 1
 
-    def cell(self, product: CalledProduct) -> Cell:
+    def site(self, product: CalledProduct) -> ProductSite:
         """Where a product is in the run."""
         name = product.name
-        return Cell(self.evaluation, self.timestep, name, block_of(name), kind_of_product(name, product.kind))
+        return ProductSite(self.evaluation, self.timestep, name, block_of(name), kind_of_product(name, product.kind))
 
     def layer(self, call: ProductCall) -> torch.Tensor:
-        point = self.strategy.point_for(self.schedule(self.cell(call.product)))
+        point = self.strategy.point_for(self.policy(self.site(call.product)))
         # A layer may be called several times in an evaluation, with other inputs each time.
         place = (call.product.number, self.model.part)
-        call = replace(call, site=self._sites[place])
-        self._sites[place] += 1
+        call = replace(call, occurrence=self._occurrences[place])
+        self._occurrences[place] += 1
         return self.strategy.layer(self, call, point)
 
     def attention_product(self, call: ProductCall, out: torch.Tensor) -> None:
-        point = self.strategy.point_for(self.schedule(self.cell(call.product)))
+        point = self.strategy.point_for(self.policy(self.site(call.product)))
         if self.is_safe(point):
             self.run(call, out, point)
         else:
@@ -262,13 +262,13 @@ class DriftExecution(Execution):
 def protect(
     module: nn.Module,
     strategy: Strategy,
-    schedule: Schedule,
+    policy: PowerPolicy,
     *,
     safe: OperatingPoint = NOMINAL,
     seed: int = 0,
     transition_s: float = TRANSITION_S,
 ) -> Iterator[DriftExecution]:
-    """Run an offloaded denoiser by a schedule, with a strategy against the errors that it causes.
+    """Run an offloaded denoiser by a power policy, with a strategy against the errors that it causes.
 
     A run begins: histories are forgotten. Within the ``with``, pipelines and `sample` are used as always; call
     `OffloadedModel.begin_run` before another image that is not drawn by a pipeline. Afterwards the accelerator is at
@@ -278,7 +278,7 @@ def protect(
     ----------
     module : nn.Module
         The denoiser, offloaded.
-    strategy, schedule, safe, seed, transition_s
+    strategy, policy, safe, seed, transition_s
         As in `DriftExecution`.
 
     Raises
@@ -287,7 +287,7 @@ def protect(
         `module` is not offloaded, its accelerator lacks what the strategy needs, or `safe` is not.
     """
     model = offloaded_model(module)
-    execution = DriftExecution(model, strategy, schedule, safe=safe, seed=seed, transition_s=transition_s)
+    execution = DriftExecution(model, strategy, policy, safe=safe, seed=seed, transition_s=transition_s)
     read_timestep = timestep_reader(module)
 
     def before(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:

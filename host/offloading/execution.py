@@ -66,7 +66,7 @@ class ProductCall:
         Value of one step of `a`, on which the meaning of the sums depends; 1 for attention.
     first_row : int
         Place of the first row in the whole product, for draws of errors.
-    site : int
+    occurrence : int
         Which call of the layer in its evaluation it is, for those who count.
     """
 
@@ -76,7 +76,7 @@ class ProductCall:
     key: int
     step: float = 1.0
     first_row: int = 0
-    site: int = 0
+    occurrence: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,7 +86,7 @@ class ProductCall:
     @property
     def history_key(self) -> HistoryKey:
         """Whose history the sums become."""
-        return HistoryKey(self.product.number, self.product.model.part, self.site)
+        return HistoryKey(self.product.number, self.product.model.part, self.occurrence)
 
 
 class Execution:

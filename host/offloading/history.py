@@ -23,13 +23,13 @@ class HistoryKey:
         Number of the product in its model.
     part : int
         Part of the batch, as the caller numbers them (`OffloadedModel.part`).
-    site : int
+    occurrence : int
         Which of its calls in an evaluation it is, if a layer is called several times.
     """
 
     product: int
     part: int
-    site: int = 0
+    occurrence: int = 0
 
 
 @dataclass

@@ -98,7 +98,7 @@ class OffloadedModel(NotCopied):
     run_listeners : list of callable
         Called by `begin_run`.
     stateful : dict of str to Stateful
-        What else results depend on, by a name of its own without ``/``: what strategies, schedules, controllers and
+        What else results depend on, by a name of its own without ``/``: what strategies, policies, controllers and
         caches remember from one evaluation to the next. Whoever adds something to a model puts it here, before the run
         begins; it is part of `state`.
     left_in_float : tuple of FloatModule

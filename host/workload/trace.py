@@ -1,4 +1,4 @@
-"""The products of one evaluation of a model, from its shapes alone: for cycle counts, schedules and policies."""
+"""The products of one evaluation of a model, from its shapes alone: for cycle counts and power policies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..offloading.attention import ROWS_AT_ONCE, split_heads
 from ..offloading.layer_calibration import ATTENTION
 from ..offloading.layer_types import layer_type_of
 from ..offloading.selection import FilterFn, call_name, reason_against, supported_layers, watch_attention
-from .cell import block_of, is_of_pixels
+from .product_site import block_of, is_of_pixels
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ModelProduct:
     kind : str
         `LayerType.kind` of the layer, or ``"attention"``.
     block : str
-        See `brownout.host.workload.cell.block_of`.
+        See `brownout.host.workload.product_site.block_of`.
     shape : GemmShape
         Extents. Rows are those of the whole batch: tokens, or output pixels if it `is_of_pixels`; products of attention
         are batched over images and heads, and cut into `ROWS_AT_ONCE` query rows.

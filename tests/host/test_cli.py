@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from brownout.host import cli
 from brownout.host.drift.characterisation.profile import ResilienceProfile
-from brownout.host.drift.policy.search import Policy
+from brownout.host.drift.policy.search import FoundPolicy
 
 from .pipelines import tiny
 
@@ -61,7 +61,7 @@ def test_a_policy_for_digits_is_written(tmp_path, monkeypatch):
     options += ["--objective", "time", "--point", 2.3, "--point", 3]
     done = brownout("search", "digits", "--budget", 0.5, "--out", out, *options)
     assert done.exit_code == 0, done.output
-    policy = Policy.from_json(out.read_text())
+    policy = FoundPolicy.from_json(out.read_text())
     assert policy.measured.damage.upper <= policy.budget == 0.5
     assert policy.measured.time_s < policy.nominal.time_s
     assert all(evaluation > 0 for evaluation, _ in policy.table.points)

@@ -14,10 +14,10 @@ from torch import nn
 
 from ...offloading import offloaded_model
 from ...quality import FeatureNetwork, perceptual_distance_per_image, squared_error_per_image
-from ...workload.cell import Cell
+from ...workload.product_site import ProductSite
 from ..operating_point import NOMINAL, OperatingPoint
+from ..power_policy import PowerPolicy, constant
 from ..runtime import protect
-from ..schedule import Schedule, constant
 from ..strategies import Strategy, Unprotected
 from .profile import ResilienceProfile
 from .slices import Run, Slice
@@ -98,11 +98,11 @@ class Bench:
         self.strategy, self.safe, self.seed, self.batch = strategy, safe, seed, batch
         self._clean: dict[int, torch.Tensor] = {}
 
-    def images(self, schedule: Schedule, batch: int, strategy: Strategy | None = None) -> torch.Tensor:
-        """Images of a batch, drawn by a schedule, with the bench's strategy or another."""
+    def images(self, policy: PowerPolicy, batch: int, strategy: Strategy | None = None) -> torch.Tensor:
+        """Images of a batch, drawn by a policy, with the bench's strategy or another."""
         seed = self.seed + batch
         chosen = self.strategy if strategy is None else strategy
-        with protect(self.module, chosen, schedule, safe=self.safe, seed=seed % SEED_LIMIT):
+        with protect(self.module, chosen, policy, safe=self.safe, seed=seed % SEED_LIMIT):
             images = self.run(seed, self.batch)
         if len(images) != self.batch:
             raise ValueError(f"run(seed, {self.batch}) must return {self.batch} images, not {len(images)}")
@@ -118,9 +118,9 @@ class Bench:
         """Damage of each image by each metric."""
         return {name: metric(images, clean).tolist() for name, metric in self.metrics.items()}
 
-    def damage(self, schedule: Schedule, batch: int) -> Values:
-        """Damage of each image of a batch that a schedule does, by each metric."""
-        return self.compare(self.images(schedule, batch), self.clean(batch))
+    def damage(self, policy: PowerPolicy, batch: int) -> Values:
+        """Damage of each image of a batch that a policy does, by each metric."""
+        return self.compare(self.images(policy, batch), self.clean(batch))
 
     def describe_clean(self, batch: int) -> dict[str, Any]:
         """Digest of a batch of clean images, and damage between images that have nothing to do with each other."""
@@ -140,14 +140,14 @@ class Bench:
         """
         low, seen = slice_.low(point), False
 
-        def schedule(cell: Cell) -> OperatingPoint:
+        def policy(site: ProductSite) -> OperatingPoint:
             nonlocal seen
-            if cell not in slice_:
+            if site not in slice_:
                 return self.safe
             seen = True
             return low
 
-        found = self.damage(schedule, batch)
+        found = self.damage(policy, batch)
         if not seen:
             raise ValueError(f"slice {slice_.name!r} selects no product of this run: {slice_}")
         return found
@@ -182,7 +182,7 @@ def characterise(
     slices : iterable of Slice
         With names of their own.
     points : sequence of OperatingPoint
-        What the cells of a slice run at: error rates, or operating points.
+        What the sites of a slice run at: error rates, or operating points.
     metrics : mapping
         `Metric` by name, as `image_metrics` makes them; decisions are made on the first.
     strategy : Strategy, optional

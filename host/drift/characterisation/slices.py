@@ -1,4 +1,4 @@
-"""Slices of a run: the cells, and bits, in which characterisation lets errors happen."""
+"""Slices of a run: the sites, and bits, in which characterisation lets errors happen."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from ...storage.decoding import Count, check
-from ...workload.cell import Cell
+from ...workload.product_site import ProductSite
 from ..operating_point import NOMINAL, OperatingPoint, only_bits
+from ..power_policy import PowerPolicy
 from ..runtime import protect
-from ..schedule import Schedule
 from ..strategies import Unprotected
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Slice:
     evaluations : tuple of int, optional
         Of the denoiser, from 0 on.
     blocks, kinds : tuple of str, optional
-        As in `Cell`.
+        As in `ProductSite`.
     """
 
     name: str
@@ -55,11 +55,11 @@ class Slice:
             if getattr(self, name) == ():
                 raise ValueError(f"Slice.{name} of {self.name!r} is empty; None stands for all")
 
-    def __contains__(self, cell: Cell) -> bool:
+    def __contains__(self, site: ProductSite) -> bool:
         return (
-            (self.evaluations is None or cell.evaluation in self.evaluations)
-            and (self.blocks is None or cell.block in self.blocks)
-            and (self.kinds is None or cell.kind in self.kinds)
+            (self.evaluations is None or site.evaluation in self.evaluations)
+            and (self.blocks is None or site.block in self.blocks)
+            and (self.kinds is None or site.kind in self.kinds)
         )
 
     def __and__(self, other: Slice) -> Slice:
@@ -80,7 +80,7 @@ class Slice:
         return Slice(name=f"{self.name}/{other.name}", **both)
 
     def low(self, point: OperatingPoint) -> OperatingPoint:
-        """What its cells run at.
+        """What its sites run at.
 
         Raises
         ------
@@ -169,12 +169,12 @@ class SubjectLayout:
     kinds: tuple[str, ...]
 
 
-def recording(schedule: Schedule, cells: list[Cell]) -> Schedule:
-    """A schedule that notes every cell that it is asked for."""
+def recording(policy: PowerPolicy, sites: list[ProductSite]) -> PowerPolicy:
+    """A policy that notes every site that it is asked for."""
 
-    def record(cell: Cell) -> OperatingPoint:
-        cells.append(cell)
-        return schedule(cell)
+    def record(site: ProductSite) -> OperatingPoint:
+        sites.append(site)
+        return policy(site)
 
     return record
 
@@ -191,12 +191,12 @@ def layout_of(module: nn.Module, run: Run, *, kinds: Collection[str] | None = No
     kinds : collection of str, optional
         Only blocks with products of these kinds; by default all.
     """
-    cells: list[Cell] = []
-    with protect(module, Unprotected(), recording(lambda cell: NOMINAL, cells)):
+    sites: list[ProductSite] = []
+    with protect(module, Unprotected(), recording(lambda site: NOMINAL, sites)):
         run(0, 1)
-    chosen = [cell for cell in cells if kinds is None or cell.kind in kinds]
+    chosen = [site for site in sites if kinds is None or site.kind in kinds]
     return SubjectLayout(
-        max((cell.evaluation for cell in cells), default=-1) + 1,
-        tuple(dict.fromkeys(cell.block for cell in chosen)),
-        tuple(dict.fromkeys(cell.kind for cell in chosen)),
+        max((site.evaluation for site in sites), default=-1) + 1,
+        tuple(dict.fromkeys(site.block for site in chosen)),
+        tuple(dict.fromkeys(site.kind for site in chosen)),
     )

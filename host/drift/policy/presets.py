@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...device.power.timing import NOMINAL_VOLTAGE_V
 from ..operating_point import OperatingPoint
-from ..schedule import Phases, published
+from ..power_policy import SelectivePolicy, published
 from ..strategies import PublishedDrift
 
 UNDERVOLT_V = 0.676
@@ -54,7 +54,7 @@ class Preset:
             return OperatingPoint(frequency_hz=OVERCLOCK_HZ)
         return OperatingPoint(voltage_v=UNDERVOLT_V, check_voltage_v=NOMINAL_VOLTAGE_V)
 
-    def schedule(self, mode: str = "undervolt") -> Phases:
+    def policy(self, mode: str = "undervolt") -> SelectivePolicy:
         """What each product runs at; errors as `low`."""
         return published(self.low(mode), evaluations=self.protected)
 

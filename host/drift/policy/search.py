@@ -22,7 +22,7 @@ from ..characterisation.profile import ResilienceProfile
 from ..characterisation.slices import Run, Slice
 from ..characterisation.stopping import DamageEstimate, Stopping
 from ..operating_point import NOMINAL, OperatingPoint
-from ..schedule import Schedule, Table, TableDocument, constant
+from ..power_policy import PowerPolicy, TableDocument, TablePolicy, constant
 from ..strategies import Strategy, Unprotected
 from .assignment import Assignment, Problem, assign
 from .stage_costs import OBJECTIVES, Stage, measure_moves, measure_stages
@@ -44,8 +44,8 @@ def overclock_points(frequencies_hz: Sequence[float] = FREQUENCIES_HZ) -> list[O
 
 
 @dataclass(frozen=True)
-class ScheduleOutcome:
-    """What a schedule costs and does, per image.
+class PolicyOutcome:
+    """What a power policy costs and does, per image.
 
     Attributes
     ----------
@@ -63,31 +63,31 @@ class ScheduleOutcome:
 
 @dataclass(frozen=True)
 class _Document:
-    """A policy in JSON, without its format."""
+    """A policy that was found, by the names in files, without its format."""
 
     objective: Literal["energy", "time"]
     budget: Positive
     bound: float
     rounds: list[dict[str, int | float]]
-    nominal: ScheduleOutcome
-    predicted: ScheduleOutcome
-    measured: ScheduleOutcome
+    nominal: PolicyOutcome
+    predicted: PolicyOutcome
+    measured: PolicyOutcome
     table: TableDocument
 
 
 @dataclass(frozen=True)
-class Policy:
-    """A table of operating points and what it is worth.
+class FoundPolicy:
+    """A table of operating points that a search has found, and what it is worth.
 
     Attributes
     ----------
-    table : Table
+    table : TablePolicy
         What `protect` takes.
     objective : str
         ``"energy"`` or ``"time"``, which was minimised.
     budget : float
         Most damage.
-    nominal, predicted, measured : ScheduleOutcome
+    nominal, predicted, measured : PolicyOutcome
         Everything at the default, without a strategy; what profile and costs say of the table; what was measured.
     bound : float
         By the profile and the costs no table within the budget that was searched with needs less of the objective.
@@ -95,12 +95,12 @@ class Policy:
         Each table that was measured: budget it was made for, predicted and measured damage, objective.
     """
 
-    table: Table
+    table: TablePolicy
     objective: str
     budget: float
-    nominal: ScheduleOutcome
-    predicted: ScheduleOutcome
-    measured: ScheduleOutcome
+    nominal: PolicyOutcome
+    predicted: PolicyOutcome
+    measured: PolicyOutcome
     bound: float
     rounds: list[dict[str, float]] = field(default_factory=list)
 
@@ -118,7 +118,7 @@ class Policy:
         return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, source: Path | str = "this") -> Policy:
+    def from_json(cls, text: str, source: Path | str = "this") -> FoundPolicy:
         """Undo `to_json`.
 
         Parameters
@@ -150,7 +150,7 @@ class Policy:
         write_text(Path(path), self.to_json())
 
     @classmethod
-    def load(cls, path: Path | str) -> Policy:
+    def load(cls, path: Path | str) -> FoundPolicy:
         """Read what `save` wrote; errors as `from_json`."""
         return cls.from_json(read_text(Path(path)), Path(path))
 
@@ -224,8 +224,8 @@ def spread_damage(profile: ResilienceProfile, stages: Sequence[Stage]) -> np.nda
     return damage
 
 
-class ScheduleMeter:
-    """Measures cost and damage of schedules.
+class PolicyMeter:
+    """Measures cost and damage of power policies.
 
     Parameters
     ----------
@@ -244,8 +244,8 @@ class ScheduleMeter:
         self.unrelated: list[float] = []
 
     def batch(
-        self, schedule: Schedule, batch: int, strategy: Strategy | None = None
-    ) -> tuple[list[float], ScheduleOutcome]:
+        self, policy: PowerPolicy, batch: int, strategy: Strategy | None = None
+    ) -> tuple[list[float], PolicyOutcome]:
         """Damage of each image of a batch, and what the batch has cost per image, moves included."""
         bench = self.bench
         clean = bench.clean(batch)
@@ -253,22 +253,22 @@ class ScheduleMeter:
             self.unrelated.append(float(torch.tensor(bench.describe_clean(batch)["unrelated"][self.metric]).mean()))
         accelerator = offloaded_model(bench.module).accelerator
         before = dict(accelerator.stats)
-        images = bench.images(schedule, batch, strategy)
+        images = bench.images(policy, batch, strategy)
         after = accelerator.stats
         energy_j, time_s = ((after[name] - before[name]) / bench.batch for name in ("energy_j", "time_s"))
-        return bench.compare(images, clean)[self.metric], ScheduleOutcome(energy_j, time_s)
+        return bench.compare(images, clean)[self.metric], PolicyOutcome(energy_j, time_s)
 
     def measure(
         self,
-        schedule: Schedule,
+        policy: PowerPolicy,
         strategy: Strategy | None = None,
-        known: tuple[list[float], ScheduleOutcome] | None = None,
-    ) -> ScheduleOutcome:
+        known: tuple[list[float], PolicyOutcome] | None = None,
+    ) -> PolicyOutcome:
         """Cost of the first batch, and damage, from as many batches as it takes to know whether it is in the budget."""
-        values, cost = self.batch(schedule, 0, strategy) if known is None else known
+        values, cost = self.batch(policy, 0, strategy) if known is None else known
         values = list(values)
         while not self.stopping.enough(values, self.unrelated[0]):
-            values += self.batch(schedule, len(values) // self.bench.batch, strategy)[0]
+            values += self.batch(policy, len(values) // self.bench.batch, strategy)[0]
         return replace(cost, damage=self.stopping.estimate(values, self.unrelated[0]))
 
 
@@ -285,7 +285,7 @@ def search_policy(
     default: OperatingPoint = NOMINAL,
     seed: int = 1000,
     rounds: int = 6,
-) -> Policy:
+) -> FoundPolicy:
     """Choose an operating point for each block of each evaluation.
 
     Damages of stages are taken to add up; what that leaves out is corrected by measuring the table that was found and
@@ -343,17 +343,17 @@ def search_policy(
     problem = make_problem(stages, moves, damage, objective)
     other = make_problem(stages, moves, damage, "time" if objective == "energy" else "energy")
     bench = Bench(module, run, metrics, strategy=strategy, safe=default, seed=seed, batch=stopping.batch)
-    meter = ScheduleMeter(bench, budget, stopping)
+    meter = PolicyMeter(bench, budget, stopping)
     nominal = meter.batch(constant(default), 0, Unprotected())[1]
 
-    def predict(found: Assignment) -> ScheduleOutcome:
+    def predict(found: Assignment) -> PolicyOutcome:
         totals = {objective: found.cost, "time" if objective == "energy" else "energy": other.total_cost(found.choice)}
-        return ScheduleOutcome(totals["energy"], totals["time"], predicted_damage=found.damage)
+        return PolicyOutcome(totals["energy"], totals["time"], predicted_damage=found.damage)
 
-    def make_policy(found: Assignment, measured: ScheduleOutcome) -> Policy:
+    def make_policy(found: Assignment, measured: PolicyOutcome) -> FoundPolicy:
         chosen = {stage.key: points[point] for stage, point in zip(stages, found.choice.tolist(), strict=True) if point}
-        return Policy(
-            Table(chosen, default=default, kinds=chosen_kinds),
+        return FoundPolicy(
+            TablePolicy(chosen, default=default, kinds=chosen_kinds),
             objective,
             budget,
             nominal,
@@ -414,14 +414,14 @@ class Trial:
     Attributes
     ----------
     parameters : dict
-    outcome : ScheduleOutcome
+    outcome : PolicyOutcome
         Costs per image, and damage; from one batch if the search ended before its turn.
     within : bool
         Whether its damage is shown to be within the budget.
     """
 
     parameters: dict[str, Any]
-    outcome: ScheduleOutcome
+    outcome: PolicyOutcome
     within: bool
 
 
@@ -430,7 +430,7 @@ def search_parameters(
     run: Run,
     build: Callable[..., Strategy],
     grid: Mapping[str, Sequence[Any]],
-    schedule: Schedule,
+    policy: PowerPolicy,
     budget: float,
     *,
     metrics: Mapping[str, Metric],
@@ -452,8 +452,8 @@ def search_parameters(
         ``build(**parameters)`` makes a strategy, for example `PublishedDrift`.
     grid : mapping
         Values to try, by the name of the parameter.
-    schedule : Schedule
-        Operating points, for example `Policy.table`.
+    policy : PowerPolicy
+        Operating points, for example `FoundPolicy.table`.
     budget : float
         Most mean damage of an image.
     objective : {"energy", "time"}
@@ -479,8 +479,8 @@ def search_parameters(
     stopping = Stopping() if stopping is None else stopping
     strategies = [build(**each) for each in combinations]
     bench = Bench(module, run, metrics, strategy=strategies[0], safe=safe, seed=seed, batch=stopping.batch)
-    meter = ScheduleMeter(bench, budget, stopping)
-    first = [meter.batch(schedule, 0, each) for each in strategies]
+    meter = PolicyMeter(bench, budget, stopping)
+    first = [meter.batch(policy, 0, each) for each in strategies]
     name = OBJECTIVES[objective]
     order = sorted(range(len(first)), key=lambda index: getattr(first[index][1], name))
     trials: list[Trial] = []
@@ -488,7 +488,7 @@ def search_parameters(
     for index in order:
         values, cost = first[index]
         if best is None:
-            outcome = meter.measure(schedule, strategies[index], first[index])
+            outcome = meter.measure(policy, strategies[index], first[index])
         else:
             outcome = replace(cost, damage=meter.stopping.estimate(values, meter.unrelated[0]))
         assert outcome.damage is not None

@@ -11,11 +11,11 @@ from torch import nn
 
 from ...device.accelerator import Accelerator
 from ...device.power.timing import TRANSITION_S
-from ...workload.cell import Cell
+from ...workload.product_site import ProductSite
 from ..characterisation.slices import Run
 from ..operating_point import NOMINAL, OperatingPoint
+from ..power_policy import constant
 from ..runtime import DriftExecution, protect
-from ..schedule import constant
 from ..strategies import Strategy
 
 OBJECTIVES = {"energy": "energy_j", "time": "time_s"}
@@ -46,7 +46,7 @@ class Stage:
 
     @property
     def key(self) -> tuple[int, str]:
-        """Of a `Table`."""
+        """Of a `TablePolicy`."""
         return self.evaluation, self.block
 
 
@@ -56,7 +56,7 @@ class _Ledger:
 
     execution: DriftExecution
     point: OperatingPoint
-    cells: list[Cell] = field(default_factory=list)
+    sites: list[ProductSite] = field(default_factory=list)
     costs: list[dict[str, float]] = field(default_factory=list)
     clean: list[bool] = field(default_factory=list)
     _before: dict[str, float] = field(default_factory=dict)
@@ -69,14 +69,14 @@ class _Ledger:
     def close(self) -> None:
         """The product before has ended."""
         now, clean = self._read()
-        if self.cells:
+        if self.sites:
             self.costs.append({name: now[name] - self._before[name] for name in OBJECTIVES})
             self.clean.append(clean > self._clean)
         self._before, self._clean = now, clean
 
-    def __call__(self, cell: Cell) -> OperatingPoint:
+    def __call__(self, site: ProductSite) -> OperatingPoint:
         self.close()
-        self.cells.append(cell)
+        self.sites.append(site)
         return self.point
 
 
@@ -86,7 +86,7 @@ def _ledger(
     """Draw images with everything at one point, noting what each product costs without moves."""
     with protect(module, strategy, constant(point), safe=safe) as execution:
         ledger = _Ledger(execution, point)
-        execution.schedule = ledger
+        execution.policy = ledger
         execution.enter(point)
         run(0, count)
         ledger.close()
@@ -130,9 +130,9 @@ def measure_stages(
     stages: list[Stage] = []
     deciding: dict[tuple[int, str], Stage] = {}
     present: Stage | None = None
-    for index, cell in enumerate(ledgers[0].cells):
-        governed = kinds is None or cell.kind in kinds
-        key = cell.evaluation, cell.block
+    for index, site in enumerate(ledgers[0].sites):
+        governed = kinds is None or site.kind in kinds
+        key = site.evaluation, site.block
         if present is None or present.key != key:
             # A block that comes back, as the first one's embedding does in a DiT, has been decided on before.
             again = deciding.get(key) if governed else None

@@ -16,7 +16,7 @@ from ...device.power.timing import TimingLaw
 from ...device.product.protection import UNCHECKED, Protection
 from ...offloading.execution import CalledProduct, ProductCall
 from ...storage.state import State
-from ...workload.cell import Cell
+from ...workload.product_site import ProductSite
 from ..operating_point import OperatingPoint
 
 
@@ -25,7 +25,7 @@ def _as_json(value: Any) -> Any:
 
 
 class DriftRun(Protocol):
-    """What a strategy and a schedule may ask of the run that they serve: a `DriftExecution`."""
+    """What a strategy and a power policy may ask of the run that they serve: a `DriftExecution`."""
 
     strategy: Strategy
     """Strategy of the run."""
@@ -47,7 +47,7 @@ class DriftRun(Protocol):
     def is_safe(self, point: OperatingPoint) -> bool:
         """Whether nothing errs at an operating point."""
 
-    def cell(self, product: CalledProduct) -> Cell:
+    def site(self, product: CalledProduct) -> ProductSite:
         """Place of a product in the run."""
 
     def run(
@@ -138,9 +138,9 @@ class Strategy(abc.ABC):
     def load_state(self, state: State, run: DriftRun) -> None:  # noqa: B027
         """Take up a state of an equal strategy."""
 
-    def point_for(self, scheduled: OperatingPoint) -> OperatingPoint:
-        """What a product runs at, from what the schedule says."""
-        return scheduled
+    def point_for(self, planned: OperatingPoint) -> OperatingPoint:
+        """What a product runs at, from what the policy says."""
+        return planned
 
     @abc.abstractmethod
     def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:

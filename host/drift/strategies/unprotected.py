@@ -26,7 +26,7 @@ class Unprotected(Strategy):
 
 
 class GuardBand(Unprotected):
-    """Only as low as nothing errs: everything at one point of the guard band, whatever the schedule says.
+    """Only as low as nothing errs: everything at one point of the guard band, whatever the power policy says.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class GuardBand(Unprotected):
     def __init__(self, point: OperatingPoint = GUARD_BAND) -> None:
         self.point = point
 
-    def point_for(self, scheduled: OperatingPoint) -> OperatingPoint:
+    def point_for(self, planned: OperatingPoint) -> OperatingPoint:
         return self.point
 
 

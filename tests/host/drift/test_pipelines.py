@@ -10,8 +10,8 @@ import pytest
 
 from brownout.host import Accelerator, OffloadedPipeline
 from brownout.host.drift.operating_point import NOMINAL, OperatingPoint
+from brownout.host.drift.power_policy import SelectivePolicy
 from brownout.host.drift.runtime import protect
-from brownout.host.drift.schedule import Phases
 from brownout.host.drift.strategies import Rollback, Unprotected
 from brownout.hw.config import ChecksumConfig, MemoryConfig
 
@@ -33,7 +33,7 @@ def draw(name, strategy, low, *, config=LARGE, backend="twin", scheduler=None, s
     with Accelerator(strategy.hardware(config), backend=backend) as accelerator:
         calls = [call | {"generator": noise(9)}]
         with OffloadedPipeline.from_pipe(tiny.pipeline, accelerator, calibration=calls) as pipe:
-            with protect(pipe.denoiser, strategy, Phases(low=low, first=first), seed=4) as run:
+            with protect(pipe.denoiser, strategy, SelectivePolicy(low=low, first=first), seed=4) as run:
                 images = pipe(**call, generator=noise(1)).images
                 assert run.evaluation == pipe.evaluations - 1
                 return images, dict(pipe.stats), run

@@ -13,21 +13,21 @@ from brownout.host.drift.characterisation.slices import Slice
 from brownout.host.drift.characterisation.stopping import DamageEstimate, Stopping
 from brownout.host.drift.characterisation.store import Store
 from brownout.host.drift.operating_point import NOMINAL, OperatingPoint
-from brownout.host.drift.policy.search import Policy, ScheduleOutcome
-from brownout.host.drift.schedule import Table
+from brownout.host.drift.policy.search import FoundPolicy, PolicyOutcome
+from brownout.host.drift.power_policy import TablePolicy
 from brownout.host.errors import FileUnwrittenError
 
 LOW = OperatingPoint(voltage_v=0.7, check_voltage_v=0.8)
 
 
-def table() -> Table:
-    return Table({(3, "blocks.1"): LOW}, kinds=("ff1",))
+def table() -> TablePolicy:
+    return TablePolicy({(3, "blocks.1"): LOW}, kinds=("ff1",))
 
 
-def policy() -> Policy:
-    outcome = ScheduleOutcome(1.0, 2.0, DamageEstimate(0.1, 0.0, 0.2, 40))
-    return Policy(
-        table(), "energy", 0.5, outcome, ScheduleOutcome(0.5, 2.0, None, 0.1), outcome, 0.4, [{"aim": 0.5, "images": 4}]
+def policy() -> FoundPolicy:
+    outcome = PolicyOutcome(1.0, 2.0, DamageEstimate(0.1, 0.0, 0.2, 40))
+    return FoundPolicy(
+        table(), "energy", 0.5, outcome, PolicyOutcome(0.5, 2.0, None, 0.1), outcome, 0.4, [{"aim": 0.5, "images": 4}]
     )
 
 
@@ -46,7 +46,7 @@ def profile() -> ResilienceProfile:
 @pytest.mark.parametrize("made", [table(), policy(), profile()], ids=["table", "policy", "profile"])
 def test_what_is_written_is_read(made, tmp_path):
     assert type(made).from_json(made.to_json()) == made
-    if not isinstance(made, Table):
+    if not isinstance(made, TablePolicy):
         made.save(tmp_path / "file")
         assert type(made).load(tmp_path / "file") == made
 
@@ -80,7 +80,7 @@ def test_what_is_written_is_read(made, tmp_path):
 def test_operating_points_that_cannot_be_are_refused_wherever_they_are(point):
     text = json.dumps({"default": point, "kinds": None, "settings": []})
     with pytest.raises(FileRefusedError, match=r"^this (has a wrong form: its default|is no JSON that this program)"):
-        Table.from_json(text)
+        TablePolicy.from_json(text)
     if isinstance(point, dict):
         with pytest.raises(ValueError, match=r"OperatingPoint|bit_weights|an operating point has"):
             OperatingPoint.from_dict(point)
@@ -140,12 +140,12 @@ def test_what_makes_no_sense_is_refused_with_the_reason(made, change, reason):
         type(made).from_json(changed(made, change))
 
 
-@pytest.mark.parametrize("kind", [Policy, ResilienceProfile, Table])
+@pytest.mark.parametrize("kind", [FoundPolicy, ResilienceProfile, TablePolicy])
 @pytest.mark.parametrize("text", ["[" * 100_000, "", "[]", "3", "null", '{"format": "brownout policy 1"}'])
 def test_what_is_something_else_is_refused(kind, text, tmp_path):
     with pytest.raises(FileRefusedError):
         kind.from_json(text)
-    if kind is not Table:
+    if kind is not TablePolicy:
         (tmp_path / "file").write_text(text)
         with pytest.raises(FileRefusedError, match=f"^{tmp_path}/file "):
             kind.load(tmp_path / "file")

@@ -11,10 +11,10 @@ from brownout.host import Accelerator, CheckpointError, OffloadedPipeline, offlo
 from brownout.host.caching import TaylorCache
 from brownout.host.checkpoints import journal
 from brownout.host.drift.adaptive.controller import RateController, voltage_ladder
-from brownout.host.drift.adaptive.schedule import AdaptiveSchedule
+from brownout.host.drift.adaptive.policy import AdaptivePolicy
 from brownout.host.drift.operating_point import OperatingPoint, only_bits
+from brownout.host.drift.power_policy import SelectivePolicy, TablePolicy, constant, describe_policy
 from brownout.host.drift.runtime import protect
-from brownout.host.drift.schedule import Phases, Table, constant, describe_schedule
 from brownout.host.drift.strategies import Dmr, PredictedRollback, PublishedDrift, RecomputeAbft, Rollback
 from brownout.host.models.evaluate import calibration_run
 from brownout.host.pipelines.shipped import ShippedPipeline
@@ -36,8 +36,8 @@ def run(make, folder, *, stop=None, seed=1, low=LOW):
     strategy = make()
     with Accelerator(strategy.hardware(CONFIG), backend="twin") as accelerator:
         net = offloaded(accelerator, STEPS)
-        schedule = Phases(low=low, safe=SAFE, first=1)
-        with protect(net, strategy, schedule, safe=SAFE, seed=seed) as execution, journal(net, folder):
+        policy = SelectivePolicy(low=low, safe=SAFE, first=1)
+        with protect(net, strategy, policy, safe=SAFE, seed=seed) as execution, journal(net, folder):
             outputs = []
             for index, x in enumerate(inputs(STEPS)):
                 if index == stop:
@@ -74,8 +74,8 @@ def test_a_controller_knows_what_it_knew(tmp_path):
         with Accelerator(config, backend="twin") as accelerator:
             net = offloaded(accelerator, STEPS)
             controller = RateController(config, accelerator.timing_law, voltage_ladder(0.6, 0.82), 1e-2)
-            schedule = AdaptiveSchedule(Phases(low=OperatingPoint(voltage_v=0.7), first=1), controller)
-            with protect(net, Rollback(RESIDUE), schedule, seed=3), journal(net, folder):
+            policy = AdaptivePolicy(SelectivePolicy(low=OperatingPoint(voltage_v=0.7), first=1), controller)
+            with protect(net, Rollback(RESIDUE), policy, seed=3), journal(net, folder):
                 outputs = []
                 for index, x in enumerate(inputs(STEPS)):
                     if index == stop:
@@ -96,7 +96,7 @@ def test_a_cached_run_under_errors_goes_on(tmp_path):
     pipeline = ShippedPipeline("digits")
     calibration = calibration_run(pipeline.spec)
     strategy = Rollback()
-    low = Phases(low=OperatingPoint(voltage_v=0.66, check_voltage_v=0.72), first=1)
+    low = SelectivePolicy(low=OperatingPoint(voltage_v=0.66, check_voltage_v=0.72), first=1)
 
     def draw(folder, stop=None):
         steps = []
@@ -127,24 +127,33 @@ def test_a_cached_run_under_errors_goes_on(tmp_path):
     assert whole[2][2] > 0
 
 
-def test_schedules_are_told_apart_whatever_the_order_of_their_sets():
+def test_policies_are_told_apart_whatever_the_order_of_their_sets():
     low, other = OperatingPoint(voltage_v=0.7), OperatingPoint(voltage_v=0.71)
-    assert describe_schedule(constant(low)) != describe_schedule(constant(other))
+    assert describe_policy(constant(low)) != describe_policy(constant(other))
     names = [f"transformer_blocks.{index}" for index in range(40)]
-    one, two = (Phases(low=low, blocks=set(each)) for each in (names, names[::-1]))
+    one, two = (SelectivePolicy(low=low, blocks=set(each)) for each in (names, names[::-1]))
     # Of sets that are equal but were filled in another order.
-    assert describe_schedule(one) == describe_schedule(two) != describe_schedule(Phases(low=low, blocks=names[:3]))
-    table, more = Table({(3, "b"): low}), Table({(3, "b"): other})
-    assert describe_schedule(table) != describe_schedule(more)
-    assert json.loads(json.dumps(describe_schedule(one))) == describe_schedule(one)
-    weighted = Phases(low=OperatingPoint(error_rate=0.1, bit_weights=only_bits([3])))
-    assert json.loads(json.dumps(describe_schedule(weighted))) == describe_schedule(weighted)
+    assert describe_policy(one) == describe_policy(two) != describe_policy(SelectivePolicy(low=low, blocks=names[:3]))
+    table, more = TablePolicy({(3, "b"): low}), TablePolicy({(3, "b"): other})
+    assert describe_policy(table) != describe_policy(more)
+    assert json.loads(json.dumps(describe_policy(one))) == describe_policy(one)
+    weighted = SelectivePolicy(low=OperatingPoint(error_rate=0.1, bit_weights=only_bits([3])))
+    assert json.loads(json.dumps(describe_policy(weighted))) == describe_policy(weighted)
+
+
+def test_policies_keep_their_names_in_checkpoints():
+    low = OperatingPoint(voltage_v=0.7)
+    described = [
+        describe_policy(each) for each in (constant(low), SelectivePolicy(low=low), TablePolicy({(3, "b"): low}))
+    ]
+    assert [each["kind"] for each in described] == ["Constant", "Phases", "Table"]
+    assert [next(iter(each["parameters"])) for each in described] == ["setting", "low", "settings"]
 
 
 @pytest.mark.parametrize(
     "other",
     [{"seed": 2}, {"low": OperatingPoint(error_rate=0.06)}, {"make": lambda: Rollback(RESIDUE, theta=3)}],
-    ids=["seed", "schedule", "strategy"],
+    ids=["seed", "policy", "strategy"],
 )
 def test_a_run_under_other_conditions_is_refused(other, tmp_path):
     with pytest.raises(BrokenOffError):

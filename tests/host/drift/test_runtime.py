@@ -1,4 +1,4 @@
-"""Operating points by schedule, and what happens at the edges of a run."""
+"""Operating points by policy, and what happens at the edges of a run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 from brownout.host import Accelerator, DomainPoint, EnergyModel, TimingLaw, offloaded_model
 from brownout.host.drift.operating_point import GUARD_BAND, NOMINAL, OperatingPoint, only_bits
+from brownout.host.drift.power_policy import SelectivePolicy, TablePolicy, constant, published
 from brownout.host.drift.runtime import protect
-from brownout.host.drift.schedule import Phases, Table, constant, published
 from brownout.host.drift.strategies import GuardBand, PublishedDrift, Rollback, Unprotected
 from brownout.hw.config import AcceleratorConfig
 
@@ -23,26 +23,26 @@ def accelerator():
         yield each
 
 
-def test_schedule_sees_every_product_of_every_evaluation_once(accelerator):
-    net, cells = offloaded(accelerator), []
+def test_policy_sees_every_product_of_every_evaluation_once(accelerator):
+    net, sites = offloaded(accelerator), []
 
-    def schedule(cell):
-        cells.append(cell)
+    def policy(site):
+        sites.append(site)
         return NOMINAL
 
-    with protect(net, Unprotected(), schedule):
+    with protect(net, Unprotected(), policy):
         products(net, inputs(2), offloaded_model(net))
-    assert [cell.evaluation for cell in cells] == [0] * 8 + [1] * 8
-    assert {cell.timestep for cell in cells[8:]} == {999.0}
-    assert [cell.product for cell in cells[:4]] == ["blocks.0.to_q", "blocks.0.qk", "blocks.0.pv", "blocks.0.ff"]
-    assert {cell.block for cell in cells} == {"blocks.0", "blocks.1"}
+    assert [site.evaluation for site in sites] == [0] * 8 + [1] * 8
+    assert {site.timestep for site in sites[8:]} == {999.0}
+    assert [site.product for site in sites[:4]] == ["blocks.0.to_q", "blocks.0.qk", "blocks.0.pv", "blocks.0.ff"]
+    assert {site.block for site in sites} == {"blocks.0", "blocks.1"}
 
 
-def test_points_are_as_scheduled_and_nominal_afterwards(accelerator):
+def test_points_are_as_planned_and_nominal_afterwards(accelerator):
     net, seen = offloaded(accelerator), []
     low = OperatingPoint(voltage_v=0.7, check_voltage_v=0.8)
-    schedule = Phases(low=low, first=1, blocks=["blocks.1"])
-    with protect(net, Unprotected(), schedule, seed=3) as run:
+    policy = SelectivePolicy(low=low, first=1, blocks=["blocks.1"])
+    with protect(net, Unprotected(), policy, seed=3) as run:
         offloaded_model(net).observer = lambda name, sums: seen.append((name, accelerator.operating_points))
         for x in inputs(2):
             net(x, 0)
@@ -60,13 +60,13 @@ def test_energy_of_macs_is_that_of_the_voltages(accelerator):
     totals = []
     for low in (NOMINAL, OperatingPoint(voltage_v=0.8)):
         accelerator.reset_stats()
-        with protect(net, Unprotected(), Phases(low=low, first=1)):
+        with protect(net, Unprotected(), SelectivePolicy(low=low, first=1)):
             products(net, inputs(4), offloaded_model(net))
         totals.append(accelerator.stats["energy_mac_j"])
     assert totals[1] / totals[0] == pytest.approx((1 + 3 * (0.8 / 0.9) ** 2) / 4, rel=1e-12)
 
 
-def test_guard_band_ignores_the_schedule_and_never_errs(accelerator):
+def test_guard_band_ignores_the_policy_and_never_errs(accelerator):
     net = offloaded(accelerator)
     clean = [net(x, 0) for x in inputs(3)]
     with protect(net, GuardBand(), constant(OperatingPoint(voltage_v=0.6))):
@@ -78,7 +78,7 @@ def test_guard_band_ignores_the_schedule_and_never_errs(accelerator):
 def test_without_a_history_a_product_is_clean(accelerator):
     net = offloaded(accelerator)
     clean = [net(x, 0) for x in inputs(2)]
-    low = Phases(
+    low = SelectivePolicy(
         low=OperatingPoint(error_rate=0.3, check_rate=0.3), safe=OperatingPoint(error_rate=0.0), kinds=["qkv", "other"]
     )
     with protect(net, Rollback(RESIDUE), low, safe=OperatingPoint(error_rate=0.0)) as run:
@@ -137,21 +137,21 @@ def test_what_cannot_work_is_refused(accelerator):
 
 def test_published_policy_touches_block_linears_only():
     low = OperatingPoint(voltage_v=0.68)
-    schedule = published(low)
-    from brownout.host.workload.cell import Cell
+    policy = published(low)
+    from brownout.host.workload.product_site import ProductSite
 
     def at(evaluation, kind):
-        return schedule(Cell(evaluation, math.nan, "x", "transformer_blocks.0", kind))
+        return policy(ProductSite(evaluation, math.nan, "x", "transformer_blocks.0", kind))
 
     assert at(2, "qkv") == at(7, "mlp_out") == low
     assert at(0, "qkv") == at(1, "qkv") == at(2, "modulation") == at(2, "attention.qk") == at(2, "other") == NOMINAL
 
 
 def test_table_gives_the_default_where_it_has_nothing():
-    from brownout.host.workload.cell import Cell
+    from brownout.host.workload.product_site import ProductSite
 
     low = OperatingPoint(voltage_v=0.7)
-    table = Table({(3, "b.0"): low}, kinds=["qkv"])
-    assert table(Cell(3, 0.0, "b.0.to_q", "b.0", "qkv")) == low
-    assert table(Cell(4, 0.0, "b.0.to_q", "b.0", "qkv")) == NOMINAL
-    assert table(Cell(3, 0.0, "b.0.ff", "b.0", "mlp_in")) == NOMINAL
+    table = TablePolicy({(3, "b.0"): low}, kinds=["qkv"])
+    assert table(ProductSite(3, 0.0, "b.0.to_q", "b.0", "qkv")) == low
+    assert table(ProductSite(4, 0.0, "b.0.to_q", "b.0", "qkv")) == NOMINAL
+    assert table(ProductSite(3, 0.0, "b.0.ff", "b.0", "mlp_in")) == NOMINAL

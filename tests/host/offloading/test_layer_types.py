@@ -16,7 +16,7 @@ from brownout.host import Calibration, calibrate, load_offloaded, offload, repor
 from brownout.host.errors import FileRefusedError
 from brownout.host.offloading import LayerType, OffloadedLinear, register_layer_type
 from brownout.host.offloading.layer_types import LinearType, find_layer_type, layer_type_of, registry
-from brownout.host.workload.cell import kind_of_product
+from brownout.host.workload.product_site import kind_of_product
 from brownout.host.workload.trace import trace_workload
 
 PAGE = Path(__file__).parents[3] / "docs" / "extending.md"

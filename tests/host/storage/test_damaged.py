@@ -20,8 +20,8 @@ from brownout.host.drift.characterisation.profile import ResilienceProfile
 from brownout.host.drift.characterisation.slices import Slice
 from brownout.host.drift.characterisation.store import Store
 from brownout.host.drift.operating_point import OperatingPoint
-from brownout.host.drift.policy.search import Policy
-from brownout.host.drift.schedule import Table
+from brownout.host.drift.policy.search import FoundPolicy
+from brownout.host.drift.power_policy import TablePolicy
 from brownout.host.models.load import WEIGHTS, load_classifier
 from brownout.host.offloading import LayerCalibration
 from brownout.host.storage.files import digest_of
@@ -86,9 +86,13 @@ def weights(path):
 KINDS = {
     "calibration": ("c", calibration, Calibration.load),
     "case": ("c", case, load_case),
-    "policy": ("p", lambda path: policy().save(path), Policy.load),
+    "policy": ("p", lambda path: policy().save(path), FoundPolicy.load),
     "profile": ("p", lambda path: profile().save(path), ResilienceProfile.load),
-    "table": ("t", lambda path: path.write_text(table().to_json()), lambda path: Table.from_json(path.read_bytes())),
+    "table": (
+        "t",
+        lambda path: path.write_text(table().to_json()),
+        lambda path: TablePolicy.from_json(path.read_bytes()),
+    ),
     "store": ("s", store, read_store),
     "results": (
         "results/r.json",

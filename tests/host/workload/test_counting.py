@@ -12,8 +12,8 @@ import torch
 from brownout.host import Accelerator, EnergyModel, Protection, Requantisation, calibrate, offload, report
 from brownout.host.device.backends.shapes import ShapeBackend
 from brownout.host.device.product.protection import UNCHECKED
-from brownout.host.workload.cell import block_of
 from brownout.host.workload.counting import SUPPRESSING, CountedWorkload
+from brownout.host.workload.product_site import block_of
 from brownout.host.workload.trace import trace_workload
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 

@@ -1,4 +1,4 @@
-"""Delays that change while an accelerator runs, and schedules that follow."""
+"""Delays that change while an accelerator runs, and policies that follow."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from brownout.host import Accelerator, Protection, TimingLaw, offloaded_model
 from brownout.host.device.power.timing import error_rate_of_delay
 from brownout.host.drift.adaptive.controller import RateController, voltage_ladder
+from brownout.host.drift.adaptive.policy import AdaptivePolicy
 from brownout.host.drift.adaptive.rules import best_theta
-from brownout.host.drift.adaptive.schedule import AdaptiveSchedule
 from brownout.host.drift.operating_point import NOMINAL, OperatingPoint
+from brownout.host.drift.power_policy import SelectivePolicy, constant
 from brownout.host.drift.runtime import protect
-from brownout.host.drift.schedule import Phases, constant
 from brownout.host.drift.strategies import PublishedDrift, Rollback, Unprotected
 
 from ..denoiser import CONFIG, RESIDUE, inputs, offloaded, products
@@ -108,14 +108,14 @@ def test_safe_settings_are_judged_again(accelerator):
 
 def adaptive(**options):
     controller = RateController(CONFIG, TimingLaw(), LADDER, TARGET, worst_factor=1.1)
-    return AdaptiveSchedule(Phases(low=LOW, first=1), controller, **options)
+    return AdaptivePolicy(SelectivePolicy(low=LOW, first=1), controller, **options)
 
 
-def run(schedule, accelerator, net, steps=6, shift_at=None, strategy=None):
+def run(policy, accelerator, net, steps=6, shift_at=None, strategy=None):
     """Sums of all products of a run in which delays grow by 8 %."""
     seen = {}
     strategy = Rollback(RESIDUE) if strategy is None else strategy
-    with protect(net, strategy, schedule, seed=2):
+    with protect(net, strategy, policy, seed=2):
         observe = offloaded_model(net)
         observe.observer = lambda name, sums: seen.setdefault(name, []).append(sums.clone())
         for index, x in enumerate(inputs(steps)):
@@ -153,9 +153,9 @@ def test_rtl_and_twin_adapt_alike():
     results = []
     for backend in ("twin", "rtl"):
         with Accelerator(CONFIG, backend=backend) as accelerator:
-            schedule = adaptive()
-            seen = run(schedule, accelerator, offloaded(accelerator, 4), steps=4, shift_at=2)
-            results.append((seen, dict(accelerator.stats), schedule.controller.records))
+            policy = adaptive()
+            seen = run(policy, accelerator, offloaded(accelerator, 4), steps=4, shift_at=2)
+            results.append((seen, dict(accelerator.stats), policy.controller.records))
     (twin, twin_stats, twin_records), (rtl, rtl_stats, rtl_records) = results
     assert all(torch.equal(a, b) for name in twin for a, b in zip(twin[name], rtl[name], strict=True))
     assert twin_stats == pytest.approx(rtl_stats)
@@ -164,15 +164,15 @@ def test_rtl_and_twin_adapt_alike():
 
 
 def test_low_products_run_at_the_controllers_setting_and_all_others_as_before(accelerator):
-    schedule, seen = adaptive(), []
+    policy, seen = adaptive(), []
     net = offloaded(accelerator)
-    with protect(net, Rollback(RESIDUE), schedule):
+    with protect(net, Rollback(RESIDUE), policy):
         observe = offloaded_model(net)
         observe.observer = lambda name, sums: seen.append(accelerator.operating_points[0].voltage_v)
         for x in inputs(3):
             net(x, 0)
     assert set(seen[:8]) == {0.9}
-    records = schedule.controller.records
+    records = policy.controller.records
     assert set(seen[8:16]) == {records[1].voltage_v}
     assert records[1].voltage_v < 0.8
 
@@ -180,9 +180,9 @@ def test_low_products_run_at_the_controllers_setting_and_all_others_as_before(ac
 def test_candidates_may_be_clocks(accelerator):
     clocks = [OperatingPoint(frequency_hz=clock * 1e6, check_voltage_v=0.9) for clock in range(2400, 4200, 200)]
     controller = RateController(CONFIG, TimingLaw(), clocks, TARGET, worst_factor=1.1)
-    schedule = AdaptiveSchedule(Phases(low=LOW, first=1), controller)
+    policy = AdaptivePolicy(SelectivePolicy(low=LOW, first=1), controller)
     net, seen = offloaded(accelerator), []
-    with protect(net, Rollback(RESIDUE), schedule, seed=2):
+    with protect(net, Rollback(RESIDUE), policy, seed=2):
         observe = offloaded_model(net)
         observe.observer = lambda name, sums: seen.append(accelerator.operating_points[2].frequency_hz)
         for x in inputs(4):
@@ -196,9 +196,9 @@ def test_candidates_may_be_clocks(accelerator):
 
 
 def test_counts_are_those_of_the_checks(accelerator):
-    schedule = adaptive()
-    run(schedule, accelerator, offloaded(accelerator))
-    records = schedule.controller.records
+    policy = adaptive()
+    run(policy, accelerator, offloaded(accelerator))
+    records = policy.controller.records
     assert len(records) == 6
     assert records[0].checks == 0
     assert sum(each.checks for each in records) == accelerator.stats["checks"]
@@ -208,13 +208,13 @@ def test_counts_are_those_of_the_checks(accelerator):
 def test_it_goes_on_from_its_state_in_mid_run(accelerator):
     net = offloaded(accelerator)
 
-    def voltages(schedule, saved=None):
-        with protect(net, Rollback(RESIDUE), schedule, seed=2):
+    def voltages(policy, saved=None):
+        with protect(net, Rollback(RESIDUE), policy, seed=2):
             for index, x in enumerate(inputs(6)):
                 if saved is not None and index == 3:
-                    saved.append(json.loads(json.dumps(schedule.state())))
+                    saved.append(json.loads(json.dumps(policy.state())))
                 net(x, 0)
-        return schedule.controller.records
+        return policy.controller.records
 
     saved, straight = [], adaptive()
     records = voltages(adaptive(), saved)
@@ -227,12 +227,12 @@ def test_it_goes_on_from_its_state_in_mid_run(accelerator):
 
 def test_theta_follows_the_rate(accelerator):
     strategy = Rollback(RESIDUE)
-    schedule = adaptive(staleness=100.0)
-    run(schedule, accelerator, offloaded(accelerator), strategy=strategy)
-    records = schedule.controller.records
-    assert schedule.thetas
-    assert len(schedule.thetas) == sum(each.rate is not None for each in records[:-1])
-    assert strategy.theta == schedule.thetas[-1]
+    policy = adaptive(staleness=100.0)
+    run(policy, accelerator, offloaded(accelerator), strategy=strategy)
+    records = policy.controller.records
+    assert policy.thetas
+    assert len(policy.thetas) == sum(each.rate is not None for each in records[:-1])
+    assert strategy.theta == policy.thetas[-1]
     assert best_theta(TARGET / 30, 100.0, RESIDUE) <= strategy.theta <= best_theta(TARGET * 3, 100.0, RESIDUE)
 
 
@@ -242,11 +242,11 @@ def test_checkpoints_follow_what_is_rolled_back():
     intervals = {}
     for design_share in (1e-4, 0.9):
         controller = RateController(config, TimingLaw(), LADDER, 3 * TARGET, worst_factor=1.1)
-        schedule = AdaptiveSchedule(Phases(low=LOW, first=1), controller, design_share=design_share)
+        policy = AdaptivePolicy(SelectivePolicy(low=LOW, first=1), controller, design_share=design_share)
         with Accelerator(config, backend="twin") as accelerator:
             strategy = PublishedDrift(theta=0, interval=4, tile=4)
-            run(schedule, accelerator, offloaded(accelerator), strategy=strategy)
-        intervals[design_share] = schedule.intervals
+            run(policy, accelerator, offloaded(accelerator), strategy=strategy)
+        intervals[design_share] = policy.intervals
     assert intervals[1e-4][0] == intervals[0.9][0] == 4
     assert intervals[1e-4][-1] == 1
     assert intervals[0.9][-1] > 4
@@ -256,8 +256,8 @@ def test_checkpoints_follow_what_is_rolled_back():
 def test_what_cannot_follow_is_refused(accelerator):
     net = offloaded(accelerator)
 
-    def begin(schedule, strategy, **options):
-        with protect(net, strategy, schedule, **options):
+    def begin(policy, strategy, **options):
+        with protect(net, strategy, policy, **options):
             pass
 
     with pytest.raises(ValueError, match="strategy 'ours' has no interval that could follow"):
@@ -268,4 +268,4 @@ def test_what_cannot_follow_is_refused(accelerator):
         begin(adaptive(), Rollback(RESIDUE), safe=OperatingPoint(voltage_v=0.86))
     other = RateController(replace(CONFIG, cols=8), TimingLaw(), LADDER, TARGET)
     with pytest.raises(ValueError, match="the controller is for another AcceleratorConfig"):
-        begin(AdaptiveSchedule(constant(NOMINAL), other), Rollback(RESIDUE))
+        begin(AdaptivePolicy(constant(NOMINAL), other), Rollback(RESIDUE))

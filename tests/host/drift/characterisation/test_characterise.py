@@ -68,15 +68,17 @@ def test_slices_have_names_and_intersect():
 
 def test_damage_is_that_of_errors_in_the_slice_alone(net):
     """Errors in the last evaluation alone, drawn by hand."""
+    from brownout.host.drift.power_policy import SelectivePolicy
     from brownout.host.drift.runtime import protect
-    from brownout.host.drift.schedule import Phases
     from brownout.host.drift.strategies import Unprotected
 
     last = Slice(name="last", evaluations=(2,), blocks=("blocks.1",))
     low, safe = RATES[1], OperatingPoint(error_rate=0.0)
     profile = sweep(net, [last], [low], seed=7, stopping=Stopping(images=4, batch=4))
     run = draw(net)
-    with protect(net, Unprotected(), Phases(low=low, safe=safe, first=2, blocks=["blocks.0"]), safe=safe, seed=7):
+    with protect(
+        net, Unprotected(), SelectivePolicy(low=low, safe=safe, first=2, blocks=["blocks.0"]), safe=safe, seed=7
+    ):
         images = run(7, 4)
     expected = (images.double() - run(7, 4).double()).square().mean((1, 2, 3))
     assert profile.values["last", 0]["mse"] == pytest.approx(expected.tolist(), rel=1e-12)

@@ -11,7 +11,7 @@ from brownout.host.drift.characterisation.stopping import Stopping
 from brownout.host.drift.operating_point import NOMINAL, OperatingPoint, only_bits
 from brownout.host.drift.policy.presets import PRESETS, get_preset
 from brownout.host.drift.policy.search import (
-    Policy,
+    FoundPolicy,
     make_problem,
     overclock_points,
     search_parameters,
@@ -19,10 +19,10 @@ from brownout.host.drift.policy.search import (
     undervolt_points,
 )
 from brownout.host.drift.policy.stage_costs import measure_moves, measure_stages
+from brownout.host.drift.power_policy import TablePolicy, constant
 from brownout.host.drift.runtime import protect
-from brownout.host.drift.schedule import Table, constant
 from brownout.host.drift.strategies import PublishedDrift, Rollback, Unprotected
-from brownout.host.workload.cell import BLOCK_LINEAR_KINDS, Cell
+from brownout.host.workload.product_site import BLOCK_LINEAR_KINDS, ProductSite
 
 from ..denoiser import CONFIG, RESIDUE, draw, offloaded
 
@@ -60,7 +60,9 @@ def test_costs_add_up_to_those_of_the_whole_run(net):
     assert all(stage.governed == [True, False, True] for stage in stages)
     moves = measure_moves(accelerator, points)
     choice = [0, 2, 1, 1, 2, 0]
-    table = Table({stage.key: points[point] for stage, point in zip(stages, choice, strict=True)}, kinds=["other"])
+    table = TablePolicy(
+        {stage.key: points[point] for stage, point in zip(stages, choice, strict=True)}, kinds=["other"]
+    )
     before = dict(accelerator.stats)
     with protect(net, strategy, table):
         draw(net)(0, 2)
@@ -91,8 +93,8 @@ def test_found_policies_keep_the_budget(net, profile, budget):
     assert policy.measured.energy_j <= policy.nominal.energy_j * 1.5
     assert set(policy.table.points.values()) <= set(POINTS)
     assert all(evaluation > 0 for evaluation, _ in policy.table.points)
-    assert Policy.from_json(policy.to_json()) == policy
-    assert Table.from_json(policy.table.to_json()) == policy.table
+    assert FoundPolicy.from_json(policy.to_json()) == policy
+    assert TablePolicy.from_json(policy.table.to_json()) == policy.table
 
 
 def test_searches_that_make_no_sense_are_refused(net, profile):
@@ -103,7 +105,7 @@ def test_searches_that_make_no_sense_are_refused(net, profile):
     with pytest.raises(ValueError, match="the profile was measured with strategy 'ours', not 'unprotected'"):
         search(net, profile, 1, strategy=Unprotected())
     with pytest.raises(ValueError, match="this is no policy"):
-        Policy.from_json("[]")
+        FoundPolicy.from_json("[]")
     metrics, one = image_metrics(), Stopping(images=2, batch=2)
     overlapping = characterise(
         net, draw(net), evaluation_slices([[1], [1, 2]]), POINTS[:1], metrics=metrics, stopping=one
@@ -155,18 +157,18 @@ def test_parameters_are_the_cheapest_within_the_budget():
 )
 def test_presets_are_the_published_policies(name, protected, interval, steps):
     preset = get_preset(name)
-    undervolt, overclock = preset.schedule("undervolt"), preset.schedule("overclock")
+    undervolt, overclock = preset.policy("undervolt"), preset.policy("overclock")
     for evaluation in range(steps):
         for kind in ("qkv", "attention.qk"):
-            cell = Cell(evaluation, 0.0, "x", "b.0", kind)
+            site = ProductSite(evaluation, 0.0, "x", "b.0", kind)
             low = evaluation not in protected and kind in BLOCK_LINEAR_KINDS
-            assert undervolt(cell).voltage_v == (0.676 if low else 0.9)
-            assert overclock(cell).frequency_hz == (3.57e9 if low else 2e9)
+            assert undervolt(site).voltage_v == (0.676 if low else 0.9)
+            assert overclock(site).frequency_hz == (3.57e9 if low else 2e9)
     strategy = preset.strategy()
     assert isinstance(strategy, PublishedDrift)
     assert (strategy.theta, strategy.interval, preset.steps) == (10, interval, steps)
     with pytest.raises(ValueError, match="mode must be one of 'undervolt', 'overclock', not 'fast'"):
-        preset.schedule("fast")
+        preset.policy("fast")
 
 
 def test_unknown_presets_are_refused():

@@ -9,8 +9,8 @@ import torch
 
 from brownout.host import Accelerator, offloaded_model
 from brownout.host.drift.operating_point import OperatingPoint
+from brownout.host.drift.power_policy import SelectivePolicy
 from brownout.host.drift.runtime import protect
-from brownout.host.drift.schedule import Phases
 from brownout.host.drift.strategies import (
     Dmr,
     Drop,
@@ -37,7 +37,9 @@ def run(strategy, *, rate=RATE, kinds=None, steps=4, backend="twin", bit_weights
     config = strategy.hardware(CONFIG)
     with Accelerator(config, backend=backend) as accelerator:
         net = offloaded(accelerator, steps)
-        with protect(net, strategy, Phases(low=low, safe=SAFE, first=1, kinds=kinds), safe=SAFE, seed=2) as execution:
+        with protect(
+            net, strategy, SelectivePolicy(low=low, safe=SAFE, first=1, kinds=kinds), safe=SAFE, seed=2
+        ) as execution:
             seen = products(net, inputs(steps), offloaded_model(net))
         return seen, dict(accelerator.stats), execution
 

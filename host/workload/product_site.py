@@ -1,4 +1,4 @@
-"""Which product of which evaluation: what schedules decide by, and what characterisation sweeps over."""
+"""Which product of which evaluation: what policies decide by, and what characterisation sweeps over."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def is_of_pixels(layer_kind: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Cell:
+class ProductSite:
     """One product in one evaluation of the denoiser.
 
     Attributes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from brownout.host.workload.cell import block_of, kind_of_product
+from brownout.host.workload.product_site import block_of, kind_of_product
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,17 @@ from typing import Any, Protocol, runtime_checkable
 from ..device.product.protection import Protection
 from ..offloading.execution import ProductCall
 from ..storage.decoding import Count, check, decode
-from ..workload.cell import BLOCK_LINEAR_KINDS, Cell
+from ..workload.product_site import BLOCK_LINEAR_KINDS, ProductSite
 from .operating_point import NOMINAL, OperatingPoint
 from .strategies.base import DriftRun
 
-Schedule = Callable[[Cell], OperatingPoint]
-"""``schedule(cell)``: the operating point of a product. Equal cells must get equal points."""
+PowerPolicy = Callable[[ProductSite], OperatingPoint]
+"""``policy(site)``: the operating point of a product. Equal sites must get equal points."""
 
 
 @runtime_checkable
 class Listener(Protocol):
-    """What a schedule may have beside ``__call__``, to be told how a run goes."""
+    """What a power policy may have beside ``__call__``, to be told how a run goes."""
 
     def begin_run(self, run: DriftRun) -> None:
         """Another image begins."""
@@ -69,33 +69,34 @@ def _canonical(value: object) -> object:
     return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
 
 
-def describe_schedule(schedule: Schedule) -> object:
-    """What makes a schedule different from others, as JSON; of a function that is its name only."""
-    if isinstance(schedule, Listener):
-        return schedule.describe()
-    if is_dataclass(schedule):
-        return {"kind": type(schedule).__qualname__, "parameters": _canonical(schedule)}
-    return getattr(schedule, "__qualname__", type(schedule).__qualname__)
+def describe_policy(policy: PowerPolicy) -> object:
+    """What makes a policy different from others, as JSON; of a function that is its name only."""
+    if isinstance(policy, Listener):
+        return policy.describe()
+    if is_dataclass(policy):
+        kind = _KINDS.get(type(policy), type(policy).__qualname__)
+        return {"kind": kind, "parameters": _canonical(policy)}
+    return getattr(policy, "__qualname__", type(policy).__qualname__)
 
 
 @dataclass(frozen=True)
-class Constant:
+class ConstantPolicy:
     """Every product at one operating point."""
 
     point: OperatingPoint = field(metadata={_NAME: "setting"})
 
-    def __call__(self, cell: Cell) -> OperatingPoint:
+    def __call__(self, site: ProductSite) -> OperatingPoint:
         """The operating point."""
         return self.point
 
 
-def constant(point: OperatingPoint) -> Schedule:
+def constant(point: OperatingPoint) -> PowerPolicy:
     """Every product at one operating point."""
-    return Constant(point)
+    return ConstantPolicy(point)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phases:
+class SelectivePolicy:
     """One operating point for most of a run, a safe one for what must not err.
 
     Attributes
@@ -121,23 +122,25 @@ class Phases:
     blocks: Collection[str] = ()
     kinds: Collection[str] | None = None
 
-    def __call__(self, cell: Cell) -> OperatingPoint:
+    def __call__(self, site: ProductSite) -> OperatingPoint:
         """The operating point of a product."""
         protected = (
-            cell.evaluation < self.first
-            or cell.evaluation in self.evaluations
-            or cell.block in self.blocks
-            or (self.kinds is not None and cell.kind not in self.kinds)
+            site.evaluation < self.first
+            or site.evaluation in self.evaluations
+            or site.block in self.blocks
+            or (self.kinds is not None and site.kind not in self.kinds)
         )
         return self.safe if protected else self.low
 
 
-def published(low: OperatingPoint, *, evaluations: Collection[int] = (0, 1), safe: OperatingPoint = NOMINAL) -> Phases:
+def published(
+    low: OperatingPoint, *, evaluations: Collection[int] = (0, 1), safe: OperatingPoint = NOMINAL
+) -> SelectivePolicy:
     """DRIFT's fixed policy (arXiv 2604.09073): block Linear layers at the low point, the first two steps nominal.
 
     For PixArt-alpha in 30 steps it is `evaluations` 0 and 29.
     """
-    return Phases(low=low, safe=safe, evaluations=frozenset(evaluations), kinds=BLOCK_LINEAR_KINDS)
+    return SelectivePolicy(low=low, safe=safe, evaluations=frozenset(evaluations), kinds=BLOCK_LINEAR_KINDS)
 
 
 @dataclass(frozen=True)
@@ -165,9 +168,9 @@ class TableDocument:
             seen.add((each.evaluation, each.block))
 
     @property
-    def table(self) -> Table:
+    def table(self) -> TablePolicy:
         """The table."""
-        return Table(
+        return TablePolicy(
             {(each.evaluation, each.block): each.setting for each in self.settings},
             default=self.default,
             kinds=None if self.kinds is None else tuple(self.kinds),
@@ -175,7 +178,7 @@ class TableDocument:
 
 
 @dataclass(frozen=True)
-class Table:
+class TablePolicy:
     """An operating point for each (evaluation, block), as policy search finds them.
 
     Attributes
@@ -183,7 +186,7 @@ class Table:
     points : mapping
         From (evaluation, block).
     default : OperatingPoint
-        Of all other cells.
+        Of all other sites.
     kinds : collection of str, optional
         Kinds of products that the table is for; others get `default`. By default all.
     """
@@ -192,11 +195,11 @@ class Table:
     default: OperatingPoint = NOMINAL
     kinds: Collection[str] | None = field(default=None)
 
-    def __call__(self, cell: Cell) -> OperatingPoint:
+    def __call__(self, site: ProductSite) -> OperatingPoint:
         """The operating point of a product."""
-        if self.kinds is not None and cell.kind not in self.kinds:
+        if self.kinds is not None and site.kind not in self.kinds:
             return self.default
-        return self.points.get((cell.evaluation, cell.block), self.default)
+        return self.points.get((site.evaluation, site.block), self.default)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -210,7 +213,7 @@ class Table:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Table:
+    def from_dict(cls, data: Mapping[str, Any]) -> TablePolicy:
         """Undo `to_dict`; raises as `from_json`."""
         return check(dict(data), TableDocument, "this").table
 
@@ -219,7 +222,7 @@ class Table:
         return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, source: Path | str = "this") -> Table:
+    def from_json(cls, text: str, source: Path | str = "this") -> TablePolicy:
         """Undo `to_json`.
 
         Parameters
@@ -235,3 +238,7 @@ class Table:
             It is something else, or has points that cannot be.
         """
         return decode(text, TableDocument, source).table
+
+
+_KINDS: dict[type[Any], str] = {ConstantPolicy: "Constant", SelectivePolicy: "Phases", TablePolicy: "Table"}
+"""Names in descriptions, which checkpoints hold: they stay."""

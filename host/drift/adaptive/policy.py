@@ -1,4 +1,4 @@
-"""A schedule whose low operating point, theta and checkpoints follow the errors that the checks observe."""
+"""A power policy whose low operating point, theta and checkpoints follow the errors that the checks observe."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from ...device.product.protection import Protection
 from ...offloading.execution import ProductCall
 from ...storage.decoding import Count, NotNegative, check
-from ...workload.cell import Cell
+from ...workload.product_site import ProductSite
 from ..operating_point import OperatingPoint
-from ..schedule import Schedule, describe_schedule
+from ..power_policy import PowerPolicy, describe_policy
 from ..strategies.base import DriftRun
 from .controller import RateController
 from .estimate import segment_widths
@@ -23,22 +23,22 @@ SHARE_FORGETTING = 0.5
 
 @dataclass(frozen=True)
 class _Values:
-    """State of a schedule."""
+    """State of a policy."""
 
     controller: dict[str, Any]
     interval: tuple[Count, Count]
     marked: tuple[NotNegative, NotNegative]
 
 
-class AdaptiveSchedule:
-    """What another schedule lets run at operating points that may err runs at the one that a controller has chosen.
+class AdaptivePolicy:
+    """What another policy lets run at operating points that may err runs at the one that a controller has chosen.
 
-    It outlives runs: what is known about the chip is kept for the next image. Points of the other schedule that may
+    It outlives runs: what is known about the chip is kept for the next image. Points of the other policy that may
     not err in the controller's worst case stay as they are.
 
     Parameters
     ----------
-    base : Schedule
+    base : PowerPolicy
         Which products may err at all. Its low points themselves are not used.
     controller : RateController
     staleness : float, optional
@@ -51,12 +51,12 @@ class AdaptiveSchedule:
     Attributes
     ----------
     thetas, intervals : list of int
-        Of each evaluation since the schedule was made or loaded, where they follow.
+        Of each evaluation since the policy was made or loaded, where they follow.
     """
 
     def __init__(
         self,
-        base: Schedule,
+        base: PowerPolicy,
         controller: RateController,
         *,
         staleness: float | None = None,
@@ -71,12 +71,12 @@ class AdaptiveSchedule:
         self._elements = self._marked = 0.0
         self._run: DriftRun | None = None
 
-    def __call__(self, cell: Cell) -> OperatingPoint:
+    def __call__(self, site: ProductSite) -> OperatingPoint:
         """The operating point of a product: not the same for the rest of an evaluation after an emergency."""
-        assert self._run is not None, "an AdaptiveSchedule runs products of protect(...) only"
-        scheduled = self.base(cell)
-        if self._run.is_safe(scheduled):
-            return scheduled
+        assert self._run is not None, "an AdaptivePolicy runs products of protect(...) only"
+        planned = self.base(site)
+        if self._run.is_safe(planned):
+            return planned
         chosen = self.controller.point
         return self._run.safe if chosen is None else chosen
 
@@ -148,7 +148,7 @@ class AdaptiveSchedule:
     def describe(self) -> dict[str, Any]:
         """What makes it different from others, as JSON."""
         return {
-            "base": describe_schedule(self.base),
+            "base": describe_policy(self.base),
             "controller": self.controller.describe(),
             "staleness": self.staleness,
             "design_share": self.design_share,
@@ -165,7 +165,7 @@ class AdaptiveSchedule:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
-        check(dict(state), _Values, "the state of the schedule")
+        check(dict(state), _Values, "the state of the policy")
         self.controller.load_state(state["controller"])
         self._design_interval, self._interval = state["interval"]
         self._marked, self._elements = state["marked"]
