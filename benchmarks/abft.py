@@ -41,7 +41,7 @@ from tqdm import tqdm
 from brownout.cosim.area import Area, area
 from brownout.cosim.cache import build_root
 from brownout.host import Accelerator, Protection, write_results
-from brownout.host.device.power.timing import NOMINAL_FREQUENCY_HZ, TimingLaw
+from brownout.host.device.power.timing import NOMINAL_FREQUENCY_HZ, DelayModel
 from brownout.hw.array.row import ArrayRow
 from brownout.hw.checks.check_row import CheckRow
 from brownout.hw.checks.column_checker import ColumnChecker
@@ -149,23 +149,25 @@ def cached_area(kind: Callable[[AcceleratorConfig], Elaboratable], config: Accel
     return Area(**json.loads(path.read_text()))
 
 
-def energy_overhead(setting: Setting, rate: float, law: TimingLaw) -> float:
+def energy_overhead(setting: Setting, rate: float, delay_model: DelayModel) -> float:
     """Compute energy of checking over that of the product, at an array voltage that gives `rate`."""
     checksum = setting.checksum
     config = accelerator_config(checksum)
     row = cached_area(ArrayRow, accelerator_config(None)).transistors
     check = cached_area(CheckRow, config).transistors / row
     sums = cached_area(ColumnSums, config).transistors / (SIDE * row) if checksum.column_checks else 0.0
-    array_v = law.voltage_at_rate(rate)
-    check_v = array_v + setting.check_voltage * (law.voltage_at_rate(0) - array_v)
+    array_v = delay_model.voltage_at_rate(rate)
+    check_v = array_v + setting.check_voltage * (delay_model.voltage_at_rate(0) - array_v)
     digits = checksum.digits / checksum.group_rows if checksum.column_checks else 0.0
     return digits + (1 + digits) * (check * (check_v / array_v) ** 2 + sums)
 
 
-def check_rate(setting: Setting, rate: float, law: TimingLaw) -> float:
+def check_rate(setting: Setting, rate: float, delay_model: DelayModel) -> float:
     """Error rate of the check columns' sums."""
-    array_v = law.voltage_at_rate(rate)
-    return law.error_rate(array_v + setting.check_voltage * (law.voltage_at_rate(0) - array_v), NOMINAL_FREQUENCY_HZ)
+    array_v = delay_model.voltage_at_rate(rate)
+    return delay_model.error_rate(
+        array_v + setting.check_voltage * (delay_model.voltage_at_rate(0) - array_v), NOMINAL_FREQUENCY_HZ
+    )
 
 
 def _shares(accelerator: Accelerator, a: torch.Tensor, w: torch.Tensor, clean: torch.Tensor) -> dict[str, float]:
@@ -195,7 +197,7 @@ def _operands(shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor, 
     return a, w, (a.int() @ w.int())
 
 
-def measure_flip(settings: list[Setting], law: TimingLaw) -> list[dict[str, Any]]:
+def measure_flip(settings: list[Setting], delay_model: DelayModel) -> list[dict[str, Any]]:
     """Shares of every setting at every rate."""
     a, w, clean = _operands(FLIP_SHAPE)
     rows = []
@@ -203,9 +205,9 @@ def measure_flip(settings: list[Setting], law: TimingLaw) -> list[dict[str, Any]
         config = accelerator_config(setting.checksum, "flip")
         with Accelerator(config, backend="twin") as accelerator:
             for rate in RATES:
-                accelerator.set_error_rate(rate, seed=SEED, check_rate=check_rate(setting, rate, law))
+                accelerator.set_error_rate(rate, seed=SEED, check_rate=check_rate(setting, rate, delay_model))
                 shares = _shares(accelerator, a, w, clean)
-                energy = energy_overhead(setting, rate, law)
+                energy = energy_overhead(setting, rate, delay_model)
                 rows.append({"setting": setting.name, "model": "flip", "rate": rate, "energy": energy, **shares})
     return rows
 
@@ -313,13 +315,13 @@ def main(
     all_areas: Annotated[bool, typer.Option(help="area of every setting, not of the front only (an hour)")] = False,
 ) -> None:
     """Measure, print and write the results."""
-    law = TimingLaw()
+    delay_model = DelayModel()
     settings = [
         Setting(checksum, voltage)
         for checksum, voltage in itertools.product(checksums(), (0.0, 0.5, 1.0))
         if not quick or checksum.segment_cols == 16
     ]
-    rows = measure_flip(settings, law)
+    rows = measure_flip(settings, delay_model)
     rows += measure_carry([setting for setting in settings if setting.check_voltage != 0.5])
     at_rate = [row for row in rows if row.get("rate") == HEADLINE_RATE]
     metrics: dict[str, float] = headline(at_rate)

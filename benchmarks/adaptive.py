@@ -40,7 +40,7 @@ from torch import nn
 from brownout.cosim.cache import results_root
 from brownout.host import (
     Accelerator,
-    TimingLaw,
+    DelayModel,
     load_classifier,
     load_denoiser,
     offload,
@@ -77,7 +77,7 @@ class Plan:
 
     Attributes
     ----------
-    law : TimingLaw
+    delay_model : DelayModel
         Of the cool chip.
     highest_v, lowest_v, step_v : float
         Candidates.
@@ -89,7 +89,7 @@ class Plan:
         What the controller is prepared for.
     """
 
-    law: TimingLaw
+    delay_model: DelayModel
     highest_v: float
     lowest_v: float
     step_v: float
@@ -99,9 +99,9 @@ class Plan:
 
 
 PLANS = {
-    "flip": Plan(TimingLaw(), 0.8, 0.62, 0.005, (0.68, 0.665, 0.65, 0.64), 1.08, 1.1),
+    "flip": Plan(DelayModel(), 0.8, 0.62, 0.005, (0.68, 0.665, 0.65, 0.64), 1.08, 1.1),
     # Slow elements use up part of the guard band, and the nominal point must be safe in the worst case.
-    "carry": Plan(TimingLaw(variation=0.01), 0.89, 0.84, 0.0025, (0.86, 0.855, 0.85, 0.845), 1.04, 1.08),
+    "carry": Plan(DelayModel(variation=0.01), 0.89, 0.84, 0.0025, (0.86, 0.855, 0.85, 0.845), 1.04, 1.08),
 }
 
 
@@ -161,13 +161,13 @@ class Bench:
         # Nothing errs in the guard band, on the same chip as ours.
         config = self.config if isinstance(strategy, GuardBand) else strategy.hardware(self.base)
         labels = torch.arange(self.images) % MNIST.num_classes
-        with Accelerator(config, backend="twin", timing_law=plan.law) as accelerator:
+        with Accelerator(config, backend="twin", delay_model=plan.delay_model) as accelerator:
 
             def warm(step: int, timestep: int, latents: torch.Tensor) -> None:
                 done = batch * self.steps + step
                 factor = self.factor(done + 1)
                 if shifts and factor != self.factor(done):
-                    accelerator.set_timing_law(dataclasses.replace(plan.law, delay_factor=factor))
+                    accelerator.set_delay_model(dataclasses.replace(plan.delay_model, delay_factor=factor))
 
             offload(self.model, accelerator, calibration=self.calibration)
             try:
@@ -212,7 +212,7 @@ class Bench:
 
 def characterise(bench: Bench, timing_model: str) -> tuple[RateCurve, list[float], list[float]]:
     """Errors over delay, and rates and distances of the cool chip."""
-    law, config = bench.plan.law, bench.config
+    delay_model, config = bench.plan.delay_model, bench.config
     delays, rates, distances = [], [], []
     for voltage in bench.plan.characterised_v:
         point = bench.at(voltage)
@@ -220,11 +220,11 @@ def characterise(bench: Bench, timing_model: str) -> tuple[RateCurve, list[float
         assert point.check_voltage_v is not None
         check_rate = 0.0
         if timing_model == "flip":
-            check_rate = law.error_rate(point.check_voltage_v, NOMINAL_FREQUENCY_HZ)
+            check_rate = delay_model.error_rate(point.check_voltage_v, NOMINAL_FREQUENCY_HZ)
         # The widths of these layers are multiples of 16.
         checks = {16: found["checks"]}
         rates.append(estimate_rate(config, checks, found["detected"], check_rate=check_rate).value)
-        delays.append(law.relative_delay(voltage, NOMINAL_FREQUENCY_HZ))
+        delays.append(delay_model.relative_delay(voltage, NOMINAL_FREQUENCY_HZ))
         distances.append(found["distance"])
     # No image is worse than it looks: a distance of 0 would have no logarithm.
     distances = [max(distance, 1e-9) for distance in distances]
@@ -236,14 +236,16 @@ def lowest(bench: Bench, allowed: Callable[[float], bool]) -> float:
     plan = bench.plan
     count = round((0.9 - plan.lowest_v) / plan.step_v)
     voltages = [round(plan.lowest_v + index * plan.step_v, 6) for index in range(count + 1)]
-    return next(v for v in voltages if allowed(plan.law.relative_delay(v, NOMINAL_FREQUENCY_HZ)))
+    return next(v for v in voltages if allowed(plan.delay_model.relative_delay(v, NOMINAL_FREQUENCY_HZ)))
 
 
 def one_voltage(bench: Bench, config: AcceleratorConfig, point: OperatingPoint, curve: RateCurve) -> RateController:
     """A controller that observes, and has nothing to choose from."""
     worst = bench.plan.worst_factor
     limit = 1.0
-    return RateController(config, bench.plan.law, [point], limit / 2, hard_limit=limit, worst_factor=worst, curve=curve)
+    return RateController(
+        config, bench.plan.delay_model, [point], limit / 2, hard_limit=limit, worst_factor=worst, curve=curve
+    )
 
 
 def with_checkpoints(bench: Bench, rate: float, curve: RateCurve) -> dict[str, dict[str, float]]:
@@ -275,7 +277,7 @@ def plot(bench: Bench, controller: RateController, static_v: float, worst_v: flo
     estimated = [each.rate for each in records]
 
     def true_rate(voltage_v: float, step: int) -> float:
-        return curve.rate(bench.factor(step) * plan.law.relative_delay(voltage_v, NOMINAL_FREQUENCY_HZ))
+        return curve.rate(bench.factor(step) * plan.delay_model.relative_delay(voltage_v, NOMINAL_FREQUENCY_HZ))
 
     figure, (upper, lower) = plt.subplots(2, 1, sharex=True, figsize=(8, 6), layout="constrained")
     upper.step(steps, [each.voltage_v for each in records], where="mid", label="adaptive")
@@ -315,13 +317,15 @@ def main(
     worst_v = lowest(bench, lambda delay: delay * plan.worst_factor <= largest)
     slowest = 1.0
     if timing_model == "carry":
-        slowest = float(torch.tensor(3 * plan.law.variation).exp())
+        slowest = float(torch.tensor(3 * plan.delay_model.variation).exp())
     guard_v = lowest(bench, lambda delay: delay * plan.worst_factor * slowest <= SAFE_DELAY)
     print(f"target rate {target:.3g}: {static_v:g} V, {worst_v:g} V, {guard_v:g} V", flush=True)
 
     def new_controller() -> RateController:
         ladder = voltage_ladder(plan.lowest_v, plan.highest_v, step_v=plan.step_v)
-        return RateController(bench.config, plan.law, ladder, target, worst_factor=plan.worst_factor, curve=curve)
+        return RateController(
+            bench.config, plan.delay_model, ladder, target, worst_factor=plan.worst_factor, curve=curve
+        )
 
     controller = new_controller()
     adaptive = AdaptivePolicy(bench.policy(controller.candidate), controller)

@@ -24,8 +24,8 @@ import typer
 
 from brownout.host import (
     Accelerator,
+    DelayModel,
     EnergyModel,
-    TimingLaw,
     calibrate,
     load_classifier,
     load_denoiser,
@@ -66,7 +66,7 @@ class Bench:
     def __init__(self, name: str, images: int, rate: float) -> None:
         self.spec, self.images = get_spec(name), images
         self.classifier = load_classifier(name)
-        voltage = TimingLaw().voltage_at_rate(rate)
+        voltage = DelayModel().voltage_at_rate(rate)
         check = voltage + CHECK_VOLTAGE * (GUARD_BAND_V - voltage)
         self.low = OperatingPoint(voltage_v=voltage, check_voltage_v=check)
         model = load_denoiser(name)

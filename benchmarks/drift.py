@@ -26,7 +26,7 @@ import typer
 from drift_quality import BATCH, VARIANTS, Bench, Store, points_of
 
 from brownout.cosim.cache import results_root
-from brownout.host import Accelerator, TimingLaw, load_denoiser, offload, restore, sample
+from brownout.host import Accelerator, DelayModel, load_denoiser, offload, restore, sample
 from brownout.host.drift.accounting.costs import OURS, SchemePoint, saving_at_rate, speedup_at_rate
 from brownout.host.drift.accounting.published import ERROR_RATE, PUBLISHED, PublishedModel
 from brownout.host.drift.operating_point import GUARD_BAND_V, OperatingPoint
@@ -71,11 +71,11 @@ class Search:
 
     bench: Bench
     store: Store
-    law: TimingLaw
+    delay_model: DelayModel
 
     def distances(self, variant: str, rate: float, images: int) -> list[float]:
         """Perceptual distance of each image to the clean one."""
-        points = points_of(self.bench, self.store, variant, self.law.voltage_at_rate(rate), images)
+        points = points_of(self.bench, self.store, variant, self.delay_model.voltage_at_rate(rate), images)
         return [x for point in points for x in point["distance"]]
 
     def differences(self, variant: str, rate: float, images: int) -> PairedBound:
@@ -148,7 +148,7 @@ def main(
     for name in models.split(","):
         bench = Bench(name, "flip", steps)
         store = Store(results_root() / "results" / "drift_quality" / f"{name}_flip_{bench.steps}.jsonl")
-        search = Search(bench, store, TimingLaw())
+        search = Search(bench, store, DelayModel())
         for variant in variants.split(","):
             rate = search.largest_rate(variant, images)
             metrics[f"quality_rate_{variant}_{name}"] = rate

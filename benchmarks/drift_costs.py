@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from brownout.host import TimingLaw, write_results
+from brownout.host import DelayModel, write_results
 from brownout.host.device.power.energy import EnergyModel, check_column_share
 from brownout.host.device.product.operands import GemmShape
 from brownout.host.drift.accounting.costs import (
@@ -167,7 +167,7 @@ def _with_netlist_checks(cost: Cost) -> float:
 def measured(key: str, denoiser: str, model: PublishedModel, interval: int) -> dict[str, float]:
     """One model, counted: names end with `key`."""
     workload = DENOISERS[denoiser].workload()
-    law, energy = TimingLaw(), EnergyModel()
+    delay_model, energy = DelayModel(), EnergyModel()
     weight_bytes = sum(batch * k * n for batch, k, n in workload.weights.values())
     metrics = {
         "macs": workload.macs,
@@ -185,8 +185,8 @@ def measured(key: str, denoiser: str, model: PublishedModel, interval: int) -> d
         metrics[f"dram_bytes{suffix}"] = plain.dram_bytes / model.steps
         metrics[f"time_s{suffix}"], metrics[f"energy_j{suffix}"] = plain.time_s, plain.energy_j
         for rate in MEASURED_RATES:
-            low = counter.image(law.voltage_at_rate(rate))
-            fast = counter.image(0.9, law.frequency_at_rate(rate))
+            low = counter.image(delay_model.voltage_at_rate(rate))
+            fast = counter.image(0.9, delay_model.frequency_at_rate(rate))
             metrics |= {
                 f"saving{suffix}_at_{rate:g}": 1 - low.energy_j / plain.energy_j,
                 f"saving{suffix}_netlist_at_{rate:g}": 1 - _with_netlist_checks(low) / plain.energy_j,
@@ -196,8 +196,8 @@ def measured(key: str, denoiser: str, model: PublishedModel, interval: int) -> d
             }
         classic = ImageCounter.of_published(SERVER, part, model, CLASSIC_32, requantise=requantise)
         options: dict[str, Any] = {"protection": CHECKPOINTING, "checkpoint_interval": interval}
-        low = classic.image(law.voltage_at_rate(ERROR_RATE), **options)
-        fast = classic.image(0.9, law.frequency_at_rate(ERROR_RATE), **options)
+        low = classic.image(delay_model.voltage_at_rate(ERROR_RATE), **options)
+        fast = classic.image(0.9, delay_model.frequency_at_rate(ERROR_RATE), **options)
         metrics |= {
             f"drift_saving{suffix}": 1 - low.energy_j / plain.energy_j,
             f"drift_saving{suffix}_published_terms": 1 - low.published_energy_j / plain.published_energy_j,

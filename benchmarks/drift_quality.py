@@ -26,7 +26,7 @@ import torch
 import typer
 
 from brownout.cosim.cache import results_root
-from brownout.host import Accelerator, TimingLaw, load_classifier, load_denoiser, offload, offloaded_model, restore
+from brownout.host import Accelerator, DelayModel, load_classifier, load_denoiser, offload, offloaded_model, restore
 from brownout.host.drift.operating_point import GUARD_BAND_V, NOMINAL, OperatingPoint
 from brownout.host.drift.power_policy import published
 from brownout.host.drift.runtime import protect
@@ -238,7 +238,7 @@ class Bench:
     def voltage_at(self, rate: float) -> float:
         """Voltage at which outputs err at a rate: by the published table, or on lines between measured logarithms."""
         if self.timing == "flip":
-            return TimingLaw().voltage_at_rate(rate)
+            return DelayModel().voltage_at_rate(rate)
         measured = [max(found, 1e-9) for found in self.measured_rates]
         if not min(measured) <= rate <= max(measured):
             raise ValueError(f"rate must be in {min(measured):g}..{max(measured):g}, as measured, not {rate!r}")

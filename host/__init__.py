@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .device.mixed.options import Coverage, MixedOptions
     from .device.power.domain_points import DomainPoint
     from .device.power.energy import EnergyModel
-    from .device.power.timing import TimingLaw
+    from .device.power.timing import DelayModel
     from .device.product.compare import Difference, first_difference
     from .device.product.operands import Requantisation, ResidentWeights
     from .device.product.protection import LogRecord, Outcome, Protection
@@ -85,7 +85,7 @@ _HOME = {
     "OperatingPoint": "drift",
     "State": "storage.state",
     "Stateful": "storage.state",
-    "TimingLaw": "device.power.timing",
+    "DelayModel": "device.power.timing",
     "WeightsNotFoundError": "errors",
     "calibrate": "offloading",
     "calibrate_pipeline": "pipelines",
@@ -112,6 +112,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointWarning",
     "Coverage",
+    "DelayModel",
     "DeviceMemoryError",
     "DeviceSpec",
     "Difference",
@@ -139,7 +140,6 @@ __all__ = [
     "SelectivePolicy",
     "State",
     "Stateful",
-    "TimingLaw",
     "WeightsNotFoundError",
     "calibrate",
     "calibrate_pipeline",

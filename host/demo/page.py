@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..device.power.timing import TimingLaw
+from ..device.power.timing import DelayModel
 from ..drift.operating_point import OperatingPoint
 from ..offloading import LayerReport
 from ..stadi.simulate.gantt import STYLE as GANTT_STYLE
@@ -32,12 +32,12 @@ def _change(value: float, reference: float) -> str:
 
 def _point(point: OperatingPoint, *, checked: bool) -> str:
     """Operating point and what errs at it."""
-    law = TimingLaw()
+    delay_model = DelayModel()
     parts = [f"array {point.voltage_v:g} V"]
     if checked and point.check_voltage_v is not None:
         parts.append(f"checksums {point.check_voltage_v:g} V")
     parts.append(f"{point.frequency_hz / 1e9:g} GHz")
-    rate = law.error_rate(point.voltage_v, point.frequency_hz)
+    rate = delay_model.error_rate(point.voltage_v, point.frequency_hz)
     parts.append(f"{rate * 1e6:,.0f} errors per million outputs" if rate else "no errors")
     return " · ".join(parts)
 

@@ -273,7 +273,7 @@ def run_demo(
     Raises
     ------
     ValueError
-        No model has that name, or the voltage is beyond what the timing law covers.
+        No model has that name, or the voltage is beyond what the delay model covers.
     WeightsNotFoundError
         The model is not trained.
     brownout.cosim.errors.SimulatorError

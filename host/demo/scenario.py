@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.errors.model import BY_RATE
 
-from ..device.power.timing import TimingLaw
+from ..device.power.timing import DelayModel
 from ..drift.operating_point import GUARD_BAND_V, NOMINAL, OperatingPoint
 from ..drift.power_policy import PowerPolicy, SelectivePolicy, constant
 from ..drift.strategies import Rollback, Strategy, Unprotected
@@ -45,10 +45,10 @@ def undervolted(voltage_v: float) -> OperatingPoint:
     Raises
     ------
     ValueError
-        Nothing errs at that voltage, or it is beyond what the timing law covers.
+        Nothing errs at that voltage, or it is beyond what the delay model covers.
     """
     low = OperatingPoint(voltage_v=voltage_v, check_voltage_v=(voltage_v + GUARD_BAND_V) / 2)
-    if not TimingLaw().error_rate(low.voltage_v, low.frequency_hz):
+    if not DelayModel().error_rate(low.voltage_v, low.frequency_hz):
         raise ValueError(f"nothing errs at {voltage_v!r} V; choose a voltage below {GUARD_BAND_V} V")
     return low
 

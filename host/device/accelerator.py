@@ -19,7 +19,7 @@ from .controls import OperatingControls
 from .make import make_backend
 from .mixed.options import Coverage, MixedOptions
 from .power.energy import EnergyModel
-from .power.timing import TimingLaw
+from .power.timing import DelayModel
 from .product.operands import (
     Requantisation,
     ResidentWeights,
@@ -60,7 +60,7 @@ class Accelerator(OperatingControls):
         Wall-clock seconds after which an unresponsive simulator is given up; long products get more.
     protection : Protection, optional
         Of products that name none; by default none.
-    timing_law : TimingLaw, optional
+    delay_model : DelayModel, optional
         What `set_operating_point` makes of voltage and frequency.
     energy_model : EnergyModel, optional
         Of the energies in `stats`.
@@ -85,7 +85,7 @@ class Accelerator(OperatingControls):
         check_axi: bool = True,
         deadline_s: float = 120.0,
         protection: Protection | None = None,
-        timing_law: TimingLaw | None = None,
+        delay_model: DelayModel | None = None,
         energy_model: EnergyModel | None = None,
         mixed: MixedOptions | None = None,
         layout: str = "row-major",
@@ -98,7 +98,7 @@ class Accelerator(OperatingControls):
             raise ValueError(
                 f"layout={layout!r} needs a backend by name; give the backend's own constructor the layout"
             )
-        law = TimingLaw() if timing_law is None else timing_law
+        delay_model = DelayModel() if delay_model is None else delay_model
         model = EnergyModel() if energy_model is None else energy_model
         if isinstance(backend, str):
             backend = make_backend(
@@ -109,7 +109,7 @@ class Accelerator(OperatingControls):
                 mixed=mixed,
                 layout=layout,
             )
-        super().__init__(config, backend, law, model)
+        super().__init__(config, backend, delay_model, model)
         self.protection, self.layout = protection, layout
         self._slots = Slots()
         # Ledger, slots and device belong together; each thread has a log.
@@ -413,7 +413,7 @@ class Accelerator(OperatingControls):
 
     @property
     def settings(self) -> dict[str, object]:
-        """All settings on which results, times and energies depend, as JSON: configuration, laws, operating points."""
+        """All settings on which results, times and energies depend, as JSON: configuration, models, points."""
         with self._using() as backend:
             device = backend.state()
             points = self._points.state().values
@@ -422,7 +422,7 @@ class Accelerator(OperatingControls):
                 "rtl_hash": self.config.rtl_hash,
                 "layout": self.layout,
                 "protection": None if self.protection is None else asdict(self.protection),
-                "timing_law": asdict(self._points.law),
+                "timing_law": asdict(self._points.delay_model),
                 "energy_model": asdict(self._ledger.meter.model),
                 "operating_points": points["wanted"],
                 "error_seed": points["seed"],

@@ -1,4 +1,4 @@
-"""Operating points of a device: voltages, clock, error rates, and the law between them."""
+"""Operating points of a device: voltages, clock, error rates, and the delay model between them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .backends.base import Backend
 from .ledger import Ledger
 from .power.domain_points import DomainPoint, DomainPoints
 from .power.energy import EnergyModel
-from .power.timing import TRANSITION_S, TimingLaw
+from .power.timing import TRANSITION_S, DelayModel
 from .session import DeviceSession
 
 
@@ -29,52 +29,52 @@ class OperatingControls(DeviceSession):
         The accelerator.
     device : Backend
         The device.
-    timing_law : TimingLaw
+    delay_model : DelayModel
         From voltage and frequency to errors.
     energy_model : EnergyModel
         Energy per event.
     """
 
     def __init__(
-        self, config: AcceleratorConfig, device: Backend, timing_law: TimingLaw, energy_model: EnergyModel
+        self, config: AcceleratorConfig, device: Backend, delay_model: DelayModel, energy_model: EnergyModel
     ) -> None:
         super().__init__(device)
         self.config = config
-        self._points = DomainPoints(config, timing_law)
+        self._points = DomainPoints(config, delay_model)
         self._ledger = Ledger(config, energy_model)
 
     @property
-    def timing_law(self) -> TimingLaw:
-        """What `set_operating_point` makes of voltage and frequency; `set_timing_law` changes it."""
-        return self._points.law
+    def delay_model(self) -> DelayModel:
+        """What `set_operating_point` makes of voltage and frequency; `set_delay_model` changes it."""
+        return self._points.delay_model
 
-    def set_timing_law(self, law: TimingLaw) -> None:
-        """Let delays follow another law from now on: the chip has warmed up, or aged.
+    def set_delay_model(self, delay_model: DelayModel) -> None:
+        """Let delays follow another delay model from now on: the chip has warmed up, or aged.
 
         It is not a command of the program that changes, but the world around it. All domains stay at their voltages and
-        clock, where they err as `law` says; rates given to `set_error_rate` stay, lengths given to `set_carry_lengths`
-        do not. It takes no time and no energy: the hardware is told with SET_ERRORS and SET_POINT without transition,
-        and what fetching these costs is left out of `stats`.
+        clock, where they err as `delay_model` says; rates given to `set_error_rate` stay, lengths given to
+        `set_carry_lengths` do not. It takes no time and no energy: the hardware is told with SET_ERRORS and SET_POINT
+        without transition, and what fetching these costs is left out of `stats`.
 
         Parameters
         ----------
-        law : TimingLaw
-            For example ``replace(accelerator.timing_law, delay_factor=1.05)``.
+        delay_model : DelayModel
+            For example ``replace(accelerator.delay_model, delay_factor=1.05)``.
 
         Raises
         ------
         ValueError
-            No model of timing errors is built in, or a present operating point is beyond what `law` covers; then
-            nothing has changed.
+            No model of timing errors is built in, or a present operating point is beyond what `delay_model` covers;
+            then nothing has changed.
         AcceleratorClosedError
             After `close`.
         """
-        self._require_errors("set_timing_law")
+        self._require_errors("set_delay_model")
         with self._using() as device:
-            points = self._points.with_law(law)
+            points = self._points.with_delay_model(delay_model)
             self._ledger.charge(device)
             before = self._ledger.counters(device)
-            self._points.apply(device, points, law=law)
+            self._points.apply(device, points, delay_model=delay_model)
             self._ledger.leave_out(before, self._ledger.counters(device))
 
     def _require_errors(self, what: str, *ways: str) -> None:
@@ -162,9 +162,9 @@ class OperatingControls(DeviceSession):
         Raises
         ------
         ValueError
-            No model of timing errors is built in, there is no such domain, the point is beyond what the law covers, a
-            single domain is to leave the common clock, all points together are more than the hardware has, or the
-            memory is too slow for the clock to be counted in its cycles.
+            No model of timing errors is built in, there is no such domain, the point is beyond what the delay model
+            covers, a single domain is to leave the common clock, all points together are more than the hardware has, or
+            the memory is too slow for the clock to be counted in its cycles.
         AcceleratorClosedError
             After `close`.
         """
@@ -176,7 +176,7 @@ class OperatingControls(DeviceSession):
     def set_carry_lengths(self, lengths: NDArray[np.uint8]) -> None:
         """Let carries that are longer than each element's length come late (models with settled lengths).
 
-        They hold until the operating point or the timing law changes.
+        They hold until the operating point or the delay model changes.
 
         Parameters
         ----------

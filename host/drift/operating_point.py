@@ -10,7 +10,7 @@ from brownout.hw.errors.constants import NOMINAL_LENGTH
 from brownout.hw.errors.state import bit_thresholds
 
 from ..device.accelerator import Accelerator
-from ..device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TRANSITION_S, TimingLaw
+from ..device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TRANSITION_S, DelayModel
 from ..storage.decoding import check
 
 GUARD_BAND_V = 0.85
@@ -78,30 +78,30 @@ class OperatingPoint:
         if self.error_rate is not None and not (nominal and self.check_voltage_v is None):
             raise ValueError("OperatingPoint.error_rate stands alone; leave voltages and frequency out")
 
-    def is_safe(self, accelerator: Accelerator, law: TimingLaw | None = None) -> bool:
+    def is_safe(self, accelerator: Accelerator, delay_model: DelayModel | None = None) -> bool:
         """Whether no product of the array errs at it.
 
         Parameters
         ----------
         accelerator : Accelerator
             Of which chip.
-        law : TimingLaw, optional
-            What to judge by; by default the accelerator's present law.
+        delay_model : DelayModel, optional
+            What to judge by; by default the accelerator's present delay model.
 
         Raises
         ------
         ValueError
-            It is beyond what the law covers.
+            It is beyond what the delay model covers.
         """
         if self.error_rate is not None:
             return self.error_rate == 0
         config = accelerator.config
-        if law is None:
-            law = accelerator.timing_law
+        if delay_model is None:
+            delay_model = accelerator.delay_model
         if config.error_model.settles:
-            lengths = law.lengths(config, self.voltage_v, self.frequency_hz)[:, : config.cols]
+            lengths = delay_model.lengths(config, self.voltage_v, self.frequency_hz)[:, : config.cols]
             return bool((lengths == NOMINAL_LENGTH).all())
-        return law.error_rate(self.voltage_v, self.frequency_hz) == 0
+        return delay_model.error_rate(self.voltage_v, self.frequency_hz) == 0
 
     def apply(self, accelerator: Accelerator, *, seed: int, transition_s: float = TRANSITION_S) -> None:
         """Bring an accelerator there, which takes the transition time of each domain that moves.

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..device.accelerator import Accelerator
-from ..device.power.timing import TRANSITION_S, TimingLaw
+from ..device.power.timing import TRANSITION_S, DelayModel
 from ..device.product.protection import UNCHECKED, Protection
 from ..offloading import OffloadedModel, offloaded_model
 from ..offloading.execution import CalledProduct, Execution, ProductCall
@@ -73,9 +73,9 @@ class DriftExecution(Execution):
         Products that ran at the safe point although the policy had another, for want of a history.
     recomputed_rows : int
         Rows of products that were computed again.
-    assumed_law : TimingLaw or None
-        What operating points are judged by where they must be safe; None for the accelerator's present law, which no
-        program could know after the chip has warmed up. Policies that allow for that set it.
+    assumed_delay_model : DelayModel or None
+        What operating points are judged by where they must be safe; None for the accelerator's present delay model,
+        which no program could know after the chip has warmed up. Policies that allow for that set it.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class DriftExecution(Execution):
         self.model, self.strategy, self.policy = model, strategy, policy
         self.safe, self.seed, self.transition_s = safe, seed, transition_s
         self._present: OperatingPoint | None = None
-        self.assumed_law: TimingLaw | None = None
-        self._judged_by: TimingLaw | None = None
+        self.assumed_delay_model: DelayModel | None = None
+        self._judged_by: DelayModel | None = None
         self._safety: dict[OperatingPoint, bool] = {}
         strategy.check_hardware(self.accelerator.config)
         if not self.is_safe(safe):
@@ -156,14 +156,14 @@ class DriftExecution(Execution):
         self.strategy.begin_evaluation(self)
 
     def is_safe(self, point: OperatingPoint) -> bool:
-        """Whether nothing errs at an operating point, by `assumed_law` or else by the accelerator's present law."""
-        law = self.accelerator.timing_law if self.assumed_law is None else self.assumed_law
-        if law is not self._judged_by:
+        """Whether nothing errs at an operating point, by `assumed_delay_model` or the accelerator's present one."""
+        delay_model = self.accelerator.delay_model if self.assumed_delay_model is None else self.assumed_delay_model
+        if delay_model is not self._judged_by:
             self._safety.clear()
-            self._judged_by = law
+            self._judged_by = delay_model
         known = self._safety.get(point)
         if known is None:
-            known = self._safety[point] = point.is_safe(self.accelerator, law)
+            known = self._safety[point] = point.is_safe(self.accelerator, delay_model)
         return known
 
     def enter(self, point: OperatingPoint) -> None:

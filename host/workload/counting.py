@@ -13,7 +13,7 @@ from brownout.hw.config import AcceleratorConfig
 from ..device.accelerator import Accelerator
 from ..device.backends.shapes import ShapeBackend
 from ..device.power.energy import EnergyModel
-from ..device.power.timing import TimingLaw
+from ..device.power.timing import DelayModel
 from ..device.product.operands import Requantisation, ResidentWeights
 from ..device.product.protection import UNCHECKED, Protection
 from .trace import ModelProduct, Workload
@@ -33,7 +33,7 @@ class CountedWorkload:
         What it runs.
     energy_model : EnergyModel, optional
         Of the energies.
-    timing_law : TimingLaw, optional
+    delay_model : DelayModel, optional
         From operating points to error rates.
     requantise : bool
         Whether layers write int8, with a table of channels, instead of the int32 of `offload`. Attention
@@ -55,12 +55,12 @@ class CountedWorkload:
         config: AcceleratorConfig,
         workload: Workload,
         energy_model: EnergyModel | None = None,
-        timing_law: TimingLaw | None = None,
+        delay_model: DelayModel | None = None,
         *,
         requantise: bool = False,
     ) -> None:
         self.workload, self.requantise = workload, requantise
-        self.accelerator = Accelerator(config, ShapeBackend(config), energy_model=energy_model, timing_law=timing_law)
+        self.accelerator = Accelerator(config, ShapeBackend(config), energy_model=energy_model, delay_model=delay_model)
         self._weights: dict[str, ResidentWeights] = {}
         for name, (batch, k, n) in workload.weights.items():
             self._weights[name] = self.accelerator.upload(operand(batch, k, n))

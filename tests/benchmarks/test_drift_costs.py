@@ -36,7 +36,7 @@ def test_a_small_model_runs_through_the_benchmark(benchmark_module, monkeypatch,
     assert metrics["ours_saving_S32_V0_at_0.01"] > metrics["drift_saving_avg"]
     # The rates that targets ask for give these targets.
     at = pytest.approx
-    law = costs.TimingLaw()
+    law = costs.DelayModel()
     for target in (0.38, 0.43):
         rate = metrics[f"rate_for_saving_{target}_S32_V0"]
         assert costs.saving_at_rate(costs.OURS[costs.SCHEME], rate, law).average == at(target, abs=1e-6)

@@ -17,7 +17,7 @@ from brownout.hw.errors.state import UNIFORM_BITS
 from ...storage.decoding import Count, Positive, Uint32, check
 from ...storage.decoding import Fraction as Rate
 from ...storage.state import State
-from .timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TimingLaw
+from .timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, DelayModel
 
 RATE_ONE = 1 << 32
 """Rates are errors per this many draws."""
@@ -35,14 +35,14 @@ class DomainPoint:
         Supply and clock.
     error_rate : float
         Errors per sum (a model of errors that `draws`).
-    by_law : bool
-        Whether the rate is what voltage and clock make of it, and changes with the timing law.
+    by_delay_model : bool
+        Whether the rate is what voltage and clock make of it, and changes with the delay model.
     """
 
     voltage_v: float = NOMINAL_VOLTAGE_V
     frequency_hz: float = NOMINAL_FREQUENCY_HZ
     error_rate: float = 0.0
-    by_law: bool = field(default=True, compare=False, repr=False)
+    by_delay_model: bool = field(default=True, compare=False, repr=False)
 
     @property
     def rate(self) -> int:
@@ -93,12 +93,12 @@ class DomainPoints:
     Parameters
     ----------
     config : AcceleratorConfig
-    law : TimingLaw
+    delay_model : DelayModel
         From voltage and frequency to errors.
     """
 
-    def __init__(self, config: AcceleratorConfig, law: TimingLaw) -> None:
-        self.config, self.law = config, law
+    def __init__(self, config: AcceleratorConfig, delay_model: DelayModel) -> None:
+        self.config, self.delay_model = config, delay_model
         self.seed, self.bits = 0, UNIFORM_BITS
         self.wanted = [DomainPoint()] * (config.voltage_domains + 1)
         self._table = [DomainPoint()] * config.operating_points
@@ -161,21 +161,24 @@ class DomainPoints:
     def with_errors(self, array: float, check: float) -> list[DomainPoint]:
         """All domains at given error rates, voltage and clock as they are."""
         rates = [array] * self.config.voltage_domains + [check]
-        return [replace(point, error_rate=rate, by_law=False) for point, rate in zip(self.wanted, rates, strict=True)]
+        return [
+            replace(point, error_rate=rate, by_delay_model=False)
+            for point, rate in zip(self.wanted, rates, strict=True)
+        ]
 
-    def with_law(self, law: TimingLaw) -> list[DomainPoint]:
-        """All domains where they are, with the errors that another law gives them.
+    def with_delay_model(self, delay_model: DelayModel) -> list[DomainPoint]:
+        """All domains where they are, with the errors that another delay model gives them.
 
         Raises
         ------
         ValueError
-            One is beyond what `law` covers.
+            One is beyond what `delay_model` covers.
         """
         points = []
         for point in self.wanted:
-            law.delay_at(point.voltage_v)
-            if point.by_law and self.config.error_model.draws:
-                point = replace(point, error_rate=law.error_rate(point.voltage_v, point.frequency_hz))
+            delay_model.delay_at(point.voltage_v)
+            if point.by_delay_model and self.config.error_model.draws:
+                point = replace(point, error_rate=delay_model.error_rate(point.voltage_v, point.frequency_hz))
             points.append(point)
         return points
 
@@ -185,7 +188,7 @@ class DomainPoints:
         Raises
         ------
         ValueError
-            A single domain is asked to leave the common clock, or the point is beyond what the law covers.
+            A single domain is asked to leave the common clock, or the point is beyond what the delay model covers.
         """
         chosen = self.domains(domain)
         clock = self.frequency_hz if frequency_hz is None else frequency_hz
@@ -203,8 +206,10 @@ class DomainPoints:
                 points.append(point)
                 continue
             flips = self.config.error_model.draws
-            self.law.delay_at(voltage)  # Refuses a voltage that it does not cover, also where no rate is needed.
-            rate = self.law.error_rate(voltage, clock) if flips else 0.0
+            self.delay_model.delay_at(
+                voltage
+            )  # Refuses a voltage that it does not cover, also where no rate is needed.
+            rate = self.delay_model.error_rate(voltage, clock) if flips else 0.0
             points.append(DomainPoint(voltage, clock, rate))
         return points
 
@@ -234,9 +239,9 @@ class DomainPoints:
         seed: int | None = None,
         bits: tuple[int, ...] | None = None,
         transition_s: float = 0.0,
-        law: TimingLaw | None = None,
+        delay_model: DelayModel | None = None,
     ) -> None:
-        """Bring the device to these points, of another law if one is given.
+        """Bring the device to these points, of another delay model if one is given.
 
         Raises
         ------
@@ -255,9 +260,9 @@ class DomainPoints:
         if clock != self.frequency_hz:
             # Before all commands: the moves themselves take place at the new clock.
             device.set_memory_timing(memory_timing(self.config, clock))
-        shifted = law is not None and law != self.law
-        if law is not None:
-            self.law = law
+        shifted = delay_model is not None and delay_model != self.delay_model
+        if delay_model is not None:
+            self.delay_model = delay_model
         carry = self.config.error_model.settles
         if not carry and (table != self._table or new_seed != self.seed or new_bits != self.bits):
             device.set_errors(new_seed, tuple(point.rate for point in table), new_bits)
@@ -266,7 +271,7 @@ class DomainPoints:
             at_once = point == self.wanted[domain] and index == self._assigned[domain]
             if at_once and not (carry and shifted):
                 continue
-            lengths = self.law.lengths(self.config, point.voltage_v, point.frequency_hz) if carry else None
+            lengths = self.delay_model.lengths(self.config, point.voltage_v, point.frequency_hz) if carry else None
             cycles = -(-transition_s * point.frequency_hz // 1)
             device.set_point(domain, index, transition_cycles=int(cycles), lengths=lengths)
         self.seed, self.bits, self._table = new_seed, new_bits, table

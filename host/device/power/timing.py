@@ -1,4 +1,4 @@
-"""From voltage and clock to timing errors: the laws that turn an operating point into rates and carry lengths.
+"""From voltage and clock to timing errors: the models that turn an operating point into rates and carry lengths.
 
 Everything goes by *relative delay*: the time a path takes at the operating point, in periods of its clock, over what it
 takes at the nominal point. 1 is nominal; up to `SAFE_DELAY` the guard band absorbs it.
@@ -111,7 +111,7 @@ def largest_delay() -> float:
 
 @packable("timing.TimingLaw")
 @dataclass(frozen=True, kw_only=True)
-class TimingLaw:
+class DelayModel:
     """How delays depend on the operating point, and what a delay does to the elements of an array.
 
     Attributes
@@ -149,17 +149,17 @@ class TimingLaw:
         for name, choices in (("delay", DELAY_LAWS), ("carry", CARRY_LAWS)):
             if getattr(self, name) not in choices:
                 expected = " or ".join(map(repr, choices))
-                raise ValueError(f"TimingLaw.{name} must be {expected}, not {getattr(self, name)!r}")
+                raise ValueError(f"DelayModel.{name} must be {expected}, not {getattr(self, name)!r}")
         if not 0 <= self.threshold_v < NOMINAL_VOLTAGE_V:
-            raise ValueError(f"TimingLaw.threshold_v must be in 0..0.9 V (exclusive), not {self.threshold_v!r}")
+            raise ValueError(f"DelayModel.threshold_v must be in 0..0.9 V (exclusive), not {self.threshold_v!r}")
         if not self.alpha > 0:
-            raise ValueError(f"TimingLaw.alpha must be positive, not {self.alpha!r}")
+            raise ValueError(f"DelayModel.alpha must be positive, not {self.alpha!r}")
         if not 0 <= self.fixed_share < 1:
-            raise ValueError(f"TimingLaw.fixed_share must be in 0..1 (exclusive), not {self.fixed_share!r}")
+            raise ValueError(f"DelayModel.fixed_share must be in 0..1 (exclusive), not {self.fixed_share!r}")
         if not self.variation >= 0:
-            raise ValueError(f"TimingLaw.variation must not be negative, but is {self.variation!r}")
+            raise ValueError(f"DelayModel.variation must not be negative, but is {self.variation!r}")
         if not 0 < self.delay_factor < math.inf:
-            raise ValueError(f"TimingLaw.delay_factor must be positive, not {self.delay_factor!r}")
+            raise ValueError(f"DelayModel.delay_factor must be positive, not {self.delay_factor!r}")
 
     def delay_at(self, voltage_v: float) -> float:
         """Delay over that at 0.9 V, whatever `delay_factor` is.
@@ -181,7 +181,7 @@ class TimingLaw:
         if not voltages[-1] <= voltage_v <= voltages[0]:
             raise ValueError(
                 f"voltage_v must be in {voltages[-1]:g}..{voltages[0]:g} V, where the delay is known, "
-                f"not {voltage_v!r}; TimingLaw(delay='alpha-power') has no such limits"
+                f"not {voltage_v!r}; DelayModel(delay='alpha-power') has no such limits"
             )
         return float(np.interp(voltage_v, voltages[::-1], delays[::-1]))
 
@@ -243,7 +243,7 @@ class TimingLaw:
             if delay > delays[-1]:
                 raise ValueError(
                     f"a delay of {delay:.4g} times the nominal is beyond the table, which ends at {delays[-1]:g} "
-                    f"({voltages[-1]:g} V); raise frequency_hz or use TimingLaw(delay='alpha-power')"
+                    f"({voltages[-1]:g} V); raise frequency_hz or use DelayModel(delay='alpha-power')"
                 )
             return float(np.interp(delay, delays, voltages))
         low, high = self.threshold_v, NOMINAL_VOLTAGE_V

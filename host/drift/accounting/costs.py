@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import mean
 
-from ...device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TimingLaw
+from ...device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, DelayModel
 from .published import CHECK_ENERGY, PUBLISHED, TILE, PublishedModel, published_saving
 
 
@@ -73,12 +73,12 @@ OURS = {
 roll back by not writing, which adds no traffic. Named as in ``benchmarks/abft.py``."""
 
 
-def check_voltage_v(scheme: Scheme, voltage_v: float, law: TimingLaw) -> float:
+def check_voltage_v(scheme: Scheme, voltage_v: float, delay_model: DelayModel) -> float:
     """Voltage of the checks beside an array at `voltage_v` and the nominal clock; never below the array's."""
-    return voltage_v + scheme.check_voltage * max(0.0, law.voltage_at_rate(0) - voltage_v)
+    return voltage_v + scheme.check_voltage * max(0.0, delay_model.voltage_at_rate(0) - voltage_v)
 
 
-def saving(model: PublishedModel, scheme: Scheme, voltage_v: float, law: TimingLaw | None = None) -> float:
+def saving(model: PublishedModel, scheme: Scheme, voltage_v: float, delay_model: DelayModel | None = None) -> float:
     """Energy that an undervolted image saves, as a share of the unprotected one's at nominal voltage.
 
     Parameters
@@ -89,10 +89,10 @@ def saving(model: PublishedModel, scheme: Scheme, voltage_v: float, law: TimingL
         Protection of all other steps.
     voltage_v : float
         Of the array in those.
-    law : TimingLaw, optional
+    delay_model : DelayModel, optional
         Says which voltage is safe for the checks; by default the published table.
     """
-    check_v = check_voltage_v(scheme, voltage_v, TimingLaw() if law is None else law)
+    check_v = check_voltage_v(scheme, voltage_v, DelayModel() if delay_model is None else delay_model)
     return published_saving(
         model,
         voltage_v,
@@ -143,7 +143,7 @@ class SchemePoint:
 def saving_at_rate(
     scheme: Scheme,
     error_rate: float,
-    law: TimingLaw | None = None,
+    delay_model: DelayModel | None = None,
     models: Mapping[str, PublishedModel] = PUBLISHED,
 ) -> SchemePoint:
     """Savings at the lowest voltage with at most this error rate, at the nominal clock.
@@ -153,9 +153,9 @@ def saving_at_rate(
     ValueError
         The rate is beyond the published table.
     """
-    law = TimingLaw() if law is None else law
-    voltage = law.voltage_at_rate(error_rate)
-    by_model = {name: saving(model, scheme, voltage, law) for name, model in models.items()}
+    delay_model = DelayModel() if delay_model is None else delay_model
+    voltage = delay_model.voltage_at_rate(error_rate)
+    by_model = {name: saving(model, scheme, voltage, delay_model) for name, model in models.items()}
     return SchemePoint(
         scheme=scheme,
         error_rate=error_rate,
@@ -168,7 +168,7 @@ def saving_at_rate(
 def speedup_at_rate(
     scheme: Scheme,
     error_rate: float,
-    law: TimingLaw | None = None,
+    delay_model: DelayModel | None = None,
     models: Mapping[str, PublishedModel] = PUBLISHED,
 ) -> SchemePoint:
     """Speeds at the highest clock with at most this error rate, at the nominal voltage.
@@ -184,8 +184,8 @@ def speedup_at_rate(
             f"scheme {scheme.name!r} has check_voltage={scheme.check_voltage:g}, but overclocked checks are at the "
             "nominal voltage like the array; choose a scheme with check_voltage=0"
         )
-    law = TimingLaw() if law is None else law
-    frequency = law.frequency_at_rate(error_rate)
+    delay_model = DelayModel() if delay_model is None else delay_model
+    frequency = delay_model.frequency_at_rate(error_rate)
     by_model = {name: speedup(model, scheme, frequency) for name, model in models.items()}
     return SchemePoint(
         scheme=scheme,

@@ -10,7 +10,7 @@ from brownout.hw.errors.model import BY_RATE
 
 from ...device.accelerator import Accelerator
 from ...device.backends.shapes import ShapeBackend
-from ...device.power.timing import NOMINAL_VOLTAGE_V, TimingLaw
+from ...device.power.timing import NOMINAL_VOLTAGE_V, DelayModel
 from ...device.product.operands import GemmShape
 from ...device.product.protection import UNCHECKED
 from ...workload.counting import SUPPRESSING, operand, unit_scale
@@ -76,7 +76,7 @@ def saving_over_intensity(
     error_rate: float,
     *,
     checksum: ChecksumConfig = RESIDUE_32,
-    law: TimingLaw | None = None,
+    delay_model: DelayModel | None = None,
 ) -> Iterator[IntensityPoint]:
     """Count products at the nominal point, at the lowest voltage and at the highest clock with an error rate.
 
@@ -90,7 +90,7 @@ def saving_over_intensity(
         Errors per output of the array and of the checks, which have the array's voltage.
     checksum : ChecksumConfig
         Of the protected accelerators; segments are no wider than the array.
-    law : TimingLaw, optional
+    delay_model : DelayModel, optional
         From rate to voltage and clock.
 
     Yields
@@ -98,16 +98,16 @@ def saving_over_intensity(
     IntensityPoint
         For every accelerator and product.
     """
-    law = TimingLaw() if law is None else law
-    voltage, frequency = law.voltage_at_rate(error_rate), law.frequency_at_rate(error_rate)
+    delay_model = DelayModel() if delay_model is None else delay_model
+    voltage, frequency = delay_model.voltage_at_rate(error_rate), delay_model.frequency_at_rate(error_rate)
     products = list(shapes)
     for config in configs:
         plain = replace(config, checksum=None)
         checked = replace(config, timing_model=BY_RATE, checksum=checksum)
         for shape in products:
             nominal, stats = _count(plain, shape)
-            low, _ = _count(checked, shape, law, voltage)
-            fast, _ = _count(checked, shape, law, NOMINAL_VOLTAGE_V, frequency)
+            low, _ = _count(checked, shape, delay_model, voltage)
+            fast, _ = _count(checked, shape, delay_model, NOMINAL_VOLTAGE_V, frequency)
             yield IntensityPoint(
                 side=config.rows,
                 bytes_per_cycle=config.memory.bytes_per_cycle,
@@ -124,13 +124,13 @@ def saving_over_intensity(
 def _count(
     config: AcceleratorConfig,
     shape: GemmShape,
-    law: TimingLaw | None = None,
+    delay_model: DelayModel | None = None,
     voltage_v: float | None = None,
     frequency_hz: float | None = None,
 ) -> tuple[Cost, dict[str, float]]:
     """Of a product on an accelerator without history; the move to the operating point is not counted."""
     protection = UNCHECKED if voltage_v is None else SUPPRESSING
-    with Accelerator(config, ShapeBackend(config), timing_law=law, protection=protection) as accelerator:
+    with Accelerator(config, ShapeBackend(config), delay_model=delay_model, protection=protection) as accelerator:
         if voltage_v is not None:
             accelerator.set_operating_point(voltage_v=voltage_v, frequency_hz=frequency_hz)
             accelerator.set_operating_point(voltage_v=voltage_v, domain="check")

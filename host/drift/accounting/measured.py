@@ -14,7 +14,7 @@ from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 from brownout.hw.errors.model import BY_RATE
 
 from ...device.power.energy import EnergyModel
-from ...device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TimingLaw
+from ...device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, DelayModel
 from ...device.product.protection import Protection
 from ...workload.counting import SUPPRESSING, CountedWorkload
 from ...workload.trace import Workload
@@ -88,7 +88,7 @@ class ImageCounter:
         Checksum units of the protected accelerator.
     requantise : bool
         As of `CountedWorkload`.
-    energy_model, timing_law
+    energy_model, delay_model
         As of `Accelerator`.
     """
 
@@ -102,14 +102,14 @@ class ImageCounter:
         checksum: ChecksumConfig = RESIDUE_32,
         requantise: bool = False,
         energy_model: EnergyModel | None = None,
-        timing_law: TimingLaw | None = None,
+        delay_model: DelayModel | None = None,
     ) -> None:
         self.steps, self.nominal_steps = steps, nominal_steps
-        self.law = TimingLaw() if timing_law is None else timing_law
+        self.delay_model = DelayModel() if delay_model is None else delay_model
         plain = CountedWorkload(replace(config, checksum=None), workload, energy_model, requantise=requantise)
         self.plain = Cost.of(_sum((steps, plain.evaluate())))
         protected = replace(config, timing_model=BY_RATE, checksum=checksum)
-        self._protected = CountedWorkload(protected, workload, energy_model, self.law, requantise=requantise)
+        self._protected = CountedWorkload(protected, workload, energy_model, self.delay_model, requantise=requantise)
 
     @classmethod
     def of_published(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ...device.power.timing import NOMINAL_VOLTAGE_V, TimingLaw
+from ...device.power.timing import NOMINAL_VOLTAGE_V, DelayModel
 
 ERROR_RATE = 3e-3
 """Errors per output at the published operating point."""
@@ -98,7 +98,7 @@ PUBLISHED = {
 
 def published_voltage_v() -> float:
     """Supply at `ERROR_RATE` and the nominal clock: 0.6756 V, which the paper rounds to 0.676."""
-    return TimingLaw().voltage_at_rate(ERROR_RATE)
+    return DelayModel().voltage_at_rate(ERROR_RATE)
 
 
 def published_saving(

@@ -9,7 +9,7 @@ from typing import Any
 
 from brownout.hw.config import AcceleratorConfig
 
-from ...device.power.timing import NOMINAL_FREQUENCY_HZ, TimingLaw
+from ...device.power.timing import NOMINAL_FREQUENCY_HZ, DelayModel
 from ...storage.decoding import Count, check
 from ..operating_point import GUARD_BAND_V, OperatingPoint
 from .estimate import PUBLISHED_CURVE, DelayEstimator, RateCurve, RateEstimate, mean_flagged_share, wilson_interval
@@ -70,7 +70,7 @@ class Record:
     rate, rate_low, rate_high : float or None
         Errors per output at that operating point, by all evidence after the evaluation; None while there is none.
     factor, factor_high : float or None
-        Delays over those of the law.
+        Delays over those of the delay model.
     changed : bool
         It contradicted what was known before.
     emergency : bool
@@ -120,7 +120,7 @@ class RateController:
     ----------
     config : AcceleratorConfig
         With checksum units.
-    law : TimingLaw
+    delay_model : DelayModel
         Of the chip as it was characterised.
     candidates : sequence of OperatingPoint
         To choose from, safest first (`voltage_ladder`). Even the first one must be able to err in the worst case:
@@ -159,7 +159,7 @@ class RateController:
     def __init__(
         self,
         config: AcceleratorConfig,
-        law: TimingLaw,
+        delay_model: DelayModel,
         candidates: Sequence[OperatingPoint],
         target_rate: float,
         *,
@@ -185,7 +185,7 @@ class RateController:
                 "max_steps, dwell and patience must be at least 1 and recovery 0, not "
                 f"{max_steps}, {dwell}, {patience} and {recovery}"
             )
-        self.estimator = DelayEstimator(config, law, curve, z=z, forgetting=forgetting)
+        self.estimator = DelayEstimator(config, delay_model, curve, z=z, forgetting=forgetting)
         self.candidates = tuple(candidates)
         if not self.candidates or any(each.error_rate is not None for each in self.candidates):
             raise ValueError("candidates must be operating points with voltages, one or more")
@@ -213,17 +213,17 @@ class RateController:
         names = ("target_rate", "hard_limit", "worst_factor", "margin", "hysteresis", "max_steps", "dwell", "patience")
         return {
             **{name: getattr(self, name) for name in (*names, "recovery")},
-            "law": asdict(self.estimator.law),
+            "law": asdict(self.estimator.delay_model),
             "candidates": [asdict(each) for each in self.candidates],
             "z": self.estimator.z,
             "forgetting": self.estimator.forgetting,
         }
 
     @property
-    def assumed_law(self) -> TimingLaw:
+    def assumed_delay_model(self) -> DelayModel:
         """Law of the worst case, by which safe is what cannot err."""
-        law = self.estimator.law
-        return replace(law, delay_factor=law.delay_factor * self.worst_factor)
+        delay_model = self.estimator.delay_model
+        return replace(delay_model, delay_factor=delay_model.delay_factor * self.worst_factor)
 
     @property
     def candidate(self) -> OperatingPoint:

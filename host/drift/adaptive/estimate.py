@@ -15,7 +15,7 @@ import numpy as np
 
 from brownout.hw.config import AcceleratorConfig
 
-from ...device.power.timing import TimingLaw, error_rate_of_delay, largest_delay
+from ...device.power.timing import DelayModel, error_rate_of_delay, largest_delay
 from ...storage import decoding
 from ...storage.decoding import NotNegative
 from ..operating_point import OperatingPoint
@@ -278,17 +278,17 @@ class _Values:
 
 
 class DelayEstimator:
-    """By which factor all delays differ from those of the law, from flagged shares at points that are known.
+    """By which factor all delays differ from those of the delay model, from flagged shares at points that are known.
 
-    The factor is that at which the law predicts as many flagged segments as there were, over all evidence: what was
-    found at other points counts too. Evidence fades with every evaluation, and is dropped where the last evaluation
+    The factor is that at which the delay model predicts as many flagged segments as there were, over all evidence: what
+    was found at other points counts too. Evidence fades with every evaluation, and is dropped where the last evaluation
     contradicts it: something has changed.
 
     Parameters
     ----------
     config : AcceleratorConfig
         With checksum units.
-    law : TimingLaw
+    delay_model : DelayModel
         Of the chip as it was characterised; its own `delay_factor` is what the estimated one multiplies.
     curve : RateCurve
         Errors over relative delay.
@@ -305,7 +305,7 @@ class DelayEstimator:
     def __init__(
         self,
         config: AcceleratorConfig,
-        law: TimingLaw,
+        delay_model: DelayModel,
         curve: RateCurve = PUBLISHED_CURVE,
         *,
         z: float = 3.0,
@@ -317,20 +317,20 @@ class DelayEstimator:
             raise ValueError("DelayEstimator needs checksum units; give AcceleratorConfig a ChecksumConfig")
         if not 0 <= forgetting <= 1:
             raise ValueError(f"forgetting must be in 0..1, not {forgetting!r}")
-        self.config, self.law, self.curve = config, law, curve
+        self.config, self.delay_model, self.curve = config, delay_model, curve
         self.z, self.forgetting, self.doubt, self.factors = z, forgetting, doubt, factors
         self.past: list[Evidence] = []
         self.present: list[Evidence] = []
         self.estimate: RateEstimate | None = None
 
     def delay(self, point: OperatingPoint) -> float:
-        """Relative delay of the array at a point, by the law."""
-        return self.law.relative_delay(point.voltage_v, point.frequency_hz)
+        """Relative delay of the array at a point, by the delay model."""
+        return self.delay_model.relative_delay(point.voltage_v, point.frequency_hz)
 
     def rates(self, point: OperatingPoint, factor: float) -> tuple[float, float]:
         """Errors per output, and per sum of a row check, at a point of a chip that is slower by a factor."""
         voltage = point.voltage_v if point.check_voltage_v is None else point.check_voltage_v
-        check_delay = self.law.relative_delay(voltage, point.frequency_hz)
+        check_delay = self.delay_model.relative_delay(voltage, point.frequency_hz)
         return self.curve.rate(factor * self.delay(point)), self.curve.check_rate(factor * check_delay)
 
     def add(self, point: OperatingPoint, theta: int, checks: Mapping[int, float], detected: float) -> None:

@@ -92,11 +92,11 @@ class AdaptivePolicy:
         controller = self.controller
         if run.accelerator.config != controller.estimator.config:
             raise ValueError("the controller is for another AcceleratorConfig than the accelerator has")
-        run.assumed_law = controller.assumed_law
+        run.assumed_delay_model = controller.assumed_delay_model
         if not run.is_safe(run.safe):
             raise ValueError(
-                f"safe={run.safe} errs where delays are worst_factor={controller.worst_factor:g} times the law's; "
-                "choose a safer one"
+                f"safe={run.safe} errs where delays are worst_factor={controller.worst_factor:g} times those of the "
+                "delay model; choose a safer one"
             )
         for wanted, name in ((self.staleness, "theta"), (self.design_share, "interval")):
             if wanted is not None and not hasattr(run.strategy, name):

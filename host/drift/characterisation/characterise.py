@@ -224,7 +224,7 @@ def characterise(
     about = {
         "model": digest_of(module),
         "accelerator": offloaded_model(module).accelerator.config.to_dict(),
-        "timing_law": asdict(offloaded_model(module).accelerator.timing_law),
+        "timing_law": asdict(offloaded_model(module).accelerator.delay_model),
         "strategy": _describe(strategy),
         "safe": safe.to_dict(),
         "seed": seed,

@@ -12,7 +12,7 @@ from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 from brownout.hw.errors.model import erring_models
 
 from ...device.accelerator import Accelerator
-from ...device.power.timing import TimingLaw
+from ...device.power.timing import DelayModel
 from ...device.product.protection import UNCHECKED, Protection
 from ...offloading.execution import CalledProduct, ProductCall
 from ...storage.state import State
@@ -37,8 +37,8 @@ class DriftRun(Protocol):
     """Products that ran at the safe point for want of a history."""
     recomputed_rows: int
     """Rows of products that were computed again."""
-    assumed_law: TimingLaw | None
-    """Law by which operating points are judged; None for the accelerator's present law."""
+    assumed_delay_model: DelayModel | None
+    """Delay model by which operating points are judged; None for the accelerator's present one."""
 
     @property
     def accelerator(self) -> Accelerator:

@@ -380,7 +380,9 @@ def _scheduler_facts(scheduler: Any) -> dict[str, Any]:
 
 
 def _device_facts(device: DeviceSpec) -> dict[str, Any]:
-    facts = {each.name: getattr(device, each.name) for each in fields(device)}
+    # Checkpoints hold these names: what is renamed keeps its own there.
+    names = {"delay_model": "law"}
+    facts = {names.get(each.name, each.name): getattr(device, each.name) for each in fields(device)}
     return facts | {"config": device.config.to_dict()}
 
 

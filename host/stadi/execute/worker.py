@@ -189,7 +189,7 @@ def open_accelerator(device: DeviceSpec, backend: str) -> Accelerator:
         # Only hardware that may err can be moved to another point, even if it does not err there.
         config = replace(config, timing_model=BY_RATE)
     protection = Protection(on_mark="suppress") if device.error_rate > 0 else None
-    accelerator = Accelerator(config, backend, protection=protection, timing_law=device.law)
+    accelerator = Accelerator(config, backend, protection=protection, delay_model=device.delay_model)
     try:
         if not nominal:
             accelerator.set_operating_point(voltage_v=device.voltage_v, frequency_hz=device.frequency_hz)

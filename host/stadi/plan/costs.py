@@ -111,7 +111,9 @@ class ProductCounter:
                 f"keys and values of all rows ({model.kv_bytes}) need {needed}"
             )
         try:
-            self._counted = CountedWorkload(config, model.workload, energy_model, device.law, requantise=requantise)
+            self._counted = CountedWorkload(
+                config, model.workload, energy_model, device.delay_model, requantise=requantise
+            )
         except DeviceMemoryError as error:
             raise PlanError(f"device {device.name}: {error}") from error
         accelerator = self._counted.accelerator
@@ -238,7 +240,13 @@ class CostModel:
             The model does not fit its memory.
         """
         errs = device.error_rate > 0
-        key = (device.config, device.config.memory, device.law, device.frequency_hz, device.voltage_v if errs else None)
+        key = (
+            device.config,
+            device.config.memory,
+            device.delay_model,
+            device.frequency_hz,
+            device.voltage_v if errs else None,
+        )
         if key not in self._counters:
             self._counters[key] = ProductCounter(device, self.model, self.energy_model, requantise=self.requantise)
         point = (*key, device.voltage_v)

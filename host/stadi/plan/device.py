@@ -7,7 +7,7 @@ from functools import cached_property
 
 from brownout.hw.config import AcceleratorConfig
 
-from ...device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, TimingLaw
+from ...device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, DelayModel
 from .link import Links, Pair
 from .load import LoadTrace
 
@@ -27,13 +27,13 @@ class DeviceSpec:
         Operating point of array and checks.
     load : LoadTrace
         What others take of its time.
-    law : TimingLaw
+    delay_model : DelayModel
         From operating points to errors.
 
     Raises
     ------
     ValueError
-        The operating point is beyond what the law covers, or it errs and nothing protects the device.
+        The operating point is beyond what the delay model covers, or it errs and nothing protects the device.
     """
 
     name: str
@@ -41,7 +41,7 @@ class DeviceSpec:
     voltage_v: float = NOMINAL_VOLTAGE_V
     frequency_hz: float = NOMINAL_FREQUENCY_HZ
     load: LoadTrace = field(default_factory=LoadTrace)
-    law: TimingLaw = field(default_factory=TimingLaw)
+    delay_model: DelayModel = field(default_factory=DelayModel)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -58,7 +58,7 @@ class DeviceSpec:
     @cached_property
     def error_rate(self) -> float:
         """Errors per output at the operating point."""
-        return self.law.error_rate(self.voltage_v, self.frequency_hz)
+        return self.delay_model.error_rate(self.voltage_v, self.frequency_hz)
 
 
 @dataclass(frozen=True)

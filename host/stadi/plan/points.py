@@ -46,10 +46,10 @@ class PointedPlan:
 
 
 def lowest_voltage_v(device: DeviceSpec, frequency_hz: float, error_rate: float = 0.0) -> float:
-    """Lowest voltage for a clock and an error rate; where that is beyond what the law covers, the lowest it covers."""
+    """Lowest voltage for a clock and an error rate, or the lowest that the delay model covers, if that is higher."""
     while True:
         try:
-            return device.law.voltage_at_rate(error_rate, frequency_hz)
+            return device.delay_model.voltage_at_rate(error_rate, frequency_hz)
         except ValueError:
             if frequency_hz >= NOMINAL_FREQUENCY_HZ:
                 raise
@@ -177,7 +177,7 @@ def least_latency(
     Raises
     ------
     ValueError
-        The rate is beyond what the law covers, or there is no such device.
+        The rate is beyond what the delay model covers, or there is no such device.
     """
     names = [device.name for device in planner.fleet.devices]
     allowed = names if among is None else list(among)
@@ -187,7 +187,7 @@ def least_latency(
     for chosen in itertools.product((False, True), repeat=len(allowed)):
         faster = {name for name, each in zip(allowed, chosen, strict=True) if each}
         devices = tuple(
-            at_point(device, device.law.frequency_at_rate(error_rate), NOMINAL_VOLTAGE_V, checked=True)
+            at_point(device, device.delay_model.frequency_at_rate(error_rate), NOMINAL_VOLTAGE_V, checked=True)
             if device.name in faster
             else device
             for device in planner.fleet.devices

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from brownout.host import Accelerator, Protection, TimingLaw
+from brownout.host import Accelerator, DelayModel, Protection
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
 SUPPRESS = Protection(on_mark="suppress", correct=False)
@@ -42,7 +42,7 @@ class Work:
     def go_on(self):
         self.multiply(2)
         self.accelerator.set_operating_point(domain=0, voltage_v=0.7)
-        self.accelerator.set_timing_law(replace(self.accelerator.timing_law, delay_factor=1.02))
+        self.accelerator.set_delay_model(replace(self.accelerator.delay_model, delay_factor=1.02))
         self.multiply(3)
         return self.slot, dict(self.accelerator.stats)
 
@@ -84,7 +84,7 @@ def test_results_and_stats_go_on_in_another_accelerator(timing_model):
         same(other.go_on(), expected)
         assert second.operating_points == first.operating_points
         # And back again in the same, in the world as it was.
-        first.set_timing_law(TimingLaw())
+        first.set_delay_model(DelayModel())
         begun.load(state)
         same(begun.go_on(), expected)
         begun.accelerator.restart()
@@ -129,6 +129,6 @@ def test_rtl_and_twin_take_up_each_others_state():
         on_twin.load(state)
         begun = on_twin.state()
         same(on_twin.go_on(), expected)
-        rtl.set_timing_law(TimingLaw())
+        rtl.set_delay_model(DelayModel())
         on_rtl.load(begun)
         same(on_rtl.go_on(), expected)

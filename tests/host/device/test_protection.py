@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from brownout.host import Accelerator, Protection, TimingLaw
+from brownout.host import Accelerator, DelayModel, Protection
 from brownout.host.device.backends.rtl import RtlBackend
 from brownout.host.device.power.energy import EnergyModel, check_work
 from brownout.host.device.power.timing import NOMINAL_FREQUENCY_HZ, error_rate_of_delay
@@ -152,39 +152,39 @@ def test_unwritten_slots_are_zero_and_counted_once(generator):
 
 
 def test_rates_follow_the_published_points():
-    law = TimingLaw()
-    assert law.error_rate(0.85, 2e9) == 0
-    assert law.error_rate(0.9, 1.116 * NOMINAL_FREQUENCY_HZ) == 0
-    assert law.error_rate(0.9, 2.25e9) == pytest.approx(1e-6)
-    assert law.error_rate(0.68, 2e9) == pytest.approx(2.4e-3)
-    assert law.error_rate(0.60, 2e9) == pytest.approx(4.6e-2)
+    delay_model = DelayModel()
+    assert delay_model.error_rate(0.85, 2e9) == 0
+    assert delay_model.error_rate(0.9, 1.116 * NOMINAL_FREQUENCY_HZ) == 0
+    assert delay_model.error_rate(0.9, 2.25e9) == pytest.approx(1e-6)
+    assert delay_model.error_rate(0.68, 2e9) == pytest.approx(2.4e-3)
+    assert delay_model.error_rate(0.60, 2e9) == pytest.approx(4.6e-2)
     assert error_rate_of_delay(1.7201) == pytest.approx(np.sqrt(8.5e-4 * 2.4e-3), rel=2e-3)
     # Published overclock points, within the 1 % in delay that the table is said to predict them.
     for frequency, rate in ((2.30e9, 1e-5), (2.53e9, 1e-4), (2.93e9, 3e-4), (3.37e9, 1e-3), (3.57e9, 3e-3)):
-        near = [law.error_rate(0.9, frequency * factor) for factor in (0.99, 1.01)]
+        near = [delay_model.error_rate(0.9, frequency * factor) for factor in (0.99, 1.01)]
         assert near[0] <= rate <= near[1], frequency
 
 
 def test_delays_of_both_laws_agree_roughly():
     for voltage in (0.85, 0.76, 0.68, 0.60):
-        table, law = (TimingLaw(delay=delay).delay_at(voltage) for delay in ("table", "alpha-power"))
-        assert law == pytest.approx(table, rel=0.08)
+        table, delay_model = (DelayModel(delay=delay).delay_at(voltage) for delay in ("table", "alpha-power"))
+        assert delay_model == pytest.approx(table, rel=0.08)
 
 
 @pytest.mark.parametrize("carry", ["linear", "prefix"])
 def test_lengths_shrink_with_voltage_and_clock_and_are_safe_at_the_nominal_point(carry):
     config = small("carry", checksum=ChecksumConfig(scheme="weighted", group_rows=4, segment_cols=4))
-    law = TimingLaw(carry=carry, process_seed=4)
-    assert (law.lengths(config, 0.9, 2e9) == 63).all()
-    levels = [law.lengths(config, voltage, 2e9).astype(int) for voltage in (0.9, 0.8, 0.7, 0.6)]
+    delay_model = DelayModel(carry=carry, process_seed=4)
+    assert (delay_model.lengths(config, 0.9, 2e9) == 63).all()
+    levels = [delay_model.lengths(config, voltage, 2e9).astype(int) for voltage in (0.9, 0.8, 0.7, 0.6)]
     for higher, lower in pairwise(levels):
         assert (lower <= higher).all()
     assert levels[-1].max() < 31
     assert np.unique(levels[-1]).size > 1
-    overclocked = law.lengths(config, 0.9, 2e9 * law.delay_at(0.7))
-    assert np.array_equal(overclocked, law.lengths(config, 0.7, 2e9))
-    assert not np.array_equal(TimingLaw(carry=carry, process_seed=5).lengths(config, 0.7, 2e9), overclocked)
-    even = TimingLaw(carry=carry, variation=0.0).lengths(config, 0.7, 2e9)
+    overclocked = delay_model.lengths(config, 0.9, 2e9 * delay_model.delay_at(0.7))
+    assert np.array_equal(overclocked, delay_model.lengths(config, 0.7, 2e9))
+    assert not np.array_equal(DelayModel(carry=carry, process_seed=5).lengths(config, 0.7, 2e9), overclocked)
+    even = DelayModel(carry=carry, variation=0.0).lengths(config, 0.7, 2e9)
     assert np.unique(even[:, :4]).size == 1
 
 
@@ -203,7 +203,7 @@ def test_lengths_shrink_with_voltage_and_clock_and_are_safe_at_the_nominal_point
         (
             lambda acc: acc.set_operating_point(voltage_v=0.5),
             "voltage_v must be in 0.6..0.9 V, where the delay is known, not 0.5; "
-            "TimingLaw(delay='alpha-power') has no such limits",
+            "DelayModel(delay='alpha-power') has no such limits",
         ),
         (
             lambda acc: acc.set_operating_point(voltage_v=0.6, frequency_hz=2.1e9),
@@ -233,7 +233,7 @@ def test_lengths_shrink_with_voltage_and_clock_and_are_safe_at_the_nominal_point
         ),
         (lambda acc: acc.new_slot(3), "a slot must have shape (M, N) or (B, M, N), not (3,)"),
         (lambda acc: acc.new_slot(3, 3, dtype=torch.int64), "dtype must be torch.int32 or torch.int8, not torch.int64"),
-        (lambda acc: TimingLaw(carry="fast"), "TimingLaw.carry must be 'linear' or 'prefix', not 'fast'"),
+        (lambda acc: DelayModel(carry="fast"), "DelayModel.carry must be 'linear' or 'prefix', not 'fast'"),
         (lambda acc: EnergyModel(mac_j=-1.0), "EnergyModel.mac_j must not be negative, but is -1.0"),
         (lambda acc: parse_log(b"123", 16), "a log must hold whole records of 16 bytes, not 3 bytes"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import brownout.host.device.power.timing
-from brownout.host import TimingLaw
+from brownout.host import DelayModel
 from brownout.host.device.power.timing import SAFE_DELAY, delay_of_error_rate, error_rate_of_delay
 
 TABLE = Path(brownout.host.device.power.timing.__file__).parent / "data" / "drift_voltage_ber.csv"
@@ -23,64 +23,71 @@ OVERCLOCKED = {1e-6: 2.25, 1e-5: 2.30, 1e-4: 2.53, 3e-4: 2.93, 1e-3: 3.37, 3e-3:
 
 @pytest.mark.parametrize("row", ERRING, ids=lambda row: row["voltage_v"])
 def test_the_table_is_met_exactly_in_both_directions(row):
-    law, rate = TimingLaw(), float(row["error_rate"])
-    assert law.voltage_at_rate(rate) == float(row["voltage_v"])
-    assert law.frequency_at_rate(rate) == pytest.approx(2e9 * float(row["relative_delay"]), rel=1e-15)
+    delay_model, rate = DelayModel(), float(row["error_rate"])
+    assert delay_model.voltage_at_rate(rate) == float(row["voltage_v"])
+    assert delay_model.frequency_at_rate(rate) == pytest.approx(2e9 * float(row["relative_delay"]), rel=1e-15)
 
 
 @pytest.mark.parametrize("rate", OVERCLOCKED)
 def test_published_overclock_points_are_predicted_within_a_hundredth(rate):
-    assert TimingLaw().frequency_at_rate(rate) == pytest.approx(OVERCLOCKED[rate] * 1e9, rel=0.01)
+    assert DelayModel().frequency_at_rate(rate) == pytest.approx(OVERCLOCKED[rate] * 1e9, rel=0.01)
 
 
-@pytest.mark.parametrize("law", [TimingLaw(), TimingLaw(delay="alpha-power")], ids=lambda law: law.delay)
-def test_a_point_has_the_rate_that_was_asked_for(law):
+@pytest.mark.parametrize(
+    "delay_model", [DelayModel(), DelayModel(delay="alpha-power")], ids=lambda delay_model: delay_model.delay
+)
+def test_a_point_has_the_rate_that_was_asked_for(delay_model):
     draw = random.Random(4)
     for _ in range(300):
         rate = 10 ** draw.uniform(-6, -1.4)
         frequency = draw.uniform(1.2e9, 2.2e9)
         voltage = draw.uniform(0.61, 0.9)
-        assert law.error_rate(law.voltage_at_rate(rate, 2e9), 2e9) == pytest.approx(rate, rel=1e-9)
-        assert law.error_rate(voltage, law.frequency_at_rate(rate, voltage)) == pytest.approx(rate, rel=1e-9)
+        assert delay_model.error_rate(delay_model.voltage_at_rate(rate, 2e9), 2e9) == pytest.approx(rate, rel=1e-9)
+        assert delay_model.error_rate(voltage, delay_model.frequency_at_rate(rate, voltage)) == pytest.approx(
+            rate, rel=1e-9
+        )
         # At the safe delay the rate jumps: rounding must stay below.
-        assert law.error_rate(law.voltage_at_rate(0, frequency), frequency) == 0
-        assert law.error_rate(voltage, law.frequency_at_rate(0, voltage)) == 0
+        assert delay_model.error_rate(delay_model.voltage_at_rate(0, frequency), frequency) == 0
+        assert delay_model.error_rate(voltage, delay_model.frequency_at_rate(0, voltage)) == 0
 
 
 def test_rates_below_the_jump_ask_for_no_errors_at_all():
     assert delay_of_error_rate(0) == delay_of_error_rate(1e-9) == SAFE_DELAY
     smallest = error_rate_of_delay(SAFE_DELAY + 1e-12)
     assert delay_of_error_rate(smallest) == pytest.approx(SAFE_DELAY, abs=1e-9)
-    assert TimingLaw().voltage_at_rate(0) == 0.85
+    assert DelayModel().voltage_at_rate(0) == 0.85
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda law: law.voltage_at_rate(0.05), "an error rate must be in 0..0.046, where the table ends, not 0.05"),
         (
-            lambda law: law.frequency_at_rate(-1e-3),
+            lambda delay_model: delay_model.voltage_at_rate(0.05),
+            "an error rate must be in 0..0.046, where the table ends, not 0.05",
+        ),
+        (
+            lambda delay_model: delay_model.frequency_at_rate(-1e-3),
             "an error rate must be in 0..0.046, where the table ends, not -0.001",
         ),
         (
-            lambda law: law.voltage_at_rate(0, 2.3e9),
+            lambda delay_model: delay_model.voltage_at_rate(0, 2.3e9),
             "at 2.3e+09 Hz more than 0 of the outputs err even at 0.9 V; lower frequency_hz to at most 2.232e+09",
         ),
         (
-            lambda law: law.voltage_at_rate(0, 1e9),
+            lambda delay_model: delay_model.voltage_at_rate(0, 1e9),
             "a delay of 2.232 times the nominal is beyond the table, which ends at 2.187 (0.6 V); raise frequency_hz "
-            "or use TimingLaw(delay='alpha-power')",
+            "or use DelayModel(delay='alpha-power')",
         ),
-        (lambda law: law.voltage_at_rate(0, 0.0), "frequency_hz must be positive, not 0.0"),
+        (lambda delay_model: delay_model.voltage_at_rate(0, 0.0), "frequency_hz must be positive, not 0.0"),
     ],
 )
 def test_what_is_out_of_range_is_refused(call, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        call(TimingLaw())
+        call(DelayModel())
 
 
 @pytest.mark.parametrize("delay", ["table", "alpha-power"])
 def test_inverses_know_that_delays_have_changed(delay):
-    law = TimingLaw(delay=delay, delay_factor=1.04)
-    assert law.error_rate(law.voltage_at_rate(1e-2), 2e9) == pytest.approx(1e-2, rel=1e-6)
-    assert law.error_rate(0.9, law.frequency_at_rate(1e-2)) == pytest.approx(1e-2, rel=1e-6)
+    delay_model = DelayModel(delay=delay, delay_factor=1.04)
+    assert delay_model.error_rate(delay_model.voltage_at_rate(1e-2), 2e9) == pytest.approx(1e-2, rel=1e-6)
+    assert delay_model.error_rate(0.9, delay_model.frequency_at_rate(1e-2)) == pytest.approx(1e-2, rel=1e-6)

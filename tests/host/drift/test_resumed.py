@@ -73,7 +73,7 @@ def test_a_controller_knows_what_it_knew(tmp_path):
         config = Rollback(RESIDUE).hardware(CONFIG)
         with Accelerator(config, backend="twin") as accelerator:
             net = offloaded(accelerator, STEPS)
-            controller = RateController(config, accelerator.timing_law, voltage_ladder(0.6, 0.82), 1e-2)
+            controller = RateController(config, accelerator.delay_model, voltage_ladder(0.6, 0.82), 1e-2)
             policy = AdaptivePolicy(SelectivePolicy(low=OperatingPoint(voltage_v=0.7), first=1), controller)
             with protect(net, Rollback(RESIDUE), policy, seed=3), journal(net, folder):
                 outputs = []

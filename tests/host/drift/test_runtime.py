@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from brownout.host import Accelerator, DomainPoint, EnergyModel, TimingLaw, offloaded_model
+from brownout.host import Accelerator, DelayModel, DomainPoint, EnergyModel, offloaded_model
 from brownout.host.drift.operating_point import GUARD_BAND, NOMINAL, OperatingPoint, only_bits
 from brownout.host.drift.power_policy import SelectivePolicy, TablePolicy, constant, published
 from brownout.host.drift.runtime import protect
@@ -102,13 +102,13 @@ def test_runs_begin_anew(accelerator):
         assert all(torch.equal(net(x, 0), each) for x, each in zip(inputs(3), first, strict=True))
 
 
-def test_safety_is_that_of_the_timing_law():
-    law = TimingLaw(variation=0.03)
+def test_safety_is_that_of_the_delay_model():
+    delay_model = DelayModel(variation=0.03)
     flip = AcceleratorConfig(timing_model="flip")
     carry = AcceleratorConfig(timing_model="carry", rows=32, cols=32)
     with (
-        Accelerator(flip, backend="twin", timing_law=law) as flips,
-        Accelerator(carry, backend="twin", timing_law=law) as carries,
+        Accelerator(flip, backend="twin", delay_model=delay_model) as flips,
+        Accelerator(carry, backend="twin", delay_model=delay_model) as carries,
     ):
         assert GUARD_BAND.is_safe(flips)
         assert not OperatingPoint(voltage_v=0.84).is_safe(flips)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from brownout.host import TimingLaw
+from brownout.host import DelayModel
 from brownout.host.drift.accounting.costs import (
     CHECK_SHARES,
     DRIFT,
@@ -69,22 +69,22 @@ def test_the_guard_band_alone_saves_nine_to_ten_per_cent():
 def test_checks_cost_the_square_of_their_own_voltage():
     model = PUBLISHED["dit"]
     scheme = Scheme(name="half", energy=0.1, check_voltage=0.5)
-    assert check_voltage_v(scheme, 0.65, TimingLaw()) == pytest.approx(0.75)
+    assert check_voltage_v(scheme, 0.65, DelayModel()) == pytest.approx(0.75)
     spent = saving(model, NONE, 0.65) - saving(model, scheme, 0.65)
     # 48 of 50 steps are checked; compute is 5.81 of 6.81.
     assert spent == pytest.approx(0.96 * 0.1 * (0.75 / 0.9) ** 2 * 5.81 / 6.81)
     # Above the safe voltage the checks are where the array is.
-    assert check_voltage_v(scheme, 0.88, TimingLaw()) == 0.88
+    assert check_voltage_v(scheme, 0.88, DelayModel()) == 0.88
 
 
 def test_our_schemes_cost_what_the_netlists_say():
     # docs/protection.md, at a rate of 1e-2: per cent of compute energy.
     table = {(32, 0.0): 5.7, (16, 0.0): 11.2, (16, 0.5): 14.9, (8, 0.0): 21.7, (8, 0.5): 28.8}
-    law = TimingLaw()
-    voltage = law.voltage_at_rate(1e-2)
+    delay_model = DelayModel()
+    voltage = delay_model.voltage_at_rate(1e-2)
     for (width, position), per_cent in table.items():
         scheme = OURS[f"residue x1 S{width} V{position:g}"]
-        energy = scheme.energy * (check_voltage_v(scheme, voltage, law) / voltage) ** 2
+        energy = scheme.energy * (check_voltage_v(scheme, voltage, delay_model) / voltage) ** 2
         assert 100 * energy == pytest.approx(per_cent, abs=0.06)
         assert scheme.energy == CHECK_SHARES[width]
 
@@ -95,7 +95,7 @@ def test_the_best_scheme_depends_on_the_rates_that_each_allows():
     assert best_saving({cheap: 3e-3, strong: 3e-2}).scheme.name == strong
     fast = best_speedup({cheap: 3e-3, strong: 3e-2})
     assert fast.scheme.name == strong
-    assert fast.frequency_hz == TimingLaw().frequency_at_rate(3e-2)
+    assert fast.frequency_hz == DelayModel().frequency_at_rate(3e-2)
     assert fast.voltage_v == 0.9
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from brownout.host import EnergyModel, TimingLaw
+from brownout.host import DelayModel, EnergyModel
 from brownout.host.device.power.energy import check_column_share
 from brownout.host.device.product.operands import GemmShape
 from brownout.host.drift.accounting.intensity import saving_over_intensity, square_array
@@ -31,8 +31,8 @@ def test_every_accelerator_gets_every_product(points):
 
 
 def test_published_saving_is_a_function_of_intensity_alone(points):
-    law, model = TimingLaw(), EnergyModel.published()
-    most = 1 - (law.voltage_at_rate(RATE) / 0.9) ** 2 * (1 + check_column_share(RESIDUE_32))
+    delay_model, model = DelayModel(), EnergyModel.published()
+    most = 1 - (delay_model.voltage_at_rate(RATE) / 0.9) ** 2 * (1 + check_column_share(RESIDUE_32))
     for point in points:
         compute = point.intensity * model.mac_j
         assert point.published_saving == pytest.approx(most * compute / (compute + model.dram_byte_j), rel=1e-3)
@@ -46,7 +46,7 @@ def test_memory_bound_products_gain_no_speed(points):
     assert slow.intensity < slow.balance
     assert fast.intensity > fast.balance
     assert 1 <= slow.speedup < 1.1
-    assert fast.speedup == pytest.approx(TimingLaw().frequency_at_rate(RATE) / 2e9, rel=0.03)
+    assert fast.speedup == pytest.approx(DelayModel().frequency_at_rate(RATE) / 2e9, rel=0.03)
 
 
 def test_traffic_does_not_depend_on_the_array():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from brownout.host import EnergyModel, TimingLaw
+from brownout.host import DelayModel, EnergyModel
 from brownout.host.device.power.energy import check_column_share
 from brownout.host.device.product.operands import GemmShape
 from brownout.host.drift.accounting.measured import CHECKPOINTING, CLASSIC_32, RESIDUE_32, ImageCounter
@@ -66,7 +66,7 @@ def test_published_terms_leave_out_the_rest():
 
 
 def test_a_checkpoint_reads_and_writes_the_outputs():
-    voltage = TimingLaw().voltage_at_rate(3e-3)
+    voltage = DelayModel().voltage_at_rate(3e-3)
     classic = ImageCounter(CONFIG, WORKLOAD, steps=10, nominal_steps=2, checksum=CLASSIC_32)
     without, often = (classic.image(voltage, protection=CHECKPOINTING, checkpoint_interval=n) for n in (None, 5))
     copied = (often.dram_bytes - without.dram_bytes) / 2

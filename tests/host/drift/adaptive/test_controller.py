@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from brownout.host import TimingLaw
+from brownout.host import DelayModel
 from brownout.host.device.power.timing import error_rate_of_delay
 from brownout.host.drift.adaptive.controller import RateController, voltage_ladder
 from brownout.host.drift.operating_point import OperatingPoint
@@ -21,10 +21,10 @@ TARGET = 3e-3
 
 
 def rate_of(point, factor):
-    law = TimingLaw(delay_factor=factor)
+    delay_model = DelayModel(delay_factor=factor)
     voltages = point.voltage_v, point.check_voltage_v
     # Beyond the end of the published table, the rate of its end.
-    return tuple(error_rate_of_delay(min(law.relative_delay(each, 2e9), 2.187)) for each in voltages)
+    return tuple(error_rate_of_delay(min(delay_model.relative_delay(each, 2e9), 2.187)) for each in voltages)
 
 
 def optimum(factor):
@@ -53,7 +53,7 @@ def drive(controller, factors, *, checks=100_000, seed=1, products=10):
     return rates, rungs
 
 
-make = partial(RateController, CONFIG, TimingLaw(), LADDER, target_rate=TARGET, worst_factor=1.15)
+make = partial(RateController, CONFIG, DelayModel(), LADDER, target_rate=TARGET, worst_factor=1.15)
 
 
 @pytest.mark.parametrize("factor", [0.95, 1.0, 1.08])
@@ -110,7 +110,7 @@ def test_few_checks_make_it_careful():
 def test_where_nothing_errs_it_feels_its_way_down():
     target = 1e-5
     controller = make(target_rate=target)
-    # A chip that is 8 % faster than its law: at the first candidate nothing errs at all.
+    # A chip that is 8 % faster than its delay model: at the first candidate nothing errs at all.
     rates, rungs = drive(controller, [0.92] * 40)
     assert controller.records[0].detected == 0
     assert max(rates) <= target
@@ -150,13 +150,13 @@ def test_ladder_goes_down_with_the_checks_half_way():
 
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="target_rate must be positive and not above hard_limit="):
-        RateController(CONFIG, TimingLaw(), LADDER, 1e-2, hard_limit=1e-3)
+        RateController(CONFIG, DelayModel(), LADDER, 1e-2, hard_limit=1e-3)
     with pytest.raises(ValueError, match="candidates must be of increasing relative delay"):
-        RateController(CONFIG, TimingLaw(), LADDER[::-1], TARGET)
+        RateController(CONFIG, DelayModel(), LADDER[::-1], TARGET)
     with pytest.raises(ValueError, match="candidates must be operating points with voltages"):
-        RateController(CONFIG, TimingLaw(), [], TARGET)
+        RateController(CONFIG, DelayModel(), [], TARGET)
     with pytest.raises(ValueError, match=r"even the first candidate must err at worst_factor=1.02.*leave it out"):
-        RateController(CONFIG, TimingLaw(), voltage_ladder(0.7, 0.88), TARGET, worst_factor=1.02)
+        RateController(CONFIG, DelayModel(), voltage_ladder(0.7, 0.88), TARGET, worst_factor=1.02)
     with pytest.raises(ValueError, match="max_steps, dwell and patience must be at least 1"):
         make(dwell=0)
     with pytest.raises(ValueError, match="state has candidate 99, but there are 23"):

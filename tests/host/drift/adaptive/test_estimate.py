@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from brownout.host import Accelerator, Protection, TimingLaw
+from brownout.host import Accelerator, DelayModel, Protection
 from brownout.host.drift.adaptive.estimate import (
     DelayEstimator,
     estimate_rate,
@@ -105,14 +105,14 @@ def test_blind_bits_and_checks_that_err_change_the_share():
 
 def evidence(estimator, generator, point, factor, count=50_000):
     rate, check_rate = (
-        TimingLaw(delay_factor=factor).error_rate(voltage, 2e9) for voltage in (point.voltage_v, point.check_voltage_v)
+        DelayModel(delay_factor=factor).error_rate(voltage, 2e9) for voltage in (point.voltage_v, point.check_voltage_v)
     )
     estimator.add(point, 0, {16: count}, generator.binomial(count, 1 - (1 - rate) ** 16 * (1 - check_rate) ** 2))
     return estimator.end_evaluation()
 
 
 def test_delay_factor_is_found_from_several_settings_and_followed():
-    estimator, generator = DelayEstimator(CONFIG, TimingLaw()), np.random.default_rng(3)
+    estimator, generator = DelayEstimator(CONFIG, DelayModel()), np.random.default_rng(3)
     points = [OperatingPoint(voltage_v=v, check_voltage_v=0.8) for v in (0.7, 0.68)]
     for point in points:
         assert not evidence(estimator, generator, point, 1.03)
@@ -125,11 +125,11 @@ def test_delay_factor_is_found_from_several_settings_and_followed():
 
 
 def test_no_errors_bound_the_factor_from_above():
-    estimator = DelayEstimator(CONFIG, TimingLaw())
+    estimator = DelayEstimator(CONFIG, DelayModel())
     estimator.add(OperatingPoint(voltage_v=0.8), 0, {16: 100_000}, 0)
     estimator.end_evaluation()
     first = estimator.estimate.high
-    # 9 / 1.6e6 = 5.6e-6 errors per output, which the law has at 1.138, and 0.8 V at 1.265.
+    # 9 / 1.6e6 = 5.6e-6 errors per output, which the delay model has at 1.138, and 0.8 V at 1.265.
     assert first == pytest.approx(1.138 / 1.265, abs=0.003)
     estimator.add(OperatingPoint(voltage_v=0.8), 0, {16: 400_000}, 0)
     estimator.end_evaluation()
@@ -137,10 +137,10 @@ def test_no_errors_bound_the_factor_from_above():
 
 
 def test_state_goes_through_json():
-    estimator, generator = DelayEstimator(CONFIG, TimingLaw()), np.random.default_rng(3)
+    estimator, generator = DelayEstimator(CONFIG, DelayModel()), np.random.default_rng(3)
     point = OperatingPoint(voltage_v=0.7, check_voltage_v=0.8)
     evidence(estimator, generator, point, 1.02)
-    other = DelayEstimator(CONFIG, TimingLaw())
+    other = DelayEstimator(CONFIG, DelayModel())
     other.load_state(json.loads(json.dumps(estimator.state())))
     for each in (estimator, other):
         evidence(each, np.random.default_rng(4), point, 1.02)
@@ -160,8 +160,8 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"detected must be in 0..5 \(checks, more than none\), not 6"):
         estimate_rate(CONFIG, {16: 5}, 6)
     with pytest.raises(ValueError, match="DelayEstimator needs checksum units"):
-        DelayEstimator(AcceleratorConfig(), TimingLaw())
+        DelayEstimator(AcceleratorConfig(), DelayModel())
     with pytest.raises(ValueError, match="an operating point without voltages says nothing about delays"):
-        DelayEstimator(CONFIG, TimingLaw()).add(OperatingPoint(error_rate=0.1), 0, {16: 5}, 1)
+        DelayEstimator(CONFIG, DelayModel()).add(OperatingPoint(error_rate=0.1), 0, {16: 5}, 1)
     with pytest.raises(ValueError, match="delays must ascend"):
         measured_curve([1.0, 0.9], [1e-3, 1e-2])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from brownout.host import Accelerator, Protection, TimingLaw, offloaded_model
+from brownout.host import Accelerator, DelayModel, Protection, offloaded_model
 from brownout.host.device.power.timing import error_rate_of_delay
 from brownout.host.drift.adaptive.controller import RateController, voltage_ladder
 from brownout.host.drift.adaptive.policy import AdaptivePolicy
@@ -27,7 +27,7 @@ TARGET = 1e-2
 
 
 def slower(accelerator, factor):
-    accelerator.set_timing_law(replace(accelerator.timing_law, delay_factor=factor))
+    accelerator.set_delay_model(replace(accelerator.delay_model, delay_factor=factor))
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def accelerator():
         yield each
 
 
-def test_rates_follow_the_law_where_they_came_from_it(accelerator):
+def test_rates_follow_the_delay_model_where_they_came_from_it(accelerator):
     accelerator.set_operating_point(voltage_v=0.7)
     slower(accelerator, 1.05)
     rates = [point.error_rate for point in accelerator.operating_points]
@@ -44,19 +44,19 @@ def test_rates_follow_the_law_where_they_came_from_it(accelerator):
     accelerator.set_error_rate(0.25, check_rate=0.5)
     slower(accelerator, 1.1)
     assert [point.error_rate for point in accelerator.operating_points] == [0.25, 0.25, 0.5]
-    # Moves go by the present law.
+    # Moves go by the present delay model.
     accelerator.set_operating_point(voltage_v=0.8, domain="check")
     assert accelerator.operating_points[2].error_rate == pytest.approx(error_rate_of_delay(1.265 * 1.1))
 
 
-def test_lengths_follow_the_law():
+def test_lengths_follow_the_delay_model():
     config = replace(CONFIG, timing_model="carry")
     generator = torch.Generator().manual_seed(1)
     a, w = (torch.randint(-128, 128, shape, dtype=torch.int8, generator=generator) for shape in ((40, 24), (24, 12)))
 
     def product(factor, at_once):
-        law = TimingLaw(variation=0.0)
-        with Accelerator(config, backend="twin", timing_law=replace(law, delay_factor=at_once)) as accelerator:
+        delay_model = DelayModel(variation=0.0)
+        with Accelerator(config, backend="twin", delay_model=replace(delay_model, delay_factor=at_once)) as accelerator:
             accelerator.set_operating_point(voltage_v=0.82)
             slower(accelerator, factor)
             return accelerator.gemm(a, w), accelerator.stats
@@ -80,17 +80,17 @@ def test_it_costs_nothing(accelerator):
     assert accelerator.stats["time_s"] > before["time_s"]
 
 
-def test_what_the_law_does_not_cover_changes_nothing(accelerator):
+def test_what_the_delay_model_does_not_cover_changes_nothing(accelerator):
     accelerator.set_operating_point(voltage_v=0.65)
-    law, points = accelerator.timing_law, accelerator.operating_points
+    delay_model, points = accelerator.delay_model, accelerator.operating_points
     with pytest.raises(ValueError, match=r"a relative delay of 2.308 is beyond the table"):
         slower(accelerator, 1.2)
-    assert accelerator.timing_law is law
+    assert accelerator.delay_model is delay_model
     assert accelerator.operating_points == points
-    with pytest.raises(ValueError, match=r"TimingLaw.delay_factor must be positive, not 0"):
+    with pytest.raises(ValueError, match=r"DelayModel.delay_factor must be positive, not 0"):
         slower(accelerator, 0)
-    with Accelerator(backend="twin") as other, pytest.raises(ValueError, match="set_timing_law needs"):
-        other.set_timing_law(TimingLaw())
+    with Accelerator(backend="twin") as other, pytest.raises(ValueError, match="set_delay_model needs"):
+        other.set_delay_model(DelayModel())
 
 
 def test_safe_settings_are_judged_again(accelerator):
@@ -107,7 +107,7 @@ def test_safe_settings_are_judged_again(accelerator):
 
 
 def adaptive(**options):
-    controller = RateController(CONFIG, TimingLaw(), LADDER, TARGET, worst_factor=1.1)
+    controller = RateController(CONFIG, DelayModel(), LADDER, TARGET, worst_factor=1.1)
     return AdaptivePolicy(SelectivePolicy(low=LOW, first=1), controller, **options)
 
 
@@ -135,8 +135,8 @@ def test_rtl_and_twin_shift_alike(model):
     results = []
     for backend in ("twin", "rtl"):
         found = []
-        law = TimingLaw(variation=0.01)
-        with Accelerator(replace(CONFIG, timing_model=model), backend=backend, timing_law=law) as accelerator:
+        delay_model = DelayModel(variation=0.01)
+        with Accelerator(replace(CONFIG, timing_model=model), backend=backend, delay_model=delay_model) as accelerator:
             accelerator.set_operating_point(voltage_v=0.7 if model == "flip" else 0.81)
             for factor in (1.0, 1.2, 0.98):
                 slower(accelerator, factor)
@@ -179,7 +179,7 @@ def test_low_products_run_at_the_controllers_setting_and_all_others_as_before(ac
 
 def test_candidates_may_be_clocks(accelerator):
     clocks = [OperatingPoint(frequency_hz=clock * 1e6, check_voltage_v=0.9) for clock in range(2400, 4200, 200)]
-    controller = RateController(CONFIG, TimingLaw(), clocks, TARGET, worst_factor=1.1)
+    controller = RateController(CONFIG, DelayModel(), clocks, TARGET, worst_factor=1.1)
     policy = AdaptivePolicy(SelectivePolicy(low=LOW, first=1), controller)
     net, seen = offloaded(accelerator), []
     with protect(net, Rollback(RESIDUE), policy, seed=2):
@@ -241,7 +241,7 @@ def test_checkpoints_follow_what_is_rolled_back():
     config = strategy.hardware(CONFIG)
     intervals = {}
     for design_share in (1e-4, 0.9):
-        controller = RateController(config, TimingLaw(), LADDER, 3 * TARGET, worst_factor=1.1)
+        controller = RateController(config, DelayModel(), LADDER, 3 * TARGET, worst_factor=1.1)
         policy = AdaptivePolicy(SelectivePolicy(low=LOW, first=1), controller, design_share=design_share)
         with Accelerator(config, backend="twin") as accelerator:
             strategy = PublishedDrift(theta=0, interval=4, tile=4)
@@ -264,8 +264,10 @@ def test_what_cannot_follow_is_refused(accelerator):
         begin(adaptive(design_share=0.1), Rollback(RESIDUE))
     with pytest.raises(ValueError, match="strategy 'unprotected' has no theta that could follow"):
         begin(adaptive(staleness=1.0), Unprotected())
-    with pytest.raises(ValueError, match=r"errs where delays are worst_factor=1.1 times the law's; choose a safer one"):
+    with pytest.raises(
+        ValueError, match=r"errs where delays are worst_factor=1.1 times those of the delay model; choose a safer one"
+    ):
         begin(adaptive(), Rollback(RESIDUE), safe=OperatingPoint(voltage_v=0.86))
-    other = RateController(replace(CONFIG, cols=8), TimingLaw(), LADDER, TARGET)
+    other = RateController(replace(CONFIG, cols=8), DelayModel(), LADDER, TARGET)
     with pytest.raises(ValueError, match="the controller is for another AcceleratorConfig"):
         begin(AdaptivePolicy(constant(NOMINAL), other), Rollback(RESIDUE))

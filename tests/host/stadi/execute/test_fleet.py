@@ -13,7 +13,7 @@ import torch
 
 from brownout.host import Accelerator, offload
 from brownout.host.device.power.energy import EnergyModel
-from brownout.host.device.power.timing import TimingLaw
+from brownout.host.device.power.timing import DelayModel
 from brownout.host.errors import FleetError, PlanError
 from brownout.host.stadi.execute.fleet import Fleet
 from brownout.host.stadi.execute.solvers import solver_for
@@ -372,8 +372,8 @@ def test_options_of_a_fleet_are_checked(options, message):
 
 def test_an_undervolted_device_errs_alike_each_time_and_protection_keeps_the_image(dit_case):
     """A protected point: 3 errors in 1,000 sums, corrected, or kept from the evaluation before."""
-    law = TimingLaw()
-    voltage = law.voltage_at_rate(3e-3)
+    delay_model = DelayModel()
+    voltage = delay_model.voltage_at_rate(3e-3)
     checked = replace(
         CONFIG, timing_model="flip", checksum=ChecksumConfig(scheme="residue", group_rows=8, segment_cols=8)
     )

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from brownout.host import TimingLaw
+from brownout.host import DelayModel
 from brownout.host.errors import PlanError
 from brownout.host.stadi.plan.device import DeviceSpec, FleetSpec
 from brownout.host.stadi.plan.link import Link, Links
@@ -18,7 +18,7 @@ def refused(message, error=ValueError):
 
 
 def test_a_device_that_errs_needs_checksums():
-    rate = TimingLaw().error_rate(0.7, 2e9)
+    rate = DelayModel().error_rate(0.7, 2e9)
     with refused(
         f"device 'a' errs at 0.7 V and 2e+09 Hz (rate {rate:.3g}); raise voltage_v, lower frequency_hz, or give it a "
         "config with timing_model='flip' and a ChecksumConfig"

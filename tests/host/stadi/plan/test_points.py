@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from brownout.host import TimingLaw
+from brownout.host import DelayModel
 from brownout.host.errors import PlanError
 from brownout.host.stadi.plan.planner import Planner
 from brownout.host.stadi.plan.points import at_guard_band, least_energy, least_latency, lowest_voltage_v
@@ -12,7 +12,7 @@ from brownout.host.stadi.simulate.simulation import Simulation
 
 from ..fakes import LinearCosts, fleet
 
-LAW = TimingLaw()
+LAW = DelayModel()
 
 
 def planner(**options):
@@ -76,7 +76,7 @@ def test_a_straggler_that_would_lose_its_stride_is_left_as_it_is():
         least_latency(each, 1e-3, among="c")
 
 
-def test_no_voltage_is_below_what_the_law_covers():
+def test_no_voltage_is_below_what_the_delay_model_covers():
     device = fleet("a").devices[0]
     assert lowest_voltage_v(device, 2e9) == LAW.voltage_at_rate(0)
     slowest = lowest_voltage_v(device, 0.5e9)
