@@ -8,27 +8,27 @@ which error rate is allowed, and everything here is a function of that rate. Con
 - ``drift_*_avg``: DRIFT at its published rate, with its checks priced like ours.
 - ``ours_saving_SCHEME_at_RATE``, ``ours_speedup_at_RATE``: our schemes under the same model; ``rate_for_*``: the error
   rate from which on a target is met.
-- ``measured_*``: whole models on `SERVER`, all traffic counted; ``_int8`` with requantised outputs of Linear and
-  Conv2d, ``_int8_layers`` also without the products of attention, ``_netlist`` with the check energy of the netlists
-  instead of the `EnergyModel`'s.
+- ``whole_*``: whole models on `SERVER`, by running strategy and policy on the exact cycle model, with all bytes of
+  accelerator and host: savings of energy, speed, joules of an image; ``whole_saving_TECHNOLOGY`` in each of
+  `TECHNOLOGIES`, and by policy and by strategy beside ours.
 - ``map_*``: single products over arithmetic intensity; all points are in ``config.map``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from statistics import mean
 from typing import Annotated, Any
 
 import typer
+from drift_quality import VARIANTS, Variant
 from tqdm import tqdm
 
 from brownout.host import DelayModel, write_results
-from brownout.host.device.power.energy import EnergyModel, check_column_share
+from brownout.host.device.power.technologies import TECHNOLOGIES
 from brownout.host.device.product.operands import GemmShape
 from brownout.host.drift.accounting.costs import (
-    CHECK_SHARES,
     DRIFT,
     NONE,
     OURS,
@@ -37,23 +37,24 @@ from brownout.host.drift.accounting.costs import (
     saving_at_rate,
     speedup_at_rate,
 )
+from brownout.host.drift.accounting.executed import ImageCost, nominal_image, protected_image
 from brownout.host.drift.accounting.intensity import IntensityPoint, saving_over_intensity, square_array
-from brownout.host.drift.accounting.measured import CHECKPOINTING, CLASSIC_32, RESIDUE_32, Cost, ImageCounter
 from brownout.host.drift.accounting.published import (
     CHECK_ENERGY,
     ERROR_RATE,
     PUBLISHED,
-    PublishedModel,
+    TILE,
     published_saving,
     published_voltage_v,
 )
+from brownout.host.drift.operating_point import GUARD_BAND_V, OperatingPoint
+from brownout.host.drift.strategies.checksums import classic
+from brownout.host.workload.trace import Workload
 from brownout.hw.configurations import SERVER
 from denoisers.published import DENOISERS
 
 RATES = (1e-3, 3e-3, 1e-2, 2e-2, 3e-2, 4.6e-2)
 """The last one ends the published table."""
-
-MEASURED_RATES = (3e-3, 1e-2, 3e-2)
 
 SAVING_TARGETS, SPEEDUP_TARGETS = (0.38, 0.43), (1.85, 2.0)
 
@@ -66,10 +67,13 @@ CLASSIC_NETLIST = 0.100
 MODELS = {"dit": "dit_xl_2_512", "pixart": "pixart_alpha_512", "sd15": "sd_1_5"}
 """Published architecture, and what is counted for it."""
 
-LARGE_PIXART = "pixart_alpha_1024"
+WHOLE_VARIANT, WHOLE_RATE = "layers_s16p_v25", 2e-2
+"""Of whole models: all layers low but adaptive norms, at the rate that benchmarks/drift.py finds for it."""
 
-CHECKPOINT_STEPS = {"dit": 10, "pixart": 8, "sd15": 10}
-"""As published."""
+BESIDE = ("drift", "ours_s16p_v25_e0", "everything_s16p_v25")
+"""Priced for comparison: DRIFT at its own rate, and ours with block Linears and with everything low."""
+
+SETTLED = 4
 
 WIDTH = 1152
 ROWS = (1, 16, 64, 256, 1024)
@@ -107,7 +111,8 @@ def baselines() -> dict[str, float]:
     """DRIFT priced like ours, and the guard band alone."""
     # Without errors no step has to be nominal.
     free = {name: replace(model, nominal_steps=()) for name, model in PUBLISHED.items()}
-    digits = CLASSIC_32.digits / CLASSIC_32.group_rows
+    tiles = classic(TILE)
+    digits = tiles.digits / tiles.group_rows
     return {
         "drift_saving_avg": saving_at_rate(DRIFT, ERROR_RATE).average,
         "drift_saving_netlist_avg": saving_at_rate(replace(DRIFT, energy=CLASSIC_NETLIST), ERROR_RATE).average,
@@ -158,64 +163,62 @@ def ours() -> dict[str, float]:
     return metrics
 
 
-def _with_netlist_checks(cost: Cost) -> float:
-    """Energy of a `RESIDUE_32` image, its checks weighed by their transistors."""
-    share = CHECK_SHARES[RESIDUE_32.segment_cols] / check_column_share(RESIDUE_32)
-    return cost.energy_j - cost.parts_j["check"] * (1 - share)
+def low_point(variant: Variant, voltage_v: float) -> OperatingPoint:
+    """Point of a variant's array at a voltage, with its checks."""
+    check_v = voltage_v + variant.check_voltage * max(0.0, GUARD_BAND_V - voltage_v)
+    return OperatingPoint(voltage_v=voltage_v, check_voltage_v=check_v)
 
 
-def measured(key: str, denoiser: str, model: PublishedModel, interval: int) -> dict[str, float]:
-    """One model, counted: names end with `key`."""
-    workload = DENOISERS[denoiser].workload()
-    delay_model, energy = DelayModel(), EnergyModel()
-    weight_bytes = sum(batch * k * n for batch, k, n in workload.weights.values())
-    metrics = {
-        "macs": workload.macs,
-        "transformer_linear_macs": sum(each.shape.macs for each in workload.products if each.in_transformer),
-        # As the paper seems to count: weights are all that is read.
-        "weights_compute_ratio": workload.macs * energy.mac_j / (weight_bytes * energy.dram_byte_j),
-    }
-    # What the accelerator would be asked for if attention were done elsewhere, as in the published experiments.
-    layers = replace(workload, products=tuple(each for each in workload.products if each.kind != "attention"))
-    variants = (("", workload, False), ("_int8", workload, True), ("_int8_layers", layers, True))
-    for suffix, part, requantise in variants:
-        counter = ImageCounter.of_published(SERVER, part, model, requantise=requantise)
-        plain = counter.plain
-        metrics[f"compute_ratio{suffix}"] = plain.parts_j["mac"] / plain.parts_j["dram"]
-        metrics[f"dram_bytes{suffix}"] = plain.dram_bytes / model.steps
-        metrics[f"time_s{suffix}"], metrics[f"energy_j{suffix}"] = plain.time_s, plain.energy_j
-        for rate in MEASURED_RATES:
-            low = counter.image(delay_model.voltage_at_rate(rate))
-            fast = counter.image(0.9, delay_model.frequency_at_rate(rate))
+def priced(workload: Workload, variant: Variant, rate: float, steps: int, **options: Any) -> ImageCost:
+    """An image of a variant at the lowest voltage with an error rate."""
+    low = low_point(variant, DelayModel().voltage_at_rate(rate))
+    # From the third evaluation on, ours does the same in each; checkpoints come every so many.
+    settled = None if variant.lowers == "block linears" else SETTLED
+    return protected_image(
+        SERVER, workload, variant.make(), variant.policy(low), steps=steps, settled=settled, **options
+    )
+
+
+def whole(variant_name: str, rate: float, *, only: Collection[str] = tuple(MODELS)) -> dict[str, float]:
+    """Whole models with a variant of `drift_quality.VARIANTS` at a rate, in every technology, and DRIFT beside it.
+
+    Names end with the model, ``_avg`` is the mean over models.
+    """
+    variant, metrics = VARIANTS[variant_name], dict[str, float]()
+    law = DelayModel()
+    fast = OperatingPoint(frequency_hz=law.frequency_at_rate(rate))
+    safe = OperatingPoint(frequency_hz=law.frequency_at_rate(0))
+    for key in tqdm(only, desc="whole models", unit="model", leave=False):
+        workload, steps = DENOISERS[MODELS[key]].workload(), PUBLISHED[key].steps
+        metrics[f"macs_{key}"] = workload.macs
+        for name, technology in TECHNOLOGIES.items():
+            plain = nominal_image(SERVER, workload, steps=steps, energy_model=technology)
+            low = priced(workload, variant, rate, steps, energy_model=technology)
+            metrics[f"whole_saving_{name}_{key}"] = 1 - low.energy_j / plain.energy_j
+            if name != "reference":
+                continue
+            quick = protected_image(
+                *(SERVER, workload, variant.make(), variant.policy(fast, safe)), steps=steps, settled=SETTLED
+            )
             metrics |= {
-                f"saving{suffix}_at_{rate:g}": 1 - low.energy_j / plain.energy_j,
-                f"saving{suffix}_netlist_at_{rate:g}": 1 - _with_netlist_checks(low) / plain.energy_j,
-                f"saving{suffix}_published_terms_at_{rate:g}": 1 - low.published_energy_j / plain.published_energy_j,
-                f"extra_traffic{suffix}_at_{rate:g}": low.dram_bytes / plain.dram_bytes - 1,
-                f"speedup{suffix}_at_{rate:g}": plain.time_s / fast.time_s,
+                f"whole_saving_{key}": 1 - low.energy_j / plain.energy_j,
+                f"whole_speedup_{key}": plain.time_s / quick.time_s,
+                f"joule_per_image_{key}": low.energy_j,
+                f"nominal_joule_per_image_{key}": plain.energy_j,
+                f"nominal_step_ms_{key}": 1e3 * plain.time_s / steps,
+                f"dram_gb_per_step_{key}": 1e-9 * plain.dram_bytes / steps,
+                f"host_gb_per_step_{key}": 1e-9 * plain.interface_bytes / steps,
             }
-        classic = ImageCounter.of_published(SERVER, part, model, CLASSIC_32, requantise=requantise)
-        options: dict[str, Any] = {"protection": CHECKPOINTING, "checkpoint_interval": interval}
-        low = classic.image(delay_model.voltage_at_rate(ERROR_RATE), **options)
-        fast = classic.image(0.9, delay_model.frequency_at_rate(ERROR_RATE), **options)
-        metrics |= {
-            f"drift_saving{suffix}": 1 - low.energy_j / plain.energy_j,
-            f"drift_saving{suffix}_published_terms": 1 - low.published_energy_j / plain.published_energy_j,
-            f"drift_extra_traffic{suffix}": low.dram_bytes / plain.dram_bytes - 1,
-            f"drift_speedup{suffix}": plain.time_s / fast.time_s,
-        }
-    return {f"measured_{name}_{key}": value for name, value in metrics.items()}
-
-
-def measured_means(metrics: dict[str, float]) -> dict[str, float]:
-    """Means over the three published architectures of what is a saving, a speed or a share."""
-    means = {}
-    first, *others = MODELS
-    for name in list(metrics):
-        stem = name.removesuffix(f"_{first}")
-        if name.startswith("measured_") and stem != name and ("saving" in name or "speedup" in name or "extra" in name):
-            means[f"{stem}_avg"] = mean(metrics[f"{stem}_{key}"] for key in (first, *others))
-    return means
+            metrics |= {f"nominal_{part}_j_{key}": joules for part, joules in plain.parts_j.items()}
+            metrics |= {f"protected_{part}_j_{key}": joules for part, joules in low.parts_j.items()}
+            for other in BESIDE:
+                at = ERROR_RATE if other == "drift" else rate
+                cost = priced(workload, VARIANTS[other], at, steps)
+                metrics[f"whole_saving_{other}_{key}"] = 1 - cost.energy_j / plain.energy_j
+    for stem in {name.removesuffix(f"_{key}") for key in only for name in metrics if name.endswith(f"_{key}")}:
+        if "saving" in stem or "speedup" in stem:
+            metrics[f"{stem}_avg"] = mean(metrics[f"{stem}_{key}"] for key in only)
+    return metrics
 
 
 def intensity_map() -> tuple[dict[str, float], list[IntensityPoint]]:
@@ -239,22 +242,18 @@ def intensity_map() -> tuple[dict[str, float], list[IntensityPoint]]:
 
 def main(
     only: Annotated[list[str] | None, typer.Option(help=f"count {', '.join(MODELS)} only; may be repeated")] = None,
-    large: Annotated[bool, typer.Option(help="count PixArt-alpha at 1024 x 1024 too (minutes)")] = False,
+    variant: Annotated[str, typer.Option(help="of drift_quality.VARIANTS, for whole models")] = WHOLE_VARIANT,
+    rate: Annotated[float, typer.Option(help="errors per output, for whole models")] = WHOLE_RATE,
 ) -> None:
     """Compute, count, print and write the results."""
     metrics: dict[str, float] = {**paper(), **baselines(), **ours()}
-    for key in only or MODELS:
-        metrics |= measured(key, MODELS[key], PUBLISHED[key], CHECKPOINT_STEPS[key])
-        print(f"counted {PUBLISHED[key].title}", flush=True)
-    if large:
-        metrics |= measured("pixart1024", LARGE_PIXART, PUBLISHED["pixart"], CHECKPOINT_STEPS["pixart"])
-    if not only:
-        metrics |= measured_means(metrics)
+    metrics |= whole(variant, rate, only=only or tuple(MODELS))
     found, points = intensity_map()
     metrics |= found
     config = {
         "server": SERVER.to_dict(),
         "schemes": {name: asdict(scheme) for name, scheme in OURS.items()},
+        "whole": {"variant": variant, "rate": rate},
         "map_rate": MAP_RATE,
         "map": [asdict(point) for point in points],
     }

@@ -27,8 +27,8 @@ import typer
 
 from brownout.cosim.cache import results_root
 from brownout.host import Accelerator, DelayModel, load_classifier, load_denoiser, offload, offloaded_model, restore
-from brownout.host.drift.operating_point import GUARD_BAND_V, NOMINAL, OperatingPoint
-from brownout.host.drift.power_policy import published
+from brownout.host.drift.operating_point import GUARD_BAND, GUARD_BAND_V, NOMINAL, OperatingPoint
+from brownout.host.drift.power_policy import SelectivePolicy, published, whole
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.strategies import (
     Dmr,
@@ -77,11 +77,26 @@ FRECHET_IMAGES = 320
 
 @dataclass(frozen=True)
 class Variant:
-    """A strategy, where the voltage of its checks lies (0 the array's, 1 the guard band's), and what is nominal."""
+    """A strategy, where the voltage of its checks lies (0 the array's, 1 the guard band's), what is nominal, what low.
+
+    `lowers` is one of ``block linears`` (as published), ``layers`` (attention is at the guard band) and
+    ``everything``.
+    """
 
     make: Callable[[], Strategy]
     check_voltage: float = 0.0
     nominal: tuple[int, ...] = (0, 1)
+    lowers: str = "block linears"
+
+    def policy(self, low: OperatingPoint, safe: OperatingPoint = GUARD_BAND) -> SelectivePolicy:
+        """Points of all products: the object by which images are drawn, and by which whole models are priced.
+
+        What is not low in ``layers`` and ``everything`` is at `safe`, in evaluations that are not nominal.
+        """
+        if self.lowers == "block linears":
+            return published(low, evaluations=self.nominal)
+        attention = low if self.lowers == "everything" else safe
+        return whole(low, attention=attention, modulation=safe, first=len(self.nominal))
 
 
 def _residue(segment: int, *, pairs: bool = False) -> ChecksumConfig:
@@ -109,12 +124,20 @@ VARIANTS = {
         )
         for segment, voltage in ((32, 0.25), (16, 0.25), (16, 0.0), (8, 0.0))
     },
+    **{
+        f"{lowers}_s16p_v{round(100 * voltage)}": Variant(
+            partial(Rollback, _residue(16, pairs=True), attempts=0), voltage, (0,), lowers
+        )
+        for lowers in ("layers", "everything")
+        for voltage in (0.25, 0.0)
+    },
 }
 """Names of ours: columns of a segment, with ``p`` if pairs of errors are located too, and per cent of the way from the
 array's voltage to the guard band's; with ``_e0`` only evaluation 0 is nominal, which has nothing to go back to, and not
-evaluation 1 as DRIFT has it."""
+evaluation 1 as DRIFT has it. ``layers`` and ``everything`` are ours too, named by what is low."""
 
-COMPARED = (*(name for name in VARIANTS if not name.startswith("ours")), "ours_s16_v25_e0", "ours_s16p_v25_e0")
+BASELINES = ("guardband", "unprotected", "drop", "zeroing", "recompute", "dmr", "drift")
+COMPARED = (*BASELINES, "ours_s16_v25_e0", "ours_s16p_v25_e0")
 """Each strategy once, ours without and with pairs."""
 
 
@@ -178,6 +201,7 @@ class Bench:
             "hardware": strategy.hardware(self.base).to_dict(),
             "strategy": strategy.describe(),
             "variant": [variant.check_voltage, list(variant.nominal)],
+            **({} if variant.lowers == "block linears" else {"lowers": variant.lowers}),
             "noise": [SEED, BATCH],
             "guidance": self.spec.guidance_scale,
             "scales": {layer: each.scales.tolist() for layer, each in self.calibration.layers.items()},
@@ -187,16 +211,14 @@ class Bench:
     def clean(self, batch: int) -> torch.Tensor:
         """Images of the clean int8 run."""
         if batch not in self._clean:
-            self._clean[batch] = self._draw(Unprotected(), NOMINAL, batch)[0]
+            self._clean[batch] = self._draw(Unprotected(), published(NOMINAL), batch)[0]
         return self._clean[batch]
 
-    def _draw(
-        self, strategy: Strategy, low: OperatingPoint, batch: int, nominal: tuple[int, ...] = (0, 1)
-    ) -> tuple[torch.Tensor, dict[str, float]]:
+    def _draw(self, strategy: Strategy, policy: SelectivePolicy, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
         with Accelerator(strategy.hardware(self.base), backend="twin") as accelerator:
             offload(self.model, accelerator, calibration=self.calibration)
             try:
-                with protect(self.model, strategy, published(low, evaluations=nominal), seed=batch + 1) as run:
+                with protect(self.model, strategy, policy, seed=batch + 1) as run:
                     # Keys of errors begin anew in every batch, so every batch has a seed.
                     images, _ = draw(
                         self.model, self.spec, BATCH, seed=SEED + 7 * batch, num_inference_steps=self.steps
@@ -249,7 +271,7 @@ class Bench:
         """Quality and cost of a batch."""
         check_v = voltage_v + variant.check_voltage * max(0.0, GUARD_BAND_V - voltage_v)
         low = OperatingPoint(voltage_v=voltage_v, check_voltage_v=check_v)
-        images, stats = self._draw(variant.make(), low, batch, variant.nominal)
+        images, stats = self._draw(variant.make(), variant.policy(low), batch)
         clean = self.clean(batch)
         labels = torch.arange(BATCH) % self.spec.num_classes
         return {

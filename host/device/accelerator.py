@@ -28,6 +28,7 @@ from .product.operands import (
     check_like,
     check_output,
     check_weights,
+    interface_bytes,
     make_product,
 )
 from .product.protection import LogRecord, Protection, check_protection, command_options, parse_log
@@ -221,6 +222,7 @@ class Accelerator(OperatingControls):
             if fresh and options.suppress:
                 self._ledger.suppressed_unwritten += device.check_counts()["suppressed"] - before - reloaded
             shape = product.shape
+            self._ledger.meter.add_operands(interface_bytes(product))
             if options.check:
                 self._ledger.meter.add_checks(shape)
             self._ledger.ideal_cycles += ideal_cycles(self.config, shape.m, shape.n, shape.k, shape.batch)
@@ -373,10 +375,12 @@ class Accelerator(OperatingControls):
         With a model of timing errors: ``injected``, ``missed`` and ``wrong``, which the host knows from the clean
         product.
 
-        ``host_bytes`` is what `add_host_traffic` was told.
+        ``host_bytes`` is what `add_host_traffic` was told, ``interface_bytes`` are operands that the host has written
+        to the device's memory and outputs that it has read there.
 
-        In simulated time: ``time_s`` and ``energy_j``, and its parts ``energy_mac_j``, ``energy_check_j``,
-        ``energy_sram_j``, ``energy_dram_j``, ``energy_activation_j``, ``energy_leakage_j`` and ``energy_host_j``.
+        In simulated time: ``time_s``; ``memory_s``, for which all bytes, the host's too, occupy the memory's bandwidth:
+        where it is longer, it is how long everything takes, as operands and outputs move while products run; and
+        ``energy_j`` with its parts ``energy_PART_j`` (`brownout.host.device.power.energy.PARTS`).
         """
         with self._using() as device:
             return self._ledger.stats(device)

@@ -11,8 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 from ..device.product.protection import Protection
 from ..offloading.execution import ProductCall
 from ..storage.decoding import Count, check, decode
-from ..workload.product_site import BLOCK_LINEAR_KINDS, ProductSite
-from .operating_point import NOMINAL, OperatingPoint
+from ..workload.product_site import ATTENTION_KINDS, BLOCK_LINEAR_KINDS, ProductSite
+from .operating_point import GUARD_BAND, NOMINAL, OperatingPoint
 from .strategies.base import DriftRun
 
 PowerPolicy = Callable[[ProductSite], OperatingPoint]
@@ -113,6 +113,8 @@ class SelectivePolicy:
         Blocks at the safe point in all evaluations.
     kinds : collection of str, optional
         Kinds of products that may run at `low`; by default all.
+    exempt : tuple of (str, OperatingPoint)
+        Kinds of products that never run at `low`, each with its own point: attention at the guard band, say.
     """
 
     low: OperatingPoint
@@ -121,9 +123,13 @@ class SelectivePolicy:
     evaluations: Collection[int] = ()
     blocks: Collection[str] = ()
     kinds: Collection[str] | None = None
+    exempt: tuple[tuple[str, OperatingPoint], ...] = ()
 
     def __call__(self, site: ProductSite) -> OperatingPoint:
         """The operating point of a product."""
+        for kind, point in self.exempt:
+            if site.kind == kind:
+                return point
         protected = (
             site.evaluation < self.first
             or site.evaluation in self.evaluations
@@ -141,6 +147,30 @@ def published(
     For PixArt-alpha in 30 steps it is `evaluations` 0 and 29.
     """
     return SelectivePolicy(low=low, safe=safe, evaluations=frozenset(evaluations), kinds=BLOCK_LINEAR_KINDS)
+
+
+def whole(
+    low: OperatingPoint,
+    *,
+    attention: OperatingPoint = GUARD_BAND,
+    modulation: OperatingPoint = GUARD_BAND,
+    first: int = 1,
+) -> SelectivePolicy:
+    """All layers at the low point but those few that hurt most, and attention at a point of its own.
+
+    Parameters
+    ----------
+    low : OperatingPoint
+        Of all other layers.
+    attention : OperatingPoint
+        Of both products of attention, in all evaluations; by default as low as nothing errs.
+    modulation : OperatingPoint
+        Likewise of adaptive norms, whose few rows scale and shift all tokens.
+    first : int
+        Evaluations at the beginning that are nominal: in the first there is nothing to go back to.
+    """
+    exempt = (*((kind, attention) for kind in ATTENTION_KINDS), ("modulation", modulation))
+    return SelectivePolicy(low=low, first=first, exempt=exempt)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from torch import nn
 from ..device.accelerator import Accelerator
 from ..device.power.timing import TRANSITION_S, DelayModel
 from ..device.product.protection import UNCHECKED, Protection
-from ..offloading import OffloadedModel, offloaded_model
-from ..offloading.execution import CalledProduct, Execution, ProductCall
+from ..offloading import offloaded_model
+from ..offloading.execution import CalledProduct, Execution, ProductCall, ProductOwner
 from ..offloading.timesteps import timestep_reader
 from ..storage.decoding import Count, check
 from ..storage.state import State, join, split
@@ -48,7 +48,7 @@ class DriftExecution(Execution):
 
     Parameters
     ----------
-    model : OffloadedModel
+    model : OffloadedModel or ShapedModel
         Whose products they are.
     strategy : Strategy
         What is done about errors.
@@ -80,7 +80,7 @@ class DriftExecution(Execution):
 
     def __init__(
         self,
-        model: OffloadedModel,
+        model: ProductOwner,
         strategy: Strategy,
         policy: PowerPolicy,
         *,

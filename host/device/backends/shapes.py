@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,12 +14,96 @@ from numpy.typing import NDArray
 from brownout.cosim.cycle_model import Found, Runs
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.errors.model import ERROR_FREE, erring_models
+from brownout.hw.errors.state import CommandOptions
+from brownout.hw.log_record import LOG_BITS_WORD, LOG_MASK_WORD, LOG_RECORDS_PER_BLOCK, WORD_BITS
 
 from ..power.domain_points import RATE_ONE
-from ..product.operands import Product, ResidentWeights
+from ..product.operands import GemmShape, Product, ResidentWeights
 from ..product.reload import Places
+from ..twin.call import Call
+from ..twin.findings import Findings
 from ..twin.geometry import geometry
 from .twin import TwinBackend
+
+SAMPLED_ELEMENTS = 1 << 21
+"""Of a sample's product: at a rate of 1e-3, some 2,000 errors."""
+
+SAMPLED_K, SAMPLED_DEVIATION = 32, 25
+"""Length of its sums, which flips do not depend on, and standard deviation of operands."""
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What checks found in a product of whole blocks.
+
+    Attributes
+    ----------
+    config : AcceleratorConfig
+    elements : int
+        Of the product.
+    counts : mapping of str to int
+        `COUNTERS` and others.
+    unit : int
+        Elements that are marked together.
+    records : list of uint8 arrays (count, bytes of a record)
+        Log of each block.
+    """
+
+    config: AcceleratorConfig
+    elements: int
+    counts: Mapping[str, int]
+    unit: int
+    records: list[NDArray[np.uint8]]
+
+    @classmethod
+    def of(cls, config: AcceleratorConfig, findings: Findings, shape: GemmShape) -> _Sample:
+        """From a sample's findings."""
+        assert config.checksum is not None
+        size = config.log_record_bytes
+        log = np.frombuffer(findings.log, np.uint8).reshape(-1, size)
+        block = log[:, :4].copy().view("<u4")[:, 0] // config.block_rows
+        records = [log[block == index] for index in range(shape.m // config.block_rows)]
+        unit = 1 if config.group_count else config.checksum.segment_cols
+        return cls(config, shape.m * shape.n, findings.counts, unit, records)
+
+    def drawn(self, elements: int, random: np.random.Generator) -> dict[str, int]:
+        """Counts of a product with so many elements."""
+        share = elements / self.elements
+        drawn = {name: int(random.poisson(count * share)) for name, count in self.counts.items()}
+        drawn["suppressed"] = self.unit * int(random.poisson(self.counts["suppressed"] * share / self.unit))
+        return drawn
+
+    def log_of(self, shape: GemmShape, options: CommandOptions) -> bytes:
+        """Log of a product: each block has that of a block of the sample, as far as it reaches."""
+        config, size = self.config, self.config.log_record_bytes
+        width = config.block_col_tiles * config.cols
+        blocks = itertools.product(range(shape.batch), range(0, shape.m, config.block_rows), range(0, shape.n, width))
+        pieces = []
+        for place, (index, first_row, first_col) in enumerate(blocks):
+            records = self.records[place % len(self.records)].copy()
+            rows, cols = (records[:, 4 * word : 4 * word + 4].copy().view("<u4")[:, 0] for word in range(2))
+            rows = rows % config.block_rows + first_row
+            cols = cols + first_col
+            inside = (rows < shape.m) & (cols < shape.n)
+            _cut(records, shape.n - cols.astype(np.int64), masks=bool(config.group_count))
+            rows = rows + np.uint32(index * shape.m + options.first_row)
+            cols = cols + np.uint32(options.first_col)
+            for word, values in enumerate((rows, cols)):
+                records[:, 4 * word : 4 * word + 4] = values.astype("<u4")[:, None].view(np.uint8)
+            pieces.append(records[inside])
+        return np.concatenate(pieces).tobytes()[: options.log_bytes // size * size]
+
+
+def _cut(records: NDArray[np.uint8], room: NDArray[np.int64], *, masks: bool) -> None:
+    """Leave out marked columns beyond the matrix, of which `room` are left from each record's segment on."""
+    if masks:
+        first = LOG_MASK_WORD * WORD_BITS // 8
+        bits = np.unpackbits(records[:, first:], axis=1, bitorder="little")
+        bits[np.arange(bits.shape[1]) >= room[:, None]] = 0
+        records[:, first:] = np.packbits(bits, axis=1, bitorder="little")
+        return
+    count = LOG_BITS_WORD * WORD_BITS // 8
+    records[:, count] = np.clip(room, 0, records[:, count])
 
 
 class ShapeBackend(TwinBackend):
@@ -25,9 +112,10 @@ class ShapeBackend(TwinBackend):
     Pass it to `Accelerator` in place of a name: ``Accelerator(config, ShapeBackend(config))``. Operands may be on
     torch's meta device, or one element expanded; they are not read, and outputs are left as they are.
 
-    Without errors all hardware counters are those of the other backends. With errors, each block that is checked has
-    as many flagged segments as are expected at the rates of the operating points, so that time and bytes are close;
-    rows of memory are counted as if every element were written. What checks find is not counted.
+    Without errors all hardware counters are those of the other backends. With errors, what the checks find is expected:
+    a sample of blocks of random operands is run on the twin at the rates of the operating points, and products find as
+    much by their area; what is marked is drawn, so that strategies which act on it act as often as they would. The log
+    is that of the sample, block by block. Rows of memory are counted as if every element were written.
 
     Parameters
     ----------
@@ -49,6 +137,9 @@ class ShapeBackend(TwinBackend):
                 "late carries depend on the values"
             )
         super().__init__(config)
+        self._samples: dict[object, _Sample] = {}
+        # Expected counts are rarely whole: what is left over is drawn.
+        self._random = np.random.default_rng(0)
 
     def check_device(self, name: str, device: torch.device) -> None:
         """Any device will do, as no values are read."""
@@ -62,8 +153,33 @@ class ShapeBackend(TwinBackend):
     def _compute(self, product: Product) -> tuple[bytes, Found | None]:
         if not product.options.check or not self.config.error_model.errs:
             return b"", None
+        sample = self._sample(product)
+        shape = product.shape
+        self._add(sample.drawn(shape.batch * shape.m * shape.n, self._random))
+        log = sample.log_of(shape, product.options) if product.options.log_bytes else b""
         records = self._expected_records(product)
-        return b"", Found(records) if records.any() else None
+        return log, Found(records) if records.any() else None
+
+    def _sample(self, product: Product) -> _Sample:
+        """What checks find at the present points; of each point and use of the checks one sample is run."""
+        options, config = product.options, self.config
+        rates = tuple(self.errors.rate_of(domain) for domain in range(config.domains))
+        key = (options.flags, options.theta, rates, tuple(self.errors.bits), product.requant is None)
+        if key not in self._samples:
+            rows, cols = config.block_rows, config.block_col_tiles * config.cols
+            blocks = max(1, SAMPLED_ELEMENTS // (rows * cols))
+            generator = torch.Generator().manual_seed(0)
+            shape = GemmShape(1, blocks * rows, cols, SAMPLED_K)
+            a, w = (
+                (torch.randn(*size, generator=generator) * SAMPLED_DEVIATION).round().clamp(-128, 127).to(torch.int8)
+                for size in ((shape.m, shape.k), (shape.k, shape.n))
+            )
+            out = torch.zeros(1, shape.m, shape.n, dtype=torch.int32)
+            sampled = Product(shape, a[None], w[None], None, None, out, replace(options, error_key=0, first_row=0))
+            call = Call(sampled.options, self.errors, 0, LOG_RECORDS_PER_BLOCK * blocks, self._threads())
+            findings = self._erring(sampled, a, w, out[0], call)
+            self._samples[key] = _Sample.of(config, findings, shape)
+        return self._samples[key]
 
     def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:
         with self._lock, self._layout.place_copy(source, places) as (command, runs):

@@ -2,97 +2,146 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
-from brownout.hw.config import AcceleratorConfig, ChecksumConfig
-from brownout.hw.residues import RESIDUE_BITS
+from brownout.hw.config import ACC_BITS, AcceleratorConfig
+from brownout.hw.load.receiver import activation_depth, weight_depth
 
 from ...storage.decoding import Count, NotNegative, Positive, check
 from ...storage.state import State
 from ..product.operands import GemmShape
 from ..twin.geometry import geometry
+from .check_prices import IDLE_SHARE, check_column_price, check_share, column_sums_price, syndrome_bits
+from .leakage import Leakage
+from .regulators import IDEAL, SWITCHING, Regulator
 from .timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V
+
+ROW_BYTES = 2048
+"""Of the DRAM row that `EnergyModel.activation_j` is for."""
+
+MIB = 1 << 20
+
+NOMINAL_LEAKAGE = Leakage()
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyModel:
-    """Energy per event at the nominal voltage, 14 nm; `published` leaves out all that DRIFT does not count.
+    """Energy of each event at the nominal voltage, 14 nm, and where voltages come from.
 
-    Memory and SRAM stay at their nominal voltage; dynamic energy of the array and of the checksum units goes with V^2,
-    leakage power of the whole accelerator is taken as constant.
+    The defaults are the reference technology: HBM2, SRAM of 1 pJ a byte, a switching converter. Others are in
+    `brownout.host.device.power.technologies`; `published` leaves out all that DRIFT does not count.
+
+    What the array, the checksum units and their idle elements take goes with the square of their domain's voltage, and
+    comes through `regulator`; their leakage goes by `leakage`. Memory and SRAM stay at their nominal voltage.
 
     Attributes
     ----------
     mac_j : float
         int8 multiply-accumulate at 0.9 V: 0.16 pJ (DRIFT, arXiv 2604.09073, plotting data).
+    idle_share : float
+        What an element takes in a cycle in which it multiplies nothing useful, over `mac_j`: its clock. By default that
+        of the netlist (`check_prices.IDLE_SHARE`); 0 if clocks are gated.
     dram_byte_j : float
-        31 pJ (the same source).
-    sram_byte_j : float
-        Scratchpads and accumulators: 0.5 pJ. An access of 64 bits to 8 KiB takes 10 pJ in 45 nm (Horowitz, "Computing's
-        energy problem", ISSCC 2014), 1.25 pJ a byte; 0.4 of that for 14 nm is an estimate.
+        A byte read or written, without opening its row: 21.7 pJ, HBM2's 3.92 pJ/bit less 1.21 for activation (O'Connor
+        et al., "Fine-Grained DRAM", MICRO 2017).
     activation_j : float
-        Opening a DRAM row of 2 KiB: 1.8 nJ, from about 0.9 nJ for the 1 KiB of HBM2 (O'Connor et al., "Fine-Grained
-        DRAM", MICRO 2017). `dram_byte_j` may contain part of it, so that DRAM energy is an upper estimate.
+        Opening a DRAM row of 2 KiB, those of other sizes in proportion: 1.82 nJ, twice the 909 pJ of HBM2's 1 KiB (the
+        same source).
+    dram_background_w : float
+        Standby power of the DRAM for each GB/s of its bandwidth.
+    sram_byte_j : float
+        Scratchpads, accumulators and syndromes: 1 pJ a byte read or written.
+    sram_leakage_w : float
+        Of each MiB: 0.03 W, a tenth of what CACTI gives for high-performance cells.
     leakage_w : float
-        Of each processing element with its share of everything else: 16 uW, 5 % of the 0.32 mW that a busy element
-        takes at 2 GHz; a choice, not a measurement.
+        Of each processing element at the nominal point: 16 uW, 5 % of the 0.32 mW that a busy element takes at 2 GHz; a
+        choice, not a measurement.
+    leakage : Leakage
+        How that depends on voltage and temperature.
+    regulator : Regulator
+        Where the voltages of array and checksum units come from.
     """
 
     mac_j: float = 0.16e-12
-    dram_byte_j: float = 31e-12
-    sram_byte_j: float = 0.5e-12
-    activation_j: float = 1.8e-9
+    idle_share: float = IDLE_SHARE
+    dram_byte_j: float = 2.71 * 8 * 1e-12
+    activation_j: float = 2 * 909e-12
+    dram_background_w: float = 0.0
+    sram_byte_j: float = 1e-12
+    sram_leakage_w: float = 0.03
     leakage_w: float = 16e-6
+    leakage: Leakage = NOMINAL_LEAKAGE
+    regulator: Regulator = SWITCHING
 
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            if not value >= 0:
+            if isinstance(value, (int, float)) and not value >= 0:
                 raise ValueError(f"EnergyModel.{each.name} must not be negative, but is {value!r}")
 
     @classmethod
     def published(cls) -> EnergyModel:
-        """Only what DRIFT counts: MACs and DRAM bytes."""
-        return cls(sram_byte_j=0, activation_j=0, leakage_w=0)
+        """Only what DRIFT counts: MACs, and DRAM bytes of 31 pJ, row activations in them."""
+        return cls(
+            idle_share=0,
+            dram_byte_j=31e-12,
+            activation_j=0,
+            sram_byte_j=0,
+            sram_leakage_w=0,
+            leakage_w=0,
+            regulator=IDEAL,
+        )
 
 
-PARTS = ("mac", "check", "sram", "dram", "activation", "leakage", "host")
+PARTS = ("mac", "check", "idle", "sram", "dram", "activation", "background", "leakage", "host", "interface")
+"""Of the energy: products; their checks; elements without useful work; scratchpads and accumulators; bytes, rows and
+standby of DRAM; leakage; bytes that the host moves because of errors; operands that it writes and outputs that it
+reads."""
 
 
-def _check_weight_bits(checksum: ChecksumConfig, check: int) -> int:
-    """Width of a check column's weights, to which the cost of its multiplier is proportional."""
-    if checksum.modulus(check):
-        return RESIDUE_BITS
-    growth = (checksum.segment_cols - 1).bit_length()
-    return 8 + growth + (7 if check else 0)
+@lru_cache(maxsize=64)
+def sram_bytes(config: AcceleratorConfig) -> int:
+    """Bytes of scratchpads and accumulators."""
+    accumulators = 2 * config.block_rows * config.block_col_tiles * config.cols * ACC_BITS // 8
+    return accumulators + activation_depth(config) * config.rows + weight_depth(config) * config.cols
 
 
-def check_column_share(checksum: ChecksumConfig) -> float:
-    """Energy of all check columns over that of the array, at equal voltage, as `EnergyMeter` charges it."""
-    return sum(_check_weight_bits(checksum, j) for j in range(checksum.checks)) / 8 / checksum.segment_cols
+@dataclass(frozen=True)
+class CheckWork:
+    """What checking a product costs beside the product.
+
+    Attributes
+    ----------
+    digit_macs : int
+        MACs of digit rows in the array.
+    check_macs : float
+        What check columns and sums of activations take, in MACs of the array.
+    syndrome_bytes : float
+        Read and written while syndromes are summed.
+    """
+
+    digit_macs: int
+    check_macs: float
+    syndrome_bytes: float
 
 
 @lru_cache(maxsize=1024)
-def check_work(config: AcceleratorConfig, shape: GemmShape) -> tuple[int, float]:
-    """What checking a product costs beside the product.
-
-    Returns
-    -------
-    int
-        MACs of digit rows in the array.
-    float
-        MACs of check columns, each weighted by the width of its weights over 8 bits.
-    """
+def check_work(config: AcceleratorConfig, shape: GemmShape) -> CheckWork:
+    """What checking a product costs, by the netlists of the checksum units."""
     checksum = config.checksum
     assert checksum is not None
     pieces = geometry(config, shape.m, shape.n)
     digit_rows = len(pieces.group_first) * checksum.digits
-    width = sum(_check_weight_bits(checksum, j) for j in range(checksum.checks)) / 8
-    return (
-        shape.batch * digit_rows * shape.k * shape.n,
-        shape.batch * (shape.m + digit_rows) * shape.k * pieces.segments * width,
+    rows = shape.batch * (shape.m + digit_rows)
+    columns = rows * shape.k * pieces.segments * check_column_price(checksum)
+    sums = rows * shape.k * shape.n * column_sums_price(checksum) / config.rows
+    k_tiles = -(-shape.k // config.rows)
+    return CheckWork(
+        digit_macs=shape.batch * digit_rows * shape.k * shape.n,
+        check_macs=columns + sums,
+        syndrome_bytes=2 * rows * k_tiles * pieces.segments * syndrome_bits(checksum) / 8,
     )
 
 
@@ -105,9 +154,12 @@ class _Values:
     seen: dict[str, int]
     digit_macs: Count
     check_macs: NotNegative
+    syndrome_bytes: NotNegative
     energy_j: dict[str, NotNegative]
     time_s: NotNegative
+    memory_s: NotNegative
     host_bytes: Count
+    interface_bytes: Count
 
     def __post_init__(self) -> None:
         if set(self.energy_j) != set(PARTS):
@@ -129,6 +181,11 @@ class EnergyMeter:
         self.config, self.model = config, model
         columns = [config.domain_of_column(col) for col in range(config.cols)]
         self._shares = [columns.count(domain) / config.cols for domain in range(config.voltage_domains)]
+        self._elements = config.rows * config.cols
+        # Check columns have a clock and leak like as much of the array as takes their energy.
+        self._check_elements = 0.0 if config.checksum is None else check_share(config.checksum) * self._elements
+        self._sram_leakage_w = sram_bytes(config) / MIB * model.sram_leakage_w
+        self._bandwidth = config.memory.bytes_per_cycle * NOMINAL_FREQUENCY_HZ
         self.voltages_v = [NOMINAL_VOLTAGE_V] * (config.voltage_domains + 1)
         self.frequency_hz = NOMINAL_FREQUENCY_HZ
         self.reset({})
@@ -136,16 +193,27 @@ class EnergyMeter:
     def reset(self, counters: Mapping[str, int]) -> None:
         """Start from zero at these counters."""
         self._seen = dict(counters)
-        self._digit_macs, self._check_macs = 0, 0.0
+        self._digit_macs, self._check_macs, self._syndrome_bytes = 0, 0.0, 0.0
         self._energy_j = dict.fromkeys(PARTS, 0.0)
-        self._time_s = 0.0
-        self._host_bytes = 0
+        self._time_s = self._memory_s = 0.0
+        self._host_bytes = self._interface_bytes = 0
+
+    def _move(self, part: str, count: int) -> float:
+        """Charge bytes of DRAM that the host moves, rows opened one after the other; seconds that they take."""
+        model, seconds = self.model, count / self._bandwidth
+        self._energy_j[part] += count * (model.dram_byte_j + model.activation_j / ROW_BYTES)
+        self._memory_s += seconds
+        return seconds
 
     def add_traffic(self, count: int) -> None:
         """Charge bytes that the host reads or writes, one after the other with what the accelerator does."""
         self._host_bytes += count
-        self._energy_j["host"] += count * self.model.dram_byte_j
-        self._time_s += count / (self.config.memory.bytes_per_cycle * NOMINAL_FREQUENCY_HZ)
+        self._time_s += self._move("host", count)
+
+    def add_operands(self, count: int) -> None:
+        """Charge bytes of operands that the host writes and of outputs that it reads, while the accelerator works."""
+        self._interface_bytes += count
+        self._move("interface", count)
 
     def state(self) -> State:
         """Sums so far, and what has not been charged yet."""
@@ -156,9 +224,12 @@ class EnergyMeter:
                 "seen": dict(self._seen),
                 "digit_macs": self._digit_macs,
                 "check_macs": self._check_macs,
+                "syndrome_bytes": self._syndrome_bytes,
                 "energy_j": dict(self._energy_j),
                 "time_s": self._time_s,
+                "memory_s": self._memory_s,
                 "host_bytes": self._host_bytes,
+                "interface_bytes": self._interface_bytes,
             }
         )
 
@@ -171,14 +242,17 @@ class EnergyMeter:
         self.voltages_v, self.frequency_hz = list(values["voltages_v"]), values["frequency_hz"]
         self._seen = dict(values["seen"])
         self._digit_macs, self._check_macs = values["digit_macs"], values["check_macs"]
-        self._energy_j, self._time_s = dict(values["energy_j"]), values["time_s"]
-        self._host_bytes = values["host_bytes"]
+        self._syndrome_bytes = values["syndrome_bytes"]
+        self._energy_j = dict(values["energy_j"])
+        self._time_s, self._memory_s = values["time_s"], values["memory_s"]
+        self._host_bytes, self._interface_bytes = values["host_bytes"], values["interface_bytes"]
 
     def add_checks(self, shape: GemmShape) -> None:
         """Note that a product has been checked."""
-        digits, checks = check_work(self.config, shape)
-        self._digit_macs += digits
-        self._check_macs += checks
+        work = check_work(self.config, shape)
+        self._digit_macs += work.digit_macs
+        self._check_macs += work.check_macs
+        self._syndrome_bytes += work.syndrome_bytes
 
     def update(self, counters: Mapping[str, int]) -> None:
         """Charge what has happened since the last call to the present operating points."""
@@ -187,30 +261,56 @@ class EnergyMeter:
         new = {name: value - self._seen.get(name, 0) for name, value in counters.items()}
         self._seen = dict(counters)
         model, seconds = self.model, new["cycles"] / self.frequency_hz
-        squares = [(voltage / NOMINAL_VOLTAGE_V) ** 2 for voltage in self.voltages_v]
-        array = sum(share * square for share, square in zip(self._shares, squares, strict=False))
-        elements = self.config.rows * self.config.cols
+        array = self._over_columns(self._dynamic)
+        check = self._dynamic(self.voltages_v[-1])
+        idle = self._elements * new["cycles"] - new["macs"] - self._digit_macs
+        sram = new.get("sram_read_bytes", 0) + new.get("sram_write_bytes", 0) + self._syndrome_bytes
+        rows = new.get("dram_row_activations", 0) * self.config.memory.row_bytes
+        leaking = self._elements * self._over_columns(self._leaking)
+        leaking += self._check_elements * self._leaking(self.voltages_v[-1])
         parts = {
             "mac": new["macs"] * model.mac_j * array,
-            "check": (self._digit_macs * array + self._check_macs * squares[-1]) * model.mac_j,
-            "sram": (new.get("sram_read_bytes", 0) + new.get("sram_write_bytes", 0)) * model.sram_byte_j,
+            "check": (self._digit_macs * array + self._check_macs * check) * model.mac_j,
+            "idle": idle * (array + self._check_elements / self._elements * check) * model.idle_share * model.mac_j,
+            "sram": sram * model.sram_byte_j,
             "dram": new.get("dram_bytes", 0) * model.dram_byte_j,
-            "activation": new.get("dram_row_activations", 0) * model.activation_j,
-            "leakage": seconds * elements * model.leakage_w,
+            "activation": rows * model.activation_j / ROW_BYTES,
+            "background": seconds * self._bandwidth * 1e-9 * model.dram_background_w,
+            "leakage": seconds * (leaking * model.leakage_w + self._sram_leakage_w),
         }
-        self._digit_macs, self._check_macs = 0, 0.0
+        self._digit_macs, self._check_macs, self._syndrome_bytes = 0, 0.0, 0.0
         self._time_s += seconds
+        self._memory_s += new.get("dram_bytes", 0) / self._bandwidth
         for name, value in parts.items():
             self._energy_j[name] += value
+
+    def _over_columns(self, of_voltage: Callable[[float], float]) -> float:
+        """Mean over the array's columns."""
+        return sum(share * of_voltage(v) for share, v in zip(self._shares, self.voltages_v, strict=False))
+
+    def _dynamic(self, voltage_v: float) -> float:
+        """Energy of switching at a voltage, in front of the regulator, over that of the rail at the nominal one."""
+        return (voltage_v / NOMINAL_VOLTAGE_V) ** 2 * self.model.regulator.drawn(voltage_v)
+
+    def _leaking(self, voltage_v: float) -> float:
+        """The same of leakage power."""
+        return self.model.leakage.relative_power(voltage_v) * self.model.regulator.drawn(voltage_v)
 
     def skip(self, counters: Mapping[str, int]) -> None:
         """What has happened since the last `update` costs nothing."""
         self._seen = dict(counters)
 
     def totals(self, counters: Mapping[str, int]) -> dict[str, float]:
-        """``time_s``, ``energy_j``, ``energy_PART_j`` of `PARTS`, ``host_bytes``; empty without exact cycles."""
+        """Times, energies and bytes of the host, as `Accelerator.stats` has them; empty without exact cycles."""
         if "cycles" not in counters:
             return {}
         self.update(counters)
         parts = {f"energy_{name}_j": value for name, value in self._energy_j.items()}
-        return {"time_s": self._time_s, "energy_j": sum(parts.values()), **parts, "host_bytes": self._host_bytes}
+        return {
+            "time_s": self._time_s,
+            "memory_s": self._memory_s,
+            "energy_j": sum(parts.values()),
+            **parts,
+            "host_bytes": self._host_bytes,
+            "interface_bytes": self._interface_bytes,
+        }

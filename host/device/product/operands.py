@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from brownout.hw.commands import CHANNEL_RECORD_BYTES
 from brownout.hw.config import BATCH_BITS, DIMENSION_BITS, K_LIMIT
 from brownout.hw.errors.state import CommandOptions
 
@@ -168,6 +169,18 @@ class Product:
     tally: Tally | None = None
 
 
+def interface_bytes(product: Product) -> int:
+    """Bytes of operands that the host writes to the device's memory for a product, and of outputs that it reads there.
+
+    Resident weights are there already.
+    """
+    shape = product.shape
+    weights = 0 if isinstance(product.w, ResidentWeights) else shape.batch * shape.k * shape.n
+    channels = 0 if product.bias is None and product.requant is None else CHANNEL_RECORD_BYTES * shape.n
+    outputs = shape.batch * shape.m * shape.n * product.out.element_size()
+    return shape.batch * shape.m * shape.k + weights + channels + outputs
+
+
 def _require_tensor(name: str, value: Any) -> None:
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, not {type(value).__name__}; convert it with torch.as_tensor")
@@ -260,7 +273,9 @@ def check_like(name: str, value: Any, other_name: str, other: torch.Tensor) -> N
         raise ValueError(f"{name} must have shape {tuple(other.shape)} like {other_name}, not {tuple(value.shape)}")
     if value.device != other.device:
         raise ValueError(f"{name} must be on {other.device} like {other_name}, not on {value.device}")
-    if value.data_ptr() == other.data_ptr():
+    # On the meta device no tensor has memory.
+    same = value is other if value.device.type == "meta" else value.data_ptr() == other.data_ptr()
+    if same:
         raise ValueError(f"{name} must not be {other_name} itself; make another tensor with new_slot")
 
 

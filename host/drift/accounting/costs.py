@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import mean
 
+from brownout.hw.config import ChecksumConfig
+
+from ...device.power.check_prices import check_share
 from ...device.power.timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V, DelayModel
 from .published import CHECK_ENERGY, PUBLISHED, TILE, PublishedModel, published_saving
 
@@ -57,9 +60,12 @@ DRIFT = Scheme(name="drift", energy=CHECK_ENERGY, cycles=1 / TILE, memory=None)
 """As published. Half of the MACs that the checks add are a column beside the array, the other half a row that passes
 through it, one for every `TILE` rows."""
 
-CHECK_SHARES = {32: 0.0573, 16: 0.1122, 8: 0.2169}
+CHECK_SHARES = {
+    width: check_share(ChecksumConfig(scheme="residue", segment_cols=width, column_checks=False))
+    for width in (32, 16, 8)
+}
 """Energy of residue checks with one locator over that of the array, by columns of a segment, at equal voltage: from the
-transistors that switch in every cycle, by Yosys (``benchmarks/abft.py``, docs/protection.md)."""
+transistors that switch in every cycle (``benchmarks/netlists.py``)."""
 
 OURS = {
     scheme.name: scheme

@@ -83,11 +83,14 @@ class Strategy(abc.ABC):
         Checksum units that it needs, if these are always the same.
     razor : bool
         Whether it needs elements that detect their own errors.
+    reads_values : bool
+        Whether what it does depends on sums themselves, and not on what checks find alone.
     """
 
     name: ClassVar[str]
     checksum: ChecksumConfig | None = None
     razor: bool = False
+    reads_values: ClassVar[bool] = False
 
     def hardware(self, config: AcceleratorConfig) -> AcceleratorConfig:
         """`config` with what the strategy needs, and without what it does not."""

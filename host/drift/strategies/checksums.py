@@ -84,6 +84,7 @@ class RecomputeAbft(Strategy):
     """
 
     name = "recompute"
+    reads_values = True
 
     def __init__(self, deviations: float = 1.0, *, tile: int = PUBLISHED_TILE) -> None:
         if not deviations > 0:

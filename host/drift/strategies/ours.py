@@ -47,7 +47,8 @@ class Rollback(Strategy):
     theta : int
         Syndromes below 2^theta are let pass.
     attempts : int
-        Most repetitions of a product of attention, 0 to 3.
+        Most repetitions of a product of attention, 0 to 3. With 0, what cannot be corrected becomes zero: a score of
+        the mean, or a weighted value that adds nothing.
     """
 
     name = "ours"
@@ -72,6 +73,9 @@ class Rollback(Strategy):
         return run.run(call, out, point, Protection(on_mark="suppress", theta=self.theta, log_records=0))
 
     def attention_product(self, run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor) -> None:
+        if not self.attempts:
+            run.run(call, out, point, Protection(on_mark="zero", theta=self.theta, log_records=0))
+            return
         counts = run.accelerator.check_counts["suppressed"]
         run.run(call, out, point, Protection(on_mark="keep", theta=self.theta, log_records=0))
         for attempt in range(1, self.attempts + 1):
@@ -114,6 +118,7 @@ class PredictedRollback(Rollback):
     """
 
     name = "predicted"
+    reads_values = True
 
     def __init__(
         self, checksum: ChecksumConfig | None = None, *, theta: int = 0, attempts: int = 2, damping: float = 0.5

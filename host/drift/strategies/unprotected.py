@@ -60,6 +60,7 @@ class Dmr(Strategy):
     """
 
     name = "dmr"
+    reads_values = True
 
     def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         out = run.scratch("sums", call)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from brownout.host import DelayModel, EnergyModel
-from brownout.host.device.power.energy import check_column_share
+from brownout.host.device.power.check_prices import check_share
 from brownout.host.device.product.operands import GemmShape
-from brownout.host.drift.accounting.intensity import saving_over_intensity, square_array
-from brownout.host.drift.accounting.measured import RESIDUE_32
+from brownout.host.drift.accounting.intensity import RESIDUE_32, saving_over_intensity, square_array
 
 RATE = 1e-2
 FEW, MANY = GemmShape(1, 4, 256, 256), GemmShape(1, 512, 256, 512)
@@ -32,7 +31,7 @@ def test_every_accelerator_gets_every_product(points):
 
 def test_published_saving_is_a_function_of_intensity_alone(points):
     delay_model, model = DelayModel(), EnergyModel.published()
-    most = 1 - (delay_model.voltage_at_rate(RATE) / 0.9) ** 2 * (1 + check_column_share(RESIDUE_32))
+    most = 1 - (delay_model.voltage_at_rate(RATE) / 0.9) ** 2 * (1 + check_share(RESIDUE_32))
     for point in points:
         compute = point.intensity * model.mac_j
         assert point.published_saving == pytest.approx(most * compute / (compute + model.dram_byte_j), rel=1e-3)

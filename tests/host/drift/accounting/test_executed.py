@@ -1,0 +1,125 @@
+"""What is priced from shapes is what a model takes that runs with real errors."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from brownout.host import Accelerator, DelayModel, EnergyModel, calibrate, offload
+from brownout.host.device.power.energy import PARTS
+from brownout.host.device.power.regulators import IDEAL
+from brownout.host.drift.accounting.executed import ImageCost, nominal_image, protected_image
+from brownout.host.drift.operating_point import NOMINAL, OperatingPoint
+from brownout.host.drift.power_policy import constant, published, whole
+from brownout.host.drift.runtime import protect
+from brownout.host.drift.strategies import Dmr, GuardBand, PublishedDrift, Rollback
+from brownout.host.workload.trace import trace_workload
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
+
+from ... import tiny_denoisers
+
+CONFIG = AcceleratorConfig(memory=MemoryConfig(size_bytes=1 << 24))
+PAIRS = ChecksumConfig(scheme="residue", segment_cols=16, column_checks=False, pairs=True)
+RATE, STEPS = 2e-2, 12
+VOLTAGE_V = DelayModel().voltage_at_rate(RATE)
+LOW = OperatingPoint(voltage_v=VOLTAGE_V, check_voltage_v=VOLTAGE_V + (0.85 - VOLTAGE_V) / 4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(3)
+    return tiny_denoisers.pixart().eval().requires_grad_(False)
+
+
+def inputs(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "hidden_states": torch.randn(2, 4, 8, 8, generator=generator),
+        "encoder_hidden_states": torch.randn(2, 7, 12, generator=generator),
+        "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
+        "timestep": torch.tensor([40, 40]),
+    }
+
+
+@pytest.fixture(scope="module")
+def workload(model):
+    return trace_workload(model, lambda each: each(**inputs()))
+
+
+@pytest.fixture(scope="module")
+def calibration(model):
+    return calibrate(model, lambda each: each(**inputs()), measure_error=False)
+
+
+def executed(model, calibration, strategy, policy, seed):
+    """Cost of an image on the twin, with the errors of a seed."""
+    net = copy.deepcopy(model)
+    config = strategy.hardware(replace(CONFIG, timing_model="flip"))
+    found = []
+    with Accelerator(config, backend="twin") as accelerator:
+        offload(net, accelerator, calibration=calibration)
+        net(**inputs())
+        with protect(net, strategy, policy, seed=seed, transition_s=10e-6):
+            accelerator.reset_stats()
+            for step in range(STEPS):
+                net(**inputs(step))
+                found.append(dict(accelerator.stats))
+                accelerator.reset_stats()
+    return ImageCost.of(found)
+
+
+CASES = {
+    "layers low": (lambda: Rollback(PAIRS, attempts=0), whole(LOW)),
+    "everything low": (lambda: Rollback(PAIRS, attempts=0), whole(LOW, attention=LOW, modulation=LOW)),
+    "attention repeated": (lambda: Rollback(PAIRS), whole(LOW, attention=LOW)),
+    "drift": (PublishedDrift, published(OperatingPoint(voltage_v=DelayModel().voltage_at_rate(3e-3)))),
+    "guard band": (GuardBand, constant(NOMINAL)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_priced_is_executed(case, model, workload, calibration):
+    make, policy = CASES[case]
+    priced = protected_image(CONFIG, workload, make(), policy, steps=STEPS)
+    runs = [executed(model, calibration, make(), policy, seed) for seed in range(3)]
+    for name in ("macs", "interface_bytes", "host_bytes"):
+        if case != "attention repeated":
+            assert {getattr(run, name) for run in runs} == {getattr(priced, name)}, name
+    mean = {part: sum(run.parts_j[part] for run in runs) / len(runs) for part in PARTS}
+    total = sum(mean.values())
+    for part in PARTS:
+        assert priced.parts_j[part] == pytest.approx(mean[part], abs=0.005 * total), part
+    assert priced.energy_j == pytest.approx(total, rel=0.01)
+    assert priced.time_s == pytest.approx(sum(run.time_s for run in runs) / len(runs), rel=0.01)
+
+
+def test_repeating_attention_is_priced(workload):
+    zeroed, repeated = (
+        protected_image(CONFIG, workload, Rollback(PAIRS, attempts=attempts), whole(LOW, attention=LOW), steps=4)
+        for attempts in (0, 2)
+    )
+    assert repeated.macs > zeroed.macs
+    assert repeated.interface_bytes > zeroed.interface_bytes
+
+
+def test_later_evaluations_cost_as_the_last_that_is_run(workload):
+    arguments = (CONFIG, workload, Rollback(PAIRS, attempts=0), whole(LOW))
+    run, settled = (protected_image(*arguments, steps=STEPS, settled=some) for some in (None, 4))
+    assert settled.macs == run.macs
+    assert settled.energy_j == pytest.approx(run.energy_j, rel=5e-3)
+
+
+def test_what_a_converter_loses_is_paid(workload):
+    ideal = nominal_image(CONFIG, workload, steps=2, energy_model=EnergyModel(regulator=IDEAL))
+    real = nominal_image(CONFIG, workload, steps=2)
+    assert real.parts_j["mac"] == pytest.approx(ideal.parts_j["mac"] / 0.93)
+    assert real.parts_j["dram"] == ideal.parts_j["dram"]
+    assert ideal.parts_j["mac"] == pytest.approx(2 * workload.macs * 0.16e-12)
+
+
+def test_a_strategy_that_looks_at_values_is_refused(workload):
+    with pytest.raises(ValueError, match="strategy 'dmr' decides by values of sums, which a workload has not"):
+        protected_image(CONFIG, workload, Dmr(), whole(LOW), steps=2)
