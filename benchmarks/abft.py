@@ -171,10 +171,10 @@ def check_rate(setting: Setting, rate: float, delay_model: DelayModel) -> float:
 
 
 def _shares(accelerator: Accelerator, a: torch.Tensor, w: torch.Tensor, clean: torch.Tensor) -> dict[str, float]:
-    located = Protection(correct=False, on_mark="keep", log_records=0)
+    located = Protection(correct=False, on_uncorrectable="keep", log_records=0)
     erring = accelerator.gemm(a, w, protection=located) != clean
     accelerator.reset_stats()
-    left = accelerator.gemm(a, w, protection=Protection(on_mark="keep", log_records=0)) != clean
+    left = accelerator.gemm(a, w, protection=Protection(on_uncorrectable="keep", log_records=0)) != clean
     stats = accelerator.stats
     errors = max(1, int(erring.sum()))
     return {
@@ -241,7 +241,7 @@ def latency_overhead(checksum: ChecksumConfig) -> float:
     cycles = []
     for units in (None, checksum):
         with Accelerator(accelerator_config(units), backend="twin") as accelerator:
-            accelerator.gemm(a, w, protection=None if units is None else Protection(on_mark="keep"))
+            accelerator.gemm(a, w, protection=None if units is None else Protection(on_uncorrectable="keep"))
             cycles.append(accelerator.stats["cycles"])
     return cycles[1] / cycles[0] - 1
 

@@ -123,7 +123,7 @@ class Execution:
         """
         model = call.product.model
         protection = model.accelerator.protection
-        if protection is not None and protection.check and protection.on_mark == "suppress":
+        if protection is not None and protection.check and protection.on_uncorrectable == "suppress":
             key, device = call.history_key, call.a.device
             out, _ = model.history.slot(key, call.shape, device, step=call.step, evaluation=model.evaluation)
         else:
@@ -133,12 +133,12 @@ class Execution:
     def attention_product(self, call: ProductCall, out: torch.Tensor) -> None:
         """Run a block of a product of attention into int32 `out`.
 
-        Marked elements are kept as they are: their history would take more memory than the model.
+        Uncorrectable elements are kept as they are: their history would take more memory than the model.
         """
         accelerator = call.product.model.accelerator
         protection = accelerator.protection
-        if protection is not None and protection.on_mark == "suppress":
-            protection = replace(protection, on_mark="keep")
+        if protection is not None and protection.on_uncorrectable == "suppress":
+            protection = replace(protection, on_uncorrectable="keep")
         accelerator.gemm(
             call.a,
             call.w,

@@ -235,9 +235,9 @@ class Corrector(wiring.Component):
                 with m.If(fit.any() & self.params.correct):
                     m.d.sync += [registers["correct"].eq(fit), registers["action"].eq(int(Outcome.CORRECTED))]
                 with m.Elif(fit.any()):
-                    m.d.sync += [registers["mark"].eq(fit), registers["action"].eq(int(Outcome.MARKED_BY_FIT))]
+                    m.d.sync += [registers["mark"].eq(fit), registers["action"].eq(int(Outcome.LOCATED))]
                 with m.Elif(~own):
-                    m.d.sync += [registers["mark"].eq(rest), registers["action"].eq(int(Outcome.MARKED))]
+                    m.d.sync += [registers["mark"].eq(rest), registers["action"].eq(int(Outcome.UNCORRECTABLE))]
         if locator is not None:
             m.d.comb += locator.inside.eq(inside)
             registers |= self._decide_pair(m, segment, decide, locator, fit.any(), registers)
@@ -287,7 +287,7 @@ class Corrector(wiring.Component):
                 ]
             with m.Elif(locator.found):
                 m.d.sync += [
-                    registers["action"].eq(int(Outcome.MARKED)),
+                    registers["action"].eq(int(Outcome.UNCORRECTABLE)),
                     registers["correct"].eq(0),
                     registers["mark"].eq(locator.inside),
                     registers["place"].eq(0),

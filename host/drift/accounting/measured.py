@@ -26,7 +26,7 @@ RESIDUE_32 = ChecksumConfig(scheme="residue", locators=1, column_checks=False, s
 CLASSIC_32 = ChecksumConfig(scheme="classic", segment_cols=32, group_rows=32)
 """As published: tiles of 32 x 32 with row and column checks, which mark."""
 
-CHECKPOINTING = Protection(correct=False, on_mark="suppress", log_records=1024)
+CHECKPOINTING = Protection(correct=False, on_uncorrectable="suppress", log_records=1024)
 """The published way back, but for the reloads: which elements they take depends on the values."""
 
 

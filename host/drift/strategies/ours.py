@@ -1,4 +1,4 @@
-"""Correct what can be located, keep the last evaluation's value of the rest, repeat attention where it was marked."""
+"""Correct what can be located, keep the last evaluation's value of the rest, repeat attention where errors are left."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Rollback(Strategy):
     """Residue checks correct errors on the fly; what they cannot locate is not written and keeps its last value.
 
     Neither costs memory traffic. A product without a last value runs at the safe point. Products of attention, whose
-    history would be larger than the model, are repeated at the same point where something was marked: what was marked
-    before and is not marked now is overwritten, so that after n repetitions only what was marked every time is left.
+    history would be larger than the model, are repeated at the same point where something was uncorrectable: what was
+    so before and is not now is overwritten, so that after n repetitions only what was uncorrectable every time is left.
 
     Parameters
     ----------
@@ -69,18 +69,18 @@ class Rollback(Strategy):
         if not valid:
             run.clean += 1
             return run.run(call, out, run.safe)
-        return run.run(call, out, point, Protection(on_mark="suppress", theta=self.theta, log_records=0))
+        return run.run(call, out, point, Protection(on_uncorrectable="suppress", theta=self.theta, log_records=0))
 
     def attention_product(self, run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor) -> None:
         counts = run.accelerator.check_counts["suppressed"]
-        run.run(call, out, point, Protection(on_mark="keep", theta=self.theta, log_records=0))
+        run.run(call, out, point, Protection(on_uncorrectable="keep", theta=self.theta, log_records=0))
         for attempt in range(1, self.attempts + 1):
-            marked = run.accelerator.check_counts["suppressed"]
-            if marked == counts:
+            uncorrectable = run.accelerator.check_counts["suppressed"]
+            if uncorrectable == counts:
                 break
-            counts = marked
+            counts = uncorrectable
             run.recomputed_rows += call.a.shape[:-1].numel()
-            again = Protection(on_mark="suppress", theta=self.theta, log_records=0)
+            again = Protection(on_uncorrectable="suppress", theta=self.theta, log_records=0)
             run.run(call, out, point, again, attempt=attempt)
 
 
@@ -102,8 +102,8 @@ class _Values:
 class PredictedRollback(Rollback):
     """As `Rollback`, but what cannot be corrected gets an extrapolation of the last two evaluations.
 
-    The host writes it at the marked elements that the log names, which costs traffic. Of those that the log has no room
-    for (64 records of each block) the value is two evaluations old, so this is for low error rates.
+    The host writes it at the uncorrectable elements that the log names, which costs traffic. Of those that the log has
+    no room for (64 records of each block) the value is two evaluations old, so this is for low error rates.
 
     Parameters
     ----------
@@ -162,9 +162,9 @@ class PredictedRollback(Rollback):
             run.run(call, out, point)
             predictor.settle(NOWHERE, evaluation=run.evaluation)
             return out
-        suppress = Protection(on_mark="suppress", theta=self.theta, log_records=LOG_RECORDS)
+        suppress = Protection(on_uncorrectable="suppress", theta=self.theta, log_records=LOG_RECORDS)
         run.run(call, out, point, suppress)
-        places = run.accelerator.last_marked(call.first_row)
+        places = run.accelerator.last_uncorrectable(call.first_row)
         writes = predictor.settle(places, evaluation=run.evaluation)
         run.accelerator.add_host_traffic(writes.bytes)
         return out
