@@ -48,7 +48,7 @@ RTL_VOLTAGE_V = 0.65
 
 
 def scheme_of(variant: str) -> str:
-    """Name in `costs.OURS` of a variant of `drift_quality.VARIANTS`; pairs cost nothing in every cycle."""
+    """Name in `costs.OURS` of a variant of `drift_quality.VARIANTS`; double errors cost nothing in every cycle."""
     segment, voltage = variant.removeprefix("ours_s").removesuffix("_e0").split("_v")
     return f"residue x1 S{segment.removesuffix('p')} V{int(voltage) / 100:g}"
 

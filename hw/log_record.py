@@ -13,7 +13,7 @@ WORD_BITS = 32
 """Records are little-endian words of so many bits."""
 
 LOG_PLAIN_CHECK = 255
-"""The plain check itself, as the other place of a pair of errors; no segment has so many columns."""
+"""The plain check itself, as the other place of a double error; no segment has so many columns."""
 
 LOG_RECORDS_PER_BLOCK = 64
 """Records that the hardware keeps of one block of the output; further ones are counted and dropped."""

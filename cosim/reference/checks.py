@@ -104,8 +104,10 @@ def _is_signed_power(value: int) -> bool:
     return abs(value).bit_count() == 1
 
 
-def find_pairs(checksum: ChecksumConfig, r: list[int], places: Collection[int]) -> list[tuple[Located, Located]]:
-    """All pairs of errors, each plus or minus a power of two, that explain the syndromes of a segment.
+def find_double_errors(
+    checksum: ChecksumConfig, r: list[int], places: Collection[int]
+) -> list[tuple[Located, Located]]:
+    """All double errors, each plus or minus a power of two, that explain the syndromes of a segment.
 
     Parameters
     ----------
@@ -118,7 +120,7 @@ def find_pairs(checksum: ChecksumConfig, r: list[int], places: Collection[int]) 
     if r[0] == 0 or _is_signed_power(r[0]):
         return []
     lowest = r[0] & -r[0]
-    pairs = []
+    found = []
     for second in (lowest, -lowest):
         first = r[0] - second
         if not _is_signed_power(first) or max(abs(first), lowest) > 1 << 31:
@@ -131,8 +133,8 @@ def find_pairs(checksum: ChecksumConfig, r: list[int], places: Collection[int]) 
                 == r[c]
                 for c in range(1, len(r))
             ):
-                pairs.append(located)
-    return pairs
+                found.append(located)
+    return found
 
 
 def _is_check_error(checksum: ChecksumConfig, r: list[int]) -> bool:
@@ -172,17 +174,17 @@ def check_block(cmd: Command, block: Block, sums: Sums, result: ReferenceResult)
         at = {i: q.get((group_of[m], n), 0) for i, n in enumerate(columns)}
         fit = _find_fit(checksum, syndromes, others, at)
         correct = bool(cmd.options.flags & GemmFlag.CORRECT)
-        pairs = find_pairs(checksum, syndromes, at.keys()) if checksum.pairs and correct else []
-        unique = len(pairs) == 1 and fit is None and not _is_check_error(checksum, syndromes)
+        doubles = find_double_errors(checksum, syndromes, at.keys()) if checksum.pairs and correct else []
+        unique = len(doubles) == 1 and fit is None and not _is_check_error(checksum, syndromes)
         where = {"place": fit or 0}
         uncorrectable: list[int] = []
         repaired: list[Located] = []
         if unique:
             outcome = SegmentOutcome.CORRECTED
-            repaired = [each for each in pairs[0] if each.place != LOG_PLAIN_CHECK]
+            repaired = [each for each in doubles[0] if each.place != LOG_PLAIN_CHECK]
             other = repaired[1].place if len(repaired) == 2 else LOG_PLAIN_CHECK
             where = {"place": repaired[0].place, "other_place": other, "pair": 1}
-        elif pairs:
+        elif doubles:
             outcome = SegmentOutcome.UNCORRECTABLE
             uncorrectable, fit, where = list(columns), None, {}
         elif fit is not None and correct:

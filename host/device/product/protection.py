@@ -142,7 +142,7 @@ class LogRecord:
     position : int
         Column of the located element, counted from `col`; 0 without.
     other : int or None
-        Of a corrected pair of errors the place of the other one, counted likewise, 255 for the plain check itself.
+        Place of the other one of a corrected double error, counted likewise, 255 for the plain check itself.
     """
 
     row: int

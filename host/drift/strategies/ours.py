@@ -21,7 +21,7 @@ from ..operating_point import OperatingPoint
 from .base import DriftRun, Strategy
 
 RESIDUE = ChecksumConfig(scheme="residue", segment_cols=16, column_checks=False)
-RESIDUE_PAIRS = replace(RESIDUE, pairs=True)
+RESIDUE_DOUBLE_ERRORS = replace(RESIDUE, pairs=True)
 
 ATTEMPTS_LIMIT = 3
 
@@ -41,8 +41,8 @@ class Rollback(Strategy):
     Parameters
     ----------
     checksum : ChecksumConfig, optional
-        The checksum units; by default residue checks of 16 columns. They locate pairs of errors too where errors are
-        inverted bits, of models that draw; late carries change runs of bits, which pass for pairs that they are
+        The checksum units; by default residue checks of 16 columns. They locate double errors too where errors are
+        inverted bits, of models that draw; late carries change runs of bits, which pass for double errors that they are
         not.
     theta : int
         Syndromes below 2^theta are let pass.
@@ -60,7 +60,7 @@ class Rollback(Strategy):
     def checksum_for(self, config: AcceleratorConfig) -> ChecksumConfig:
         if self.checksum is not None:
             return self.checksum
-        return RESIDUE if config.error_model.settles else RESIDUE_PAIRS
+        return RESIDUE if config.error_model.settles else RESIDUE_DOUBLE_ERRORS
 
     def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         out, valid = run.history(call)
