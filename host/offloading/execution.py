@@ -62,8 +62,8 @@ class ProductCall:
         Resident weights of a layer, or int8 (B, K, N) of attention.
     key : int
         Error key of the evaluation.
-    step : float
-        Value of one step of `a`, on which the meaning of the sums depends; 1 for attention.
+    scale : float
+        Scale of `a`, on which the meaning of the sums depends; 1 for attention.
     first_row : int
         Place of the first row in the whole product, for draws of errors.
     occurrence : int
@@ -74,7 +74,7 @@ class ProductCall:
     a: torch.Tensor
     w: ResidentWeights | torch.Tensor
     key: int
-    step: float = 1.0
+    scale: float = 1.0
     first_row: int = 0
     occurrence: int = 0
 
@@ -125,7 +125,7 @@ class Execution:
         protection = model.accelerator.protection
         if protection is not None and protection.check and protection.on_uncorrectable == "suppress":
             key, device = call.history_key, call.a.device
-            out, _ = model.history.slot(key, call.shape, device, step=call.step, evaluation=model.evaluation)
+            out, _ = model.history.slot(key, call.shape, device, scale=call.scale, evaluation=model.evaluation)
         else:
             out = model.scratch("sums", call.shape, torch.int32, call.a.device)
         return model.accelerator.gemm(call.a, call.w, out=out, error_key=call.key, tally=call.product.tally)

@@ -89,12 +89,12 @@ class _Held:
     """The predictor of a product, and the input scale of what it holds."""
 
     predictor: ProductPredictor
-    step: float
+    scale: float
 
 
 @dataclass(frozen=True)
 class _Values:
-    """State of `PredictedRollback`, without the slots: keys, steps and evaluations."""
+    """State of `PredictedRollback`, without the slots: keys, scales and evaluations."""
 
     held: list[tuple[int, int, int, float, list[int]]]
 
@@ -133,7 +133,7 @@ class PredictedRollback(Rollback):
         tensors: dict[str, torch.Tensor] = {}
         for place, (key, held) in enumerate(self._held.items()):
             state = held.predictor.state()
-            values.append([*astuple(key), held.step, state["nodes"]])
+            values.append([*astuple(key), held.scale, state["nodes"]])
             tensors |= {f"{place}.{name}": slot for name, slot in state.items() if name != "nodes"}
         return State({"held": values}, tensors)
 
@@ -142,17 +142,17 @@ class PredictedRollback(Rollback):
         for name, slot in state.tensors.items():
             Form(torch.int32).check(name, slot, "the state of the strategy")
         self._held.clear()
-        for place, (*key, step, nodes) in enumerate(state.values["held"]):
+        for place, (*key, scale, nodes) in enumerate(state.values["held"]):
             predictor = ProductPredictor(run.accelerator, damping=self.damping)
             slots = {f"slot{index}": state.tensors.get(f"{place}.slot{index}") for index in range(2)}
             predictor.load_state({"nodes": nodes, **{name: slot for name, slot in slots.items() if slot is not None}})
-            self._held[HistoryKey(*key)] = _Held(predictor, step)
+            self._held[HistoryKey(*key)] = _Held(predictor, scale)
 
     def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         held = self._held.get(call.history_key)
-        if held is None or held.step != call.step:
+        if held is None or held.scale != call.scale:
             predictor = ProductPredictor(run.accelerator, damping=self.damping)
-            held = self._held[call.history_key] = _Held(predictor, call.step)
+            held = self._held[call.history_key] = _Held(predictor, call.scale)
         predictor = held.predictor
         out = predictor.slot(call.shape, call.a.device)
         if run.is_safe(point) or not predictor.evaluations:
