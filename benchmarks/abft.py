@@ -47,7 +47,7 @@ from brownout.hw.checks.check_row import CheckRow
 from brownout.hw.checks.column_checker import ColumnChecker
 from brownout.hw.checks.column_sums import ColumnSums
 from brownout.hw.checks.corrector import Corrector
-from brownout.hw.checks.pairs import PairLocator
+from brownout.hw.checks.double_errors import DoubleErrorLocator
 from brownout.hw.checks.row_checker import RowChecker
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
@@ -94,7 +94,7 @@ class Setting:
 
 
 def checksums() -> Iterator[ChecksumConfig]:
-    """All schemes, segment widths and groups; residues without groups with pairs, too."""
+    """All schemes, segment widths and groups; residues without groups locating double errors, too."""
     for scheme, locators in (
         ("classic", 0),
         ("matched", 0),
@@ -171,10 +171,10 @@ def check_rate(setting: Setting, rate: float, delay_model: DelayModel) -> float:
 
 
 def _shares(accelerator: Accelerator, a: torch.Tensor, w: torch.Tensor, clean: torch.Tensor) -> dict[str, float]:
-    located = Protection(correct=False, on_mark="keep", log_records=0)
+    located = Protection(correct=False, on_uncorrectable="keep", log_records=0)
     erring = accelerator.gemm(a, w, protection=located) != clean
     accelerator.reset_stats()
-    left = accelerator.gemm(a, w, protection=Protection(on_mark="keep", log_records=0)) != clean
+    left = accelerator.gemm(a, w, protection=Protection(on_uncorrectable="keep", log_records=0)) != clean
     stats = accelerator.stats
     errors = max(1, int(erring.sum()))
     return {
@@ -241,21 +241,21 @@ def latency_overhead(checksum: ChecksumConfig) -> float:
     cycles = []
     for units in (None, checksum):
         with Accelerator(accelerator_config(units), backend="twin") as accelerator:
-            accelerator.gemm(a, w, protection=None if units is None else Protection(on_mark="keep"))
+            accelerator.gemm(a, w, protection=None if units is None else Protection(on_uncorrectable="keep"))
             cycles.append(accelerator.stats["cycles"])
     return cycles[1] / cycles[0] - 1
 
 
-def pair_locator(config: AcceleratorConfig) -> PairLocator:
+def double_error_locator(config: AcceleratorConfig) -> DoubleErrorLocator:
     """That of one segment."""
-    return PairLocator(config, 0)
+    return DoubleErrorLocator(config, 0)
 
 
 def whole_area(checksum: ChecksumConfig) -> float:
     """Transistors of all checksum units over those of the processing elements; memories apart.
 
-    Pairs add their locators to the units without; what the corrector needs to apply what they find, some hundredths of
-    it, is not counted, because Yosys takes too long to map all of it at once.
+    Double errors add their locators to the units without; what the corrector needs to apply what they find, some
+    hundredths of it, is not counted, because Yosys takes too long to map all of it at once.
     """
     plain, config = accelerator_config(None), accelerator_config(replace(checksum, pairs=False))
     kinds: list[Callable[[AcceleratorConfig], Elaboratable]] = [RowChecker, Corrector]
@@ -264,7 +264,7 @@ def whole_area(checksum: ChecksumConfig) -> float:
     units = SIDE * cached_area(CheckRow, config).transistors
     units += sum(cached_area(kind, config).transistors for kind in kinds)
     if checksum.pairs:
-        units += len(config.segments) * cached_area(pair_locator, accelerator_config(checksum)).transistors
+        units += len(config.segments) * cached_area(double_error_locator, accelerator_config(checksum)).transistors
     return units / (SIDE * cached_area(ArrayRow, plain).transistors)
 
 

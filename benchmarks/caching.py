@@ -284,7 +284,7 @@ def measure_rollback(bench: Bench, scheme: str, rate: float, interval: int) -> d
     labels = torch.arange(ROLLBACK_IMAGES) % spec.num_classes
     reference: torch.Tensor | None = None
     for rollback in ("clean", *ROLLBACKS):
-        protection = Protection(on_mark="zero" if rollback == "zero" else "suppress", log_records=1 << 20)
+        protection = Protection(on_uncorrectable="zero" if rollback == "zero" else "suppress", log_records=1 << 20)
         with Accelerator(config, backend="twin", protection=protection) as accelerator:
             predictor = Rollback(accelerator)
             observer = predictor if rollback == "predicted" else None

@@ -26,7 +26,7 @@ def main(
 ) -> None:
     config = AcceleratorConfig(timing_model="flip", checksum=ChecksumConfig(scheme="residue"))
     ratios, cpu_ratios, plain_s, replay_s = [], [], [], []
-    with Accelerator(config, backend="twin", protection=Protection(on_mark="suppress")) as accelerator:
+    with Accelerator(config, backend="twin", protection=Protection(on_uncorrectable="suppress")) as accelerator:
         accelerator.set_error_rate(1e-3, seed=1)
         with OffloadedPipeline.shipped(model, accelerator) as pipe, tempfile.TemporaryDirectory() as root:
 

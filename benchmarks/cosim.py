@@ -51,7 +51,7 @@ STOCK_SHAPE = (128, 128, 128)
 SEED = 0
 
 NO_FLAGS = GemmFlag(0)
-PROTECTION = Protection(on_mark="keep", log_records=0)
+PROTECTION = Protection(on_uncorrectable="keep", log_records=0)
 
 
 class BareLoop:

@@ -132,7 +132,7 @@ VARIANTS = {
         for voltage in (0.25, 0.0)
     },
 }
-"""Names of ours: columns of a segment, with ``p`` if pairs of errors are located too, and per cent of the way from the
+"""Names of ours: columns of a segment, with ``p`` if double errors are located too, and per cent of the way from the
 array's voltage to the guard band's; with ``_e0`` only evaluation 0 is nominal, which has nothing to go back to, and not
 evaluation 1 as DRIFT has it. ``layers`` and ``everything`` are ours too, named by what is low."""
 

@@ -78,7 +78,7 @@ def _set_errors(accelerator: Accelerator) -> None:
 def overhead(timing_model: str, repeats: int, blocks: int) -> dict[str, float]:
     """Time of runs with replays over that of runs without, alternating; and what the replays have covered."""
     config = AcceleratorConfig(timing_model=timing_model, checksum=CHECKSUM)
-    protection = Protection(on_mark="suppress")
+    protection = Protection(on_uncorrectable="suppress")
     options = MixedOptions(selection="faulty", seed=SEED)
     with (
         Accelerator(config, backend="twin", protection=protection) as twin,
@@ -129,7 +129,9 @@ def whole_model(name: str, repeats: int) -> dict[str, float]:
     with contextlib.ExitStack() as stack:
         for backend in seconds:
             settings: dict[str, Any] = {"mixed": options} if backend == "mixed" else {}
-            accelerator = Accelerator(config, backend=backend, protection=Protection(on_mark="keep"), **settings)
+            accelerator = Accelerator(
+                config, backend=backend, protection=Protection(on_uncorrectable="keep"), **settings
+            )
             accelerators[backend] = stack.enter_context(accelerator)
             _set_errors(accelerator)
             tensors = (*model.parameters(), *model.buffers())

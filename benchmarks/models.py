@@ -30,7 +30,7 @@ from denoisers.published import DENOISERS, Denoiser, fill
 
 ERROR_RATE = 1e-3
 
-PROTECTION = Protection(on_mark="keep")
+PROTECTION = Protection(on_uncorrectable="keep")
 """A single step has no values of the timestep before to go back to."""
 
 SEED = 0

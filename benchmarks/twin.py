@@ -140,7 +140,7 @@ def flip_cost(repeats: int) -> dict[str, float]:
 
     ``flip_over_clean_worst_scheme`` is that of the scheme in `SCHEMES_COMPARED` that costs most.
     """
-    keep, suppress = Protection(on_mark="keep"), Protection(on_mark="suppress")
+    keep, suppress = Protection(on_uncorrectable="keep"), Protection(on_uncorrectable="suppress")
     medians, share = _flip_race(RECOMMENDED, repeats, {"protected": keep, "suppressing": suppress})
     metrics = {f"flip_over_clean_{layer}": times["protected"] / times["clean"] for layer, times in medians.items()}
     metrics["flip_over_clean"] = _over_clean(medians, "protected")

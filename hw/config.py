@@ -144,7 +144,7 @@ class ChecksumConfig:
         if self.pairs and (not self.check_scheme.locates_doubles or self.column_checks):
             raise ValueError(
                 f"{owner}.pairs must be False for scheme={self.scheme!r} and column_checks={self.column_checks!r}: "
-                "pairs are located by residues, without column checks"
+                "double errors are located by residues, without column checks"
             )
 
     @cached_property

@@ -13,7 +13,7 @@ WORD_BITS = 32
 """Records are little-endian words of so many bits."""
 
 LOG_PLAIN_CHECK = 255
-"""The plain check itself, as the other place of a pair of errors; no segment has so many columns."""
+"""The plain check itself, as the other place of a double error; no segment has so many columns."""
 
 LOG_RECORDS_PER_BLOCK = 64
 """Records that the hardware keeps of one block of the output; further ones are counted and dropped."""
@@ -25,17 +25,17 @@ class Outcome(enum.IntEnum):
     IGNORED = 0
     """A check itself had erred."""
     CORRECTED = 1
-    MARKED_BY_FIT = 2
-    """One element was located, and marked for want of CORRECT."""
-    MARKED = 3
+    LOCATED = 2
+    """One element was located, and not corrected for want of CORRECT."""
+    UNCORRECTABLE = 3
     """The error could not be located."""
 
 
 OUTCOME_MACROS = {
     Outcome.IGNORED: "IGNORED",
     Outcome.CORRECTED: "CORRECTED",
-    Outcome.MARKED_BY_FIT: "MARKED_FIT",
-    Outcome.MARKED: "MARKED",
+    Outcome.LOCATED: "MARKED_FIT",
+    Outcome.UNCORRECTABLE: "MARKED",
 }
 """How drivers in C know them: names of macros, which stay."""
 
@@ -84,7 +84,7 @@ LOG_FIELDS = (
         *("outcome", 3, 16, 2),
         "what happened: "
         + ", ".join(
-            f"{int(outcome)} {macro}" + (" (that column)" if outcome is Outcome.MARKED_BY_FIT else "")
+            f"{int(outcome)} {macro}" + (" (that column)" if outcome is Outcome.LOCATED else "")
             for outcome, macro in OUTCOME_MACROS.items()
         ),
     ),

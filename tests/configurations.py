@@ -94,4 +94,4 @@ PAIRS = AcceleratorConfig(
     checksum=ChecksumConfig(scheme="residue", segment_cols=8, column_checks=False, pairs=True),
     memory=SMALL_MEMORY,
 )
-"""Pairs of errors are located; more lanes than the last segment has columns."""
+"""Double errors are located; more lanes than the last segment has columns."""

@@ -5,7 +5,7 @@ occurs without wrapping, and wraps where the page says so.
 """
 
 from .carries import carry_pass, late_bits
-from .checks import Located, find_pairs, is_flagged, large
+from .checks import Located, find_double_errors, is_flagged, large
 from .draws import draw, mix, pick
 from .gemm import reference_gemm
 from .numbers import check_weights, digits_of, wrap
@@ -19,7 +19,7 @@ __all__ = [
     "check_weights",
     "digits_of",
     "draw",
-    "find_pairs",
+    "find_double_errors",
     "is_flagged",
     "large",
     "late_bits",

@@ -104,8 +104,10 @@ def _is_signed_power(value: int) -> bool:
     return abs(value).bit_count() == 1
 
 
-def find_pairs(checksum: ChecksumConfig, r: list[int], places: Collection[int]) -> list[tuple[Located, Located]]:
-    """All pairs of errors, each plus or minus a power of two, that explain the syndromes of a segment.
+def find_double_errors(
+    checksum: ChecksumConfig, r: list[int], places: Collection[int]
+) -> list[tuple[Located, Located]]:
+    """All double errors, each plus or minus a power of two, that explain the syndromes of a segment.
 
     Parameters
     ----------
@@ -118,7 +120,7 @@ def find_pairs(checksum: ChecksumConfig, r: list[int], places: Collection[int]) 
     if r[0] == 0 or _is_signed_power(r[0]):
         return []
     lowest = r[0] & -r[0]
-    pairs = []
+    found = []
     for second in (lowest, -lowest):
         first = r[0] - second
         if not _is_signed_power(first) or max(abs(first), lowest) > 1 << 31:
@@ -131,8 +133,8 @@ def find_pairs(checksum: ChecksumConfig, r: list[int], places: Collection[int]) 
                 == r[c]
                 for c in range(1, len(r))
             ):
-                pairs.append(located)
-    return pairs
+                found.append(located)
+    return found
 
 
 def _is_check_error(checksum: ChecksumConfig, r: list[int]) -> bool:
@@ -172,36 +174,36 @@ def check_block(cmd: Command, block: Block, sums: Sums, result: ReferenceResult)
         at = {i: q.get((group_of[m], n), 0) for i, n in enumerate(columns)}
         fit = _find_fit(checksum, syndromes, others, at)
         correct = bool(cmd.options.flags & GemmFlag.CORRECT)
-        pairs = find_pairs(checksum, syndromes, at.keys()) if checksum.pairs and correct else []
-        unique = len(pairs) == 1 and fit is None and not _is_check_error(checksum, syndromes)
+        doubles = find_double_errors(checksum, syndromes, at.keys()) if checksum.pairs and correct else []
+        unique = len(doubles) == 1 and fit is None and not _is_check_error(checksum, syndromes)
         where = {"place": fit or 0}
-        marked: list[int] = []
+        uncorrectable: list[int] = []
         repaired: list[Located] = []
         if unique:
             outcome = SegmentOutcome.CORRECTED
-            repaired = [each for each in pairs[0] if each.place != LOG_PLAIN_CHECK]
+            repaired = [each for each in doubles[0] if each.place != LOG_PLAIN_CHECK]
             other = repaired[1].place if len(repaired) == 2 else LOG_PLAIN_CHECK
             where = {"place": repaired[0].place, "other_place": other, "pair": 1}
-        elif pairs:
-            outcome = SegmentOutcome.MARKED
-            marked, fit, where = list(columns), None, {}
+        elif doubles:
+            outcome = SegmentOutcome.UNCORRECTABLE
+            uncorrectable, fit, where = list(columns), None, {}
         elif fit is not None and correct:
             outcome = SegmentOutcome.CORRECTED
             repaired = [Located(fit, syndromes[0])]
         elif fit is not None:
-            outcome = SegmentOutcome.MARKED_BY_FIT
-            marked = [columns[fit]]
+            outcome = SegmentOutcome.LOCATED
+            uncorrectable = [columns[fit]]
         elif _is_check_error(checksum, syndromes):
             outcome = SegmentOutcome.IGNORED
         else:
-            outcome = SegmentOutcome.MARKED
-            marked = [n for i, n in enumerate(columns) if not cmd.columns_checked or large(at[i], theta)]
+            outcome = SegmentOutcome.UNCORRECTABLE
+            uncorrectable = [n for i, n in enumerate(columns) if not cmd.columns_checked or large(at[i], theta)]
         for each in repaired:
             n = columns[each.place]
             result.corrected_sums[b, m, n] = wrap(sums.data[m, n] - each.error, 32)
             result.corrected[b, m, n] = True
             result.counters["corrected"] += 1
-        result.marked[b, m, marked] = True
+        result.uncorrectable[b, m, uncorrectable] = True
         result.outcome[b, m, tile, s] = outcome
         if fit is not None:
             result.fit[b, m, tile, s] = cmd.config.segments[s].start + fit
@@ -209,11 +211,11 @@ def check_block(cmd: Command, block: Block, sums: Sums, result: ReferenceResult)
             "row": cmd.global_row(b, m),
             "col": cmd.global_col(columns.start),
             "syndrome": syndromes[0] % WORD,
-            "count": len(marked),
+            "count": len(uncorrectable),
             "outcome": outcome,
             "negative": syndromes[0] < 0,
             **where,
         }
-        mask = sum(1 << n - columns.start for n in marked) if cmd.columns_checked else None
+        mask = sum(1 << n - columns.start for n in uncorrectable) if cmd.columns_checked else None
         records.append(pack_log_record(values, mask))
     return records

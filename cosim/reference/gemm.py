@@ -89,7 +89,7 @@ def reference_gemm(
         outcome=np.full(segments, SegmentOutcome.NOT_FLAGGED, np.int8),
         fit=np.full(segments, -1, np.int64),
         corrected=np.zeros(shape, bool),
-        marked=np.zeros(shape, bool),
+        uncorrectable=np.zeros(shape, bool),
         counters=dict.fromkeys((*names, "injected", "missed", "wrong"), 0),
     )
     room = options.log_bytes // config.log_record_bytes
@@ -109,18 +109,18 @@ def reference_gemm(
 
     clean = np.matmul(left, right)
     wrong = result.corrected_sums != clean
-    result.counters["suppressed"] = int(result.marked.sum())
+    result.counters["suppressed"] = int(result.uncorrectable.sum())
     result.counters["injected"] = cmd.injected
     if config.razor:
         result.counters["dropped"] = cmd.dropped
-    result.counters["missed"] = int((wrong & ~result.marked & ~result.corrected).sum())
+    result.counters["missed"] = int((wrong & ~result.uncorrectable & ~result.corrected).sum())
     result.counters["wrong"] = int((wrong & result.corrected).sum())
 
     output = _finish(result.corrected_sums, channels, requantise)
     if options.flags & GemmFlag.SUPPRESS:
         kept = np.zeros_like(output) if previous is None else previous.reshape(output.shape)
-        output = np.where(result.marked, kept, output)
+        output = np.where(result.uncorrectable, kept, output)
     elif options.flags & GemmFlag.ZERO:
-        output = np.where(result.marked, np.zeros_like(output), output)
+        output = np.where(result.uncorrectable, np.zeros_like(output), output)
     result.output = output
     return result

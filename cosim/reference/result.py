@@ -20,8 +20,8 @@ class SegmentOutcome(IntEnum):
     NOT_FLAGGED = -1
     IGNORED = Outcome.IGNORED
     CORRECTED = Outcome.CORRECTED
-    MARKED_BY_FIT = Outcome.MARKED_BY_FIT
-    MARKED = Outcome.MARKED
+    LOCATED = Outcome.LOCATED
+    UNCORRECTABLE = Outcome.UNCORRECTABLE
 
 
 @dataclass
@@ -46,8 +46,8 @@ class ReferenceResult:
         Column of the tile to which the evidence points, -1 if to none or to two.
     corrected : bool array (B, M, N)
         Elements from which an error was subtracted, also one that is a multiple of 2^32.
-    marked : bool array (B, M, N)
-        Elements marked.
+    uncorrectable : bool array (B, M, N)
+        Uncorrectable elements.
     log : bytes
         Records written, 16 bytes each.
     counters : dict of str to int
@@ -63,6 +63,6 @@ class ReferenceResult:
     outcome: NDArray[np.int8]
     fit: Ints
     corrected: NDArray[np.bool_]
-    marked: NDArray[np.bool_]
+    uncorrectable: NDArray[np.bool_]
     log: bytes = b""
     counters: dict[str, int] = field(default_factory=dict)

@@ -49,7 +49,7 @@ class Writes:
 
 
 def logged_places(log: Sequence[LogRecord], *, first_row: int = 0, first_col: int = 0) -> Places:
-    """Elements that records of `Accelerator.last_log` say were marked; the others are not in it.
+    """Elements that records of `Accelerator.last_log` say are uncorrectable; the others are not in it.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def logged_places(log: Sequence[LogRecord], *, first_row: int = 0, first_col: in
     pairs = sorted(
         ((record.row - first_row) % (1 << 32), (record.col - first_col) % (1 << 32) + position)
         for record in log
-        for position in record.marked
+        for position in record.uncorrectable
     )
     table = np.array(pairs, np.int64).reshape(-1, 2)
     return Places(table[:, 0].copy(), table[:, 1].copy())
@@ -90,7 +90,7 @@ def write_predictions(
         Of the same shape and dtype: the outputs of the evaluation before, and of the one before that; without an
         earlier one it is the latest value that is written.
     places : Places
-        Marked elements.
+        Uncorrectable elements.
     factor : float
         Damping times the distance from the latest to the present evaluation, over that from the earlier to the latest.
     bus_bytes : int
@@ -125,19 +125,19 @@ def write_predictions(
 
 
 class ProductPredictor:
-    """Output slots of one product, and what marked elements of its next evaluation are expected to be.
+    """Output slots of one product, and what uncorrectable elements of its next evaluation are expected to be.
 
     Two slots take turns. As a product is written into one, the other holds the values of the evaluation before, and
-    marked elements, which are not written, still hold those of the evaluation before that. So both values are there
-    without anything having been copied: the history costs one more slot of memory and no traffic, and only marked
-    elements are read and written::
+    uncorrectable elements, which are not written, still hold those of the evaluation before that. So both values are
+    there without anything having been copied: the history costs one more slot of memory and no traffic, and only
+    uncorrectable elements are read and written::
 
         slot = predictor.slot((m, n))
-        accelerator.gemm(a, w, out=slot, error_key=key)  # with on_mark="suppress"
+        accelerator.gemm(a, w, out=slot, error_key=key)  # with on_uncorrectable="suppress"
         writes = predictor.settle(logged_places(accelerator.last_log))
 
-    In the first evaluation marked elements stay zero, in the second they get the value of the first. Marked elements
-    that the log had no room for keep a value that is two evaluations old.
+    In the first evaluation uncorrectable elements stay zero, in the second they get the value of the first.
+    Uncorrectable elements that the log had no room for keep a value that is two evaluations old.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ class ProductPredictor:
         return self._slots[0]
 
     def settle(self, places: Places, *, evaluation: int | None = None) -> Writes:
-        """Write predictions at the marked elements of the product that has run in `slot`.
+        """Write predictions at the uncorrectable elements of the product that has run in `slot`.
 
         Parameters
         ----------

@@ -170,7 +170,7 @@ class DemoJob:
             nonlocal rolled_back, suppressed
             trace.see_layer(name, sums)
             before, suppressed = suppressed, accelerator.check_counts["suppressed"]
-            # Attention has no values to go back to: what is marked there stays as it is.
+            # Attention has no values to go back to: what is uncorrectable there stays as it is.
             if not name.endswith((".qk", ".pv")):
                 rolled_back += suppressed - before
 

@@ -32,7 +32,7 @@ from .product.operands import (
     make_product,
 )
 from .product.protection import LogRecord, Protection, check_protection, command_options, parse_log
-from .product.reload import Places, marked_places
+from .product.reload import Places, uncorrectable_places
 from .product.slots import Slots
 
 
@@ -159,8 +159,8 @@ class Accelerator(OperatingControls):
         out : torch.Tensor, optional
             Written instead of a new tensor; suppressed elements keep the value that they have in it. See `new_slot`.
         checkpoint : torch.Tensor, optional
-            Like `out`, and of its shape and dtype: with ``on_mark="reload"``, marked elements are copied from it. See
-            `copy`.
+            Like `out`, and of its shape and dtype: with ``on_uncorrectable="reload"``, uncorrectable elements are
+            copied from it. See `copy`.
         protection : Protection, optional
             Use of the checksum units; by default `Accelerator.protection`.
         error_key : int
@@ -195,12 +195,12 @@ class Accelerator(OperatingControls):
         device = self._open()
         chosen = self.protection if protection is None else protection
         options = command_options(self.config, chosen, out, error_key, first_row, first_col)
-        reloads = chosen is not None and chosen.check and chosen.on_mark == "reload"
+        reloads = chosen is not None and chosen.check and chosen.on_uncorrectable == "reload"
         if reloads != (checkpoint is not None):
             raise ValueError(
-                "on_mark='reload' needs checkpoint=, from which marked elements are copied"
+                "on_uncorrectable='reload' needs checkpoint=, from which uncorrectable elements are copied"
                 if reloads
-                else "checkpoint= is used with on_mark='reload' only; leave it out"
+                else "checkpoint= is used with on_uncorrectable='reload' only; leave it out"
             )
         product, result = make_product(a, w, bias, requant, out, options, tally)
         device.check_device("a", a.device)
@@ -214,7 +214,7 @@ class Accelerator(OperatingControls):
             self._log = device.gemm(product)
             reloaded = 0
             if checkpoint is not None and self._log:
-                places = marked_places(self.config, self._log, first_row, first_col)
+                places = uncorrectable_places(self.config, self._log, first_row, first_col)
                 reloaded = len(places)
                 if reloaded:
                     device.copy(as_batch(checkpoint), product.out, places)
@@ -229,7 +229,7 @@ class Accelerator(OperatingControls):
         return result
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Let the accelerator copy one output to another: a checkpoint to which ``on_mark="reload"`` goes back.
+        """Let the accelerator copy an output to a checkpoint, to which ``on_uncorrectable="reload"`` goes back.
 
         It reads and writes device memory for that, which takes time and energy. The last product's log is gone.
 
@@ -264,9 +264,9 @@ class Accelerator(OperatingControls):
         """
         return parse_log(self._log, self.config.log_record_bytes)
 
-    def last_marked(self, first_row: int = 0, first_col: int = 0) -> Places:
-        """Elements that `last_log` says were marked in the product, which had this first row and column."""
-        return marked_places(self.config, self._log, first_row, first_col)
+    def last_uncorrectable(self, first_row: int = 0, first_col: int = 0) -> Places:
+        """Elements that `last_log` says are uncorrectable in the product, which had this first row and column."""
+        return uncorrectable_places(self.config, self._log, first_row, first_col)
 
     @property
     def check_counts(self) -> Mapping[str, int]:
@@ -370,10 +370,10 @@ class Accelerator(OperatingControls):
         (read and written) and ``ideal_cycles`` (of an array that is never idle). The same calls give the same values
         on RTL and on the twin.
 
-        With checksum units there are ``checks``, ``detected``, ``corrected``, ``suppressed`` (marked elements, whatever
-        became of them), ``suppressed_unwritten``, ``reloaded`` (from a checkpoint), ``log_records``, ``log_dropped``.
-        With a model of timing errors: ``injected``, ``missed`` and ``wrong``, which the host knows from the clean
-        product.
+        With checksum units there are ``checks``, ``detected``, ``corrected``, ``suppressed`` (uncorrectable elements,
+        whatever became of them), ``suppressed_unwritten``, ``reloaded`` (from a checkpoint), ``log_records``,
+        ``log_dropped``. With a model of timing errors: ``injected``, and silent errors, outputs that nothing flagged
+        (``missed``) or that a correction has made wrong (``wrong``); the host knows them from the clean product.
 
         ``host_bytes`` is what `add_host_traffic` was told, ``interface_bytes`` are operands that the host has written
         to the device's memory and outputs that it has read there.
@@ -425,7 +425,7 @@ class Accelerator(OperatingControls):
                 "config": self.config.to_dict(),
                 "rtl_hash": self.config.rtl_hash,
                 "layout": self.layout,
-                "protection": None if self.protection is None else asdict(self.protection),
+                "protection": None if self.protection is None else self.protection.to_dict(),
                 "timing_law": asdict(self._points.delay_model),
                 "energy_model": asdict(self._ledger.meter.model),
                 "operating_points": points["wanted"],

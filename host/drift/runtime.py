@@ -235,7 +235,7 @@ class DriftExecution(Execution):
     def history(self, call: ProductCall) -> tuple[torch.Tensor, bool]:
         """Slot of a product with the sums of the evaluation before, and whether there are any."""
         return self.model.history.slot(
-            call.history_key, call.shape, call.a.device, step=call.step, evaluation=self.evaluation
+            call.history_key, call.shape, call.a.device, scale=call.scale, evaluation=self.evaluation
         )
 
     def recompute_rows(self, call: ProductCall, out: torch.Tensor, rows: torch.Tensor) -> None:

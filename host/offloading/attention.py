@@ -29,8 +29,8 @@ Multiply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], None]
 
 
 Gather = Callable[[torch.Tensor, torch.Tensor, tuple[float, float], bool], tuple[torch.Tensor, torch.Tensor, bool]]
-"""``gather(key, value, steps, bad)``: int8 (B, H, S, E) and (B, H, S, V) of some tokens, in memory that is used again,
-the value of one step of each, and whether a key or value is NaN or infinite, to those of all tokens."""
+"""``gather(key, value, scales, bad)``: int8 (B, H, S, E) and (B, H, S, V) of some tokens, in memory that is used again,
+their scales, and whether a key or value is NaN or infinite, to those of all tokens."""
 
 Look = Callable[[tuple[Met, Met, Met]], bool]
 """Gets what quantising query, key and value has met, and tells whether some of them are NaN or infinite."""
@@ -96,7 +96,7 @@ def causal_mask(start: int, rows: int, keys: int, device: torch.device) -> torch
 
 def attend(
     heads: Heads,
-    steps: list[float],
+    input_scales: list[float],
     scale: float,
     is_causal: bool,
     multiply: tuple[Multiply, Multiply],
@@ -115,8 +115,8 @@ def attend(
     ----------
     heads : Heads
         Operands.
-    steps : list of 3 float
-        Value of one step of query, key and value.
+    input_scales : list of 3 float
+        Scales of query, key and value.
     scale : float
         Of the scores.
     is_causal : bool
@@ -141,23 +141,25 @@ def attend(
     query, key, value = heads.query, heads.key, heads.value
     device = query.device
     operands, met = [], []
-    for name, values, step in zip(("query", "key", "value"), (query, key, value), steps, strict=True):
+    for name, values, input_scale in zip(("query", "key", "value"), (query, key, value), input_scales, strict=True):
         quantized = scratch(name, tuple(values.shape), torch.int8, device)
-        met.append(kernels.quantise(values, torch.tensor([1 / step], dtype=torch.float32, device=device), quantized))
+        met.append(
+            kernels.quantise(values, torch.tensor([1 / input_scale], dtype=torch.float32, device=device), quantized)
+        )
         operands.append(quantized)
     bad_keys = None
     if look is not None and look((met[0], met[1], met[2])):
         bad_keys = bad_rows(key) | bad_rows(value)
     if gather is not None:
         own = bad_keys is not None and bool(bad_keys.any())
-        operands[1], operands[2], bad = gather(operands[1], operands[2], (steps[1], steps[2]), own)
+        operands[1], operands[2], bad = gather(operands[1], operands[2], (input_scales[1], input_scales[2]), own)
         if bad or own:
             # There is no mask: every row attends to all of them.
             bad_keys = torch.ones((*query.shape[:2], 1), dtype=torch.bool, device=device)
     q, k, v = (operand.flatten(0, 1) for operand in operands)
     batch, count, length, _ = query.shape
     keys, width = v.shape[1:]
-    factor = scale * steps[0] * steps[1]
+    factor = scale * input_scales[0] * input_scales[1]
     out = torch.empty((batch, length, count, width), device=device).transpose(1, 2)
     for start in range(0, length, ROWS_AT_ONCE):
         rows = min(ROWS_AT_ONCE, length - start)
@@ -175,7 +177,7 @@ def attend(
         if masked and refuse_mask is not None and bool((totals < 0).any()):
             refuse_mask()
         multiply[1](weights, v, sums, start * batch * count)
-        kernels.weighted_means(sums.view(*shape, width), totals, steps[2], out[:, :, place])
+        kernels.weighted_means(sums.view(*shape, width), totals, input_scales[2], out[:, :, place])
         if bad_keys is not None:
             out[:, :, place].masked_fill_(bad_queries(query, bad_keys, mask, start, rows)[..., None], torch.nan)
     return out
@@ -206,7 +208,7 @@ def int8_attention(
     mask : torch.Tensor, optional
         Boolean (True: attend) or added to the scores; broadcastable to (..., L, S).
     scales : torch.Tensor
-        float64 (G, 3): value of one step of query, key and value, for each timestep group.
+        float64 (G, 3): scales of query, key and value, for each timestep group.
     group : torch.Tensor, optional
         int64 (): the timestep group, by default 0.
     is_causal, scale, enable_gqa
@@ -222,7 +224,7 @@ def int8_attention(
     """
     call: AttentionCall = find(layer)
     check_attention(call.name, query, key, value)
-    steps = scales[0 if group is None else int(group)].tolist()
+    input_scales = scales[0 if group is None else int(group)].tolist()
     keys: list[int] = []
 
     def look(met: tuple[Met, Met, Met]) -> bool:
@@ -246,7 +248,7 @@ def int8_attention(
         raise ValueError(f"attention {call.name!r} has a mask, which cannot be divided over devices")
     refusing = refuse_mask if call.model.nonfinite == "raise" else None
     products = (multiply(0), multiply(1))
-    out = attend(heads, steps, scale, is_causal, products, scratch, call.gather, look, refusing)
+    out = attend(heads, input_scales, scale, is_causal, products, scratch, call.gather, look, refusing)
     return out.to(query.dtype).reshape(heads.shape)
 
 

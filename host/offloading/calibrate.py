@@ -315,10 +315,10 @@ class _Calibrator:
 
         def watch(layer: nn.Module, values: torch.Tensor, result: torch.Tensor) -> None:
             layer_type, name = layer_type_of(layer), self.layers[layer]
-            step = found[name].scales[self.groups.index]
+            scale = found[name].scales[self.groups.index]
             factors = found[name].smoothing
-            multiplier = (1 / (step if factors is None else step * factors)).float().view(-1)
-            inputs = reference.quantise(layer_type.channels_last(values).float(), multiplier).float() * float(step)
+            multiplier = (1 / (scale if factors is None else scale * factors)).float().view(-1)
+            inputs = reference.quantise(layer_type.channels_last(values).float(), multiplier).float() * float(scale)
             quantized = layer_type.compute(layer, layer_type.channels_back(inputs), weights[layer], None)
             bias = layer_type.broadcast_bias(layer)
             errors[name].add(name, result if bias is None else result - bias, quantized)
@@ -329,8 +329,8 @@ class _Calibrator:
             result = function(*args, **kwargs)
             name = call_name(self.names[owner], index)
             if name in found:
-                steps = found[name].scales[self.groups.index].tolist()
-                errors[name].add(name, result, _emulate(_attention_arguments(*args, **kwargs), steps))
+                scales = found[name].scales[self.groups.index].tolist()
+                errors[name].add(name, result, _emulate(_attention_arguments(*args, **kwargs), scales))
             return result
 
         self._run(_watch_layers(self.layers, watch), watch_attention(self.module, watch_call))
@@ -379,7 +379,7 @@ def _attention_arguments(
     }
 
 
-def _emulate(call: dict[str, Any], steps: list[float]) -> torch.Tensor:
+def _emulate(call: dict[str, Any], scales: list[float]) -> torch.Tensor:
     """Result of an offloaded attention call, with products in float32."""
     heads = split_heads(call["query"], call["key"], call["value"], call["mask"], call["enable_gqa"])
 
@@ -390,7 +390,7 @@ def _emulate(call: dict[str, Any], steps: list[float]) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
 
     products: tuple[Multiply, Multiply] = (multiply, multiply)
-    return attend(heads, steps, call["scale"], call["is_causal"], products, scratch).reshape(heads.shape)
+    return attend(heads, scales, call["scale"], call["is_causal"], products, scratch).reshape(heads.shape)
 
 
 def calibrate(

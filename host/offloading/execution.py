@@ -62,8 +62,8 @@ class ProductCall:
         Resident weights of a layer, or int8 (B, K, N) of attention.
     key : int
         Error key of the evaluation.
-    step : float
-        Value of one step of `a`, on which the meaning of the sums depends; 1 for attention.
+    scale : float
+        Scale of `a`, on which the meaning of the sums depends; 1 for attention.
     first_row : int
         Place of the first row in the whole product, for draws of errors.
     occurrence : int
@@ -74,7 +74,7 @@ class ProductCall:
     a: torch.Tensor
     w: ResidentWeights | torch.Tensor
     key: int
-    step: float = 1.0
+    scale: float = 1.0
     first_row: int = 0
     occurrence: int = 0
 
@@ -123,9 +123,9 @@ class Execution:
         """
         model = call.product.model
         protection = model.accelerator.protection
-        if protection is not None and protection.check and protection.on_mark == "suppress":
+        if protection is not None and protection.check and protection.on_uncorrectable == "suppress":
             key, device = call.history_key, call.a.device
-            out, _ = model.history.slot(key, call.shape, device, step=call.step, evaluation=model.evaluation)
+            out, _ = model.history.slot(key, call.shape, device, scale=call.scale, evaluation=model.evaluation)
         else:
             out = model.scratch("sums", call.shape, torch.int32, call.a.device)
         return model.accelerator.gemm(call.a, call.w, out=out, error_key=call.key, tally=call.product.tally)
@@ -133,12 +133,12 @@ class Execution:
     def attention_product(self, call: ProductCall, out: torch.Tensor) -> None:
         """Run a block of a product of attention into int32 `out`.
 
-        Marked elements are kept as they are: their history would take more memory than the model.
+        Uncorrectable elements are kept as they are: their history would take more memory than the model.
         """
         accelerator = call.product.model.accelerator
         protection = accelerator.protection
-        if protection is not None and protection.on_mark == "suppress":
-            protection = replace(protection, on_mark="keep")
+        if protection is not None and protection.on_uncorrectable == "suppress":
+            protection = replace(protection, on_uncorrectable="keep")
         accelerator.gemm(
             call.a,
             call.w,

@@ -40,20 +40,20 @@ class HistorySlot:
     ----------
     sums : torch.Tensor
         int32 (M, N) or (B, M, N).
-    step : float
-        Value of one step of the input with which they were made.
+    scale : float
+        Scale of the input with which they were made.
     evaluation : int
         Of the model, that wrote it last.
     """
 
     sums: torch.Tensor
-    step: float
+    scale: float
     evaluation: int
 
 
 @dataclass(frozen=True)
 class _Values:
-    """State of a history, without the sums: key, step, evaluation, device, and whether nothing was written there."""
+    """State of a history, without the sums: key, scale, evaluation, device, and whether nothing was written there."""
 
     slots: list[tuple[Count, int, Count, Positive, int, str, bool]]
     ages: list[tuple[int, Count]]
@@ -79,7 +79,7 @@ class History:
         self._slots: dict[HistoryKey, HistorySlot] = {}
 
     def slot(
-        self, key: HistoryKey, shape: tuple[int, ...], device: torch.device, *, step: float = 1.0, evaluation: int = 0
+        self, key: HistoryKey, shape: tuple[int, ...], device: torch.device, *, scale: float = 1.0, evaluation: int = 0
     ) -> tuple[torch.Tensor, bool]:
         """Output of an evaluation that is about to be written.
 
@@ -94,8 +94,8 @@ class History:
             (M, N) or (B, M, N).
         device : torch.device
             That of the operands.
-        step : float
-            Value of one step of the input now.
+        scale : float
+            Scale of the input now.
         evaluation : int
             Of the model, now.
 
@@ -109,15 +109,15 @@ class History:
         held = self._slots.get(key)
         if held is None or tuple(held.sums.shape) != shape or held.sums.device != device:
             sums = self.accelerator.new_slot(*shape, device=device)
-            self._slots[key] = HistorySlot(sums, step, evaluation)
+            self._slots[key] = HistorySlot(sums, scale, evaluation)
             return sums, False
-        if held.step != step:
-            rescaled = (held.sums.double() * (held.step / step)).round_().clamp_(-INT32_LIMIT - 1, INT32_LIMIT)
+        if held.scale != scale:
+            rescaled = (held.sums.double() * (held.scale / scale)).round_().clamp_(-INT32_LIMIT - 1, INT32_LIMIT)
             held.sums.copy_(rescaled)
             self.accelerator.add_host_traffic(2 * held.sums.numel() * held.sums.element_size())
         age = evaluation - held.evaluation
         self.ages[age] = self.ages.get(age, 0) + 1
-        held.step, held.evaluation = step, evaluation
+        held.scale, held.evaluation = scale, evaluation
         return held.sums, True
 
     def forget(self, key: HistoryKey) -> None:
@@ -132,7 +132,13 @@ class History:
     def state(self) -> State:
         """All values, and which of their slots no product has been written to."""
         slots = [
-            [*astuple(key), slot.step, slot.evaluation, str(slot.sums.device), self.accelerator.is_unwritten(slot.sums)]
+            [
+                *astuple(key),
+                slot.scale,
+                slot.evaluation,
+                str(slot.sums.device),
+                self.accelerator.is_unwritten(slot.sums),
+            ]
             for key, slot in self._slots.items()
         ]
         ages = [[age, count] for age, count in self.ages.items()]
@@ -146,9 +152,9 @@ class History:
         check_tensors(state.tensors, forms, "the state of the histories")
         self._slots.clear()
         self.ages = dict(state.values["ages"])
-        for place, (*key, step, evaluation, device, unwritten) in enumerate(state.values["slots"]):
+        for place, (*key, scale, evaluation, device, unwritten) in enumerate(state.values["slots"]):
             sums = self.accelerator.load_slot(state.tensors[str(place)], unwritten=unwritten, device=device)
-            self._slots[HistoryKey(*key)] = HistorySlot(sums, step, evaluation)
+            self._slots[HistoryKey(*key)] = HistorySlot(sums, scale, evaluation)
 
     def clear(self) -> None:
         """Forget all values, for example because another image begins."""

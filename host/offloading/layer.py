@@ -228,10 +228,10 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
         self.product.load(self.matrix(), self.input_scale.tolist())
 
     def _derive(self) -> None:
-        steps = self.input_scale[:, None]
-        divisor = steps if self.smoothing is None else steps * self.smoothing
+        scales = self.input_scale[:, None]
+        divisor = scales if self.smoothing is None else scales * self.smoothing
         # Rounded once: scales are float64.
-        derived = {"multiplier": 1 / divisor, "output_scale": self.weight_scale * steps}
+        derived = {"multiplier": 1 / divisor, "output_scale": self.weight_scale * scales}
         for name, values in derived.items():
             rounded, held = values.to(torch.float32), self._buffers.get(name)
             if held is not None and (held.dtype, held.device) == (rounded.dtype, rounded.device):

@@ -22,7 +22,7 @@ class LayerCalibration:
     kind : str
         `LayerType.kind` of the layer, ``"linear"`` or ``"conv2d"`` for example, or ``"attention"``.
     scales : torch.Tensor
-        float64: value of one step of the input for each timestep group, (G,); of attention (G, 3), for query, key and
+        float64: scale of the input for each timestep group, (G,); of attention (G, 3), for query, key and
         value.
     smoothing : torch.Tensor or None
         float32 (C,): factors by which input channels are divided and weights multiplied.

@@ -217,7 +217,7 @@ class OffloadedProduct:
         self.number = len(model.products)
         model.products.append(self)
         self.weights: ResidentWeights | None = None
-        self.steps: list[float] = [1.0]
+        self.scales: list[float] = [1.0]
         self.evaluations: dict[int, int] = {}
         self.calls = self.rows = self.macs = self.ideal_cycles = self.k = self.n = self.inputs = self.saturated = 0
         self._before_run = (0, 0)
@@ -302,7 +302,7 @@ class OffloadedProduct:
                 stacklevel=2,
             )
 
-    def load(self, weights: torch.Tensor, steps: list[float]) -> None:
+    def load(self, weights: torch.Tensor, scales: list[float]) -> None:
         """Make int8 (K, N) or (B, K, N) resident, for inputs with these scales (for each timestep group).
 
         Histories of sums with other weights are forgotten.
@@ -312,7 +312,7 @@ class OffloadedProduct:
         # The old ones first: there need not be room for both.
         self.weights = None
         self.weights = self.model.accelerator.upload(weights)
-        self.steps = steps
+        self.scales = scales
 
     def begin(self) -> int:
         """Error key of the evaluation that begins: of no other evaluation, and the same in every run.
@@ -333,7 +333,7 @@ class OffloadedProduct:
         `group` is the timestep group, by whose scale `rows` were quantised.
         """
         assert self.weights is not None
-        call = ProductCall(self, rows, self.weights, self.begin(), self.steps[group])
+        call = ProductCall(self, rows, self.weights, self.begin(), self.scales[group])
         out = self.model.execution.layer(call)
         self._count(out, rows.shape[-1])
         return out

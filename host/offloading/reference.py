@@ -28,7 +28,7 @@ def quantise(values: torch.Tensor, multiplier: torch.Tensor) -> torch.Tensor:
     values : torch.Tensor
         float32 (..., C).
     multiplier : torch.Tensor
-        float32 (1,) or (C,): reciprocal of the value of one step.
+        float32 (1,) or (C,): reciprocal of the scale.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def weighted_means(sums: torch.Tensor, totals: torch.Tensor, factor: float) -> t
     totals : torch.Tensor
         int32 (B, H, L).
     factor : float
-        Value of one step of the values, in float32.
+        Scale of the values, in float32.
 
     Returns
     -------

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 Halo = Callable[[torch.Tensor, float, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
-"""``halo(image, step, bad)``: int8 (B, H, W, C) of some rows of an image, in memory that is used again, the value of
-one step (times smoothing), and which rows have NaN or infinite pixels (bool (H,), or None for none), to the rows above
+"""``halo(image, scale, bad)``: int8 (B, H, W, C) of some rows of an image, in memory that is used again, their scale
+(times smoothing), and which rows have NaN or infinite pixels (bool (H,), or None for none), to the rows above
 and below that the outputs of these rows read (`RowWindow.reach`), and which of both have such pixels."""
 
 

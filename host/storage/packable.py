@@ -5,7 +5,9 @@ Among them are those that only tell runs apart: a name that changed would be ano
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 Kind = TypeVar("Kind", bound=type[Any])
@@ -15,15 +17,18 @@ _ROOT = "brownout.host."
 
 _CLASSES: dict[tuple[str, str], type[Any]] = {}
 _NAMES: dict[type[Any], tuple[str, str]] = {}
+_FIELDS: dict[type[Any], Mapping[str, str]] = {}
 
 
-def packable(name: str) -> Callable[[Kind], Kind]:
+def packable(name: str, fields: Mapping[str, str] = MappingProxyType({})) -> Callable[[Kind], Kind]:
     """Decorator of a dataclass that may be packed.
 
     Parameters
     ----------
     name : str
         Name in files, as ``stadi.plan.Plan``; once files have it, it stays.
+    fields : mapping
+        From names of fields to those that files have, where these differ.
 
     Raises
     ------
@@ -38,6 +43,7 @@ def packable(name: str) -> Callable[[Kind], Kind]:
             raise ValueError(f"{name!r} is the name of {_CLASSES[key].__qualname__} in files; choose another")
         _CLASSES[key] = found
         _NAMES[found] = key
+        _FIELDS[found] = fields
         return found
 
     return register
@@ -46,6 +52,12 @@ def packable(name: str) -> Callable[[Kind], Kind]:
 def name_of(kind: type[Any]) -> tuple[str, str] | None:
     """Module and name of a dataclass in files; None: it cannot be packed."""
     return _NAMES.get(kind)
+
+
+def field_names(kind: type[Any]) -> dict[str, str]:
+    """Names of the fields of a packable dataclass, and what files call them, in the order of the fields."""
+    given = _FIELDS[kind]
+    return {each.name: given.get(each.name, each.name) for each in dataclasses.fields(kind)}
 
 
 def class_of(module: str, name: str) -> type[Any] | None:

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from ..errors import FileRefusedError
 from .decoding import check_type, parse
 from .files import UNREADABLE, storable
-from .packable import class_of, name_of
+from .packable import class_of, field_names, name_of
 
 _TREE_BYTES = struct.Struct("<Q")
 
@@ -50,7 +50,7 @@ def pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return ["dict", *([pack(name, tensors), pack(each, tensors)] for name, each in value.items())]
     kind = type(value)
     if names := name_of(kind):
-        fields = {each.name: pack(getattr(value, each.name), tensors) for each in dataclasses.fields(kind)}
+        fields = {stored: pack(getattr(value, name), tensors) for name, stored in field_names(kind).items()}
         return ["dataclass", *names, fields]
     raise TypeError(f"a checkpoint or a message cannot hold a {kind.__name__}")
 
@@ -94,6 +94,8 @@ def unpack(tree: Any, tensors: Mapping[str, torch.Tensor], source: str = "this")
 
 
 def _made(kind: Any, given: Mapping[str, Any], source: str) -> Any:
+    names = {stored: name for name, stored in field_names(kind).items()}
+    given = {names.get(stored, stored): value for stored, value in given.items()}
     hints = _hints(kind)
     if wrong := sorted(set(given) ^ set(hints)):
         raise ValueError(f"{kind.__name__} {'lacks' if wrong[0] in hints else 'has no'} {wrong[0]!r}")

@@ -18,7 +18,7 @@ from ..device.product.operands import Requantisation, ResidentWeights
 from ..device.product.protection import UNCHECKED, Protection
 from .trace import ModelProduct, Workload
 
-SUPPRESSING = Protection(on_mark="suppress", log_records=0)
+SUPPRESSING = Protection(on_uncorrectable="suppress", log_records=0)
 """Corrects, and rolls back by not writing; needs no log."""
 
 
@@ -82,7 +82,7 @@ class CountedWorkload:
         dict of str to float
             `Accelerator.stats` of this evaluation.
         """
-        kept = replace(protection, on_mark="keep") if protection.on_mark == "suppress" else protection
+        kept = replace(protection, on_uncorrectable="keep") if protection.on_uncorrectable == "suppress" else protection
         for product in self.workload.products if products is None else products:
             shape = product.shape
             w = self._weights.get(product.name)

@@ -14,8 +14,8 @@ from ..log_record import LOG_PLAIN_CHECK, Outcome
 from ..params import params_layout
 from .check_row import is_residue, widths
 from .column_checker import group_layout
+from .double_errors import DoubleErrorLocator
 from .log_value import log_record_value
-from .pairs import PairLocator
 
 
 def most_corrected(config: AcceleratorConfig) -> int:
@@ -85,10 +85,10 @@ class Corrector(wiring.Component):
             look.eq(move & self.chunk.valid & (self.chunk.payload.index == 0)),
             decide.eq(move & valid[0] & (chunks[0].index == 0)),
         ]
-        locators: list[PairLocator | None] = [None for _ in config.segments]
+        locators: list[DoubleErrorLocator | None] = [None for _ in config.segments]
         if config.checksum is not None and config.checksum.pairs:
             for segment in range(len(locators)):
-                locators[segment] = m.submodules[f"pairs_{segment}"] = PairLocator(config, segment)
+                locators[segment] = m.submodules[f"pairs_{segment}"] = DoubleErrorLocator(config, segment)
         evidence = self._look(m, look, locators)
         decisions = [
             self._decide(m, segment, decide, evidence[segment], chunks[0], locator)
@@ -107,7 +107,7 @@ class Corrector(wiring.Component):
         self._report(m, move & valid[1] & self.params.check, chunks[1], decisions)
         return m
 
-    def _look(self, m: Module, look: Signal, locators: list[PairLocator | None]) -> list[dict[str, Value]]:
+    def _look(self, m: Module, look: Signal, locators: list[DoubleErrorLocator | None]) -> list[dict[str, Value]]:
         """First stage: what the syndromes of each segment say, before columns are compared."""
         config, checksum = self.config, self.config.checksum
         assert checksum is not None
@@ -180,7 +180,7 @@ class Corrector(wiring.Component):
         decide: Signal,
         found: dict[str, Value],
         chunk: data.View,
-        locator: PairLocator | None,
+        locator: DoubleErrorLocator | None,
     ) -> dict[str, Signal]:
         """Second stage: the column to which the evidence points, and what happens."""
         config, checksum = self.config, self.config.checksum
@@ -235,9 +235,9 @@ class Corrector(wiring.Component):
                 with m.If(fit.any() & self.params.correct):
                     m.d.sync += [registers["correct"].eq(fit), registers["action"].eq(int(Outcome.CORRECTED))]
                 with m.Elif(fit.any()):
-                    m.d.sync += [registers["mark"].eq(fit), registers["action"].eq(int(Outcome.MARKED_BY_FIT))]
+                    m.d.sync += [registers["mark"].eq(fit), registers["action"].eq(int(Outcome.LOCATED))]
                 with m.Elif(~own):
-                    m.d.sync += [registers["mark"].eq(rest), registers["action"].eq(int(Outcome.MARKED))]
+                    m.d.sync += [registers["mark"].eq(rest), registers["action"].eq(int(Outcome.UNCORRECTABLE))]
         if locator is not None:
             m.d.comb += locator.inside.eq(inside)
             registers |= self._decide_pair(m, segment, decide, locator, fit.any(), registers)
@@ -248,11 +248,11 @@ class Corrector(wiring.Component):
         m: Module,
         segment: int,
         decide: Signal,
-        locator: PairLocator,
+        locator: DoubleErrorLocator,
         has_fit: Value,
         registers: dict[str, Signal],
     ) -> dict[str, Signal]:
-        """Second stage: pairs overrule what was decided without them. Further registers of the decision."""
+        """Second stage: double errors overrule what was decided without them. Further registers of the decision."""
         size = len(locator.inside)
         in_columns = locator.first[:size].any()
         pair = {
@@ -270,7 +270,7 @@ class Corrector(wiring.Component):
                 pair["second"].eq(0),
                 pair["other_place"].eq(0),
             ]
-            # An error of the check itself leaves no residue; a pair, however it is placed, always does.
+            # An error of the check itself leaves no residue; a double error, however it is placed, always does.
             with m.If(locator.unique & ~has_fit):
                 m.d.sync += [
                     registers["action"].eq(int(Outcome.CORRECTED)),
@@ -287,7 +287,7 @@ class Corrector(wiring.Component):
                 ]
             with m.Elif(locator.found):
                 m.d.sync += [
-                    registers["action"].eq(int(Outcome.MARKED)),
+                    registers["action"].eq(int(Outcome.UNCORRECTABLE)),
                     registers["correct"].eq(0),
                     registers["mark"].eq(locator.inside),
                     registers["place"].eq(0),
@@ -345,7 +345,7 @@ class Corrector(wiring.Component):
             pair = {}
             if "is_pair" in decision:
                 pair = {"other_place": decision["other_place"], "pair": decision["is_pair"]}
-                # One column, and another if both errors of a pair are in columns.
+                # One column, and another if both errors are in columns.
                 corrected = corrected + (decision["is_pair"] & (decision["other_place"] != LOG_PLAIN_CHECK))
             with m.If(moving & (chunk.index == columns.start // config.lanes) & (chunk.cols > columns.start)):
                 m.d.comb += self.checks.eq(1)

@@ -27,5 +27,5 @@ class WeightedScheme(CheckScheme):
 
     def weights(self, segment_cols: int, check: int) -> tuple[int, ...]:
         signed = [magnitude * sign for magnitude in ODD_WEIGHTS for sign in (1, -1)][:segment_cols]
-        # The second locator has the same weights in another order, so that few pairs of errors deceive both.
+        # The second locator has the same weights in another order, so that few double errors deceive both.
         return tuple(signed) if check == 1 else tuple(reversed(signed))

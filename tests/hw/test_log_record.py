@@ -73,7 +73,7 @@ def packed(records):
 
 def test_bits_lie_where_drivers_look_for_them():
     """Against a record put together by hand from the page as it was first published."""
-    values = {"row": 7, "col": 16, "syndrome": 0xFFFFFFF0, "count": 3, "place": 5, "outcome": Outcome.MARKED_BY_FIT}
+    values = {"row": 7, "col": 16, "syndrome": 0xFFFFFFF0, "count": 3, "place": 5, "outcome": Outcome.LOCATED}
     values |= {"other_place": 255, "pair": 1, "negative": 1}
     what = 3 | 5 << 8 | 2 << 16 | 255 << 18 | 1 << 26 | 1 << 31
     assert pack_log_record(values) == struct.pack("<4I", 7, 16, 0xFFFFFFF0, what)

@@ -107,7 +107,7 @@ def pictures(name: str, backend: str = "twin") -> tuple[torch.Tensor, dict[str, 
     images, counted = [], {}
     checked = AcceleratorConfig(timing_model="flip", checksum=ChecksumConfig(scheme="residue"))
     for case, config in (("clean", AcceleratorConfig()), ("erring", checked)):
-        protection = None if config.checksum is None else Protection(on_mark="suppress")
+        protection = None if config.checksum is None else Protection(on_uncorrectable="suppress")
         with Accelerator(config, backend=backend, protection=protection) as accelerator:
             if protection is not None:
                 accelerator.set_error_rate(RATE, seed=SEED)

@@ -180,8 +180,8 @@ class TwinBackend(Backend):
             self._observe(findings)
             records.append(findings.block_records)
             if options.suppress:
-                places = (index * shape.m + findings.marked_rows.astype(np.uint64)) * np.uint64(shape.n)
-                suppressed.append(places + findings.marked_cols.astype(np.uint64))
+                places = (index * shape.m + findings.uncorrectable_rows.astype(np.uint64)) * np.uint64(shape.n)
+                suppressed.append(places + findings.uncorrectable_cols.astype(np.uint64))
             written = findings.log[: room * self.config.log_record_bytes - len(log)]
             unwritten = (len(findings.log) - len(written)) // self.config.log_record_bytes
             findings.counts["log_records"] -= unwritten
@@ -260,10 +260,10 @@ class TwinBackend(Backend):
             findings = model.compute(self.config, left, right, clean.cpu().numpy(), known.numpy(), call)
         if known is not sums:
             sums.copy_(known)
-        keep = history.values_at(findings.marked_rows, findings.marked_cols) if options.suppress else None
+        keep = history.values_at(findings.uncorrectable_rows, findings.uncorrectable_cols) if options.suppress else None
         self._finish(product, sums, out)
-        if len(findings.marked_rows) and (options.suppress or options.zero):
-            history.write(findings.marked_rows, findings.marked_cols, keep)
+        if len(findings.uncorrectable_rows) and (options.suppress or options.zero):
+            history.write(findings.uncorrectable_rows, findings.uncorrectable_cols, keep)
         return findings
 
     def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:

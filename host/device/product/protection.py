@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -15,11 +16,11 @@ from brownout.hw.log_record import parse_log_table
 
 from ...storage.packable import packable
 
-ON_MARK = ("suppress", "reload", "zero", "keep")
+ON_UNCORRECTABLE = ("suppress", "reload", "zero", "keep")
 
 THETA_LIMIT = 63
 
-_MARK_FLAGS = {
+_FLAGS = {
     "suppress": GemmFlag.SUPPRESS,
     "reload": GemmFlag.SUPPRESS,
     "zero": GemmFlag.ZERO,
@@ -27,7 +28,10 @@ _MARK_FLAGS = {
 }
 
 
-@packable("protection.Protection")
+_IN_FILES = {"on_uncorrectable": "on_mark"}
+
+
+@packable("protection.Protection", _IN_FILES)
 @dataclass(frozen=True, kw_only=True)
 class Protection:
     """Use of the checksum units in a product.
@@ -37,9 +41,9 @@ class Protection:
     check : bool
         Run the checks at all.
     correct : bool
-        Correct errors that are located; otherwise these elements are marked.
-    on_mark : {"suppress", "reload", "zero", "keep"}
-        What becomes of marked elements, which may be wrong and cannot be corrected: not written, so that `out` keeps
+        Correct errors that are located; otherwise these elements count as uncorrectable.
+    on_uncorrectable : {"suppress", "reload", "zero", "keep"}
+        What becomes of uncorrectable elements, all of which may be wrong: not written, so that `out` keeps
         its old value there; not written, and then copied from a checkpoint as far as the log names them; zero; or
         written as they are.
     theta : int
@@ -50,13 +54,14 @@ class Protection:
 
     check: bool = True
     correct: bool = True
-    on_mark: str = "keep"
+    on_uncorrectable: str = "keep"
     theta: int = 0
     log_records: int = 1024
 
     def __post_init__(self) -> None:
-        if self.on_mark not in ON_MARK:
-            raise ValueError(f"Protection.on_mark must be one of {', '.join(map(repr, ON_MARK))}, not {self.on_mark!r}")
+        if self.on_uncorrectable not in ON_UNCORRECTABLE:
+            choices = ", ".join(map(repr, ON_UNCORRECTABLE))
+            raise ValueError(f"Protection.on_uncorrectable must be one of {choices}, not {self.on_uncorrectable!r}")
         for name, limit in (("theta", THETA_LIMIT), ("log_records", 1 << 24)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= limit:
@@ -64,8 +69,14 @@ class Protection:
         for name in ("check", "correct"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"Protection.{name} must be a bool, not {getattr(self, name)!r}")
-        if self.on_mark == "reload" and not self.log_records:
-            raise ValueError("Protection.log_records must not be 0 with on_mark='reload', which finds marks in the log")
+        if self.on_uncorrectable == "reload" and not self.log_records:
+            raise ValueError(
+                "Protection.log_records must not be 0 with on_uncorrectable='reload', which finds elements in the log"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, for JSON, by the names that files have."""
+        return {_IN_FILES.get(name, name): value for name, value in asdict(self).items()}
 
     @cached_property
     def flags(self) -> GemmFlag:
@@ -73,7 +84,7 @@ class Protection:
         if not self.check:
             return GemmFlag(0)
         flags = GemmFlag.CHECK | (GemmFlag.CORRECT if self.correct else GemmFlag(0))
-        return flags | _MARK_FLAGS[self.on_mark]
+        return flags | _FLAGS[self.on_uncorrectable]
 
 
 def check_protection(config: AcceleratorConfig, protection: Protection | None) -> None:
@@ -101,10 +112,10 @@ def command_options(
     options = CommandOptions(error_key=error_key, first_row=first_row, first_col=first_col)
     if chosen is None or not chosen.check:
         return options
-    if chosen.on_mark in ("suppress", "reload") and out is None:
+    if chosen.on_uncorrectable in ("suppress", "reload") and out is None:
         raise ValueError(
-            f"on_mark={chosen.on_mark!r} needs out=, whose old values suppressed elements keep; "
-            "make a tensor with new_slot, or choose on_mark='zero' or 'keep'"
+            f"on_uncorrectable={chosen.on_uncorrectable!r} needs out=, whose old values suppressed elements keep; "
+            "make a tensor with new_slot, or choose on_uncorrectable='zero' or 'keep'"
         )
     room = chosen.log_records * config.log_record_bytes
     return replace(options, flags=chosen.flags, theta=chosen.theta, log_bytes=room)
@@ -126,19 +137,19 @@ class LogRecord:
         r_0: the sum of all errors in the segment.
     outcome : Outcome
         What was done.
-    marked : tuple of int
-        Columns of the elements marked, counted from `col`.
+    uncorrectable : tuple of int
+        Columns of the uncorrectable elements, counted from `col`.
     position : int
         Column of the located element, counted from `col`; 0 without.
     other : int or None
-        Of a corrected pair of errors the place of the other one, counted likewise, 255 for the plain check itself.
+        Place of the other one of a corrected double error, counted likewise, 255 for the plain check itself.
     """
 
     row: int
     col: int
     syndrome: int
     outcome: Outcome
-    marked: tuple[int, ...]
+    uncorrectable: tuple[int, ...]
     position: int
     other: int | None = None
 
@@ -159,11 +170,11 @@ def parse_log(log: bytes, record_bytes: int) -> list[LogRecord]:
         syndrome = values["syndrome"] - (values["negative"] << 32)
         outcome, position = Outcome(values["outcome"]), values["place"]
         if len(mask):
-            marked = tuple(mask.nonzero()[0].tolist())
+            uncorrectable = tuple(mask.nonzero()[0].tolist())
         else:
             # It is one element that was located, or all of the segment.
-            first = position if outcome is Outcome.MARKED_BY_FIT else 0
-            marked = tuple(range(first, first + values["count"]))
+            first = position if outcome is Outcome.LOCATED else 0
+            uncorrectable = tuple(range(first, first + values["count"]))
         other = values["other_place"] if values["pair"] else None
-        records.append(LogRecord(values["row"], values["col"], syndrome, outcome, marked, position, other))
+        records.append(LogRecord(values["row"], values["col"], syndrome, outcome, uncorrectable, position, other))
     return records

@@ -1,4 +1,4 @@
-"""Which elements a syndrome log says were marked, and where they lie in memory."""
+"""Which elements a syndrome log calls uncorrectable, and where they lie in memory."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Places:
         return tile + (row - first_row) * col_bytes[piece] + (self.cols - col_pieces[piece, 0]) * layout.item_bytes
 
 
-def marked_places(config: AcceleratorConfig, log: bytes, first_row: int, first_col: int) -> Places:
-    """Elements that the records of a log call marked.
+def uncorrectable_places(config: AcceleratorConfig, log: bytes, first_row: int, first_col: int) -> Places:
+    """Elements that the records of a log call uncorrectable.
 
     Parameters
     ----------
@@ -66,10 +66,10 @@ def marked_places(config: AcceleratorConfig, log: bytes, first_row: int, first_c
         record, position = np.nonzero(table.masks)
     else:
         # Without column checks it is one element that was located, or all of the segment.
-        marked = table.fields["count"].astype(np.int64)
-        located = table.fields["outcome"] == Outcome.MARKED_BY_FIT
-        record = np.repeat(np.arange(len(table)), marked)
-        position = np.arange(len(record)) - np.repeat(np.cumsum(marked) - marked, marked)
+        uncorrectable = table.fields["count"].astype(np.int64)
+        located = table.fields["outcome"] == Outcome.LOCATED
+        record = np.repeat(np.arange(len(table)), uncorrectable)
+        position = np.arange(len(record)) - np.repeat(np.cumsum(uncorrectable) - uncorrectable, uncorrectable)
         position += np.where(located, table.fields["place"], 0).astype(np.int64)[record]
     order = np.lexsort((cols[record] + position, rows[record]))
     return Places(rows[record][order], (cols[record] + position)[order])

@@ -1,7 +1,7 @@
 """Timing errors and checksums on the twin: only errors are looked at, never sums that are right.
 
 Errors are few and checks are linear: a syndrome is the sum of the errors that it sees. So the product is computed
-clean and fast, errors are put in, and what the hardware would find, correct, mark and log follows from the list of
+clean and fast, errors are put in, and what the hardware would find, correct, give up and log follows from the list of
 errors. `brownout.cosim.reference` has the same without this thought.
 """
 
@@ -27,7 +27,7 @@ Matrix = NDArray[np.int32]
 
 
 def check_errors(config: AcceleratorConfig, sums: Matrix, errors: Errors, call: Call) -> Findings:
-    """What the hardware finds, corrects, marks and logs, from the errors alone.
+    """What the hardware finds, corrects, gives up and logs, from the errors alone.
 
     Parameters
     ----------
@@ -71,14 +71,14 @@ def check_errors(config: AcceleratorConfig, sums: Matrix, errors: Errors, call: 
     task.mark_capacity, task.mark_rows = marks.shape[1], address(marks)
     task.mark_cols = task.mark_rows + 4 * marks.shape[1]
     task.room, task.log, task.block_records = len(log), address(log), address(findings.block_records)
-    marked = load_kernels().brownout_check(units_of(config), task)
+    uncorrectable = load_kernels().brownout_check(units_of(config), task)
     for name in ("detected", "corrected", "missed", "wrong"):
         counts[name] = getattr(task, name)
-    counts["suppressed"] = marked
+    counts["suppressed"] = uncorrectable
     counts["log_records"] = task.records
     counts["log_dropped"] = task.detected - task.records
     findings.log = log[: task.records].astype("<u4", copy=False).tobytes()
-    findings.marked_rows, findings.marked_cols = marks[0, :marked], marks[1, :marked]
+    findings.uncorrectable_rows, findings.uncorrectable_cols = marks[0, :uncorrectable], marks[1, :uncorrectable]
     return findings
 
 

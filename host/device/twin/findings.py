@@ -28,8 +28,8 @@ class Findings:
         `COUNTERS`, `DROPPED` (zero without ``razor``) and `TRUTH`.
     log : bytes
         Records written.
-    marked_rows, marked_cols : int32 arrays
-        Places of marked elements, in no order.
+    uncorrectable_rows, uncorrectable_cols : int32 arrays
+        Places of uncorrectable elements, in no order.
     errors : Errors, optional
         What erred.
     """
@@ -37,8 +37,8 @@ class Findings:
     block_records: NDArray[np.uint64]
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*COUNTERS, DROPPED, *TRUTH), 0))
     log: bytes = b""
-    marked_rows: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
-    marked_cols: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    uncorrectable_rows: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    uncorrectable_cols: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     errors: Errors | None = None
 
 

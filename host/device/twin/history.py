@@ -31,7 +31,7 @@ class OverwrittenValues:
         self._saved: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None
 
     def save(self, flips: Flips) -> None:
-        """Keep the segments in which anything errs, of a contiguous int32 output: in no other is an element marked."""
+        """Keep the segments in which anything errs, of a contiguous int32 output: all that can be uncorrectable."""
         checksum = self.config.checksum
         assert checksum is not None
         pieces = geometry(self.config, *self.out.shape)

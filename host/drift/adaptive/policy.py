@@ -68,7 +68,7 @@ class AdaptivePolicy:
         self.intervals: list[int] = []
         self._design_interval = 0
         self._interval = 0
-        self._elements = self._marked = 0.0
+        self._elements = self._uncorrectable = 0.0
         self._run: DriftRun | None = None
 
     def __call__(self, site: ProductSite) -> OperatingPoint:
@@ -118,11 +118,11 @@ class AdaptivePolicy:
             self.thetas.append(theta)
         if self.design_share is not None:
             if self._elements:
-                share = self._marked / self._elements
+                share = self._uncorrectable / self._elements
                 self._interval = checkpoint_interval(share, self.design_share, self._design_interval)
             run.strategy.interval = self._interval  # type: ignore[attr-defined]
             self.intervals.append(self._interval)
-            self._marked *= SHARE_FORGETTING
+            self._uncorrectable *= SHARE_FORGETTING
             self._elements *= SHARE_FORGETTING
 
     def product_checked(
@@ -135,9 +135,9 @@ class AdaptivePolicy:
     ) -> None:
         """A product has run with checks."""
         rows, cols = call.a.shape[:-1].numel(), call.w.shape[-1]
-        if protection.on_mark == "reload":
+        if protection.on_uncorrectable == "reload":
             self._elements += rows * cols
-            self._marked += found["suppressed"]
+            self._uncorrectable += found["suppressed"]
         checks = {width: rows * count for width, count in segment_widths(run.accelerator.config, cols).items()}
         self.controller.observe(point, protection.theta, checks, found["detected"])
 
@@ -160,7 +160,7 @@ class AdaptivePolicy:
         return {
             "controller": self.controller.state(),
             "interval": [self._design_interval, self._interval],
-            "marked": [self._marked, self._elements],
+            "marked": [self._uncorrectable, self._elements],
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -168,4 +168,4 @@ class AdaptivePolicy:
         check(dict(state), _Values, "the state of the policy")
         self.controller.load_state(state["controller"])
         self._design_interval, self._interval = state["interval"]
-        self._marked, self._elements = state["marked"]
+        self._uncorrectable, self._elements = state["marked"]

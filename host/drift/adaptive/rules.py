@@ -98,7 +98,7 @@ def checkpoint_interval(share: float, design_share: float, design_interval: int,
     What goes back to a checkpoint is up to `interval` evaluations old, (interval + 1) / 2 on average; its squared
     damage grows in proportion, if evaluations move as a random walk does. So share * (interval + 1) is what the budget
     was spent on when the interval was chosen, and is kept. A longer interval costs less traffic: a checkpoint reads and
-    writes the whole output, going back only what was marked, whatever the interval.
+    writes the whole output, going back only what was uncorrectable, whatever the interval.
 
     Parameters
     ----------

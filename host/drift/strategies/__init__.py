@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from .base import Strategy
 from .checksums import PublishedDrift, RecomputeAbft, ZeroingAbft
-from .ours import RESIDUE, RESIDUE_PAIRS, PredictedRollback, Rollback
+from .ours import RESIDUE, RESIDUE_DOUBLE_ERRORS, PredictedRollback, Rollback
 from .unprotected import Dmr, Drop, GuardBand, Unprotected
 
 __all__ = [
     "RESIDUE",
-    "RESIDUE_PAIRS",
+    "RESIDUE_DOUBLE_ERRORS",
     "Dmr",
     "Drop",
     "GuardBand",

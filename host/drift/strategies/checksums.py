@@ -65,7 +65,7 @@ class ZeroingAbft(Strategy):
         return out
 
     def attention_product(self, run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor) -> None:
-        zero = Protection(correct=False, on_mark="zero", theta=self.theta, log_records=0)
+        zero = Protection(correct=False, on_uncorrectable="zero", theta=self.theta, log_records=0)
         run.run(call, out, point, UNCHECKED if run.is_safe(point) else zero)
 
 
@@ -138,7 +138,7 @@ class RecomputeAbft(Strategy):
 class PublishedDrift(Strategy):
     """DRIFT as published (arXiv 2604.09073): flagged rows x flagged columns go back to a checkpoint of some steps ago.
 
-    Attention has no checkpoints: its marked elements stay as they are. (The paper's attention does not err.)
+    Attention has no checkpoints: its uncorrectable elements stay as they are. (The paper's attention does not err.)
 
     Parameters
     ----------
@@ -188,7 +188,7 @@ class PublishedDrift(Strategy):
                 point = run.safe
             run.run(call, out, point)
         else:
-            reload = Protection(correct=False, on_mark="reload", theta=self.theta, log_records=LOG_RECORDS)
+            reload = Protection(correct=False, on_uncorrectable="reload", theta=self.theta, log_records=LOG_RECORDS)
             run.run(call, out, point, reload, checkpoint=checkpoint)
         if checkpoint is None or run.evaluation % self.interval == 0:
             if checkpoint is None:

@@ -1,4 +1,4 @@
-"""Correct what can be located, keep the last evaluation's value of the rest, repeat attention where it was marked."""
+"""Correct what can be located, keep the last evaluation's value of the rest, repeat attention where errors are left."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..operating_point import OperatingPoint
 from .base import DriftRun, Strategy
 
 RESIDUE = ChecksumConfig(scheme="residue", segment_cols=16, column_checks=False)
-RESIDUE_PAIRS = replace(RESIDUE, pairs=True)
+RESIDUE_DOUBLE_ERRORS = replace(RESIDUE, pairs=True)
 
 ATTEMPTS_LIMIT = 3
 
@@ -35,14 +35,14 @@ class Rollback(Strategy):
     """Residue checks correct errors on the fly; what they cannot locate is not written and keeps its last value.
 
     Neither costs memory traffic. A product without a last value runs at the safe point. Products of attention, whose
-    history would be larger than the model, are repeated at the same point where something was marked: what was marked
-    before and is not marked now is overwritten, so that after n repetitions only what was marked every time is left.
+    history would be larger than the model, are repeated at the same point where something was uncorrectable: what was
+    so before and is not now is overwritten, so that after n repetitions only what was uncorrectable every time is left.
 
     Parameters
     ----------
     checksum : ChecksumConfig, optional
-        The checksum units; by default residue checks of 16 columns. They locate pairs of errors too where errors are
-        inverted bits, of models that draw; late carries change runs of bits, which pass for pairs that they are
+        The checksum units; by default residue checks of 16 columns. They locate double errors too where errors are
+        inverted bits, of models that draw; late carries change runs of bits, which pass for double errors that they are
         not.
     theta : int
         Syndromes below 2^theta are let pass.
@@ -61,7 +61,7 @@ class Rollback(Strategy):
     def checksum_for(self, config: AcceleratorConfig) -> ChecksumConfig:
         if self.checksum is not None:
             return self.checksum
-        return RESIDUE if config.error_model.settles else RESIDUE_PAIRS
+        return RESIDUE if config.error_model.settles else RESIDUE_DOUBLE_ERRORS
 
     def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         out, valid = run.history(call)
@@ -70,21 +70,21 @@ class Rollback(Strategy):
         if not valid:
             run.clean += 1
             return run.run(call, out, run.safe)
-        return run.run(call, out, point, Protection(on_mark="suppress", theta=self.theta, log_records=0))
+        return run.run(call, out, point, Protection(on_uncorrectable="suppress", theta=self.theta, log_records=0))
 
     def attention_product(self, run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor) -> None:
         if not self.attempts:
-            run.run(call, out, point, Protection(on_mark="zero", theta=self.theta, log_records=0))
+            run.run(call, out, point, Protection(on_uncorrectable="zero", theta=self.theta, log_records=0))
             return
         counts = run.accelerator.check_counts["suppressed"]
-        run.run(call, out, point, Protection(on_mark="keep", theta=self.theta, log_records=0))
+        run.run(call, out, point, Protection(on_uncorrectable="keep", theta=self.theta, log_records=0))
         for attempt in range(1, self.attempts + 1):
-            marked = run.accelerator.check_counts["suppressed"]
-            if marked == counts:
+            uncorrectable = run.accelerator.check_counts["suppressed"]
+            if uncorrectable == counts:
                 break
-            counts = marked
+            counts = uncorrectable
             run.recomputed_rows += call.a.shape[:-1].numel()
-            again = Protection(on_mark="suppress", theta=self.theta, log_records=0)
+            again = Protection(on_uncorrectable="suppress", theta=self.theta, log_records=0)
             run.run(call, out, point, again, attempt=attempt)
 
 
@@ -93,12 +93,12 @@ class _Held:
     """The predictor of a product, and the input scale of what it holds."""
 
     predictor: ProductPredictor
-    step: float
+    scale: float
 
 
 @dataclass(frozen=True)
 class _Values:
-    """State of `PredictedRollback`, without the slots: keys, steps and evaluations."""
+    """State of `PredictedRollback`, without the slots: keys, scales and evaluations."""
 
     held: list[tuple[int, int, int, float, list[int]]]
 
@@ -106,8 +106,8 @@ class _Values:
 class PredictedRollback(Rollback):
     """As `Rollback`, but what cannot be corrected gets an extrapolation of the last two evaluations.
 
-    The host writes it at the marked elements that the log names, which costs traffic. Of those that the log has no room
-    for (64 records of each block) the value is two evaluations old, so this is for low error rates.
+    The host writes it at the uncorrectable elements that the log names, which costs traffic. Of those that the log has
+    no room for (64 records of each block) the value is two evaluations old, so this is for low error rates.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ class PredictedRollback(Rollback):
         tensors: dict[str, torch.Tensor] = {}
         for place, (key, held) in enumerate(self._held.items()):
             state = held.predictor.state()
-            values.append([*astuple(key), held.step, state["nodes"]])
+            values.append([*astuple(key), held.scale, state["nodes"]])
             tensors |= {f"{place}.{name}": slot for name, slot in state.items() if name != "nodes"}
         return State({"held": values}, tensors)
 
@@ -147,17 +147,17 @@ class PredictedRollback(Rollback):
         for name, slot in state.tensors.items():
             Form(torch.int32).check(name, slot, "the state of the strategy")
         self._held.clear()
-        for place, (*key, step, nodes) in enumerate(state.values["held"]):
+        for place, (*key, scale, nodes) in enumerate(state.values["held"]):
             predictor = ProductPredictor(run.accelerator, damping=self.damping)
             slots = {f"slot{index}": state.tensors.get(f"{place}.slot{index}") for index in range(2)}
             predictor.load_state({"nodes": nodes, **{name: slot for name, slot in slots.items() if slot is not None}})
-            self._held[HistoryKey(*key)] = _Held(predictor, step)
+            self._held[HistoryKey(*key)] = _Held(predictor, scale)
 
     def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         held = self._held.get(call.history_key)
-        if held is None or held.step != call.step:
+        if held is None or held.scale != call.scale:
             predictor = ProductPredictor(run.accelerator, damping=self.damping)
-            held = self._held[call.history_key] = _Held(predictor, call.step)
+            held = self._held[call.history_key] = _Held(predictor, call.scale)
         predictor = held.predictor
         out = predictor.slot(call.shape, call.a.device)
         if run.is_safe(point) or not predictor.evaluations:
@@ -167,9 +167,9 @@ class PredictedRollback(Rollback):
             run.run(call, out, point)
             predictor.settle(NOWHERE, evaluation=run.evaluation)
             return out
-        suppress = Protection(on_mark="suppress", theta=self.theta, log_records=LOG_RECORDS)
+        suppress = Protection(on_uncorrectable="suppress", theta=self.theta, log_records=LOG_RECORDS)
         run.run(call, out, point, suppress)
-        places = run.accelerator.last_marked(call.first_row)
+        places = run.accelerator.last_uncorrectable(call.first_row)
         writes = predictor.settle(places, evaluation=run.evaluation)
         run.accelerator.add_host_traffic(writes.bytes)
         return out

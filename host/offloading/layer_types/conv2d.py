@@ -48,9 +48,9 @@ def int8_conv2d(
     image : torch.Tensor
         Floating-point (B, C, H, W).
     multiplier : torch.Tensor
-        float32 (G, 1) or (G, C): steps of the quantised input per unit, for each timestep group.
+        float32 (G, 1) or (G, C): reciprocal of the input scale (times smoothing), for each timestep group.
     scale : torch.Tensor
-        float32 (G, N): value of one step of each sum.
+        float32 (G, N): scale of each sum.
     bias : torch.Tensor, optional
         (N,).
     group : torch.Tensor, optional

@@ -35,9 +35,9 @@ def int8_linear(
     values : torch.Tensor
         Floating-point (..., K).
     multiplier : torch.Tensor
-        float32 (G, 1) or (G, K): steps of the quantised input per unit, for each timestep group.
+        float32 (G, 1) or (G, K): reciprocal of the input scale (times smoothing), for each timestep group.
     scale : torch.Tensor
-        float32 (G, N): value of one step of each sum.
+        float32 (G, N): scale of each sum.
     bias : torch.Tensor, optional
         (N,).
     group : torch.Tensor, optional

@@ -28,7 +28,7 @@ class PixelRow:
     pixels : torch.Tensor
         int8 (B, W, C).
     scale : float
-        Value of one step.
+        Scale of the pixels.
     bad : bool
         Whether it had NaN or infinite pixels, which int8 has not.
     """

@@ -36,16 +36,16 @@ class KeysValues(StaleDeviceCache[Piece]):
         """For `AttentionCall.gather`; `present` tells the exchange of the present evaluation."""
 
         def gather(
-            key: torch.Tensor, value: torch.Tensor, steps: tuple[float, float], bad: bool = False
+            key: torch.Tensor, value: torch.Tensor, scales: tuple[float, float], bad: bool = False
         ) -> tuple[torch.Tensor, torch.Tensor, bool]:
             exchange = present()
             exchange.reached()
             if exchange.alone:
                 return key, value, bad
-            own = Piece(exchange.step, exchange.rows(exchange.me), key.clone(), value.clone(), steps, bad)
+            own = Piece(exchange.step, exchange.rows(exchange.me), key.clone(), value.clone(), scales, bad)
             held = self.share(site, exchange, own)
             # In the order of rows, which is that of the plan.
-            joined = join([held[share.device].scaled(steps) for share in exchange.plan.shares])
+            joined = join([held[share.device].scaled(scales) for share in exchange.plan.shares])
             return joined.key, joined.value, joined.bad
 
         return gather

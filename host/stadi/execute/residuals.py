@@ -145,7 +145,7 @@ def whole(piece: Piece) -> dict[str, torch.Tensor]:
 
 
 def _facts(piece: Piece) -> dict[str, torch.Tensor]:
-    facts = {"steps": torch.tensor(piece.steps, dtype=torch.float64)}
+    facts = {"steps": torch.tensor(piece.scales, dtype=torch.float64)}
     return facts | {"bad": torch.tensor([True])} if piece.bad else facts
 
 
@@ -212,7 +212,7 @@ class Residuals:
         """What to send to a receiver that holds `base`, and what it then holds."""
         if base is None:
             return whole(own), own
-        base = replace(base.scaled(own.steps), step=own.step)
+        base = replace(base.scaled(own.scales), step=own.step)
         coded = encode(_by_rows(own) - _by_rows(base), coding)
         return {"coded": coded, **_facts(own)}, replace(_advanced(base, coded, coding), bad=own.bad)
 
@@ -244,8 +244,8 @@ class Residuals:
             return tensors
         assert before is not None
         assert exchange.coding is not None
-        key_step, value_step = tensors["steps"].tolist()
-        after = _advanced(before.scaled((key_step, value_step)), tensors["coded"], exchange.coding)
+        key_scale, value_scale = tensors["steps"].tolist()
+        after = _advanced(before.scaled((key_scale, value_scale)), tensors["coded"], exchange.coding)
         return whole(replace(after, bad="bad" in tensors))
 
     def redistribute(self) -> None:

@@ -188,7 +188,7 @@ def open_accelerator(device: DeviceSpec, backend: str) -> Accelerator:
     if not nominal and not config.error_model.errs:
         # Only hardware that may err can be moved to another point, even if it does not err there.
         config = replace(config, timing_model=BY_RATE)
-    protection = Protection(on_mark="suppress") if device.error_rate > 0 else None
+    protection = Protection(on_uncorrectable="suppress") if device.error_rate > 0 else None
     accelerator = Accelerator(config, backend, protection=protection, delay_model=device.delay_model)
     try:
         if not nominal:

@@ -1,4 +1,4 @@
-"""Predicted rollback values: only marked elements are written, from the two evaluations before, and priced."""
+"""Predicted rollback values: only uncorrectable elements are written, from the two evaluations before, and priced."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_outputs_that_do_not_fit_are_refused():
 
 
 def erring(backend="twin"):
-    protection = Protection(correct=False, on_mark="suppress", log_records=5000)
+    protection = Protection(correct=False, on_uncorrectable="suppress", log_records=5000)
     return Accelerator(DEVICES["weighted-flip"], backend=backend, protection=protection)
 
 
@@ -87,10 +87,17 @@ def evaluate(accelerator, generator, *, damping=0.75, evaluations=(0, 1, 2, 3), 
         operand = a + evaluation * step
         slot = predictor.slot(SHAPE)
         accelerator.gemm(operand, w, out=slot, error_key=evaluation)
-        marked = logged_places(accelerator.last_log)
-        writes = predictor.settle(marked, evaluation=evaluation)
+        uncorrectable = logged_places(accelerator.last_log)
+        writes = predictor.settle(uncorrectable, evaluation=evaluation)
         clean = (operand.double() @ w.double()).to(torch.int32)
-        results.append((slot.clone(), clean, set(zip(marked.rows.tolist(), marked.cols.tolist(), strict=True)), writes))
+        results.append(
+            (
+                slot.clone(),
+                clean,
+                set(zip(uncorrectable.rows.tolist(), uncorrectable.cols.tolist(), strict=True)),
+                writes,
+            )
+        )
     return results
 
 
@@ -98,14 +105,14 @@ def evaluate(accelerator, generator, *, damping=0.75, evaluations=(0, 1, 2, 3), 
 def test_marked_elements_of_a_product_are_extrapolated(generator, evaluations):
     with erring() as accelerator:
         results = evaluate(accelerator, generator, evaluations=evaluations)
-        assert accelerator.stats["suppressed"] == sum(len(marked) for _, _, marked, _ in results)
+        assert accelerator.stats["suppressed"] == sum(len(uncorrectable) for _, _, uncorrectable, _ in results)
         assert accelerator.stats["suppressed_unwritten"] == len(results[0][2])
-    for index, (output, clean, marked, writes) in enumerate(results):
-        assert marked
-        assert writes.elements == (len(marked) if index else 0)
+    for index, (output, clean, uncorrectable, writes) in enumerate(results):
+        assert uncorrectable
+        assert writes.elements == (len(uncorrectable) if index else 0)
         for row in range(SHAPE[0]):
             for col in range(SHAPE[1]):
-                if (row, col) not in marked:
+                if (row, col) not in uncorrectable:
                     expected = int(clean[row, col])
                 elif not index:
                     expected = 0

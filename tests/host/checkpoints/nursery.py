@@ -70,8 +70,8 @@ def dit_on_rtl() -> Iterator[Draw]:
 
 
 RUNS = {
-    "suppress": lambda: digits(Protection(on_mark="suppress"), "flip"),
-    "carry": lambda: digits(Protection(on_mark="keep"), "carry"),
+    "suppress": lambda: digits(Protection(on_uncorrectable="suppress"), "flip"),
+    "carry": lambda: digits(Protection(on_uncorrectable="keep"), "carry"),
     "rtl": dit_on_rtl,
 }
 

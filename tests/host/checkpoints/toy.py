@@ -58,7 +58,9 @@ def sample(denoiser: nn.Module, seed: int = 0, steps: int = STEPS) -> torch.Tens
 @contextmanager
 def offloaded(rate: float = 3e-2, error_seed: int = 1, **options: object) -> Iterator[tuple[Denoiser, Accelerator]]:
     denoiser = Denoiser().requires_grad_(False)
-    with Accelerator(CONFIG, backend="twin", protection=Protection(on_mark="suppress"), **options) as accelerator:
+    with Accelerator(
+        CONFIG, backend="twin", protection=Protection(on_uncorrectable="suppress"), **options
+    ) as accelerator:
         # Evaluations are counted, and a trial is none of the run.
         offload(denoiser, accelerator, calibration=scales()).awaits_trial = False
         accelerator.set_error_rate(rate, seed=error_seed)

@@ -12,7 +12,7 @@ from ..small import CONFIG as SMALL
 CONFIG = replace(SMALL, memory=MemoryConfig(size_bytes=1 << 23, row_bytes=512, banks=8))
 
 # What is located is marked, so that much is rolled back.
-MARKING = Protection(on_mark="suppress", correct=False)
+MARKING = Protection(on_uncorrectable="suppress", correct=False)
 
 
 class InterruptedRunError(Exception):

@@ -10,7 +10,7 @@ import torch
 from brownout.host import Accelerator, DelayModel, Protection
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
-SUPPRESS = Protection(on_mark="suppress", correct=False)
+SUPPRESS = Protection(on_uncorrectable="suppress", correct=False)
 
 
 def config(timing_model, **fields):

@@ -142,7 +142,7 @@ def make(tmp_path):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_pieces_of_every_model_are_exact_and_parts_of_their_product(make, generator, name):
-    setup = make(CONFIGS[name], Protection(on_mark="suppress"), passes_per_product=6)
+    setup = make(CONFIGS[name], Protection(on_uncorrectable="suppress"), passes_per_product=6)
     setup.gemm(generator)
     setup.err()
     setup.gemm(generator)
@@ -150,7 +150,9 @@ def test_pieces_of_every_model_are_exact_and_parts_of_their_product(make, genera
     setup.gemm(generator, requant=scales, bias=torch.arange(12, dtype=torch.int32))
     if CONFIGS[name].timing_model != "none" and CONFIGS[name].voltage_domains > 1:
         setup.both(lambda accelerator: accelerator.set_operating_point(voltage_v=0.66, domain=1))
-    setup.gemm(generator, protection=Protection(correct=False, on_mark="zero") if CONFIGS[name].checksum else None)
+    setup.gemm(
+        generator, protection=Protection(correct=False, on_uncorrectable="zero") if CONFIGS[name].checksum else None
+    )
     setup.gemm(generator, protection=Protection(check=False) if CONFIGS[name].checksum else None)
     coverage = setup.mixed.coverage
     assert (coverage.products, coverage.replayed, coverage.mismatches) == (5, 30, 0)
@@ -232,7 +234,7 @@ def test_resident_weights_belong_to_the_backend(make, generator):
 
 
 def test_a_wrong_device_stops_the_run_and_leaves_a_reproducer(make, generator, tmp_path):
-    setup = make(CONFIGS["flip-columns"], Protection(on_mark="suppress"))
+    setup = make(CONFIGS["flip-columns"], Protection(on_uncorrectable="suppress"))
     setup.err()
     setup.gemm(generator)
     setup.mixed.coverage  # noqa: B018 (waits)
@@ -441,7 +443,7 @@ def test_options_without_a_use_are_refused(config):
 
 
 def test_a_state_is_the_twins_and_the_rtl_starts_anew(make, generator):
-    setup = make(CONFIGS["flip-rows"], Protection(on_mark="suppress"), passes_per_product=2)
+    setup = make(CONFIGS["flip-rows"], Protection(on_uncorrectable="suppress"), passes_per_product=2)
     setup.err()
     setup.gemm(generator)
     assert setup.mixed.settings == setup.twin.settings
@@ -479,7 +481,7 @@ def test_products_of_several_threads_are_counted_once(make, generator):
 
 
 def test_products_may_be_made_in_inference_mode_and_outside_of_it(make, generator):
-    setup = make(CONFIGS["flip-columns"], Protection(on_mark="suppress"))
+    setup = make(CONFIGS["flip-columns"], Protection(on_uncorrectable="suppress"))
     setup.err()
     with torch.inference_mode():
         setup.gemm(generator)

@@ -70,7 +70,10 @@ def journey(accelerator):
     ("name", "layout"), [("residue-flip", "row-major"), ("weighted-flip", "tiled"), ("residue-carry", "row-major")]
 )
 def test_a_run_is_that_of_the_twin_and_its_passes_are_those_of_the_rtl(name, layout):
-    protection, options = Protection(on_mark="suppress", log_records=9), MixedOptions(passes_per_product=8, seed=4)
+    protection, options = (
+        Protection(on_uncorrectable="suppress", log_records=9),
+        MixedOptions(passes_per_product=8, seed=4),
+    )
     with (
         Accelerator(CONFIGS[name], backend="twin", protection=protection, layout=layout) as twin,
         Accelerator(CONFIGS[name], backend="mixed", mixed=options, protection=protection, layout=layout) as mixed,

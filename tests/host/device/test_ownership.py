@@ -276,7 +276,9 @@ def test_threads_get_their_own_results_and_exact_counts(accelerator):
 @pytest.mark.parametrize("backend", ["twin", "rtl"])
 def test_each_thread_has_the_log_of_its_own_product(backend):
     """Of products that err: twice as many rows, twice as many records."""
-    with made(backend, CHECKED, protection=Protection(correct=False, on_mark="keep", log_records=64)) as accelerator:
+    with made(
+        backend, CHECKED, protection=Protection(correct=False, on_uncorrectable="keep", log_records=64)
+    ) as accelerator:
         accelerator.set_error_rate(1.0, seed=5)
         expected = {}
         for number in (1, 2):
@@ -326,7 +328,7 @@ def test_threads_that_evaluate_one_model_get_its_values(accelerator):
 
 def test_threads_with_histories_get_the_values_of_their_own_product(opened):
     """Two threads write the slot of one layer in turn: each reads what it has written, not what the other has."""
-    with made("twin", CHECKED, protection=Protection(on_mark="suppress")) as accelerator:
+    with made("twin", CHECKED, protection=Protection(on_uncorrectable="suppress")) as accelerator:
         torch.manual_seed(2)
         net = nn.Sequential(nn.Linear(64, 64)).requires_grad_(False)
         inputs = [torch.randn(64, 64) for _ in range(2)]

@@ -64,17 +64,17 @@ TRUTH = ("injected", "missed", "wrong")
 
 
 @pytest.mark.parametrize("model", ["flip", "carry"])
-@pytest.mark.parametrize("on_mark", ["suppress", "reload", "zero", "keep"])
-def test_commands_bring_the_hardware_to_the_state_of_the_twin(pair, generator, model, on_mark):
+@pytest.mark.parametrize("on_uncorrectable", ["suppress", "reload", "zero", "keep"])
+def test_commands_bring_the_hardware_to_the_state_of_the_twin(pair, generator, model, on_uncorrectable):
     config = small(model)
-    twin, rtl = pair(config, protection=Protection(on_mark=on_mark, log_records=20))
+    twin, rtl = pair(config, protection=Protection(on_uncorrectable=on_uncorrectable, log_records=20))
     results = []
     for accelerator in (twin, rtl):
         state = torch.Generator().manual_seed(1)
         with accelerator:
             found = []
             slot = accelerator.new_slot(2, 9, 11)
-            checkpoint = accelerator.new_slot(2, 9, 11) if on_mark == "reload" else None
+            checkpoint = accelerator.new_slot(2, 9, 11) if on_uncorrectable == "reload" else None
             for step in range(4):
                 if step == 1 and model == "flip":
                     accelerator.set_error_rate(0.05, seed=7, check_rate=0.01)
@@ -110,7 +110,7 @@ def test_protection_restores_the_clean_product(generator):
         accelerator.set_error_rate(2e-3, seed=3)
         wrong = accelerator.gemm(a, w)
         slot = clean.clone()
-        protected = accelerator.gemm(a, w, out=slot, protection=Protection(on_mark="suppress"))
+        protected = accelerator.gemm(a, w, out=slot, protection=Protection(on_uncorrectable="suppress"))
         assert not torch.equal(wrong, clean)
         assert torch.equal(protected, clean)
         differing = {(int(row), int(col)) for row, col in (wrong != clean).nonzero()}
@@ -134,7 +134,7 @@ def test_a_piece_of_a_product_has_the_errors_of_the_whole(generator):
 
 def test_unwritten_slots_are_zero_and_counted_once(generator):
     a, w = random_int8(generator, 16, 8), random_int8(generator, 8, 8)
-    protection = Protection(correct=False, on_mark="suppress")
+    protection = Protection(correct=False, on_uncorrectable="suppress")
     with Accelerator(small(), backend="twin", protection=protection) as accelerator:
         accelerator.set_error_rate(0.02, seed=2)
         slot = accelerator.new_slot(16, 8)
@@ -218,9 +218,9 @@ def test_lengths_shrink_with_voltage_and_clock_and_are_safe_at_the_nominal_point
             "bit_weights must be 31 numbers, none negative and not all zero, not [1.0, 2.0]",
         ),
         (
-            lambda acc: acc.gemm(*two(), protection=Protection(on_mark="suppress")),
-            "on_mark='suppress' needs out=, whose old values suppressed elements keep; "
-            "make a tensor with new_slot, or choose on_mark='zero' or 'keep'",
+            lambda acc: acc.gemm(*two(), protection=Protection(on_uncorrectable="suppress")),
+            "on_uncorrectable='suppress' needs out=, whose old values suppressed elements keep; "
+            "make a tensor with new_slot, or choose on_uncorrectable='zero' or 'keep'",
         ),
         (
             lambda acc: acc.gemm(*two(), error_key=1 << 32),
@@ -228,8 +228,8 @@ def test_lengths_shrink_with_voltage_and_clock_and_are_safe_at_the_nominal_point
         ),
         (lambda acc: Protection(theta=64), "Protection.theta must be an integer in 0..63, not 64"),
         (
-            lambda acc: Protection(on_mark="drop"),
-            "Protection.on_mark must be one of 'suppress', 'reload', 'zero', 'keep', not 'drop'",
+            lambda acc: Protection(on_uncorrectable="drop"),
+            "Protection.on_uncorrectable must be one of 'suppress', 'reload', 'zero', 'keep', not 'drop'",
         ),
         (lambda acc: acc.new_slot(3), "a slot must have shape (M, N) or (B, M, N), not (3,)"),
         (lambda acc: acc.new_slot(3, 3, dtype=torch.int64), "dtype must be torch.int32 or torch.int8, not torch.int64"),
@@ -294,11 +294,11 @@ def test_log_records_are_read_back():
     located = data + (2 << 16 | 3 << 8 | 1).to_bytes(4, "little")
     assert parse_log(negative + positive + located, 16) == [
         LogRecord(7, 16, -1, Outcome.CORRECTED, (), 5),
-        LogRecord(7, 16, 0xFFFFFFFF, Outcome.MARKED, tuple(range(16)), 0),
-        LogRecord(7, 16, 0xFFFFFFFF, Outcome.MARKED_BY_FIT, (3,), 3),
+        LogRecord(7, 16, 0xFFFFFFFF, Outcome.UNCORRECTABLE, tuple(range(16)), 0),
+        LogRecord(7, 16, 0xFFFFFFFF, Outcome.LOCATED, (3,), 3),
     ]
     columns = (1 | 1 << 31 | 1 << 127).to_bytes(16, "little")
-    assert parse_log(positive + columns, 32) == [LogRecord(7, 16, 0xFFFFFFFF, Outcome.MARKED, (0, 31, 127), 0)]
+    assert parse_log(positive + columns, 32) == [LogRecord(7, 16, 0xFFFFFFFF, Outcome.UNCORRECTABLE, (0, 31, 127), 0)]
 
 
 def test_time_and_energy_are_those_of_the_points_that_they_were_spent_at():

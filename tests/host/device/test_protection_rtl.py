@@ -19,7 +19,9 @@ def journey(config, backend):
     """Results, log and counters of a few products between changes of operating points."""
     generator = torch.Generator().manual_seed(1)
     found = []
-    with Accelerator(config, backend=backend, protection=Protection(on_mark="suppress", log_records=20)) as accelerator:
+    with Accelerator(
+        config, backend=backend, protection=Protection(on_uncorrectable="suppress", log_records=20)
+    ) as accelerator:
         slots = accelerator.new_slot(2, 9, 11), accelerator.new_slot(2, 9, 11, dtype=torch.int8)
         for step in range(5):
             if step == 1 and config.timing_model == "flip":

@@ -143,10 +143,10 @@ def compare_findings(config, operands, errors, options, result, place):
         options = dataclasses.replace(options, flags=(options.flags | GemmFlag.SUPPRESS) & ~GemmFlag.ZERO)
     twin = TwinBackend(config)
     twin.errors = errors
-    out = torch.zeros(result.marked.shape, dtype=torch.int32)
+    out = torch.zeros(result.uncorrectable.shape, dtype=torch.int32)
     product, _ = make_product(*operands, None, None, out, options)
     found = twin.find(product)
-    batch, m, n = result.marked.shape
+    batch, m, n = result.uncorrectable.shape
     flagged = result.outcome != SegmentOutcome.NOT_FLAGGED
     records = []
     for block in blocks(config, m, n, batch):
@@ -158,7 +158,7 @@ def compare_findings(config, operands, errors, options, result, place):
         return 0
     assert found.records.tolist() == records, place
     if options.suppress:
-        assert np.array_equal(np.sort(found.suppressed), np.flatnonzero(result.marked)), place
+        assert np.array_equal(np.sort(found.suppressed), np.flatnonzero(result.uncorrectable)), place
     return len(found.suppressed)
 
 

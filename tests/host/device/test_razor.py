@@ -210,7 +210,7 @@ def test_the_number_of_threads_changes_nothing(generator, model):
 def journey(config, backend):
     """Results, logs and counters of products with everything from no errors to nothing but errors."""
     generator, rng, found = torch.Generator().manual_seed(5), np.random.default_rng(5), []
-    protection = Protection(on_mark="zero", log_records=40) if config.checksum else None
+    protection = Protection(on_uncorrectable="zero", log_records=40) if config.checksum else None
     flip = config.timing_model == "flip"
     with Accelerator(config, backend=backend, protection=protection) as accelerator:
         for step, setting in enumerate([0.0, 0.01, 0.3, 1.0, 0.05] if flip else length_tables(config, rng)):

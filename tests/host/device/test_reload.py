@@ -8,7 +8,7 @@ import torch
 
 from brownout.host import Accelerator, Protection
 from brownout.host.device.product.protection import Outcome, parse_log
-from brownout.host.device.product.reload import Places, marked_places
+from brownout.host.device.product.reload import Places, uncorrectable_places
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 from brownout.hw.matrix_layout import row_major, tiled_output
 
@@ -58,24 +58,24 @@ def test_runs_in_tiles_are_where_the_tiles_are() -> None:
 @pytest.mark.parametrize("correct", [False, True])
 def test_marks_in_the_log_are_the_elements_that_were_not_written(config: AcceleratorConfig, correct: bool) -> None:
     a, w = operands(1)
-    protection = Protection(on_mark="suppress", correct=correct, log_records=5000)
+    protection = Protection(on_uncorrectable="suppress", correct=correct, log_records=5000)
     with Accelerator(config, backend="twin", protection=protection) as accelerator:
         accelerator.set_error_rate(0.05, seed=3)
         # No sum of 21 products is that large.
         slot = torch.full((37, 23), 1 << 30, dtype=torch.int32)
         accelerator.gemm(a, w, out=slot, first_row=(1 << 32) - 7, first_col=1000)
-        places = marked_places(config, accelerator._log, (1 << 32) - 7, 1000)
+        places = uncorrectable_places(config, accelerator._log, (1 << 32) - 7, 1000)
         unwritten = (slot == 1 << 30).nonzero()
         assert len(unwritten) > 3
         assert unwritten.tolist() == [list(place) for place in zip(places.rows, places.cols, strict=True)]
         named = [
             ((record.row + 7) % (1 << 32), record.col - 1000 + position)
             for record in accelerator.last_log
-            for position in record.marked
+            for position in record.uncorrectable
         ]
         assert sorted(named) == [tuple(place) for place in unwritten.tolist()]
         if not correct and config.checksum.scheme == "residue":
-            assert {len(r.marked) for r in accelerator.last_log if r.outcome is Outcome.MARKED_BY_FIT} == {1}
+            assert {len(r.uncorrectable) for r in accelerator.last_log if r.outcome is Outcome.LOCATED} == {1}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=["rows", "located", "classic"])
@@ -86,10 +86,12 @@ def test_marked_elements_come_from_the_checkpoint(config: AcceleratorConfig) -> 
         accelerator.reset_stats()
         settings = {"correct": False, "log_records": 5000}
         kept = torch.full((37, 23), 7, dtype=torch.int32)
-        accelerator.gemm(a, w, out=kept, protection=Protection(on_mark="suppress", **settings))
+        accelerator.gemm(a, w, out=kept, protection=Protection(on_uncorrectable="suppress", **settings))
         before = dict(accelerator.stats)
         got, checkpoint = torch.full_like(kept, 9), torch.full_like(kept, 7)
-        accelerator.gemm(a, w, out=got, checkpoint=checkpoint, protection=Protection(on_mark="reload", **settings))
+        accelerator.gemm(
+            a, w, out=got, checkpoint=checkpoint, protection=Protection(on_uncorrectable="reload", **settings)
+        )
         after = accelerator.stats
         assert torch.equal(got, kept)
         assert bool((checkpoint == 7).all())
@@ -105,7 +107,7 @@ def test_what_the_log_does_not_name_keeps_its_old_value() -> None:
     with Accelerator(CONFIGS[0], backend="twin") as accelerator:
         accelerator.set_error_rate(0.1, seed=3)
         got, checkpoint = torch.full((37, 23), 9, dtype=torch.int32), torch.full((37, 23), 7, dtype=torch.int32)
-        few = Protection(on_mark="reload", correct=False, log_records=3)
+        few = Protection(on_uncorrectable="reload", correct=False, log_records=3)
         accelerator.gemm(a, w, out=got, checkpoint=checkpoint, protection=few)
         assert accelerator.stats["log_dropped"] > 0
         assert int((got == 7).sum()) == accelerator.stats["reloaded"]
@@ -134,7 +136,7 @@ def test_rtl_and_twin_agree(name: str, layout: str) -> None:
     config = DEVICES[name]
     results = []
     for backend in ("twin", "rtl"):
-        protection = Protection(on_mark="reload", correct=False, log_records=5000)
+        protection = Protection(on_uncorrectable="reload", correct=False, log_records=5000)
         with Accelerator(config, backend=backend, protection=protection, layout=layout) as accelerator:
             slot, checkpoint = accelerator.new_slot(37, 23), accelerator.new_slot(37, 23)
             found = []
@@ -161,16 +163,20 @@ SLOT = torch.zeros(37, 23, dtype=torch.int32)
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"out": SLOT}, ValueError, r"^on_mark='reload' needs checkpoint=, from which marked elements are copied$"),
+        (
+            {"out": SLOT},
+            ValueError,
+            r"^on_uncorrectable='reload' needs checkpoint=, from which uncorrectable elements are copied$",
+        ),
         (
             {"checkpoint": SLOT},
             ValueError,
-            r"^on_mark='reload' needs out=, whose old values suppressed elements keep; make a tensor with new_slot",
+            r"^on_uncorrectable='reload' needs out=, whose old values suppressed elements keep; make a tensor with",
         ),
         (
-            {"out": SLOT, "checkpoint": SLOT, "protection": Protection(on_mark="suppress")},
+            {"out": SLOT, "checkpoint": SLOT, "protection": Protection(on_uncorrectable="suppress")},
             ValueError,
-            r"^checkpoint= is used with on_mark='reload' only; leave it out$",
+            r"^checkpoint= is used with on_uncorrectable='reload' only; leave it out$",
         ),
         ({"out": SLOT, "checkpoint": SLOT}, ValueError, r"^checkpoint must not be out itself; make another tensor"),
         (
@@ -186,7 +192,7 @@ SLOT = torch.zeros(37, 23, dtype=torch.int32)
     ],
 )
 def test_checkpoints_that_do_not_fit(arguments: dict, error: type[Exception], message: str) -> None:
-    with Accelerator(CONFIGS[0], backend="twin", protection=Protection(on_mark="reload")) as accelerator:
+    with Accelerator(CONFIGS[0], backend="twin", protection=Protection(on_uncorrectable="reload")) as accelerator:
         with pytest.raises(error, match=message):
             accelerator.gemm(A, W, **arguments)
 
@@ -207,8 +213,8 @@ def test_copies_that_do_not_fit(source: torch.Tensor, target: torch.Tensor, mess
 
 
 def test_a_log_without_room_cannot_be_gone_back_by() -> None:
-    with pytest.raises(ValueError, match=r"^Protection\.log_records must not be 0 with on_mark='reload'"):
-        Protection(on_mark="reload", log_records=0)
+    with pytest.raises(ValueError, match=r"^Protection\.log_records must not be 0 with on_uncorrectable='reload'"):
+        Protection(on_uncorrectable="reload", log_records=0)
 
 
 def test_an_accelerator_without_checksum_units_cannot_copy() -> None:

@@ -35,12 +35,12 @@ def run(accelerator, protection, values):
         a, w = (torch.empty(size, dtype=torch.int8, device="meta") for size in ((M, K), (K, N)))
         out = accelerator.new_slot(*shape, device="meta")
     accelerator.gemm(a, w, out=out, protection=protection)
-    return dict(accelerator.stats), accelerator.last_marked(0, 0)
+    return dict(accelerator.stats), accelerator.last_uncorrectable(0, 0)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_expected_counts_are_those_of_a_product_with_values(scheme):
-    protection = Protection(on_mark="suppress", log_records=1 << 20)
+    protection = Protection(on_uncorrectable="suppress", log_records=1 << 20)
     with Accelerator(config(scheme), backend="twin") as accelerator:
         found, places = run(accelerator, protection, values=True)
     with Accelerator(config(scheme), ShapeBackend(config(scheme))) as accelerator:
@@ -60,5 +60,5 @@ def test_the_same_calls_find_the_same():
     found = []
     for _ in range(2):
         with Accelerator(config("pairs"), ShapeBackend(config("pairs"))) as accelerator:
-            found.append(run(accelerator, Protection(on_mark="suppress"), values=False)[0])
+            found.append(run(accelerator, Protection(on_uncorrectable="suppress"), values=False)[0])
     assert found[0] == found[1]

@@ -127,7 +127,7 @@ def random_protection(rng):
     return Protection(
         check=rng.random() < 0.9,
         correct=rng.random() < 0.6,
-        on_mark=rng.choice(["suppress", "suppress", "zero", "keep"]),
+        on_uncorrectable=rng.choice(["suppress", "suppress", "zero", "keep"]),
         theta=rng.choice([0, 0, rng.randint(0, 33)]),
         log_records=rng.choice([0, 3, rng.randint(0, 300), 1 << 14]),
     )
@@ -167,7 +167,7 @@ def protected_call(rng, generator, pair):
         protection = random_protection(rng)
         a, w = random_int8(generator, *batch, m, k), random_int8(generator, *batch, k, n)
         for _ in range(rng.choice([1, 1, 2])):
-            if protection.on_mark == "suppress" or rng.random() < 0.3:
+            if protection.on_uncorrectable == "suppress" or rng.random() < 0.3:
                 # Both begin with the same values, in tensors of their own.
                 slot = torch.randint(-9, 9, (*batch, m, n), generator=generator).to(dtype)
                 outs = [slot.clone(), slot.clone()]

@@ -17,8 +17,8 @@ def accelerator(config):
         yield each
 
 
-def slot(history, *, key=KEY, shape=(2, 3), step=1.0, evaluation=0):
-    return history.slot(key, shape, torch.device("cpu"), step=step, evaluation=evaluation)
+def slot(history, *, key=KEY, shape=(2, 3), scale=1.0, evaluation=0):
+    return history.slot(key, shape, torch.device("cpu"), scale=scale, evaluation=evaluation)
 
 
 def test_values_stay_from_evaluation_to_evaluation(accelerator):
@@ -49,10 +49,10 @@ def test_other_parts_calls_and_shapes_have_values_of_their_own(accelerator):
 
 def test_values_follow_a_change_of_the_scale_and_that_is_charged(accelerator):
     history = History(accelerator)
-    sums, _ = slot(history, step=0.5)
+    sums, _ = slot(history, scale=0.5)
     sums.copy_(torch.tensor([[10, -7, 0], [3, 1 << 30, -(1 << 30)]]))
     before = accelerator.stats["energy_j"]
-    converted, valid = slot(history, step=0.2, evaluation=1)
+    converted, valid = slot(history, scale=0.2, evaluation=1)
     assert valid
     # x 0.5 / 0.2, half to even; beyond int32 it saturates.
     assert converted.tolist() == [[25, -18, 0], [8, 2**31 - 1, -(2**31)]]

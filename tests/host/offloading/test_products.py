@@ -40,7 +40,9 @@ def make(accelerator, image):
 @pytest.fixture
 def erring():
     """An accelerator without correction, in which one sum in 20 errs."""
-    with Accelerator(CONFIG, backend="twin", protection=Protection(correct=False, on_mark="keep")) as accelerator:
+    with Accelerator(
+        CONFIG, backend="twin", protection=Protection(correct=False, on_uncorrectable="keep")
+    ) as accelerator:
         accelerator.set_error_rate(0.05, seed=3)
         yield accelerator
 
@@ -83,7 +85,9 @@ def test_error_keys_are_of_one_product_and_one_evaluation(erring, image, monkeyp
 
 
 def test_suppressed_elements_keep_the_value_of_the_evaluation_before(image):
-    with Accelerator(CONFIG, backend="twin", protection=Protection(correct=False, on_mark="suppress")) as accelerator:
+    with Accelerator(
+        CONFIG, backend="twin", protection=Protection(correct=False, on_uncorrectable="suppress")
+    ) as accelerator:
         net = make(accelerator, image)
         seen = {}
         model = offloaded_model(net)
@@ -108,7 +112,7 @@ def test_suppressed_elements_keep_the_value_of_the_evaluation_before(image):
 
 
 def test_history_is_apart_for_parts_of_a_batch_and_gone_in_the_next_run(image):
-    with Accelerator(CONFIG, backend="twin", protection=Protection(on_mark="suppress")) as accelerator:
+    with Accelerator(CONFIG, backend="twin", protection=Protection(on_uncorrectable="suppress")) as accelerator:
         net = make(accelerator, image)
         model = offloaded_model(net)
         for part in (0, 1, 0):
@@ -139,10 +143,10 @@ def test_cycles_are_counted_when_somebody_asks(erring, image, monkeypatch):
 
 
 @pytest.mark.rtl
-@pytest.mark.parametrize("on_mark", ["keep", "suppress"])
-def test_rtl_gives_the_same_bits_errors_and_cycles(on_mark, image):
+@pytest.mark.parametrize("on_uncorrectable", ["keep", "suppress"])
+def test_rtl_gives_the_same_bits_errors_and_cycles(on_uncorrectable, image):
     results, counts, cycles = [], [], []
-    protection = Protection(on_mark=on_mark)
+    protection = Protection(on_uncorrectable=on_uncorrectable)
     for backend in ("twin", "rtl"):
         with Accelerator(CONFIG, backend=backend, protection=protection) as accelerator:
             net = make(accelerator, image)
@@ -160,7 +164,7 @@ def test_rtl_gives_the_same_bits_errors_and_cycles(on_mark, image):
 
 @pytest.mark.parametrize("backend", ["twin", "rtl"])
 def test_inference_mode_may_come_and_go(image, backend):
-    with Accelerator(CONFIG, backend=backend, protection=Protection(on_mark="suppress")) as accelerator:
+    with Accelerator(CONFIG, backend=backend, protection=Protection(on_uncorrectable="suppress")) as accelerator:
         with torch.inference_mode():
             net = make(accelerator, image)
             first = net(image)

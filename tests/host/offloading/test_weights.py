@@ -388,7 +388,7 @@ def test_a_model_with_a_bad_weight_stays_as_it_was(twin, generator):
 def test_sums_of_other_weights_are_no_history(config, values, calibration):
     net = make()
     protected = replace(config, timing_model="flip", checksum=ChecksumConfig(group_rows=8))
-    with Accelerator(protected, backend="twin", protection=Protection(on_mark="suppress")) as accelerator:
+    with Accelerator(protected, backend="twin", protection=Protection(on_uncorrectable="suppress")) as accelerator:
         model = offload(net, accelerator, calibration=calibration)
         for _ in range(2):
             net(values)

@@ -72,7 +72,7 @@ def test_errors_and_rollback_are_the_same_in_every_run_and_after_saving(name, tm
     tiny.arguments["num_inference_steps"] = 2
     # Not so when it is loaded; it must not matter.
     tiny.pipeline.vae.requires_grad_(False)
-    with Accelerator(ERRING, backend="twin", protection=Protection(on_mark="suppress")) as accelerator:
+    with Accelerator(ERRING, backend="twin", protection=Protection(on_uncorrectable="suppress")) as accelerator:
         with OffloadedPipeline.from_pipe(tiny.pipeline, accelerator, calibration=[tiny.call]) as pipe:
             clean = images(pipe, tiny)
             accelerator.set_error_rate(3e-2, seed=1)

@@ -131,7 +131,7 @@ def test_rows_that_are_evaluated_apart_have_values_of_their_own_to_go_back_to(mo
     """Guidance that skips layers evaluates the conditional half of the batch once more."""
     tiny = make("sd3")
     config = AcceleratorConfig(timing_model="flip", checksum=ChecksumConfig(scheme="residue"), memory=MEMORY)
-    with Accelerator(config, backend="twin", protection=Protection(on_mark="suppress")) as accelerator:
+    with Accelerator(config, backend="twin", protection=Protection(on_uncorrectable="suppress")) as accelerator:
         with offloaded(tiny, accelerator) as pipe:
             call = tiny.call | {"num_inference_steps": 6}
             slots = []

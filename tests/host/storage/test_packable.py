@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from brownout.host.device.product.protection import Protection
 from brownout.host.stadi.execute.keys_values import Piece
 from brownout.host.stadi.plan.coding import ExchangeCoding
 from brownout.host.stadi.plan.plan import Plan, Share
@@ -53,3 +54,10 @@ def test_other_dataclasses_are_refused_on_both_ways():
         pack(Unknown(), {})
     with pytest.raises(ValueError, match=r"this has values that cannot be: a\.b\.Unknown is no dataclass"):
         unpack(["dataclass", "a.b", "Unknown", {"number": 0}], {})
+
+
+def test_a_field_keeps_its_name_in_files():
+    protection = Protection(on_uncorrectable="zero")
+    stored = pack(protection, {})
+    assert list(stored[3]) == ["check", "correct", "on_mark", "theta", "log_records"]
+    assert unpack(stored, {}) == protection

@@ -103,7 +103,7 @@ def test_a_filter_leaves_out_what_offload_would(model_and_run):
 def test_expected_findings_take_the_time_of_real_ones(checksum, generator):
     config = replace(ERRING, checksum=checksum, voltage_domains=2)
     a, w = (torch.randint(-128, 128, s, dtype=torch.int8, generator=generator) for s in ((1000, 40), (40, 300)))
-    protection = Protection(on_mark="keep", log_records=1 << 12)
+    protection = Protection(on_uncorrectable="keep", log_records=1 << 12)
     stats = []
     for backend in ("twin", ShapeBackend(config)):
         with Accelerator(config, backend, protection=protection) as accelerator:

@@ -325,18 +325,18 @@ private:
             LOG_OTHER_PLACE.put(record.words, other);
             LOG_PAIR.put(record.words, 1);
         } else if (pairs > 0) {
-            outcome = OUTCOME_MARKED;
+            outcome = OUTCOME_UNCORRECTABLE;
             mark(candidate);
         } else if (fit >= 0 && task_.correct) {
             outcome = OUTCOME_CORRECTED;
             LOG_PLACE.put(record.words, fit);
             repaired[repairs++] = {fit, candidate.r[0]};
         } else if (fit >= 0) {
-            outcome = OUTCOME_MARKED_BY_FIT;
+            outcome = OUTCOME_LOCATED;
             LOG_PLACE.put(record.words, fit);
             marks.push_back({candidate.row, candidate.start + fit});
         } else if (!check_has_erred(candidate)) {
-            outcome = OUTCOME_MARKED;
+            outcome = OUTCOME_UNCORRECTABLE;
             mark(candidate);
         }
         for (int i = 0; i < repairs; ++i) correct(candidate, repaired[i].place, repaired[i].error);

@@ -12,10 +12,10 @@ from brownout.host import DelayModel
 from brownout.host.device.power.timing import error_rate_of_delay
 from brownout.host.drift.adaptive.controller import RateController, voltage_ladder
 from brownout.host.drift.operating_point import OperatingPoint
-from brownout.host.drift.strategies import RESIDUE_PAIRS
+from brownout.host.drift.strategies import RESIDUE_DOUBLE_ERRORS
 from brownout.hw.config import AcceleratorConfig
 
-CONFIG = AcceleratorConfig(rows=32, cols=32, timing_model="flip", checksum=RESIDUE_PAIRS)
+CONFIG = AcceleratorConfig(rows=32, cols=32, timing_model="flip", checksum=RESIDUE_DOUBLE_ERRORS)
 LADDER = voltage_ladder(0.62, 0.84)
 TARGET = 3e-3
 

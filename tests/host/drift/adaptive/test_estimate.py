@@ -19,10 +19,10 @@ from brownout.host.drift.adaptive.estimate import (
     wilson_interval,
 )
 from brownout.host.drift.operating_point import OperatingPoint
-from brownout.host.drift.strategies import RESIDUE_PAIRS
+from brownout.host.drift.strategies import RESIDUE_DOUBLE_ERRORS
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 
-CONFIG = AcceleratorConfig(rows=32, cols=32, timing_model="flip", checksum=RESIDUE_PAIRS)
+CONFIG = AcceleratorConfig(rows=32, cols=32, timing_model="flip", checksum=RESIDUE_DOUBLE_ERRORS)
 
 
 def flagged(generator, segments, width, rate, check_rate, theta):
@@ -76,7 +76,7 @@ def test_segments_have_the_widths_that_are_checked():
 @pytest.mark.parametrize("theta", [0, 9])
 def test_twin_flags_as_often_as_predicted(theta):
     rate, check_rate = 6e-3, 2e-3
-    config = AcceleratorConfig(rows=32, cols=32, timing_model="flip", checksum=RESIDUE_PAIRS)
+    config = AcceleratorConfig(rows=32, cols=32, timing_model="flip", checksum=RESIDUE_DOUBLE_ERRORS)
     low = 0
     with Accelerator(config, backend="twin") as accelerator:
         a, w = torch.zeros(600, 8, dtype=torch.int8), torch.zeros(8, 90, dtype=torch.int8)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from brownout.cosim.reference import find_pairs
+from brownout.cosim.reference import find_double_errors
 from brownout.host.drift.adaptive.rules import best_theta, checkpoint_interval, rate_within_budget, unlocated_share
 from brownout.hw.config import ChecksumConfig
 from brownout.hw.residues import RESIDUE_MODULUS
@@ -50,7 +50,7 @@ def test_share_of_unlocated_pairs_is_that_of_random_pairs(locators, segment_cols
         for check in range(1, checksum.checks):
             weights = checksum.weights(check)
             r.append(sum(weights[c] * size for c, size in zip(columns, sizes, strict=True)) % RESIDUE_MODULUS)
-        unlocated += len(find_pairs(checksum, r, places)) != 1
+        unlocated += len(find_double_errors(checksum, r, places)) != 1
     share = unlocated_share(checksum)
     assert abs(unlocated / trials - share) < 3 * (share * (1 - share) / trials) ** 0.5
 

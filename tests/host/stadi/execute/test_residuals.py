@@ -167,12 +167,12 @@ class Pair:
             exchange.begin(own.step, synchronous=synchronous)
         self.sender.send("site", self.here, own, before)
         got = self.receiver.receive("site", self.there, self.here.me, own.step, held)
-        key_step, value_step = got["steps"].tolist()
-        return Piece(own.step, (0, 2), got["key"], got["value"], (key_step, value_step), "bad" in got)
+        key_scale, value_scale = got["steps"].tolist()
+        return Piece(own.step, (0, 2), got["key"], got["value"], (key_scale, value_scale), "bad" in got)
 
 
 def same(one: Piece, other: Piece) -> bool:
-    facts = one.steps == other.steps and one.bad == other.bad
+    facts = one.scales == other.scales and one.bad == other.bad
     return facts and torch.equal(one.key, other.key) and torch.equal(one.value, other.value)
 
 
@@ -198,7 +198,7 @@ def test_both_sides_agree_when_scales_change():
         own = pair.own(step)
         held = pair.message(own, before, held)
         assert same(held, pair.sender.state().pieces["site"]["d1"])
-        assert held.steps == own.steps
+        assert held.scales == own.scales
         # The fourth message is whole; at 5 bits a block's step is at most 17.
         assert same(held, own) == (step == 4)
         assert (held.key.int() - own.key.int()).abs().max() <= 17

@@ -1,10 +1,10 @@
-"""Pairs of errors: each is found; what is reported as the only explanation is one, and the only one."""
+"""Double errors: each is found; what is reported as the only explanation is one, and the only one."""
 
 import pytest
 from amaranth.hdl import Assert, Assume, Cat, Const, Mux, Signal, Value
 
-from brownout.hw.checks import pairs
-from brownout.hw.checks.pairs import PairLocator
+from brownout.hw.checks import double_errors
+from brownout.hw.checks.double_errors import DoubleErrorLocator
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 
 from ..prover import ProofFailedError, Spec, prove
@@ -19,7 +19,7 @@ class PairSpec(Spec):
         checksum = ChecksumConfig(segment_cols=cols, locators=1, column_checks=False, pairs=True)
         config = AcceleratorConfig(rows=1, cols=cols, drain_lanes=1, checksum=checksum)
         m = self.module
-        m.submodules.unit = self.unit = unit = PairLocator(config, 0)
+        m.submodules.unit = self.unit = unit = DoubleErrorLocator(config, 0)
         self.inputs += [unit.plain, unit.residues, unit.wanted, unit.inside]
         self.answered = Signal()
         self.residue = Signal(13)
@@ -136,6 +136,6 @@ def test_what_is_reported_satisfies_the_equations(cols):
 
 def test_a_wrong_modulus_is_found(monkeypatch):
     """Comparisons with weights that are not reduced right: one off for differences."""
-    monkeypatch.setattr(pairs, "RESIDUE_MODULUS", MODULUS - 1)
+    monkeypatch.setattr(double_errors, "RESIDUE_MODULUS", MODULUS - 1)
     with pytest.raises(ProofFailedError, match=r"trace: .*bounded\.vcd"):
         prove(found_spec(4), "pairs-mutant", depth=2)

@@ -16,7 +16,7 @@ from ..residues import RESIDUE_BITS, RESIDUE_MODULUS
 _LOW_BITS = RESIDUE_BITS // 2
 
 
-class PairLocator(wiring.Component):
+class DoubleErrorLocator(wiring.Component):
     """Two pipeline stages: what two errors a plain syndrome can be the sum of; the places that explain the residues.
 
     A syndrome that is a sum of two different powers of two, with signs, is one in a single way: of two equal signs
@@ -41,10 +41,11 @@ class PairLocator(wiring.Component):
     -------
     plain, residues : r_0, and r_1, .. one above the other
     look : pulse, take them over
-    wanted : with `look`: the segment is flagged and may be corrected; else there are no pairs, and nothing switches
+    wanted : with `look`: the segment is flagged and may be corrected; else no double error is found, and nothing
+    switches
     kept_plain : `plain` of the last `look`
     inside : columns with n < N, with `kept_plain`
-    found : there are pairs
+    found : some double error explains the syndromes
     unique : there is exactly one
     first, second : one bit per place
         c_1 and c_2 if `unique`.
@@ -165,7 +166,7 @@ class PairLocator(wiring.Component):
     def _places(
         self, m: Module, prefix: str, wanted: Value, explained: list[list[list[Value]]]
     ) -> tuple[Signal, Signal]:
-        """Places c_1 and c_2 of all pairs that explain all locators."""
+        """Places c_1 and c_2 of all double errors that explain all locators."""
         size = len(self.inside)
         rows = []
         for second in range(size + 1):
@@ -208,7 +209,7 @@ class _Comparisons:
 
 
 def _explained_otherwise(m: Module, locator: int, weights: tuple[int, ...], quotient: Signal) -> list[list[Value]]:
-    """As `PairLocator._explained` if 3 * 2^b is 4 * 2^b - 2^b; `quotient` is of the other way, divided by 2 * 2^b."""
+    """As `DoubleErrorLocator._explained` if 3 * 2^b is 4 * 2^b - 2^b; `quotient` is of the other way, over 2 * 2^b."""
     compared = _Comparisons(m, quotient)
     half = (RESIDUE_MODULUS + 1) // 2
     places = (*weights, 0)

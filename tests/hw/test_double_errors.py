@@ -1,4 +1,4 @@
-"""Pairs of errors in a segment, as docs/protection.md has them, by trying all powers of two and all places."""
+"""Double errors in a segment, as docs/protection.md has them, by trying all powers of two and all places."""
 
 import random
 from collections import Counter, defaultdict
