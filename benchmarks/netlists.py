@@ -62,19 +62,15 @@ def main() -> None:
     """Map, count and write."""
     row = cached_area(ArrayRow, accelerator_config(None))
     idle = CLOCKED_SHARE * row.registers / row.transistors
-    lines = [
-        [scheme, locators, width, f"{check:.6g}", f"{sums:.6g}"] for scheme, locators, width, check, sums in prices()
-    ]
+    found = list(prices())
     with DATA.open("w", newline="") as file:
         file.write(HEADER + f"# idle_share={idle:.6g}\n")
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["scheme", "locators", "segment_cols", "check_column", "column_sums"])
-        writer.writerows(lines)
+        writer.writerows([*names, f"{check:.6g}", f"{sums:.6g}"] for *names, check, sums in found)
     metrics = {"idle_share": idle, "element_transistors": row.transistors / SIDE}
-    for scheme, locators, width, check, sums in lines:
-        metrics[f"check_share_{scheme}_{locators}_s{width}"] = float(check) / int(width) + (
-            0 if locators else float(sums) / SIDE
-        )
+    for scheme, locators, width, check, sums in found:
+        metrics[f"check_share_{scheme}_{locators}_s{width}"] = check / width + (0 if locators else sums / SIDE)
     for name, value in metrics.items():
         print(f"{name:32} {value:.5g}")
     print(write_results("netlists", metrics))

@@ -11,7 +11,15 @@ import torch
 
 from brownout.host import Accelerator, DelayModel, Protection
 from brownout.host.device.backends.rtl import RtlBackend
+from brownout.host.device.power.check_prices import (
+    check_column_price,
+    check_share,
+    column_sums_price,
+    syndrome_bits,
+)
 from brownout.host.device.power.energy import EnergyModel, check_work
+from brownout.host.device.power.leakage import Leakage
+from brownout.host.device.power.regulators import IDEAL
 from brownout.host.device.power.timing import NOMINAL_FREQUENCY_HZ, error_rate_of_delay
 from brownout.host.device.product.operands import GemmShape
 from brownout.host.device.product.protection import LogRecord, Outcome, parse_log
@@ -303,14 +311,26 @@ def test_log_records_are_read_back():
 
 def test_time_and_energy_are_those_of_the_points_that_they_were_spent_at():
     config = small()
-    model = EnergyModel(mac_j=1e-12, dram_byte_j=0, sram_byte_j=0, activation_j=0, leakage_w=1.0)
+    model = EnergyModel(
+        mac_j=1e-12,
+        idle_share=0,
+        dram_byte_j=0,
+        sram_byte_j=0,
+        sram_leakage_w=0,
+        activation_j=0,
+        leakage_w=1.0,
+        leakage=Leakage(law="constant"),
+        regulator=IDEAL,
+    )
     a, w = two()
     with on_fake(config, energy_model=model) as accelerator:
         accelerator.gemm(a, w)
         nominal = dict(accelerator.stats)
         assert nominal["time_s"] == nominal["cycles"] / 2e9
         assert nominal["energy_mac_j"] == pytest.approx(12e-12)
-        assert nominal["energy_leakage_j"] == pytest.approx(16 * nominal["time_s"])
+        # Check columns leak like as much of the array as takes their energy.
+        elements = 16 * (1 + check_share(config.checksum))
+        assert nominal["energy_leakage_j"] == pytest.approx(elements * nominal["time_s"])
         accelerator.set_operating_point(voltage_v=0.72, frequency_hz=1e9)
         accelerator.gemm(a, w)
         both = accelerator.stats
@@ -323,14 +343,19 @@ def test_time_and_energy_are_those_of_the_points_that_they_were_spent_at():
         accelerator.set_operating_point(voltage_v=0.9)
         accelerator.set_operating_point(voltage_v=0.72, domain=1)
         accelerator.gemm(a, w, protection=Protection())
-        digits, checks = check_work(config, GemmShape(1, 2, 2, 3))
+        work = check_work(config, GemmShape(1, 2, 2, 3))
         assert accelerator.stats["energy_mac_j"] == pytest.approx(12e-12 * (1 + 0.8**2) / 2)
-        assert accelerator.stats["energy_check_j"] == pytest.approx(1e-12 * (digits * (1 + 0.8**2) / 2 + checks * 1.0))
+        assert accelerator.stats["energy_check_j"] == pytest.approx(
+            1e-12 * (work.digit_macs * (1 + 0.8**2) / 2 + work.check_macs * 1.0)
+        )
 
 
 def test_cost_of_checks_is_that_of_their_columns_and_digit_rows():
     config = small()
-    digits, checks = check_work(config, GemmShape(1, 8, 8, 10))
-    # Two groups of two digit rows; two segments with a plain check of 10-bit and a residue of 13-bit weights.
-    assert digits == 4 * 10 * 8
-    assert checks == pytest.approx((8 + 4) * 10 * 2 * (10 + 13) / 8)
+    work, checksum = check_work(config, GemmShape(1, 8, 8, 10)), config.checksum
+    # Two groups of two digit rows; two segments, and sums of activations beside an array of four rows.
+    assert work.digit_macs == 4 * 10 * 8
+    columns, sums = (8 + 4) * 10 * 2 * check_column_price(checksum), (8 + 4) * 10 * 8 * column_sums_price(checksum) / 4
+    assert work.check_macs == pytest.approx(columns + sums)
+    # Three k-tiles, each reads and writes a syndrome of each row and segment.
+    assert work.syndrome_bytes == 2 * (8 + 4) * 3 * 2 * syndrome_bits(checksum) / 8
