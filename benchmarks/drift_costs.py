@@ -5,7 +5,7 @@ which error rate is allowed, and everything here is a function of that rate. Con
 
 - ``paper_model_*``: the published arithmetic on the three published architectures, without check energy;
   ``paper_gap_*``: that minus what is published. ``paper_checked_*``: with check energy.
-- ``drift_*_avg``: DRIFT at its published rate, with its checks priced like ours.
+- ``drift_*_avg``: DRIFT at its published rate, with its checks priced like rollback.
 - ``ours_saving_SCHEME_at_RATE``, ``ours_speedup_at_RATE``: our schemes under the same model; ``rate_for_*``: the error
   rate from which on a target is met.
 - ``measured_*``: whole models on `SERVER`, all traffic counted; ``_int8`` with requantised outputs of Linear and
@@ -31,7 +31,7 @@ from brownout.host.drift.accounting.costs import (
     CHECK_SHARES,
     DRIFT,
     NONE,
-    OURS,
+    ROLLBACK_SCHEMES,
     Scheme,
     best_saving,
     saving_at_rate,
@@ -58,7 +58,7 @@ MEASURED_RATES = (3e-3, 1e-2, 3e-2)
 SAVING_TARGETS, SPEEDUP_TARGETS = (0.38, 0.43), (1.85, 2.0)
 
 SCHEME = "residue x1 S32 V0"
-"""The cheapest of ours: for measured images."""
+"""The cheapest of rollback: for measured images."""
 
 CLASSIC_NETLIST = 0.100
 """Check energy of `CLASSIC_32` by netlists, its rows of digits among it: ``energy_overhead`` of benchmarks/abft.py."""
@@ -104,7 +104,7 @@ def paper() -> dict[str, float]:
 
 
 def baselines() -> dict[str, float]:
-    """DRIFT priced like ours, and the guard band alone."""
+    """DRIFT priced like rollback, and the guard band alone."""
     # Without errors no step has to be nominal.
     free = {name: replace(model, nominal_steps=()) for name, model in PUBLISHED.items()}
     digits = CLASSIC_32.digits / CLASSIC_32.group_rows
@@ -134,26 +134,26 @@ def rate_for(value: Callable[[float], float], target: float) -> float | None:
     return high
 
 
-def ours() -> dict[str, float]:
+def rollback() -> dict[str, float]:
     """Our schemes over the error rate."""
     metrics: dict[str, float] = {}
     for rate in RATES:
-        for scheme in OURS.values():
+        for scheme in ROLLBACK_SCHEMES.values():
             metrics[f"ours_saving_{_label(scheme)}_at_{rate:g}"] = saving_at_rate(scheme, rate).average
-        metrics[f"ours_speedup_at_{rate:g}"] = speedup_at_rate(OURS[SCHEME], rate).average
+        metrics[f"ours_speedup_at_{rate:g}"] = speedup_at_rate(ROLLBACK_SCHEMES[SCHEME], rate).average
         # What would be left if our way back took as much traffic as the published one.
-        heavy = replace(OURS[SCHEME], memory=None)
+        heavy = replace(ROLLBACK_SCHEMES[SCHEME], memory=None)
         metrics[f"ours_saving_published_memory_at_{rate:g}"] = saving_at_rate(heavy, rate).average
     for target in SAVING_TARGETS:
-        for scheme in OURS.values():
+        for scheme in ROLLBACK_SCHEMES.values():
             found = rate_for(lambda rate, scheme=scheme: saving_at_rate(scheme, rate).average, target)  # type: ignore[misc]
             if found is not None:
                 metrics[f"rate_for_saving_{target:g}_{_label(scheme)}"] = found
     for target in SPEEDUP_TARGETS:
-        found = rate_for(lambda rate: speedup_at_rate(OURS[SCHEME], rate).average, target)
+        found = rate_for(lambda rate: speedup_at_rate(ROLLBACK_SCHEMES[SCHEME], rate).average, target)
         if found is not None:
             metrics[f"rate_for_speedup_{target:g}"] = found
-    same = best_saving(dict.fromkeys(OURS, ERROR_RATE))
+    same = best_saving(dict.fromkeys(ROLLBACK_SCHEMES, ERROR_RATE))
     metrics["ours_saving_at_published_rate"] = same.average
     return metrics
 
@@ -242,7 +242,7 @@ def main(
     large: Annotated[bool, typer.Option(help="count PixArt-alpha at 1024 x 1024 too (minutes)")] = False,
 ) -> None:
     """Compute, count, print and write the results."""
-    metrics: dict[str, float] = {**paper(), **baselines(), **ours()}
+    metrics: dict[str, float] = {**paper(), **baselines(), **rollback()}
     for key in only or MODELS:
         metrics |= measured(key, MODELS[key], PUBLISHED[key], CHECKPOINT_STEPS[key])
         print(f"counted {PUBLISHED[key].title}", flush=True)
@@ -254,7 +254,7 @@ def main(
     metrics |= found
     config = {
         "server": SERVER.to_dict(),
-        "schemes": {name: asdict(scheme) for name, scheme in OURS.items()},
+        "schemes": {name: asdict(scheme) for name, scheme in ROLLBACK_SCHEMES.items()},
         "map_rate": MAP_RATE,
         "map": [asdict(point) for point in points],
     }

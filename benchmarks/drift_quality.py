@@ -110,12 +110,12 @@ VARIANTS = {
         for segment, voltage in ((32, 0.25), (16, 0.25), (16, 0.0), (8, 0.0))
     },
 }
-"""Names of ours: columns of a segment, with ``p`` if double errors are located too, and per cent of the way from the
-array's voltage to the guard band's; with ``_e0`` only evaluation 0 is nominal, which has nothing to go back to, and not
-evaluation 1 as DRIFT has it."""
+"""Names of rollback, which begin with ``ours``: columns of a segment, with ``p`` if double errors are located too, and
+per cent of the way from the array's voltage to the guard band's; with ``_e0`` only evaluation 0 is nominal, which has
+nothing to go back to, and not evaluation 1 as DRIFT has it."""
 
 COMPARED = (*(name for name in VARIANTS if not name.startswith("ours")), "ours_s16_v25_e0", "ours_s16p_v25_e0")
-"""Each strategy once, ours without and with double errors located."""
+"""Each strategy once, rollback without and with double errors located."""
 
 
 class Store:

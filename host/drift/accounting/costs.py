@@ -61,7 +61,7 @@ CHECK_SHARES = {32: 0.0573, 16: 0.1122, 8: 0.2169}
 """Energy of residue checks with one locator over that of the array, by columns of a segment, at equal voltage: from the
 transistors that switch in every cycle, by Yosys (``benchmarks/abft.py``, docs/protection.md)."""
 
-OURS = {
+ROLLBACK_SCHEMES = {
     scheme.name: scheme
     for scheme in (
         Scheme(name=f"residue x1 S{width} V{voltage:g}", energy=share, check_voltage=voltage)
@@ -196,7 +196,7 @@ def speedup_at_rate(
     )
 
 
-def best_saving(rates: Mapping[str, float], schemes: Mapping[str, Scheme] = OURS) -> SchemePoint:
+def best_saving(rates: Mapping[str, float], schemes: Mapping[str, Scheme] = ROLLBACK_SCHEMES) -> SchemePoint:
     """Scheme with the largest average saving, each at the highest error rate at which it keeps quality.
 
     Parameters
@@ -214,7 +214,7 @@ def best_saving(rates: Mapping[str, float], schemes: Mapping[str, Scheme] = OURS
     return _best(saving_at_rate(_named(schemes, name), rate) for name, rate in rates.items())
 
 
-def best_speedup(rates: Mapping[str, float], schemes: Mapping[str, Scheme] = OURS) -> SchemePoint:
+def best_speedup(rates: Mapping[str, float], schemes: Mapping[str, Scheme] = ROLLBACK_SCHEMES) -> SchemePoint:
     """Scheme with the largest average speed; as `best_saving`.
 
     Raises

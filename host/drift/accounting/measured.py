@@ -21,7 +21,7 @@ from ...workload.trace import Workload
 from .published import PublishedModel
 
 RESIDUE_32 = ChecksumConfig(scheme="residue", locators=1, column_checks=False, segment_cols=32)
-"""Ours: no column checks, segments of 32."""
+"""Checks of rollback: no column checks, segments of 32."""
 
 CLASSIC_32 = ChecksumConfig(scheme="classic", segment_cols=32, group_rows=32)
 """As published: tiles of 32 x 32 with row and column checks, which mark."""

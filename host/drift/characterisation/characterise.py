@@ -57,7 +57,7 @@ def _describe(strategy: Strategy) -> dict[str, str]:
     # Stores hold what this gives: what is renamed keeps its name there.
     options = {name: repr(value) for name, value in sorted(vars(strategy).items()) if not name.startswith("_")}
     options = {name: text.replace(f"{OperatingPoint.__name__}(", "Setting(") for name, text in options.items()}
-    return {"name": strategy.name, **options}
+    return {"name": strategy.stored_name, **options}
 
 
 class Bench:

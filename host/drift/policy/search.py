@@ -328,8 +328,8 @@ def search_policy(
     if len(kinds) > 1 or any(each.bits is not None for each in profile.slices):
         raise ValueError("slices of the profile must all be of the same kinds of products, and of all bits")
     measured_with = profile.about.get("strategy", {}).get("name")
-    if measured_with not in (None, strategy.name):
-        raise ValueError(f"the profile was measured with strategy {measured_with!r}, not {strategy.name!r}")
+    if measured_with not in (None, strategy.stored_name):
+        raise ValueError(f"the profile was measured with strategy {measured_with!r}, not {strategy.stored_name!r}")
     stopping = Stopping() if stopping is None else stopping
     points = [default, *profile.points]
     chosen_kinds = next(iter(kinds))

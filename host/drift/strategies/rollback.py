@@ -50,7 +50,8 @@ class Rollback(Strategy):
         Most repetitions of a product of attention, 0 to 3.
     """
 
-    name = "ours"
+    name = "rollback"
+    name_in_files = "ours"
 
     def __init__(self, checksum: ChecksumConfig | None = None, *, theta: int = 0, attempts: int = 2) -> None:
         if not 0 <= attempts <= ATTEMPTS_LIMIT:
