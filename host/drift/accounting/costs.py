@@ -21,7 +21,7 @@ class Scheme:
     Attributes
     ----------
     name : str
-        Short, for tables.
+        Short name for tables.
     energy : float
         Energy of the checks over compute energy, both at the array's voltage.
     check_voltage : float
@@ -88,7 +88,7 @@ def saving(model: PublishedModel, scheme: Scheme, voltage_v: float, delay_model:
     scheme : Scheme
         Protection of all other steps.
     voltage_v : float
-        Of the array in those.
+        Voltage of the array in those.
     delay_model : DelayModel, optional
         Says which voltage is safe for the checks; by default the published table.
     """
@@ -119,11 +119,11 @@ class SchemePoint:
     Attributes
     ----------
     scheme : Scheme
-        What protects.
+        Scheme that protects.
     error_rate : float
-        Errors per output.
+        Errors per output at the point.
     voltage_v, frequency_hz : float
-        Of the array in undervolted or overclocked steps.
+        Voltage and clock of the array in undervolted or overclocked steps.
     by_model : dict of str to float
         Saving, or speed over nominal, of each published model.
     """

@@ -37,13 +37,13 @@ class Cost:
     Attributes
     ----------
     time_s : float
-        Simulated.
+        Simulated time in seconds.
     energy_j : float
-        As `EnergyModel` has it.
+        Energy in joules by `EnergyModel`.
     published_energy_j : float
-        Of that, what DRIFT counts: MACs, checks, DRAM bytes.
+        Part of it that DRIFT counts: MACs, checks, DRAM bytes.
     parts_j : dict of str to float
-        By the names of `brownout.host.device.power.energy.PARTS`.
+        Energies by the names of `brownout.host.device.power.energy.PARTS`.
     dram_bytes, macs : float
         Traffic, and useful multiply-accumulates.
     """
@@ -81,15 +81,15 @@ class ImageCounter:
     config : AcceleratorConfig
         The accelerator; checksum units and timing model are replaced.
     workload : Workload
-        One evaluation.
+        Products of one evaluation.
     steps, nominal_steps : int
         Evaluations of an image, and those at the nominal point, which are not checked.
     checksum : ChecksumConfig
         Checksum units of the protected accelerator.
     requantise : bool
-        As of `CountedWorkload`.
+        Whether layers write int8 (`CountedWorkload`).
     energy_model, delay_model
-        As of `Accelerator`.
+        Models that `Accelerator` gets.
     """
 
     def __init__(
@@ -139,11 +139,11 @@ class ImageCounter:
         Parameters
         ----------
         voltage_v, frequency_hz : float
-            Of the steps that are not nominal.
+            Voltage and clock of the steps that are not nominal.
         check_voltage_v : float, optional
-            Of the checks in these; by default the array's.
+            Voltage of the checks in these; by default the array's.
         protection : Protection
-            Of these steps.
+            Protection of the products in these steps.
         checkpoint_interval : int, optional
             Steps from one checkpoint of the Linear layers of transformer blocks to the next; by default none is taken.
 

@@ -109,7 +109,7 @@ class PredictedRollback(Rollback):
     Parameters
     ----------
     checksum, theta, attempts
-        As of `Rollback`.
+        Arguments of `Rollback`.
     damping : float
         Share of the last change that is expected to come again, 0 to 1.
     """
