@@ -36,8 +36,8 @@ class EnergyModel:
         Opening a DRAM row of 2 KiB: 1.8 nJ, from about 0.9 nJ for the 1 KiB of HBM2 (O'Connor et al., "Fine-Grained
         DRAM", MICRO 2017). `dram_byte_j` may contain part of it, so that DRAM energy is an upper estimate.
     leakage_w : float
-        Of each processing element with its share of everything else: 16 uW, 5 % of the 0.32 mW that a busy element
-        takes at 2 GHz; a choice, not a measurement.
+        Leakage of each processing element with its share of everything else: 16 uW, 5 % of the 0.32 mW that a busy
+        element takes at 2 GHz; a choice, not a measurement.
     """
 
     mac_j: float = 0.16e-12
@@ -120,9 +120,9 @@ class EnergyMeter:
     Parameters
     ----------
     config : AcceleratorConfig
-        The accelerator.
+        Configuration of the accelerator.
     model : EnergyModel
-        Energy per event.
+        Model of the energy per event.
     """
 
     def __init__(self, config: AcceleratorConfig, model: EnergyModel) -> None:
