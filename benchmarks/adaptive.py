@@ -158,7 +158,7 @@ class Bench:
     def run(self, name: str, strategy: Strategy, policy: PowerPolicy, *, shifts: bool = True) -> dict[str, float]:
         """Draw the images under a policy; figures by their names, without the policy's."""
         plan = self.plan
-        # Nothing errs in the guard band, on the same chip as ours.
+        # Nothing errs in the guard band, on the same chip as rollback.
         config = self.config if isinstance(strategy, GuardBand) else strategy.hardware(self.base)
         labels = torch.arange(self.images) % MNIST.num_classes
         with Accelerator(config, backend="twin", delay_model=plan.delay_model) as accelerator:

@@ -1,4 +1,4 @@
-"""DRIFT reproduced, and ours beside it: how low, how fast, at which quality, on RTL too.
+"""DRIFT reproduced, and rollback beside it: how low, how fast, at which quality, on RTL too.
 
 Run ``python benchmarks/drift.py`` (hours from nothing, and what has been drawn before is kept; ``--images 100
 --models digits --no-measured`` for a look); writes ``build/results/drift.json`` and ``drift.html``.
@@ -27,7 +27,7 @@ from drift_quality import BATCH, VARIANTS, Bench, Store, points_of
 
 from brownout.cosim.cache import results_root
 from brownout.host import Accelerator, DelayModel, load_denoiser, offload, restore, sample
-from brownout.host.drift.accounting.costs import OURS, SchemePoint, saving_at_rate, speedup_at_rate
+from brownout.host.drift.accounting.costs import ROLLBACK_SCHEMES, SchemePoint, saving_at_rate, speedup_at_rate
 from brownout.host.drift.accounting.published import ERROR_RATE, PUBLISHED, PublishedModel
 from brownout.host.drift.operating_point import GUARD_BAND_V, OperatingPoint
 from brownout.host.drift.power_policy import SelectivePolicy
@@ -48,7 +48,7 @@ RTL_VOLTAGE_V = 0.65
 
 
 def scheme_of(variant: str) -> str:
-    """Name in `costs.OURS` of a variant of `drift_quality.VARIANTS`; pairs cost nothing in every cycle."""
+    """Name in `costs.ROLLBACK_SCHEMES` of a variant of `drift_quality.VARIANTS`; double errors cost no cycles."""
     _, segment, voltage = variant.removesuffix("_e0").split("_")
     return f"residue x1 S{segment.strip('sp')} V{int(voltage.removeprefix('v')) / 100:g}"
 
@@ -79,7 +79,7 @@ class Search:
         return [x for point in points for x in point["distance"]]
 
     def differences(self, variant: str, rate: float, images: int) -> PairedBound:
-        """Ours minus DRIFT's at its published rate."""
+        """Rollback minus DRIFT at its published rate."""
         return paired_bound(self.distances(variant, rate, images), self.distances("drift", ERROR_RATE, images))
 
     def largest_rate(self, variant: str, images: int) -> float:
@@ -135,7 +135,7 @@ def main(
     images: Annotated[int, typer.Option(help="that confirm a rate, in hundreds")] = 500,
     models: Annotated[str, typer.Option(help="comma-separated")] = "digits,mnist",
     steps: Annotated[int, typer.Option(help="of DDIM; DRIFT's are 50")] = 50,
-    variants: Annotated[str, typer.Option(help="of ours, comma-separated")] = ",".join(SEARCHED),
+    variants: Annotated[str, typer.Option(help="of rollback, comma-separated")] = ",".join(SEARCHED),
     measured: Annotated[bool, typer.Option(help="count whole models too (minutes)")] = True,
     rtl: Annotated[bool, typer.Option(help="run on RTL")] = True,
 ) -> None:
@@ -158,7 +158,7 @@ def main(
     rates = {variant: rate for variant, rate in found.items() if rate}
     best: dict[str, tuple[str, SchemePoint]] = {}
     for variant, rate in rates.items():
-        scheme, priced = OURS[scheme_of(variant)], models_of(variant)
+        scheme, priced = ROLLBACK_SCHEMES[scheme_of(variant)], models_of(variant)
         chosen = {"saving": saving_at_rate(scheme, rate, models=priced)}
         if not scheme.check_voltage:
             chosen["speedup"] = speedup_at_rate(scheme, rate, models=priced)

@@ -5,12 +5,12 @@ which error rate is allowed, and everything here is a function of that rate. Con
 
 - ``paper_model_*``: the published arithmetic on the three published architectures, without check energy;
   ``paper_gap_*``: that minus what is published. ``paper_checked_*``: with check energy.
-- ``drift_*_avg``: DRIFT at its published rate, with its checks priced like ours.
+- ``drift_*_avg``: DRIFT at its published rate, with its checks priced like rollback.
 - ``ours_saving_SCHEME_at_RATE``, ``ours_speedup_at_RATE``: our schemes under the same model; ``rate_for_*``: the error
   rate from which on a target is met.
 - ``whole_*``: whole models on `SERVER`, by running strategy and policy on the exact cycle model, with all bytes of
   accelerator and host: savings of energy, speed, joules of an image; ``whole_saving_TECHNOLOGY`` in each of
-  `TECHNOLOGIES`, and by policy and by strategy beside ours.
+  `TECHNOLOGIES`, and by policy and by strategy beside it.
 - ``map_*``: single products over arithmetic intensity; all points are in ``config.map``.
 """
 
@@ -31,7 +31,7 @@ from brownout.host.device.product.operands import GemmShape
 from brownout.host.drift.accounting.costs import (
     DRIFT,
     NONE,
-    OURS,
+    ROLLBACK_SCHEMES,
     Scheme,
     best_saving,
     saving_at_rate,
@@ -59,7 +59,7 @@ RATES = (1e-3, 3e-3, 1e-2, 2e-2, 3e-2, 4.6e-2)
 SAVING_TARGETS, SPEEDUP_TARGETS = (0.38, 0.43), (1.85, 2.0)
 
 SCHEME = "residue x1 S32 V0"
-"""The cheapest of ours: for measured images."""
+"""The cheapest of rollback: for measured images."""
 
 CLASSIC_NETLIST = 0.100
 """Check energy of `CLASSIC_32` by netlists, its rows of digits among it: ``energy_overhead`` of benchmarks/abft.py."""
@@ -71,7 +71,7 @@ WHOLE_VARIANT, WHOLE_RATE = "layers_s16p_v25", 2e-2
 """Of whole models: all layers low but adaptive norms, at the rate that benchmarks/drift.py finds for it."""
 
 BESIDE = ("drift", "ours_s16p_v25_e0", "everything_s16p_v25")
-"""Priced for comparison: DRIFT at its own rate, and ours with block Linears and with everything low."""
+"""Priced for comparison: DRIFT at its own rate, and rollback with block Linears and with everything low."""
 
 SETTLED = 4
 
@@ -108,7 +108,7 @@ def paper() -> dict[str, float]:
 
 
 def baselines() -> dict[str, float]:
-    """DRIFT priced like ours, and the guard band alone."""
+    """DRIFT priced like rollback, and the guard band alone."""
     # Without errors no step has to be nominal.
     free = {name: replace(model, nominal_steps=()) for name, model in PUBLISHED.items()}
     tiles = classic(TILE)
@@ -139,26 +139,26 @@ def rate_for(value: Callable[[float], float], target: float) -> float | None:
     return high
 
 
-def ours() -> dict[str, float]:
+def rollback() -> dict[str, float]:
     """Our schemes over the error rate."""
     metrics: dict[str, float] = {}
     for rate in RATES:
-        for scheme in OURS.values():
+        for scheme in ROLLBACK_SCHEMES.values():
             metrics[f"ours_saving_{_label(scheme)}_at_{rate:g}"] = saving_at_rate(scheme, rate).average
-        metrics[f"ours_speedup_at_{rate:g}"] = speedup_at_rate(OURS[SCHEME], rate).average
+        metrics[f"ours_speedup_at_{rate:g}"] = speedup_at_rate(ROLLBACK_SCHEMES[SCHEME], rate).average
         # What would be left if our way back took as much traffic as the published one.
-        heavy = replace(OURS[SCHEME], memory=None)
+        heavy = replace(ROLLBACK_SCHEMES[SCHEME], memory=None)
         metrics[f"ours_saving_published_memory_at_{rate:g}"] = saving_at_rate(heavy, rate).average
     for target in SAVING_TARGETS:
-        for scheme in OURS.values():
+        for scheme in ROLLBACK_SCHEMES.values():
             found = rate_for(lambda rate, scheme=scheme: saving_at_rate(scheme, rate).average, target)  # type: ignore[misc]
             if found is not None:
                 metrics[f"rate_for_saving_{target:g}_{_label(scheme)}"] = found
     for target in SPEEDUP_TARGETS:
-        found = rate_for(lambda rate: speedup_at_rate(OURS[SCHEME], rate).average, target)
+        found = rate_for(lambda rate: speedup_at_rate(ROLLBACK_SCHEMES[SCHEME], rate).average, target)
         if found is not None:
             metrics[f"rate_for_speedup_{target:g}"] = found
-    same = best_saving(dict.fromkeys(OURS, ERROR_RATE))
+    same = best_saving(dict.fromkeys(ROLLBACK_SCHEMES, ERROR_RATE))
     metrics["ours_saving_at_published_rate"] = same.average
     return metrics
 
@@ -172,7 +172,7 @@ def low_point(variant: Variant, voltage_v: float) -> OperatingPoint:
 def priced(workload: Workload, variant: Variant, rate: float, steps: int, **options: Any) -> ImageCost:
     """An image of a variant at the lowest voltage with an error rate."""
     low = low_point(variant, DelayModel().voltage_at_rate(rate))
-    # From the third evaluation on, ours does the same in each; checkpoints come every so many.
+    # From the third evaluation on, rollback does the same in each; checkpoints come every so many.
     settled = None if variant.lowers == "block linears" else SETTLED
     return protected_image(
         SERVER, workload, variant.make(), variant.policy(low), steps=steps, settled=settled, **options
@@ -246,13 +246,13 @@ def main(
     rate: Annotated[float, typer.Option(help="errors per output, for whole models")] = WHOLE_RATE,
 ) -> None:
     """Compute, count, print and write the results."""
-    metrics: dict[str, float] = {**paper(), **baselines(), **ours()}
+    metrics: dict[str, float] = {**paper(), **baselines(), **rollback()}
     metrics |= whole(variant, rate, only=only or tuple(MODELS))
     found, points = intensity_map()
     metrics |= found
     config = {
         "server": SERVER.to_dict(),
-        "schemes": {name: asdict(scheme) for name, scheme in OURS.items()},
+        "schemes": {name: asdict(scheme) for name, scheme in ROLLBACK_SCHEMES.items()},
         "whole": {"variant": variant, "rate": rate},
         "map_rate": MAP_RATE,
         "map": [asdict(point) for point in points],

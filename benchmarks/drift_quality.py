@@ -132,13 +132,14 @@ VARIANTS = {
         for voltage in (0.25, 0.0)
     },
 }
-"""Names of ours: columns of a segment, with ``p`` if double errors are located too, and per cent of the way from the
-array's voltage to the guard band's; with ``_e0`` only evaluation 0 is nominal, which has nothing to go back to, and not
-evaluation 1 as DRIFT has it. ``layers`` and ``everything`` are ours too, named by what is low."""
+"""Names of rollback, which begin with ``ours``: columns of a segment, with ``p`` if double errors are located too, and
+per cent of the way from the array's voltage to the guard band's; with ``_e0`` only evaluation 0 is nominal, which has
+nothing to go back to, and not evaluation 1 as DRIFT has it. ``layers`` and ``everything`` are rollback too, named by
+what is low."""
 
 BASELINES = ("guardband", "unprotected", "drop", "zeroing", "recompute", "dmr", "drift")
 COMPARED = (*BASELINES, "ours_s16_v25_e0", "ours_s16p_v25_e0")
-"""Each strategy once, ours without and with pairs."""
+"""Each strategy once, rollback without and with double errors located."""
 
 
 class Store:

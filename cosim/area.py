@@ -55,9 +55,9 @@ class Area:
     Attributes
     ----------
     logic : int
-        Transistors of gates.
+        Number of transistors of the gates.
     registers : int
-        Transistors of flip-flops.
+        Number of transistors of the flip-flops.
     memory_bits : int
         Bits of memories, which a memory compiler would make.
     """
@@ -92,7 +92,7 @@ def area(design: Elaboratable, ports: list[Signal]) -> Area:
     Parameters
     ----------
     design : Elaboratable
-        Without instances of foreign modules.
+        Amaranth design, without instances of foreign modules.
     ports : list of Signal
         Its boundary: what does not reach it is removed.
 

@@ -121,9 +121,9 @@ def build_verilog(config: AcceleratorConfig, build_root: Path | str | None = Non
     Parameters
     ----------
     config : AcceleratorConfig
-        What to emit.
+        Configuration of the accelerator to emit.
     build_root : Path or str, optional
-        See `brownout.cosim.cache.build_root`.
+        Folder for everything built; by default as `brownout.cosim.cache.build_root` finds it.
 
     Raises
     ------
@@ -246,14 +246,14 @@ def build_simulator(
     Parameters
     ----------
     config : AcceleratorConfig
-        What to simulate.
+        Configuration of the accelerator to simulate.
     flavour : {"server", "bare", "driver", "testbench"}
         ``"server"`` serves a `Simulator`; ``"bare"`` is the minimal C++ loop of the benchmarks; ``"driver"`` runs
         drivers in C; ``"testbench"`` hosts any cocotb testbench with cocotb's own main.
     waves : {"vcd", "fst"}, optional
         Format of the wave files that it can write; costs speed even when it does not.
     build_root : Path or str, optional
-        See `brownout.cosim.cache.build_root`.
+        Folder for everything built; by default as `brownout.cosim.cache.build_root` finds it.
 
     Raises
     ------
@@ -302,7 +302,7 @@ def build_memory_library(build_root: Path | str | None = None) -> Path:
     Parameters
     ----------
     build_root : Path or str, optional
-        See `brownout.cosim.cache.build_root`.
+        Folder for everything built; by default as `brownout.cosim.cache.build_root` finds it.
 
     Raises
     ------

@@ -78,7 +78,7 @@ def run_driver(
     deadline_s : float
         Wall time after which the simulator is stopped.
     build_root : Path or str, optional
-        See `brownout.cosim.cache.build_root`.
+        Folder for everything built; by default as `brownout.cosim.cache.build_root` finds it.
 
     Raises
     ------

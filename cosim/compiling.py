@@ -28,7 +28,7 @@ class Commands:
     logs : Path
         Folder of the log file.
     name : str
-        Of what is built.
+        Name of what is built, in names of log files.
     """
 
     def __init__(self, logs: Path, name: str) -> None:
@@ -45,6 +45,7 @@ class Commands:
         Parameters
         ----------
         command : sequence of str
+            Program to run, and its arguments.
         cwd : Path
             Folder to run it in, also for its temporary files.
         variables : mapping, optional

@@ -29,7 +29,7 @@ class MemoryTiming:
     Attributes
     ----------
     latency_cycles : int
-        As in `MemoryConfig`, 1 to 2^31 - 1.
+        Latency of a read in cycles (`MemoryConfig`), 1 to 2^31 - 1.
     bandwidth : int
         Bytes per cycle times 2^16, 1 to 2^26.
     """

@@ -164,7 +164,7 @@ class RingStop:
     Attributes
     ----------
     cause : int
-        ERROR_CAUSE.
+        Value of the register ERROR_CAUSE.
     index : int
         Ring entry of the command that failed.
     head : int

@@ -17,14 +17,14 @@ class SimulatorError(Exception):
     Parameters
     ----------
     message : str
-        What happened.
+        Text that says what happened.
     log : Path, optional
         Log file of the simulator or of its build; named in the text.
 
     Attributes
     ----------
     log : Path or None
-        As given.
+        Log file, as given.
     """
 
     def __init__(self, message: str, log: Path | None = None) -> None:
@@ -139,16 +139,16 @@ class ForkedProcessError(RuntimeError):
     Parameters
     ----------
     what : str
-        What was used.
+        Object that was used, for the text.
     opened_in, used_in : int
-        Process identifiers.
+        Identifiers of the process that opened it and of the one that used it.
     remedy : str
         What to do instead.
 
     Attributes
     ----------
     opened_in, used_in : int
-        As given.
+        Identifiers of both processes, as given.
     """
 
     def __init__(self, what: str, opened_in: int, used_in: int, remedy: str) -> None:

@@ -160,9 +160,9 @@ def make_private(address: int, size: int, descriptor: int) -> None:
     Parameters
     ----------
     address, size : int
-        Of the mapping.
+        Address and size of the mapping, in bytes.
     descriptor : int
-        The file.
+        Descriptor of the file that is mapped.
 
     Raises
     ------

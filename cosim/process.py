@@ -84,7 +84,7 @@ class SimulatorProcess:
     Parameters
     ----------
     executable : Path
-        From `brownout.cosim.build.build_simulator`.
+        Simulator, as `brownout.cosim.build.build_simulator` makes it.
     memory_fd : int
         Open file that is its memory.
     settings : str

@@ -39,13 +39,13 @@ def product_folder(
     Parameters
     ----------
     root : Path
-        Build folder.
+        Folder for everything built.
     prefix : str
         How its name begins.
     parts : iterable of str
         What it depends on beside the tools.
     make : callable
-        As for `cached_folder`.
+        Function that fills the empty folder that it gets (`cached_folder`).
     verilator : bool
         Whether Verilator is one of the tools.
     notice : callable, optional
@@ -56,7 +56,7 @@ def product_folder(
     MissingToolError
         There is no compiler, or no Verilator, and it is not there.
     BuildFolderError
-        As for `cached_folder`.
+        Function that fills the empty folder that it gets (`cached_folder`).
     """
     parts = list(parts)
 

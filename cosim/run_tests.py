@@ -68,7 +68,7 @@ def run_benches(
     Parameters
     ----------
     config : AcceleratorConfig
-        Device under test.
+        Configuration of the device under test.
     test : str
         ``"all"``, the name of a testbench, or the name of one test in any of them.
     benches : Path
@@ -77,7 +77,7 @@ def run_benches(
         Write a wave file of this format, ``waves/NAME.vcd`` or ``waves/NAME.fst`` in
         `brownout.cosim.cache.results_root`.
     build_root : Path or str, optional
-        See `brownout.cosim.cache.build_root`.
+        Folder for everything built; by default as `brownout.cosim.cache.build_root` finds it.
     environment : mapping, optional
         Further environment variables. Those of cocotb, GPI, Verilator and Python in this process's are left out
         (`brownout.cosim.environment`).

@@ -72,10 +72,10 @@ class GemmCase:
     Parameters
     ----------
     config : AcceleratorConfig
-        Gives the alignment.
+        Configuration that gives the alignment of rows in memory.
     a : int8 array (M, K) or (B, M, K)
     w : int8 array (K, N) or (B, K, N)
-        Without a batch dimension where `a` has one: shared by all products (stride 0).
+        Weights; without a batch dimension where `a` has one, all products share them (stride 0).
     channels : ChannelTable, optional
         Bias and scale of each output channel.
     requantise : bool

@@ -32,7 +32,7 @@ class Server:
     Parameters
     ----------
     dut : cocotb handle
-        The simulation top.
+        Top of the simulated hierarchy.
     """
 
     def __init__(self, dut: Any) -> None:

@@ -69,7 +69,7 @@ class Simulator:
     deadline_s : float
         Longest wall-clock wait for any one answer.
     build_root : Path or str, optional
-        See `brownout.cosim.cache.build_root`.
+        Folder for everything built; by default as `brownout.cosim.cache.build_root` finds it.
 
     Attributes
     ----------
@@ -357,10 +357,10 @@ class Simulator:
         Parameters
         ----------
         settings : mapping
-            By name: those of `MemoryConfig` except the size; ``bandwidth``: bytes per cycle times 2^16, for fractions
-            of a byte; ``seed`` and ``stall_aw``, ``stall_w``, ``stall_b``, ``stall_ar``, ``stall_r`` (per 65536);
-            ``slverr_base`` and ``slverr_limit``: accesses to bytes from base up to limit are answered with SLVERR;
-            ``wrong_id_base`` and ``wrong_id_limit``: likewise with another transaction ID than theirs;
+            Values by name: those of `MemoryConfig` except the size; ``bandwidth``: bytes per cycle times 2^16, for
+            fractions of a byte; ``seed`` and ``stall_aw``, ``stall_w``, ``stall_b``, ``stall_ar``, ``stall_r`` (per
+            65536); ``slverr_base`` and ``slverr_limit``: accesses to bytes from base up to limit are answered with
+            SLVERR; ``wrong_id_base`` and ``wrong_id_limit``: likewise with another transaction ID than theirs;
             ``hang``: while 1 nothing is accepted or answered; ``short_reads``: so many of the next read bursts of more
             than one beat end a beat early; ``surplus_r``, ``surplus_b``: so many answers come that nobody asked for,
             each when nothing else is under way on its side; ``open_row``: a row to be open, uncounted; ``check_axi``,

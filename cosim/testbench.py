@@ -44,9 +44,9 @@ class Testbench:
     config : AcceleratorConfig
         Configuration of the device.
     bus : AxiLiteDriver
-        Registers.
+        Driver of the register interface.
     ring : RingDriver
-        Doorbell and interrupt.
+        Driver of the command ring: doorbell and interrupt.
     dram : DramModel
         Timing, test knobs and statistics of the memory.
     memory : uint8 array

@@ -29,11 +29,11 @@ class Verilator:
     Attributes
     ----------
     executable : Path
-        Program to run.
+        Verilator's program, which is run.
     root : Path
         Its VERILATOR_ROOT: the folder with ``include``.
     version : str
-        What identifies it.
+        Text that tells it from other versions.
     """
 
     executable: Path

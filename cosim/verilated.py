@@ -83,11 +83,11 @@ def precompiled_headers(root: Path, flags: Sequence[str], waves: WaveName | None
     Parameters
     ----------
     root : Path
-        Build folder.
+        Folder for everything built.
     flags : sequence of str
         How the source is optimised; a precompiled header serves no other flags.
     waves : {"vcd", "fst"}, optional
-        As for `macros`. Models with waves are few: they read the headers themselves.
+        Format of waves (`macros`). Models with waves are few: they read the headers themselves.
     """
     # Clang looks for the header in the folder in which it was precompiled, which has another name by now.
     if waves is not None or find_compiler().is_clang:

@@ -16,7 +16,7 @@ class Library:
     Attributes
     ----------
     name : str
-        As the linker knows it.
+        Name by which the linker knows it.
     header : str
         What is included of it.
     package : str
@@ -35,7 +35,7 @@ class WaveFormat:
     Attributes
     ----------
     option : str
-        Of Verilator.
+        Option of Verilator that asks for it.
     source : str
         Writer, a file of Verilator's ``include``.
     libraries : tuple of Library

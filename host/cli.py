@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from .drift.strategies import Strategy
 
 GRIDS: dict[str, dict[str, list[int]]] = {
-    "ours": {"theta": [0, 6, 10], "attempts": [0, 2]},
+    "rollback": {"theta": [0, 6, 10], "attempts": [0, 2]},
     "drift": {"theta": [8, 10, 12], "interval": [1, 2, 5, 10]},
 }
 """Parameters that `search --tune` tries."""
+
+OLD_NAMES = {"ours": "rollback"}
+"""Strategies by the names that they had before; still accepted."""
 
 # What needs torch is imported by the commands, so that --help is quick.
 
@@ -174,7 +177,9 @@ def search(
     budget: Annotated[float, typer.Option(help="most mean damage of an image")],
     out: Annotated[Path, typer.Option(help="policy to write")] = Path("policy.json"),
     objective: Annotated[str, typer.Option(help="energy (undervolt) or time (overclock)")] = "energy",
-    strategy: Annotated[str, typer.Option(help="what is done about errors: ours, or drift (as published)")] = "ours",
+    strategy: Annotated[
+        str, typer.Option(help="what is done about errors: rollback, or drift (as published)")
+    ] = "rollback",
     point: Annotated[
         list[float] | None,
         typer.Option(help="points to choose from: volts (energy) or GHz (time)"),
@@ -204,7 +209,8 @@ def search(
     from .drift.strategies import PublishedDrift, Rollback
     from .workload.product_site import BLOCK_LINEAR_KINDS
 
-    builders: dict[str, Callable[..., Strategy]] = {"ours": Rollback, "drift": PublishedDrift}
+    builders: dict[str, Callable[..., Strategy]] = {"rollback": Rollback, "drift": PublishedDrift}
+    strategy = OLD_NAMES.get(strategy, strategy)
     if strategy not in builders:
         raise typer.BadParameter(f"--strategy must be one of {', '.join(builders)}, not {strategy!r}")
     if objective not in ("energy", "time"):

@@ -36,7 +36,7 @@ class AcceleratorTop(wiring.Component):
     Parameters
     ----------
     config : AcceleratorConfig
-        What it is.
+        Configuration of the accelerator to build.
     name : str
         Name of the top module, with which those of the rows begin.
 

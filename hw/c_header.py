@@ -52,9 +52,9 @@ def c_header_text(config: AcceleratorConfig, name: str | None = None) -> str:
     Parameters
     ----------
     config : AcceleratorConfig
-        What it describes.
+        Configuration of the accelerator that the header describes.
     name : str, optional
-        In upper case, what all macros begin with; by default with the configuration's hash, so that a program can
+        Prefix of all macros, in upper case; by default with the configuration's hash, so that a program can
         include the headers of different configurations: `brownout.hw.names.default_name`.
 
     Raises

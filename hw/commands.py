@@ -355,7 +355,7 @@ class SetErrorsCommand:
     Attributes
     ----------
     seed : int
-        uint32.
+        Seed of all draws of timing errors, uint32.
     rates : tuple of int
         Errors per 2^32 draws at operating points 0, 1, ...; the rest are 0.
     bits : tuple of int

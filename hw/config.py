@@ -217,7 +217,7 @@ class AcceleratorConfig:
     operating_points : int
         Operating points that domains choose from, 1..8; point 0 is the nominal one.
     memory : MemoryConfig
-        The simulated DRAM.
+        Size, timing, banks and queues of the simulated DRAM.
     """
 
     rows: int = 16

@@ -30,7 +30,7 @@ class Member:
     names : str
         One or more, separated by spaces.
     doc : str
-        Comment in C++.
+        Comment beside the members in C++; empty for none.
     count : int
         Elements of each, an array if there are more than one.
     """

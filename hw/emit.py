@@ -103,7 +103,7 @@ def verilog_text(config: AcceleratorConfig, name: str | None = None, *, aresetn:
     Parameters
     ----------
     config : AcceleratorConfig
-        What to emit.
+        Configuration of the accelerator to emit.
     name : str, optional
         Name of the top module; those of all others begin with it. By default with the configuration's hash, so that
         accelerators of different configurations can be in one design: `brownout.hw.names.default_name`.

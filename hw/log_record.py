@@ -54,7 +54,7 @@ class LogField:
     width : int
         Bits; all lie in `word`.
     doc : str
-        Meaning.
+        Meaning, for the generated headers and docs/reference.md.
     """
 
     name: str
@@ -120,7 +120,7 @@ def pack_log_record(values: Mapping[str, int], mask: int | None = None) -> bytes
     values : mapping of str to int
         Value of each of `LOG_FIELDS`; fields that are not named are 0.
     mask : int, optional
-        With column checks, bit i: column i of the segment is marked.
+        Bit i: column i of the segment is marked as uncorrectable. None without column checks.
 
     Raises
     ------
@@ -171,7 +171,7 @@ def parse_log_table(log: bytes, record_bytes: int) -> LogTable:
     log : bytes
         Whole records, without gaps.
     record_bytes : int
-        `AcceleratorConfig.log_record_bytes`.
+        Length of a record in bytes (`AcceleratorConfig.log_record_bytes`).
 
     Raises
     ------

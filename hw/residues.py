@@ -22,11 +22,12 @@ class ResidueWeights:
     Attributes
     ----------
     columns : int
-        Widest segment.
+        Columns of the widest segment for which the weights are.
     factors, generators : tuple of int
-        Of the first and the second locator.
+        Factor and generator of the first and of the second locator.
     relations : int
-        Of the first locator alone, at `columns` columns: two places and a third one. Both locators together have none.
+        Number of relations (two places and a third one) of the first locator alone, at `columns` columns. Both locators
+        together have none.
     """
 
     columns: int
@@ -58,7 +59,7 @@ def residue_weights(columns: int, locator: int) -> tuple[int, ...]:
     columns : int
         Columns of a segment, 1..128.
     locator : int
-        1 or 2.
+        Number of the locator, 1 or 2.
     """
     found = next(each for each in SEARCHED_WEIGHTS if columns <= each.columns)
     first, generator = found.factors[locator - 1], found.generators[locator - 1]

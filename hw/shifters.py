@@ -17,11 +17,11 @@ def shifted_up(m: Module, value: ValueLike, distance: ValueLike, *, unit: int, w
     m : Module
         Gets a signal for each stage: an expression is made again wherever it is used.
     value : value-castable
-        Unsigned.
+        Unsigned number to be shifted.
     distance : value-castable
         Unsigned number of units.
     unit : int
-        Bits.
+        Bits in one unit of the distance.
     width : int
         Bits of the result.
     """

@@ -47,6 +47,6 @@ def run_at_time_zero(text: str) -> str:
     Parameters
     ----------
     text : str
-        Output of ``write_verilog``.
+        Verilog, as ``write_verilog`` of Yosys gives it.
     """
     return _MODULE.sub(_start_processes, text)

@@ -34,8 +34,8 @@ STRATEGIES = {
     "recompute": ("recompute ABFT", "#76b7b2"),
     "dmr": ("DMR", "#59a14f"),
     "drift": ("DRIFT as published", "#f28e2b"),
-    "ours_s16_v25_e0": ("ours, S = 16, checks a quarter up", "#8cb8e6"),
-    "ours_s16p_v25_e0": ("the same, pairs located too", "#2f6db5"),
+    "ours_s16_v25_e0": ("rollback, S = 16, checks a quarter up", "#8cb8e6"),
+    "ours_s16p_v25_e0": ("the same, double errors located too", "#2f6db5"),
 }
 
 
@@ -63,7 +63,7 @@ def plain(value: float | None, form: str = ".2f") -> str:
 
 
 def costs_section(metrics: dict[str, float]) -> str:
-    """The published savings, reproduced, and ours under the same model."""
+    """The published savings, reproduced, and rollback under the same model."""
     rows = []
     for key, title in MODEL_TITLES.items():
         rows.append(
@@ -91,8 +91,8 @@ def costs_section(metrics: dict[str, float]) -> str:
         "DRIFT, published",
         "its model, recomputed",
         "with check energy",
-        "ours",
-        "ours, overclocked",
+        "rollback",
+        "rollback, overclocked",
     ]
     return table(head, rows)
 
@@ -188,7 +188,7 @@ def write_page(folder: Path) -> Path:
     metrics, config = document.get("metrics", {}), document.get("config", {})
     ratio, scheme = plain(metrics.get("quality_rate_ratio"), ".1f"), config.get("saving_scheme")
     summary = (
-        f"At the quality of DRIFT at an error rate of 3e-3, ours stands {ratio} times as many errors ({scheme}): "
+        f"At the quality of DRIFT at an error rate of 3e-3, rollback stands {ratio} times as many errors ({scheme}): "
         f"{percent(metrics.get('ours_saving_avg'))} of the energy saved instead of "
         f"{percent(metrics.get('drift_saving_avg'))} under the published cost model with checks priced alike, or "
         f"{plain(metrics.get('ours_speedup_avg'))}x the speed instead of {plain(metrics.get('drift_speedup_avg'))}x."

@@ -148,7 +148,7 @@ class CycleModel:
         Simulate every cycle of every command instead of skipping repetitions and remembering outcomes: a few times
         slower for one command and the same result, for tests.
     build_root : Path or str, optional
-        See `brownout.cosim.cache.build_root`.
+        Folder for everything built; by default as `brownout.cosim.cache.build_root` finds it.
 
     Attributes
     ----------

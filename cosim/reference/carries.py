@@ -43,7 +43,7 @@ def carry_pass(
     activations : int64 array (rows in issue order, R)
     weights : int64 array (R, columns)
     lengths : int64 array (R, columns)
-        Settled carry lengths.
+        Settled carry length of each element in the pass, 0 to 63.
     widths, residue : arrays (columns,)
         Width of each column's sums; whether they are sums modulo 8191.
     razor : bool array (columns,)

@@ -48,7 +48,7 @@ def reference_gemm(
     Parameters
     ----------
     config : AcceleratorConfig
-        The accelerator.
+        Configuration of the accelerator.
     a, w : int8 arrays (B, M, K) and (B, K, N), or (M, K) and (K, N)
         Operands; without a batch, results have B = 1.
     options : CommandOptions
@@ -58,7 +58,7 @@ def reference_gemm(
     channels : brownout.cosim.reference.golden.ChannelTable, optional
         The command's channel table.
     requantise : bool
-        Write int8.
+        Whether the output is int8, requantised.
     previous : array like the output, optional
         What memory holds before, and suppressed elements keep; zeros by default.
 

@@ -18,9 +18,9 @@ class ChannelTable:
     bias : int32 array (N,)
         Added to the sum, modulo 2^32.
     mult : int64 array (N,)
-        0..2^31-1.
+        Multiplier of each column, 0 to 2^31 - 1.
     shift : int64 array (N,)
-        1..62.
+        Right shift of each column, 1 to 62 bits.
     """
 
     bias: NDArray[np.int32]

@@ -47,7 +47,7 @@ class ReferenceResult:
     corrected : bool array (B, M, N)
         Elements from which an error was subtracted, also one that is a multiple of 2^32.
     uncorrectable : bool array (B, M, N)
-        Uncorrectable elements.
+        Whether each element is uncorrectable.
     log : bytes
         Records written, 16 bytes each.
     counters : dict of str to int

@@ -33,7 +33,7 @@ SIMULATORS = 2
 ERROR_COUNTERS = ("checks", "detected", "corrected", "suppressed", "injected", "missed", "wrong")
 """Counters of errors, which RTL and twin must agree on too."""
 
-MEMORY_PARTS = ("sram", "dram", "activation", "host")
+MEMORY_PARTS = ("sram", "dram", "activation", "background", "host", "interface")
 """Parts of the energy that are the memory's."""
 
 Progress = Callable[[], object]
@@ -66,8 +66,9 @@ class DemoRun:
     wall_s: float
 
     def energy_j(self) -> dict[str, float]:
-        """Energy of all images by ``mac``, ``check``, ``memory`` and ``leakage``."""
+        """Energy of all images by ``mac`` (idle elements in it), ``check``, ``memory`` and ``leakage``."""
         parts = {name: self.stats[f"energy_{name}_j"] for name in ("mac", "check")}
+        parts["mac"] += self.stats["energy_idle_j"]
         parts["memory"] = sum(self.stats[f"energy_{name}_j"] for name in MEMORY_PARTS)
         return {**parts, "leakage": self.stats["energy_leakage_j"]}
 

@@ -60,11 +60,11 @@ class Accelerator(OperatingControls):
     deadline_s : float
         Wall-clock seconds after which an unresponsive simulator is given up; long products get more.
     protection : Protection, optional
-        Of products that name none; by default none.
+        Protection of products that name none; by default none.
     delay_model : DelayModel, optional
         What `set_operating_point` makes of voltage and frequency.
     energy_model : EnergyModel, optional
-        Of the energies in `stats`.
+        Model of the energies in `stats`.
     mixed : MixedOptions, optional
         Which passes are replayed (``"mixed"`` only).
     layout : {"row-major", "tiled"}
@@ -321,7 +321,7 @@ class Accelerator(OperatingControls):
         values : torch.Tensor
             int32 or int8, (M, N) or (B, M, N).
         unwritten : bool
-            As `is_unwritten` said.
+            Whether no product has been written to it (`is_unwritten`).
         device : torch.device
             That of the operands.
         """

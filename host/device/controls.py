@@ -26,13 +26,13 @@ class OperatingControls(DeviceSession):
     Parameters
     ----------
     config : AcceleratorConfig
-        The accelerator.
+        Configuration of the accelerator.
     device : Backend
-        The device.
+        Device that is moved.
     delay_model : DelayModel
-        From voltage and frequency to errors.
+        Model that leads from voltage and frequency to errors.
     energy_model : EnergyModel
-        Energy per event.
+        Model of the energy per event.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class OperatingControls(DeviceSession):
         Parameters
         ----------
         delay_model : DelayModel
-            For example ``replace(accelerator.delay_model, delay_factor=1.05)``.
+            New model, for example ``replace(accelerator.delay_model, delay_factor=1.05)``.
 
         Raises
         ------

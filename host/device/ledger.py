@@ -30,14 +30,14 @@ class Ledger:
     Parameters
     ----------
     config : AcceleratorConfig
-        The accelerator.
+        Configuration of the accelerator.
     model : EnergyModel
-        Energy per event.
+        Model of the energy per event.
 
     Attributes
     ----------
     meter : EnergyMeter
-        Time and energy.
+        Meter of time and energy.
     ideal_cycles : int
         Cycles of an array that is never idle.
     suppressed_unwritten : int

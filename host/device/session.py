@@ -55,7 +55,7 @@ class DeviceSession:
     Parameters
     ----------
     device : Backend
-        The device.
+        Open device, which the session closes.
     """
 
     def __init__(self, device: Backend) -> None:

@@ -45,7 +45,7 @@ class OperatingPoint:
     check_rate : float
         Likewise, errors per sum of a row check.
     bit_weights : tuple of 31 float, optional
-        With `error_rate`: how often each bit is hit, by default all alike.
+        Weights with which each bit is hit, with `error_rate`; by default all alike.
 
     Raises
     ------
@@ -84,7 +84,7 @@ class OperatingPoint:
         Parameters
         ----------
         accelerator : Accelerator
-            Of which chip.
+            Accelerator that would run there.
         delay_model : DelayModel, optional
             What to judge by; by default the accelerator's present delay model.
 

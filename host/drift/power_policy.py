@@ -102,9 +102,9 @@ class SelectivePolicy:
     Attributes
     ----------
     low : OperatingPoint
-        Of everything else.
+        Point of everything that is not protected.
     safe : OperatingPoint
-        Of what is protected.
+        Point of what is protected.
     evaluations : collection of int
         Evaluations at the safe point; those before `first` too.
     first : int
@@ -214,9 +214,9 @@ class TablePolicy:
     Attributes
     ----------
     points : mapping
-        From (evaluation, block).
+        Operating points by (evaluation, block).
     default : OperatingPoint
-        Of all other sites.
+        Point of all other sites.
     kinds : collection of str, optional
         Kinds of products that the table is for; others get `default`. By default all.
     """
@@ -258,7 +258,7 @@ class TablePolicy:
         Parameters
         ----------
         text : str
-            JSON.
+            JSON that `to_json` gave.
         source : Path or str
             Where it was read: for messages.
 

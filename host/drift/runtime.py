@@ -55,7 +55,7 @@ class DriftExecution(Execution):
     policy : PowerPolicy
         What each product runs at.
     safe : OperatingPoint
-        For products that must not err: recomputed ones, and those that have nothing to go back to.
+        Point of products that must not err: recomputed ones, and those that have nothing to go back to.
     seed : int
         uint32 of the draws of timing errors, of models that draw.
     transition_s : float
@@ -64,7 +64,7 @@ class DriftExecution(Execution):
     Attributes
     ----------
     evaluation : int
-        Of the denoiser; -1 before the first.
+        Number of the present evaluation of the denoiser; -1 before the first.
     timestep : float
         Its timestep, NaN if unknown.
     moves : int
@@ -277,9 +277,9 @@ def protect(
     Parameters
     ----------
     module : nn.Module
-        The denoiser, offloaded.
+        Denoiser to run, offloaded.
     strategy, policy, safe, seed, transition_s
-        As in `DriftExecution`.
+        Arguments of `DriftExecution`.
 
     Raises
     ------

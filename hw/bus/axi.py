@@ -27,7 +27,7 @@ class Axi4Signature(wiring.Signature):
     Parameters
     ----------
     address_bits : int
-        Width of addresses.
+        Width of addresses in bits.
     data_bytes : int
         Width of the data bus in bytes.
     """
@@ -77,7 +77,7 @@ class Axi4LiteSignature(wiring.Signature):
     Parameters
     ----------
     address_bits : int
-        Width of addresses.
+        Width of addresses in bits.
     """
 
     def __init__(self, *, address_bits: int) -> None:

@@ -33,7 +33,7 @@ class DoubleErrorLocator(wiring.Component):
     Parameters
     ----------
     config : AcceleratorConfig
-        With ``checksum.pairs``.
+        Configuration whose checksum units locate double errors (``checksum.pairs``).
     segment : int
         Segment of the row.
 

@@ -22,7 +22,7 @@ def log_record_value(values: Mapping[str, Value], mask: Value | None) -> Value:
     values : mapping of str to Value
         What `brownout.hw.log_record.LOG_FIELDS` are, cut or filled up to their widths; fields that are not named are 0.
     mask : Value or None
-        With column checks, bit i: column i of the segment is marked.
+        Bit i: column i of the segment is marked as uncorrectable. None without column checks.
     """
     assert values.keys() <= {field.name for field in LOG_FIELDS}
     parts: list[Value] = []

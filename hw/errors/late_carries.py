@@ -15,7 +15,7 @@ def registered_sum(
     Parameters
     ----------
     x, y : Value
-        `width` bits.
+        Summands, `width` bits each.
     length : Value
         `LENGTH_BITS` bits, the longest carry that settles.
     first : Value

@@ -69,7 +69,7 @@ class TimingErrorModel(abc.ABC):
         config : AcceleratorConfig
             Accelerator that the checks are part of.
         total : Signal
-            Sum without error.
+            Sum of the row check without its error.
         row_key, col : Value
             32 bits: key of the row from the injector, and global column of the segment's first column.
         check : int

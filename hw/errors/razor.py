@@ -17,7 +17,7 @@ def sum_or_bypass(
     x : Value
         Partial sum from above, as wide as the sums.
     settled, captured : Signal
-        From `brownout.hw.errors.late_carries.registered_sum`: what the shadow holds, and what was caught in time.
+        What the shadow register holds, and what was caught in time (`brownout.hw.errors.late_carries.registered_sum`).
     borrowed : Value
         1 bit: the element above needed this element's cycle to finish `x`.
 

@@ -114,9 +114,9 @@ class CommandOptions:
     Attributes
     ----------
     flags : GemmFlag
-        Of CHECK, CORRECT, SUPPRESS and ZERO; what else is set is ignored.
+        Any of CHECK, CORRECT, SUPPRESS and ZERO; what else is set is ignored.
     error_key, first_row, first_col, theta, log_bytes : int
-        As in `brownout.hw.commands.GemmCommand`.
+        Fields of these names of `brownout.hw.commands.GemmCommand`.
     """
 
     flags: GemmFlag = field(default_factory=lambda: GemmFlag(0))

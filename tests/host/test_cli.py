@@ -55,7 +55,7 @@ def test_digits_are_characterised(tmp_path):
 
 @pytest.mark.usefixtures("short_digits")
 def test_a_policy_for_digits_is_written(tmp_path, monkeypatch):
-    monkeypatch.setitem(cli.GRIDS, "ours", {"theta": [6], "attempts": [2]})
+    monkeypatch.setitem(cli.GRIDS, "rollback", {"theta": [6], "attempts": [2]})
     out = tmp_path / "policy.json"
     options = ["--step-groups", 1, "--block-groups", 1, "--images", 4, "--batch", 4, "--tune"]
     options += ["--objective", "time", "--point", 2.3, "--point", 3]
@@ -77,10 +77,20 @@ def test_calls_of_a_pipeline_must_be_json(tmp_path):
 
 
 def test_unknown_choices_are_refused():
-    for option, expected in (("--strategy", "must be one of ours, drift"), ("--objective", "must be energy or time")):
+    for option, expected in (
+        ("--strategy", "must be one of rollback, drift"),
+        ("--objective", "must be energy or time"),
+    ):
         done = brownout("search", "digits", "--budget", 1, option, "x")
         assert done.exit_code == 2
         assert expected in done.output
+
+
+@pytest.mark.parametrize("strategy", ["rollback", "ours"])
+def test_old_names_of_strategies_are_accepted(strategy):
+    done = brownout("search", "digits", "--budget", 1, "--strategy", strategy, "--objective", "x")
+    assert done.exit_code == 2
+    assert "--objective must be energy or time" in done.output
 
 
 @pytest.mark.parametrize("command", ["characterise", "search"])

@@ -85,7 +85,7 @@ class Backend(abc.ABC):
         Parameters
         ----------
         domain, point, transition_cycles : int
-            As in the command.
+            Fields of the command SET_POINT.
         lengths : uint8 array (rows, cols + check columns), optional
             Settled carry lengths (`carry` only), of which the domain's columns are taken over.
         """

@@ -42,7 +42,7 @@ class Layout:
     Parameters
     ----------
     config : AcceleratorConfig
-        Gives the alignment.
+        Configuration that gives the alignment.
     usable_bytes : int
         Addresses are ``0 .. usable_bytes-1``.
     layout : {"row-major", "tiled"}
@@ -56,7 +56,7 @@ class Layout:
     Attributes
     ----------
     arena : Arena
-        What is free.
+        Device memory that is free.
     resident : mapping of ResidentWeights to int
         First address of the weights that are alive.
     """

@@ -47,7 +47,7 @@ class RtlBackend(Backend):
     config : AcceleratorConfig
         The accelerator that `start` simulates.
     start : callable
-        Makes the simulator.
+        Function that starts a simulator.
     deadline_s : float
         Wall-clock seconds that a command may take beside its share for simulated cycles.
     layout : {"row-major", "tiled"}

@@ -72,7 +72,7 @@ class TwinBackend(Backend):
     moves : dict
         Arguments of the last `set_point` of each voltage domain.
     memory_timing : MemoryTiming or None
-        Of the last `set_memory_timing`.
+        Timing of the last `set_memory_timing`.
     """
 
     name = "twin"

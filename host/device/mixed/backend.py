@@ -45,7 +45,7 @@ class MixedBackend(Backend):
     config : AcceleratorConfig
     options : MixedOptions
     start : callable
-        Starts the RTL.
+        Function that starts the backend of the RTL.
     layout : {"row-major", "tiled"}
         How matrices lie in the memory of twin and RTL.
 

@@ -38,9 +38,9 @@ class Result:
     output : torch.Tensor
         int32 or int8 (rows, cols).
     log : bytes
-        Syndrome records.
+        Syndrome records of the pass.
     counters : mapping
-        By how much each hardware counter has grown.
+        Growth of each hardware counter, by its name.
     """
 
     output: torch.Tensor
@@ -70,7 +70,7 @@ class Case:
     output : torch.Tensor
         (rows, cols): what the product left there.
     options : CommandOptions
-        Of the tile: first row and column are its own.
+        Options of the tile: first row and column are its own.
     state : ErrorState
         Operating points, rates, seed and lengths at the time.
     errors : TileErrors or None
@@ -141,11 +141,11 @@ def cut(
     Parameters
     ----------
     config, tile, k_tile, search, number, errors
-        As in `Case`.
+        Fields of `Case` of these names.
     product : Product
         Operands and output; what is needed of them is copied to the CPU.
     state : ErrorState
-        Copied.
+        State of the errors, which is copied.
     """
     rows = slice(tile.first_row, tile.first_row + tile.rows)
     cols = slice(tile.first_col, tile.first_col + tile.cols)
@@ -185,9 +185,9 @@ def save_case(path: Path, case: Case, difference: str, expected: Result) -> None
     path : Path
         Its folder is made.
     difference : str
-        What was found.
+        Text of the difference that was found.
     expected : Result
-        Of the twin.
+        Result of the twin.
 
     Raises
     ------

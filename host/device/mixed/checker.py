@@ -35,7 +35,7 @@ class ObservedTwin(TwinBackend):
     Attributes
     ----------
     findings : list of Findings
-        Of each product of the batch; empty if nothing can err.
+        Findings of each product of the batch; empty if nothing can err.
     """
 
     findings: list[Findings]
@@ -63,7 +63,7 @@ class Verdict:
     difference : str or None
         The first one, in words; None if there is none.
     expected : Result
-        Of the twin.
+        Result of the twin.
     faulty : bool
         Whether something erred in the pass.
     rtl_cycles : int

@@ -67,7 +67,7 @@ class Coverage:
     Attributes
     ----------
     products : int
-        Calls of `gemm`.
+        Number of calls of `gemm`.
     passes : int
         Passes of all of them.
     replayed : int

@@ -32,7 +32,7 @@ class DomainPoint:
     Attributes
     ----------
     voltage_v, frequency_hz : float
-        Supply and clock.
+        Supply in volts, and clock in hertz.
     error_rate : float
         Errors per sum (a model of errors that `draws`).
     by_delay_model : bool
@@ -94,7 +94,7 @@ class DomainPoints:
     ----------
     config : AcceleratorConfig
     delay_model : DelayModel
-        From voltage and frequency to errors.
+        Model that leads from voltage and frequency to errors.
     """
 
     def __init__(self, config: AcceleratorConfig, delay_model: DelayModel) -> None:

@@ -81,6 +81,14 @@ class EnergyModel:
             if isinstance(value, (int, float)) and not value >= 0:
                 raise ValueError(f"EnergyModel.{each.name} must not be negative, but is {value!r}")
 
+    def switching(self, voltage_v: float) -> float:
+        """Energy of an event of array or checks at a voltage, regulator included, over that on a rail of 0.9 V."""
+        return (voltage_v / NOMINAL_VOLTAGE_V) ** 2 * self.regulator.drawn(voltage_v)
+
+    def leaking(self, voltage_v: float) -> float:
+        """Leakage power of array or checks at a voltage, likewise."""
+        return self.leakage.relative_power(voltage_v) * self.regulator.drawn(voltage_v)
+
     @classmethod
     def published(cls) -> EnergyModel:
         """Only what DRIFT counts: MACs, and DRAM bytes of 31 pJ, row activations in them."""
@@ -106,6 +114,13 @@ def sram_bytes(config: AcceleratorConfig) -> int:
     """Bytes of scratchpads and accumulators."""
     accumulators = 2 * config.block_rows * config.block_col_tiles * config.cols * ACC_BITS // 8
     return accumulators + activation_depth(config) * config.rows + weight_depth(config) * config.cols
+
+
+def leakage_w(config: AcceleratorConfig, model: EnergyModel, voltage_v: float) -> float:
+    """Leakage power of an accelerator whose array and checks have one voltage, and of its SRAM."""
+    checks = 0.0 if config.checksum is None else check_share(config.checksum)
+    elements = config.rows * config.cols * (1 + checks)
+    return elements * model.leakage_w * model.leaking(voltage_v) + sram_bytes(config) / MIB * model.sram_leakage_w
 
 
 @dataclass(frozen=True)
@@ -172,9 +187,9 @@ class EnergyMeter:
     Parameters
     ----------
     config : AcceleratorConfig
-        The accelerator.
+        Configuration of the accelerator.
     model : EnergyModel
-        Energy per event.
+        Model of the energy per event.
     """
 
     def __init__(self, config: AcceleratorConfig, model: EnergyModel) -> None:
@@ -261,13 +276,13 @@ class EnergyMeter:
         new = {name: value - self._seen.get(name, 0) for name, value in counters.items()}
         self._seen = dict(counters)
         model, seconds = self.model, new["cycles"] / self.frequency_hz
-        array = self._over_columns(self._dynamic)
-        check = self._dynamic(self.voltages_v[-1])
+        array = self._over_columns(model.switching)
+        check = model.switching(self.voltages_v[-1])
         idle = self._elements * new["cycles"] - new["macs"] - self._digit_macs
         sram = new.get("sram_read_bytes", 0) + new.get("sram_write_bytes", 0) + self._syndrome_bytes
         rows = new.get("dram_row_activations", 0) * self.config.memory.row_bytes
-        leaking = self._elements * self._over_columns(self._leaking)
-        leaking += self._check_elements * self._leaking(self.voltages_v[-1])
+        leaking = self._elements * self._over_columns(model.leaking)
+        leaking += self._check_elements * model.leaking(self.voltages_v[-1])
         parts = {
             "mac": new["macs"] * model.mac_j * array,
             "check": (self._digit_macs * array + self._check_macs * check) * model.mac_j,
@@ -287,14 +302,6 @@ class EnergyMeter:
     def _over_columns(self, of_voltage: Callable[[float], float]) -> float:
         """Mean over the array's columns."""
         return sum(share * of_voltage(v) for share, v in zip(self._shares, self.voltages_v, strict=False))
-
-    def _dynamic(self, voltage_v: float) -> float:
-        """Energy of switching at a voltage, in front of the regulator, over that of the rail at the nominal one."""
-        return (voltage_v / NOMINAL_VOLTAGE_V) ** 2 * self.model.regulator.drawn(voltage_v)
-
-    def _leaking(self, voltage_v: float) -> float:
-        """The same of leakage power."""
-        return self.model.leakage.relative_power(voltage_v) * self.model.regulator.drawn(voltage_v)
 
     def skip(self, counters: Mapping[str, int]) -> None:
         """What has happened since the last `update` costs nothing."""

@@ -119,8 +119,8 @@ class DelayModel:
     delay : {"table", "alpha-power"}
         Delay over voltage: interpolated in ``data/drift_voltage_ber.csv``, or V / (V - threshold)^alpha.
     threshold_v, alpha : float
-        Of the alpha-power law (Sakurai and Newton, IEEE JSSC 25(2), 1990). 0.30 V and 1.8 fit the table within 8 %;
-        1.3 is the textbook value of short channels.
+        Parameters of the alpha-power law (Sakurai and Newton, IEEE JSSC 25(2), 1990). 0.30 V and 1.8 fit the table
+        within 8 %; 1.3 is the textbook value of short channels.
     carry : {"linear", "prefix"}
         Settling time of a carry chain (models with settled lengths): proportional to its length (ripple adder), or to
         the logarithm of its length (parallel-prefix adder).

@@ -19,7 +19,7 @@ class Difference:
     batch, row, col : int
         Element of the output.
     expected, actual : int
-        Its two values.
+        Values of the element on both sides.
     block : int
         Index of its block in computing order.
     block_row : int

@@ -142,7 +142,7 @@ class Product:
     Attributes
     ----------
     shape : GemmShape
-        Extents.
+        Extents of the product.
     a : torch.Tensor
         int8 (batch, m, k), any strides.
     w : torch.Tensor or ResidentWeights

@@ -136,7 +136,7 @@ class LogRecord:
     syndrome : int
         r_0: the sum of all errors in the segment.
     outcome : Outcome
-        What was done.
+        What was done about the segment.
     uncorrectable : tuple of int
         Columns of the uncorrectable elements, counted from `col`.
     position : int

@@ -53,7 +53,7 @@ def uncorrectable_places(config: AcceleratorConfig, log: bytes, first_row: int, 
     Parameters
     ----------
     config : AcceleratorConfig
-        With checksum units.
+        Configuration of the accelerator, with checksum units.
     log : bytes
         Whole records, as in docs/protection.md.
     first_row, first_col : int

@@ -47,7 +47,7 @@ def build_kernels(build_root: Path | str | None = None) -> Path:
     Parameters
     ----------
     build_root : Path or str, optional
-        See `brownout.cosim.cache.build_root`.
+        Folder for everything built; by default as `brownout.cosim.cache.build_root` finds it.
 
     Raises
     ------

@@ -36,7 +36,7 @@ def inject_carries(
     sums : int32 array (M, N)
         Overwritten: the product as the drain sees it; rows without gaps.
     config, a, w, call
-        As for `inject_flips`.
+        Arguments of `inject_flips`.
     """
     np.copyto(sums, clean)
     lengths = call.errors.lengths

@@ -32,7 +32,7 @@ def check_errors(config: AcceleratorConfig, sums: Matrix, errors: Errors, call: 
     Parameters
     ----------
     config : AcceleratorConfig
-        The accelerator.
+        Configuration of the accelerator.
     sums : int32 array (M, N)
         The product with its errors; rows without gaps. Corrected in place.
     errors : Errors

@@ -42,13 +42,13 @@ class TwinErrorModel(abc.ABC):
         Parameters
         ----------
         config : AcceleratorConfig
-            The accelerator.
+            Configuration of the accelerator.
         a, w : int8 arrays (M, K), (K, N)
             Operands, of any strides.
         sums : int32 array (M, N)
             Clean product, rows without gaps; afterwards as the drain sees it, with errors and corrections.
         drawn : object
-            Result of `draw`.
+            Draws that `draw` has made.
         call : Call
             Command of the product and its place in it.
         """
@@ -72,7 +72,7 @@ class TwinErrorModel(abc.ABC):
         sums : int32 array (M, N)
             Overwritten: the product as the drain sees it, rows without gaps.
         config, a, w, call
-            As for `inject`.
+            Arguments of `inject`.
         """
         raise NotImplementedError(f"{self.name!r} has no settled carry lengths")
 

@@ -27,7 +27,7 @@ class Findings:
     counts : dict of str to int
         `COUNTERS`, `DROPPED` (zero without ``razor``) and `TRUTH`.
     log : bytes
-        Records written.
+        Records that are written to the log.
     uncorrectable_rows, uncorrectable_cols : int32 arrays
         Places of uncorrectable elements, in no order.
     errors : Errors, optional

@@ -194,7 +194,7 @@ def inject_flips(
     sums : int32 array (M, N)
         The clean product; rows without gaps. Afterwards as the drain sees it, with errors and corrections.
     flips : Flips
-        From `draw_flips`.
+        Draws that `draw_flips` has made.
     call : Call
         Command of the product and its place in it.
     """

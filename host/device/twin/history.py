@@ -21,7 +21,7 @@ class OverwrittenValues:
     Parameters
     ----------
     config : AcceleratorConfig
-        Where segments are.
+        Configuration that says where segments are.
     out : torch.Tensor
         The output, (M, N).
     """

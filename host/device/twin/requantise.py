@@ -13,9 +13,9 @@ def add_bias_(acc: torch.Tensor, bias: torch.Tensor) -> None:
     Parameters
     ----------
     acc : torch.Tensor
-        int32 (M, N).
+        Sums, int32 (M, N).
     bias : torch.Tensor
-        int32 (N,).
+        Bias of each column, int32 (N,).
     """
     acc += bias
 
@@ -26,7 +26,7 @@ def requantise(acc: torch.Tensor, mult: torch.Tensor, shift: torch.Tensor) -> to
     Parameters
     ----------
     acc : torch.Tensor
-        int32 (M, N).
+        Sums, int32 (M, N).
     mult, shift : torch.Tensor
         int64 (N,) in 0..2^31-1 and 1..62. The largest magnitude, 2^31 * 2^31 + 2^61, fits 64 bits.
 

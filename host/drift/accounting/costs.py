@@ -24,7 +24,7 @@ class Scheme:
     Attributes
     ----------
     name : str
-        Short, for tables.
+        Short name for tables.
     energy : float
         Energy of the checks over compute energy, both at the array's voltage.
     check_voltage : float
@@ -67,7 +67,7 @@ CHECK_SHARES = {
 """Energy of residue checks with one locator over that of the array, by columns of a segment, at equal voltage: from the
 transistors that switch in every cycle (``benchmarks/netlists.py``)."""
 
-OURS = {
+ROLLBACK_SCHEMES = {
     scheme.name: scheme
     for scheme in (
         Scheme(name=f"residue x1 S{width} V{voltage:g}", energy=share, check_voltage=voltage)
@@ -94,7 +94,7 @@ def saving(model: PublishedModel, scheme: Scheme, voltage_v: float, delay_model:
     scheme : Scheme
         Protection of all other steps.
     voltage_v : float
-        Of the array in those.
+        Voltage of the array in those.
     delay_model : DelayModel, optional
         Says which voltage is safe for the checks; by default the published table.
     """
@@ -125,11 +125,11 @@ class SchemePoint:
     Attributes
     ----------
     scheme : Scheme
-        What protects.
+        Scheme that protects.
     error_rate : float
-        Errors per output.
+        Errors per output at the point.
     voltage_v, frequency_hz : float
-        Of the array in undervolted or overclocked steps.
+        Voltage and clock of the array in undervolted or overclocked steps.
     by_model : dict of str to float
         Saving, or speed over nominal, of each published model.
     """
@@ -202,7 +202,7 @@ def speedup_at_rate(
     )
 
 
-def best_saving(rates: Mapping[str, float], schemes: Mapping[str, Scheme] = OURS) -> SchemePoint:
+def best_saving(rates: Mapping[str, float], schemes: Mapping[str, Scheme] = ROLLBACK_SCHEMES) -> SchemePoint:
     """Scheme with the largest average saving, each at the highest error rate at which it keeps quality.
 
     Parameters
@@ -220,7 +220,7 @@ def best_saving(rates: Mapping[str, float], schemes: Mapping[str, Scheme] = OURS
     return _best(saving_at_rate(_named(schemes, name), rate) for name, rate in rates.items())
 
 
-def best_speedup(rates: Mapping[str, float], schemes: Mapping[str, Scheme] = OURS) -> SchemePoint:
+def best_speedup(rates: Mapping[str, float], schemes: Mapping[str, Scheme] = ROLLBACK_SCHEMES) -> SchemePoint:
     """Scheme with the largest average speed; as `best_saving`.
 
     Raises

@@ -48,7 +48,7 @@ class IntensityPoint:
     side, bytes_per_cycle : int
         Rows and columns of the array; bandwidth of the memory at the nominal clock.
     shape : GemmShape
-        The product.
+        Extents of the product.
     intensity : float
         MACs per byte of DRAM, unprotected.
     balance : float
@@ -93,9 +93,9 @@ def saving_over_intensity(
     error_rate : float
         Errors per output of the array and of the checks, which have the array's voltage.
     checksum : ChecksumConfig
-        Of the protected accelerators; segments are no wider than the array.
+        Checksum units of the protected accelerators; segments are no wider than the array.
     delay_model : DelayModel, optional
-        From rate to voltage and clock.
+        Model that leads from a rate to voltage and clock.
 
     Yields
     ------

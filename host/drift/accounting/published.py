@@ -31,7 +31,7 @@ class PublishedModel:
     Attributes
     ----------
     title : str
-        As people call it.
+        Name for tables and pages.
     compute : float
         Compute energy at nominal voltage.
     compute_after, memory_after : float
@@ -114,9 +114,9 @@ def published_saving(
     Parameters
     ----------
     model : PublishedModel
-        The architecture.
+        Counts of the architecture.
     voltage_v : float
-        Of the array, in all evaluations but the model's nominal ones.
+        Voltage of the array, in all evaluations but the model's nominal ones.
     check_energy : float
         Energy of the checks over that of the products they check.
     memory_factor : float, optional

@@ -28,9 +28,9 @@ def voltage_ladder(
     Parameters
     ----------
     lowest_v, highest_v, step_v : float
-        Volts.
+        Ends of the ladder, and distance of its rungs, in volts.
     frequency_hz : float
-        Clock of all.
+        Clock of all points, in hertz.
     check_share : float
         Where the checksum units' voltage is between that of the array (0) and 0.85 V (1).
 
@@ -62,7 +62,7 @@ class Record:
     Attributes
     ----------
     evaluation : int
-        Over all runs.
+        Number of the evaluation, over all runs.
     voltage_v, frequency_hz : float
         What it began at.
     checks, detected : float
@@ -119,12 +119,12 @@ class RateController:
     Parameters
     ----------
     config : AcceleratorConfig
-        With checksum units.
+        Configuration of the accelerator, with checksum units.
     delay_model : DelayModel
-        Of the chip as it was characterised.
+        Model of the chip as it was characterised.
     candidates : sequence of OperatingPoint
-        To choose from, safest first (`voltage_ladder`). Even the first one must be able to err in the worst case:
-        where nothing can, nothing is checked and nothing learned.
+        Points to choose from, safest first (`voltage_ladder`). Even the first one must be able to err in the worst
+        case: where nothing can, nothing is checked and nothing learned.
     target_rate : float
         Errors per output that quality allows.
     hard_limit : float, optional
@@ -137,11 +137,11 @@ class RateController:
     hysteresis : float
         Relative delay that must be free beside that before a step down.
     max_steps, dwell, patience : int
-        As above.
+        Limits as above: candidates, evaluations, evaluations.
     recovery : int
         Evaluations at the safe point after an emergency.
     curve, z, forgetting
-        As in `DelayEstimator`.
+        Parameters of `DelayEstimator`.
 
     Attributes
     ----------
@@ -259,7 +259,7 @@ class RateController:
         point : OperatingPoint
             What the product ran at.
         theta : int
-            Of the product.
+            Theta with which the product was checked.
         checks : mapping
             Width of segments to how many were checked.
         detected : int

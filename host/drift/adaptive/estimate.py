@@ -38,9 +38,9 @@ class RateEstimate:
     Attributes
     ----------
     value : float
-        Most likely.
+        Most likely value.
     low, high : float
-        Confidence interval.
+        Ends of the confidence interval.
     """
 
     value: float
@@ -114,7 +114,8 @@ def measured_curve(delays: Sequence[float], rates: Sequence[float]) -> RateCurve
     Parameters
     ----------
     delays, rates : sequence of float
-        At least two; delays ascending. Below the first delay with errors, the rate is 0.
+        Relative delays, ascending, and errors per output there; at least two. Below the first delay with errors, the
+        rate is 0.
 
     Raises
     ------
@@ -190,7 +191,7 @@ def estimate_rate(
     Parameters
     ----------
     config : AcceleratorConfig
-        With checksum units.
+        Configuration of the accelerator, with checksum units.
     checks : mapping
         Width of segments to how many were checked.
     detected : float
@@ -198,7 +199,7 @@ def estimate_rate(
     check_rate : float
         Errors per sum of a row check.
     theta : int
-        Of the products; bits below it are taken to err as often as the others.
+        Theta with which products were checked; bits below it are taken to err as often as the others.
     z : float
         Half width of the interval in standard deviations of the flagged share.
 
@@ -229,7 +230,7 @@ class Evidence:
     checks : dict
         Width of segments to number of checks; fractions where some are forgotten.
     detected : float
-        Flagged ones.
+        Number of flagged segments.
     """
 
     point: OperatingPoint
@@ -287,9 +288,9 @@ class DelayEstimator:
     Parameters
     ----------
     config : AcceleratorConfig
-        With checksum units.
+        Configuration of the accelerator, with checksum units.
     delay_model : DelayModel
-        Of the chip as it was characterised; its own `delay_factor` is what the estimated one multiplies.
+        Model of the chip as it was characterised; its own `delay_factor` is what the estimated one multiplies.
     curve : RateCurve
         Errors over relative delay.
     z : float
@@ -299,7 +300,7 @@ class DelayEstimator:
     doubt : float
         Standard deviations of the last evaluation from all before that mean a change.
     factors : (float, float)
-        Between which the factor is sought.
+        Bounds between which the factor is sought.
     """
 
     def __init__(

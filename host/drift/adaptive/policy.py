@@ -51,7 +51,7 @@ class AdaptivePolicy:
     Attributes
     ----------
     thetas, intervals : list of int
-        Of each evaluation since the policy was made or loaded, where they follow.
+        Values in each evaluation since the policy was made or loaded, where they follow.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ def rate_within_budget(rates: Sequence[float], distances: Sequence[float], budge
     distances : sequence of float
         What was measured there: positive, the more the worse.
     budget : float
-        Largest distance.
+        Largest distance that is allowed.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def best_theta(rate: float, staleness: float, checksum: ChecksumConfig) -> int:
     Parameters
     ----------
     rate : float
-        Errors per output.
+        Errors per output of the product.
     staleness : float
         Root mean square of what a sum changes by from one evaluation to the next.
     checksum : ChecksumConfig
@@ -105,9 +105,9 @@ def checkpoint_interval(share: float, design_share: float, design_interval: int,
     share : float
         Elements rolled back over all elements, observed.
     design_share, design_interval : float, int
-        At which quality was found good.
+        Share and interval at which quality was found good.
     longest : int
-        Upper limit.
+        Upper limit of the interval, in evaluations.
     """
     if not (share >= 0 and design_share > 0 and 1 <= design_interval <= longest):
         raise ValueError(

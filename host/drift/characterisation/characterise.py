@@ -57,7 +57,7 @@ def _describe(strategy: Strategy) -> dict[str, str]:
     # Stores hold what this gives: what is renamed keeps its name there.
     options = {name: repr(value) for name, value in sorted(vars(strategy).items()) if not name.startswith("_")}
     options = {name: text.replace(f"{OperatingPoint.__name__}(", "Setting(") for name, text in options.items()}
-    return {"name": strategy.name, **options}
+    return {"name": strategy.stored_name, **options}
 
 
 class Bench:
@@ -66,17 +66,17 @@ class Bench:
     Parameters
     ----------
     module : nn.Module
-        The offloaded denoiser.
+        Denoiser that draws, offloaded.
     run : callable
-        `Run`.
+        Function that draws images (`Run`).
     metrics : mapping
-        `Metric` by name.
+        Measures of damage (`Metric`) by name.
     strategy : Strategy
         What is done about errors.
     safe : OperatingPoint
-        Of everything outside the slice.
+        Point of everything outside the slice.
     seed : int
-        Of noise and errors; batch b has seed + b.
+        Seed of noise and errors; batch b has seed + b.
     batch : int
         Images at a time.
     """
@@ -180,7 +180,7 @@ def characterise(
     run : callable
         `Run`: draws images with it.
     slices : iterable of Slice
-        With names of their own.
+        Slices to measure, with different names.
     points : sequence of OperatingPoint
         What the sites of a slice run at: error rates, or operating points.
     metrics : mapping
@@ -192,13 +192,13 @@ def characterise(
     pairs : iterable of (str, str)
         Names of slices whose order is asked for.
     safe : OperatingPoint, optional
-        Of everything outside the slice; by default the nominal point, or an error rate of 0 with error rates.
+        Point of everything outside the slice; by default the nominal point, or an error rate of 0 with error rates.
     seed : int
-        Of noise and errors.
+        Seed of noise and errors.
     store : Path or str, optional
         File to which every batch is written, and from which an interrupted characterisation goes on.
     watch : callable, optional
-        `Watcher`.
+        Function that is told what is known after each batch (`Watcher`).
 
     Raises
     ------
@@ -242,11 +242,11 @@ class Sweep:
     Parameters
     ----------
     bench : Bench
-        Which measures.
+        Bench that draws and compares.
     store : Store
         What has been measured, and will be.
     slices, points, stopping, pairs
-        As in `characterise`.
+        Arguments of `characterise`.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class OrderChange:
     before, after : OperatingPoint
         The last one at which `worse_before` is shown to be worse, and the first at which `worse_after` is.
     worse_before, worse_after : str
-        Names of slices.
+        Names of the slices that are worse there.
     """
 
     before: OperatingPoint
@@ -99,17 +99,17 @@ class ResilienceProfile:
     Attributes
     ----------
     slices : tuple of Slice
-        With names of their own.
+        Slices that were measured, with different names.
     points : tuple of OperatingPoint
-        In the order in which they were given.
+        Operating points, in the order in which they were given.
     metrics : tuple of str
         The first is the one that decisions were made on.
     values : mapping
-        From (name of the slice, index of the operating point).
+        Damage of each image by each metric, by (name of the slice, index of the operating point).
     unrelated : mapping
         Mean damage by each metric between clean images that have nothing to do with each other.
     stopping : Stopping
-        When measuring stopped.
+        Rule by which measuring stopped.
     about : mapping
         What it was measured on, for JSON.
     """
@@ -223,7 +223,7 @@ class ResilienceProfile:
         Parameters
         ----------
         text : str
-            JSON.
+            JSON that `to_json` gave.
         source : Path or str
             Where it was read: for messages.
 

@@ -37,9 +37,9 @@ class Slice:
     bits : tuple of int, optional
         Bits that are hit, all alike.
     evaluations : tuple of int, optional
-        Of the denoiser, from 0 on.
+        Evaluations of the denoiser, from 0 on.
     blocks, kinds : tuple of str, optional
-        As in `ProductSite`.
+        Blocks and kinds of products (`ProductSite`).
     """
 
     name: str
@@ -159,9 +159,9 @@ class SubjectLayout:
     Attributes
     ----------
     evaluations : int
-        Of the denoiser.
+        Number of evaluations of the denoiser.
     blocks, kinds : tuple of str
-        In the order in which they run.
+        Blocks and kinds of products, in the order in which they run.
     """
 
     evaluations: int
@@ -185,9 +185,9 @@ def layout_of(module: nn.Module, run: Run, *, kinds: Collection[str] | None = No
     Parameters
     ----------
     module : nn.Module
-        The denoiser.
+        Denoiser that draws, offloaded.
     run : callable
-        `Run`.
+        Function that draws images (`Run`).
     kinds : collection of str, optional
         Only blocks with products of these kinds; by default all.
     """

@@ -39,11 +39,11 @@ class Stopping:
     Attributes
     ----------
     images : int
-        At most so many of each slice at each operating point.
+        Largest number of images of each slice at each operating point.
     batch : int
-        Images between looks.
+        Number of images between two looks.
     confidence : float
-        Of intervals, and of answers.
+        Confidence of intervals, and of answers.
     relative, absolute : float
         Enough is known when the interval's half width is below `relative` times the mean, or below `absolute`.
     threshold : float, optional

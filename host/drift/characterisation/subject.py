@@ -36,9 +36,9 @@ class Subject:
     name : str
     module : nn.Module
     run : callable
-        `Run`.
+        Function that draws images (`Run`).
     metrics : mapping
-        `Metric` by name.
+        Measures of damage (`Metric`) by name.
     """
 
     name: str
@@ -56,12 +56,12 @@ def shipped(
     Parameters
     ----------
     name : str
-        ``digits`` or ``mnist``.
+        Name of the model, ``digits`` or ``mnist``.
     strategy : Strategy
     config : AcceleratorConfig
-        To which `Strategy.hardware` is applied.
+        Configuration to which `Strategy.hardware` is applied.
     steps : int, optional
-        Of the sampler; by default the model's.
+        Steps of the sampler; by default the model's.
     """
     with (
         Accelerator(strategy.hardware(config), backend="twin") as accelerator,
@@ -95,9 +95,9 @@ def pipeline(
         Keyword arguments of the pipeline's calls. Values that are lists are taken in turn, one for each image:
         ``{"class_labels": [207, 360], "num_inference_steps": 20}``.
     config : AcceleratorConfig
-        To which `Strategy.hardware` is applied.
+        Configuration to which `Strategy.hardware` is applied.
     **options
-        Of ``DiffusionPipeline.from_pretrained``.
+        Options of ``DiffusionPipeline.from_pretrained``.
     """
 
     def arguments(seed: int, count: int) -> dict[str, Any]:

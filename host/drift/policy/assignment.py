@@ -19,7 +19,7 @@ class Problem:
     Attributes
     ----------
     cost, damage : float array (stages, points)
-        Of a stage at a point; a cost of infinity forbids it. Moves inside a stage are in its cost.
+        Cost and damage of a stage at a point; a cost of infinity forbids it. Moves inside a stage are in its cost.
     entry, leave : int array (stages, points)
         Point at which the stage's first and last products run: its own, or the default (0).
     moves : float array (points, points)
@@ -52,7 +52,7 @@ class Assignment:
     ----------
     choice : int array (stages,)
     cost, damage : float
-        Of all of it.
+        Cost and damage of the whole choice.
     bound : float
         No choice within the budget costs less.
     """

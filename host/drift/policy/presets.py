@@ -23,7 +23,7 @@ class Preset:
     ----------
     name : str
     steps : int
-        Of the sampler; the protected evaluations depend on it.
+        Steps of the sampler; the protected evaluations depend on it.
     protected : tuple of int
         Evaluations at the nominal point.
     interval : int

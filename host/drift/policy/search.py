@@ -82,15 +82,16 @@ class FoundPolicy:
     Attributes
     ----------
     table : TablePolicy
-        What `protect` takes.
+        Power policy that `protect` takes.
     objective : str
         ``"energy"`` or ``"time"``, which was minimised.
     budget : float
-        Most damage.
+        Largest mean damage that was allowed.
     nominal, predicted, measured : PolicyOutcome
         Everything at the default, without a strategy; what profile and costs say of the table; what was measured.
     bound : float
-        By the profile and the costs no table within the budget that was searched with needs less of the objective.
+        Lower bound: by the profile and the costs no table within the budget that was searched with needs less of the
+        objective.
     rounds : list of dict
         Each table that was measured: budget it was made for, predicted and measured damage, objective.
     """
@@ -124,7 +125,7 @@ class FoundPolicy:
         Parameters
         ----------
         text : str
-            JSON.
+            JSON that `to_json` gave.
         source : Path or str
             Where it was read: for messages.
 
@@ -295,7 +296,7 @@ def search_policy(
     Parameters
     ----------
     module, run, metrics
-        As in `characterise`; damage is by the first metric.
+        Arguments of `characterise`; damage is by the first metric.
     profile : ResilienceProfile
         Measured with `strategy`; its operating points are those to choose from, and its slices groups of evaluations
         and blocks, all of the same kinds of products, that do not overlap.
@@ -304,13 +305,14 @@ def search_policy(
     strategy : Strategy
         What is done about errors.
     objective : {"energy", "time"}
-        What is minimised.
+        Quantity that is minimised.
     stopping : Stopping, optional
-        Of measurements of tables.
+        Rule by which measuring a table stops.
     default : OperatingPoint
-        Of everything that the profile does not cover.
+        Point of everything that the profile does not cover.
     seed : int
-        Of noise and errors: others than the profile's, so that a table is not judged by the images it was made from.
+        Seed of noise and errors: others than the profile's, so that a table is not judged by the images it was made
+        from.
     rounds : int
         Most tables to measure.
 
@@ -328,8 +330,8 @@ def search_policy(
     if len(kinds) > 1 or any(each.bits is not None for each in profile.slices):
         raise ValueError("slices of the profile must all be of the same kinds of products, and of all bits")
     measured_with = profile.about.get("strategy", {}).get("name")
-    if measured_with not in (None, strategy.name):
-        raise ValueError(f"the profile was measured with strategy {measured_with!r}, not {strategy.name!r}")
+    if measured_with not in (None, strategy.stored_name):
+        raise ValueError(f"the profile was measured with strategy {measured_with!r}, not {strategy.stored_name!r}")
     stopping = Stopping() if stopping is None else stopping
     points = [default, *profile.points]
     chosen_kinds = next(iter(kinds))
@@ -447,7 +449,7 @@ def search_parameters(
     Parameters
     ----------
     module, run, metrics, stopping, safe, seed
-        As in `search_policy`. The accelerator must have what all combinations need.
+        Arguments of `search_policy`. The accelerator must have what all combinations need.
     build : callable
         ``build(**parameters)`` makes a strategy, for example `PublishedDrift`.
     grid : mapping
@@ -457,7 +459,7 @@ def search_parameters(
     budget : float
         Most mean damage of an image.
     objective : {"energy", "time"}
-        What is minimised.
+        Quantity that is minimised.
 
     Returns
     -------

@@ -31,9 +31,9 @@ class Stage:
     evaluation : int
     block : str
     governed : list of bool
-        For each run of neighbours: whether they follow the stage's point, or are always at the default.
+        Whether each run of neighbours follows the stage's point; the others are always at the default.
     costs : dict
-        By objective: array (points,), without moves.
+        Cost at each point (points,) by objective, without moves.
     allowed : bool array (points,)
         False where the strategy refuses the point, for want of a history: it would be charged and not obeyed.
     """
@@ -110,7 +110,7 @@ def measure_stages(
     Parameters
     ----------
     module, run, strategy, safe
-        As in `characterise`.
+        Arguments of `characterise`.
     points : sequence of OperatingPoint
         The first is the default, at which products of other kinds stay.
     kinds : collection of str, optional

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .base import Strategy
 from .checksums import PublishedDrift, RecomputeAbft, ZeroingAbft
-from .ours import RESIDUE, RESIDUE_DOUBLE_ERRORS, PredictedRollback, Rollback
+from .rollback import RESIDUE, RESIDUE_DOUBLE_ERRORS, PredictedRollback, Rollback
 from .unprotected import Dmr, Drop, GuardBand, Unprotected
 
 __all__ = [

@@ -78,7 +78,9 @@ class Strategy(abc.ABC):
     Attributes
     ----------
     name : str
-        How reports call it.
+        Name in reports and messages.
+    name_in_files : str, optional
+        Name in profiles and descriptions of runs, where it is another; use `stored_name`.
     checksum : ChecksumConfig or None
         Checksum units that it needs, if these are always the same.
     razor : bool
@@ -88,6 +90,7 @@ class Strategy(abc.ABC):
     """
 
     name: ClassVar[str]
+    name_in_files: ClassVar[str | None] = None
     checksum: ChecksumConfig | None = None
     razor: bool = False
     reads_values: ClassVar[bool] = False
@@ -129,10 +132,17 @@ class Strategy(abc.ABC):
     def begin_evaluation(self, run: DriftRun) -> None:  # noqa: B027
         """The next evaluation of the denoiser begins."""
 
+    @property
+    def stored_name(self) -> str:
+        """Name in profiles and descriptions of runs."""
+        # Of the class that has the name: a subclass with a name of its own is another strategy.
+        owner = next(each for each in type(self).__mro__ if "name" in vars(each))
+        return vars(owner).get("name_in_files") or self.name
+
     def describe(self) -> dict[str, Any]:
         """Name and parameters, as JSON."""
         parameters = {name: value for name, value in vars(self).items() if not name.startswith("_")}
-        return {"name": self.name, **{name: _as_json(value) for name, value in parameters.items()}}
+        return {"name": self.stored_name, **{name: _as_json(value) for name, value in parameters.items()}}
 
     def state(self) -> State:
         """What the next evaluation depends on, beside histories."""

@@ -31,7 +31,7 @@ class GuardBand(Unprotected):
     Parameters
     ----------
     point : OperatingPoint
-        By default 0.85 V at 2 GHz.
+        Point of all products; by default 0.85 V at 2 GHz.
     """
 
     name = "guardband"

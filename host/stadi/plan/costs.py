@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from brownout.hw.errors.model import BY_RATE
 
-from ...device.power.energy import EnergyModel
+from ...device.power.energy import EnergyModel, leakage_w
 from ...device.power.timing import NOMINAL_VOLTAGE_V
 from ...device.product.operands import GemmShape
 from ...device.product.protection import UNCHECKED
@@ -151,7 +151,9 @@ class DeviceCosts:
         self, device: DeviceSpec, model: DividedModel, counter: ProductCounter, energy_model: EnergyModel
     ) -> None:
         self.device, self.model, self._counter = device, model, counter
-        self.leakage_w = energy_model.leakage_w * device.config.rows * device.config.cols
+        self.leakage_w = leakage_w(device.config, energy_model, device.voltage_v)
+        # Without errors, counts are those of the nominal voltage.
+        self._switching = energy_model.switching(device.voltage_v) / energy_model.switching(NOMINAL_VOLTAGE_V)
         self._stages: dict[tuple[int, int], Array] = {}
         self._energy: dict[tuple[int, int], float] = {}
 
@@ -173,13 +175,13 @@ class DeviceCosts:
         key = (rows, self.model.images if images is None else images)
         if key in self._stages:
             return
-        scale = 1.0 if self.device.error_rate else (self.device.voltage_v / NOMINAL_VOLTAGE_V) ** 2
+        scale = 1.0 if self.device.error_rate else self._switching
         times, energy = [], 0.0
         for stage in self.model.stages(rows, images):
             counts = [self._counter.count(product) for product in stage]
             times.append(sum(each["time_s"] for each in counts))
             for each in counts:
-                array = each["energy_mac_j"] + each["energy_check_j"]
+                array = each["energy_mac_j"] + each["energy_check_j"] + each["energy_idle_j"]
                 energy += each["energy_j"] - each["energy_leakage_j"] - array * (1 - scale)
         self._stages[key], self._energy[key] = np.array(times), energy
 

@@ -48,7 +48,7 @@ def run(make, folder, *, stop=None, seed=1, low=LOW):
 
 
 STRATEGIES = {
-    "ours": lambda: Rollback(RESIDUE),
+    "rollback": lambda: Rollback(RESIDUE),
     "predicted": lambda: PredictedRollback(RESIDUE),
     "drift": lambda: PublishedDrift(theta=0, interval=2, tile=4),
     "recompute": lambda: RecomputeAbft(tile=4),
@@ -157,7 +157,7 @@ def test_policies_keep_their_names_in_checkpoints():
 )
 def test_a_run_under_other_conditions_is_refused(other, tmp_path):
     with pytest.raises(BrokenOffError):
-        run(STRATEGIES["ours"], tmp_path, stop=3)
-    arguments = {"make": STRATEGIES["ours"], **other}
+        run(STRATEGIES["rollback"], tmp_path, stop=3)
+    arguments = {"make": STRATEGIES["rollback"], **other}
     with pytest.raises(CheckpointError):
         run(arguments.pop("make"), tmp_path, **arguments)

@@ -12,7 +12,7 @@ from brownout.host.drift.accounting.costs import (
     CHECK_SHARES,
     DRIFT,
     NONE,
-    OURS,
+    ROLLBACK_SCHEMES,
     Scheme,
     best_saving,
     best_speedup,
@@ -83,7 +83,7 @@ def test_our_schemes_cost_what_the_netlists_say():
     delay_model = DelayModel()
     voltage = delay_model.voltage_at_rate(1e-2)
     for (width, position), per_cent in table.items():
-        scheme = OURS[f"residue x1 S{width} V{position:g}"]
+        scheme = ROLLBACK_SCHEMES[f"residue x1 S{width} V{position:g}"]
         energy = scheme.energy * (check_voltage_v(scheme, voltage, delay_model) / voltage) ** 2
         assert 100 * energy == pytest.approx(per_cent, abs=0.06)
         assert scheme.energy == CHECK_SHARES[width]

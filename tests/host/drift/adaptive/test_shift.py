@@ -260,7 +260,7 @@ def test_what_cannot_follow_is_refused(accelerator):
         with protect(net, strategy, policy, **options):
             pass
 
-    with pytest.raises(ValueError, match="strategy 'ours' has no interval that could follow"):
+    with pytest.raises(ValueError, match="strategy 'rollback' has no interval that could follow"):
         begin(adaptive(design_share=0.1), Rollback(RESIDUE))
     with pytest.raises(ValueError, match="strategy 'unprotected' has no theta that could follow"):
         begin(adaptive(staleness=1.0), Unprotected())

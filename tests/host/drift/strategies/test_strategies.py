@@ -193,6 +193,6 @@ def test_hardware_is_what_the_strategy_needs():
         own = Rollback().hardware(AcceleratorConfig(timing_model=timing_model))
         assert own.checksum.pairs == pairs
         Rollback().check_hardware(own)
-        with pytest.raises(ValueError, match=r"^strategy 'ours' needs checksum=.*strategy\.hardware\(config\)$"):
+        with pytest.raises(ValueError, match=r"^strategy 'rollback' needs checksum=.*strategy\.hardware\(config\)$"):
             Rollback().check_hardware(replace(own, checksum=replace(own.checksum, pairs=not pairs)))
     assert PublishedDrift().hardware(replace(CONFIG, rows=32, cols=32, block_rows=64)).checksum.segment_cols == 32

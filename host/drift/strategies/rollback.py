@@ -51,7 +51,8 @@ class Rollback(Strategy):
         the mean, or a weighted value that adds nothing.
     """
 
-    name = "ours"
+    name = "rollback"
+    name_in_files = "ours"
 
     def __init__(self, checksum: ChecksumConfig | None = None, *, theta: int = 0, attempts: int = 2) -> None:
         if not 0 <= attempts <= ATTEMPTS_LIMIT:
@@ -112,7 +113,7 @@ class PredictedRollback(Rollback):
     Parameters
     ----------
     checksum, theta, attempts
-        As of `Rollback`.
+        Arguments of `Rollback`.
     damping : float
         Share of the last change that is expected to come again, 0 to 1.
     """
