@@ -5,9 +5,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 WORD_BITS = 32
 """Records are little-endian words of so many bits."""
@@ -178,6 +180,8 @@ def parse_log_table(log: bytes, record_bytes: int) -> LogTable:
     ValueError
         `log` is no whole number of records.
     """
+    import numpy as np  # not where each simulator starts
+
     if len(log) % record_bytes:
         raise ValueError(f"a log must hold whole records of {record_bytes} bytes, not {len(log)} bytes")
     words = np.frombuffer(log, "<u4").reshape(-1, record_bytes * 8 // WORD_BITS)

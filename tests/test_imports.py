@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -125,6 +127,12 @@ def test_hardware_and_simulation_do_without_the_host_s_libraries(package, forbid
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 found.add(node.module.partition(".")[0])
     assert not found & forbidden
+
+
+def test_a_simulator_s_python_starts_without_what_it_does_not_need():
+    code = "import sys, brownout.cosim.server; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numpy", "brownout.cosim.build", "brownout.cosim.simulator"} & set(done.stdout.split())
 
 
 def test_a_class_name_is_given_once():

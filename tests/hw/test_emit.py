@@ -4,14 +4,19 @@ import shutil
 import subprocess
 
 import pytest
+from amaranth.hdl import Module
 
+from brownout.cosim.build import build_verilog
 from brownout.hw.__main__ import main
+from brownout.hw.accelerator import AcceleratorTop
 from brownout.hw.c_header import c_header_text
 from brownout.hw.commands import GEMM_FIELDS
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 from brownout.hw.emit import verilog_text
 from brownout.hw.names import default_name
 from brownout.hw.registers import REGISTERS
+
+from ..configurations import PAIRS
 
 
 def modules(text):
@@ -28,7 +33,8 @@ def write(folder, *options, name=None):
 
 
 def test_the_command_line_writes_verilog_with_the_pins_of_axi(tmp_path):
-    text, _ = write(tmp_path, "--rows", "2", "--cols", "3", name="array_a")
+    size = ["--rows", "2", "--cols", "3", "--bus-bytes", "64", "--address-bits", "44"]
+    text, _ = write(tmp_path, *size, name="array_a")
     assert re.search(r"^module array_a\(", text, re.MULTILINE)
     assert len(re.findall(r"^  array_a_array_row \S+ \(", text, re.MULTILINE)) == 2
     for name in ("clk", "rst", "irq", "m_axi_araddr", "m_axi_wstrb", "s_axil_awaddr"):
@@ -36,10 +42,12 @@ def test_the_command_line_writes_verilog_with_the_pins_of_axi(tmp_path):
     for name, value in {"lock": "1'h0", "cache": "4'h3", "prot": "3'h0", "qos": "4'h0"}.items():
         for channel in ("ar", "aw"):
             assert f"assign m_axi_{channel}{name} = {value};" in text
+    assert "output [511:0] m_axi_wdata;" in text
+    assert "output [43:0] m_axi_araddr;" in text
 
 
 def test_all_modules_and_macros_begin_with_the_name(tmp_path):
-    size = ["--rows", "1", "--cols", "2", "--checksum", "residue"]
+    size = ["--rows", "1", "--cols", "2", "--checksum", "residue", "--bus-bytes", "4"]
     text, header = write(tmp_path, *size, "--aresetn", name="Left")
     assert {name for name in modules(text) if re.split(r"[._]", name)[0] != "Left"} == set()
     assert {"Left", "Left.read_port", "Left_array_row", "Left_check_row"} <= set(modules(text))
@@ -47,6 +55,7 @@ def test_all_modules_and_macros_begin_with_the_name(tmp_path):
     assert {macro for macro in macros if not macro.startswith("LEFT_")} == set()
     top = text[: text.index("endmodule")]
     assert sorted(re.findall(r"^  input (\w*(?:clk|rst|reset)\w*);", top, re.MULTILINE)) == ["aclk", "aresetn"]
+    assert "output [31:0] m_axi_wdata;" in top
 
 
 @pytest.mark.parametrize("name", ["", "9a", "_a", "a-b", "a.b", "ä"])
@@ -56,7 +65,18 @@ def test_a_name_that_is_none_is_refused(name, capsys):
     assert capsys.readouterr().err == wanted
 
 
-def test_a_word_of_the_language_is_refused_as_a_name(capsys):
+@pytest.fixture
+def hollow(monkeypatch):
+    """The top module has its pins and nothing inside, whose conversion takes seconds."""
+
+    class Hollow(AcceleratorTop):
+        def elaborate(self, platform):
+            return Module()
+
+    monkeypatch.setattr("brownout.hw.emit.AcceleratorTop", Hollow)
+
+
+def test_a_word_of_the_language_is_refused_as_a_name(capsys, hollow):
     assert main(["--rows", "1", "--cols", "1", "--name", "logic"]) == 2
     wanted = "error: a name must not be a word of Verilog or SystemVerilog, as 'logic' is\n"
     assert capsys.readouterr().err == wanted
@@ -77,11 +97,18 @@ def test_a_program_can_include_the_headers_of_two_configurations(tmp_path):
     subprocess.run([compiler, "-fsyntax-only", "-Wall", "-Werror", str(source)], check=True)
 
 
-def test_each_segment_has_a_locator_of_pairs_if_pairs_are_asked_for(tmp_path):
-    verilog = tmp_path / "accelerator.v"
+def test_each_segment_has_a_locator_of_pairs_if_pairs_are_asked_for():
+    text = build_verilog(PAIRS).read_text()  # that of a simulator of other tests
+    assert re.findall(r"pairs_\d(?= \($)", text, re.MULTILINE) == ["pairs_0", "pairs_1"]
+
+
+def test_options_of_the_checksum_are_its_fields(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("brownout.hw.__main__.verilog_text", lambda config, *_, **__: asked.append(config) or "")
     size = ["--rows", "1", "--cols", "5", "--checksum", "residue", "--checksum-segment-cols", "4"]
-    assert main([*size, "--no-checksum-column-checks", "--checksum-pairs", "-o", str(verilog)]) == 0
-    assert re.findall(r"pairs_\d(?= \($)", verilog.read_text(), re.MULTILINE) == ["pairs_0", "pairs_1"]
+    write(tmp_path, *size, "--no-checksum-column-checks", "--checksum-pairs")
+    checksum = ChecksumConfig(scheme="residue", segment_cols=4, column_checks=False, pairs=True)
+    assert asked == [AcceleratorConfig(rows=1, cols=5, checksum=checksum)]
 
 
 def test_a_bad_option_is_an_error_with_its_value(capsys):
@@ -89,16 +116,13 @@ def test_a_bad_option_is_an_error_with_its_value(capsys):
     assert capsys.readouterr().err == "error: AcceleratorConfig.rows must be an integer in 1..128, not 0\n"
 
 
-@pytest.mark.parametrize("bus_bytes", [4, 64])
-def test_widths_follow_the_configuration(bus_bytes):
-    config = AcceleratorConfig(rows=1, cols=2, bus_bytes=bus_bytes, address_bits=44)
+def test_the_default_name_is_that_of_the_configuration(hollow):
+    config = AcceleratorConfig(rows=1, cols=2)
     text = verilog_text(config)
     assert modules(text)[0] == default_name(config) == f"brownout_{config.hash_word:08x}"
-    assert f"output [{8 * bus_bytes - 1}:0] m_axi_wdata;" in text
-    assert "output [43:0] m_axi_araddr;" in text
 
 
-def test_the_same_configuration_gives_the_same_verilog_whatever_yosys_there_is(tmp_path, monkeypatch):
+def test_the_same_configuration_gives_the_same_verilog_whatever_yosys_there_is(tmp_path, monkeypatch, hollow):
     config = AcceleratorConfig(rows=2, cols=2)
     text = verilog_text(config)
     other = tmp_path / "yosys"
