@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         save_offloaded,
     )
     from .pipelines import OffloadedPipeline, calibrate_pipeline
-    from .stadi import DeviceSpec, Fleet
+    from .stadi import DeviceSpec, Fleet, Sampling, Sharing
     from .storage.results import read_results, write_results
     from .storage.state import State, Stateful
 
@@ -82,7 +82,9 @@ _HOME = {
     "ResidentWeights": "device.product.operands",
     "Rollback": "drift",
     "RunCheckpoint": "checkpoints",
+    "Sampling": "stadi",
     "Setting": "drift",
+    "Sharing": "stadi",
     "State": "storage.state",
     "Stateful": "storage.state",
     "TimingLaw": "device.power.timing",
@@ -136,7 +138,9 @@ __all__ = [
     "ResidentWeights",
     "Rollback",
     "RunCheckpoint",
+    "Sampling",
     "Setting",
+    "Sharing",
     "State",
     "Stateful",
     "TimingLaw",
