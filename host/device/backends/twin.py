@@ -78,8 +78,8 @@ class TwinBackend(Backend):
     name = "twin"
 
     def __init__(self, config: AcceleratorConfig, *, layout: str = "row-major") -> None:
-        self.config = config
-        if config.error_model.errs:
+        self.config, self._errs = config, config.error_model.errs
+        if self._errs:
             # That it is there is known before anything is computed.
             TWIN_ERROR_MODELS.get(config.timing_model)
         self._cycle_model = CycleModel(config)
@@ -89,7 +89,7 @@ class TwinBackend(Backend):
         self._names = (
             *(COUNTERS if config.checksum is not None else ()),
             *((DROPPED,) if config.razor else ()),
-            *(TRUTH if config.error_model.errs else ()),
+            *(TRUTH if self._errs else ()),
         )
         # Buffers and counters are shared by calls from several threads.
         self._lock = device_lock()
@@ -117,7 +117,9 @@ class TwinBackend(Backend):
         return weights
 
     def gemm(self, product: Product) -> bytes:
-        with self._lock, self._layout.place_product(product) as command:
+        with self._lock:
+            # Nothing lies in this memory: where it would be is enough to know the time.
+            command = self._layout.command(product)
             log, found = self._compute(product)
             self._time(command, found, product.tally)
         return log
@@ -162,6 +164,13 @@ class TwinBackend(Backend):
         """The log, and what the cycle model has to know."""
         shape, options = product.shape, product.options
         w = product.w.values if isinstance(product.w, ResidentWeights) else product.w
+        if not self._errs:
+            # Nothing can err, so there is nothing to find either.
+            for index in range(shape.batch):
+                self._clean(product, product.a[index], w[index], product.out[index])
+            if self.config.checksum is not None and options.check:
+                self._counts["checks"] += shape.batch * shape.m * self._segments(shape.n)
+            return b"", None
         room = options.log_bytes // self.config.log_record_bytes
         log = b""
         pieces = geometry(self.config, shape.m, shape.n)
@@ -169,10 +178,6 @@ class TwinBackend(Backend):
         suppressed: list[NDArray[np.uint64]] = []
         for index in range(shape.batch):
             a, b, out = product.a[index], w[index], product.out[index]
-            if not self.config.error_model.errs:
-                # Nothing can err, so there is nothing to find either.
-                self._clean(product, a, b, out)
-                continue
             # All that the hardware keeps of each block, whether it is written or not: writing takes time.
             most = LOG_RECORDS_PER_BLOCK * pieces.blocks
             call = Call(options, self.errors, options.first_row + index * shape.m, most, self._threads())
@@ -188,13 +193,14 @@ class TwinBackend(Backend):
             findings.counts["log_dropped"] += unwritten
             log += written
             self._add(findings.counts)
-        if not self.config.error_model.errs and options.check:
-            tiles = divmod(shape.n, self.config.cols)
-            last = sum(segment.start < tiles[1] for segment in self.config.segments)
-            self._counts["checks"] += shape.batch * shape.m * (tiles[0] * len(self.config.segments) + last)
         if not any(counts.any() for counts in records):
             return log, None
         return log, Found(np.concatenate(records), np.concatenate(suppressed) if suppressed else np.zeros(0, np.uint64))
+
+    def _segments(self, columns: int) -> int:
+        """Segments of a row."""
+        tiles, rest = divmod(columns, self.config.cols)
+        return tiles * len(self.config.segments) + sum(segment.start < rest for segment in self.config.segments)
 
     def _observe(self, findings: Findings) -> None:
         """See what erred in a product of a batch; for subclasses."""
