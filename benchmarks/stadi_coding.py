@@ -25,6 +25,7 @@ from brownout.host import calibrate, write_results
 from brownout.host.models.load import load_denoiser
 from brownout.host.models.spec import build_scheduler
 from brownout.host.stadi.execute.fleet import Fleet
+from brownout.host.stadi.execute.request import Sampling, Sharing
 from brownout.host.stadi.execute.residuals import Residuals
 from brownout.host.stadi.plan.coding import ExchangeCoding
 from brownout.host.stadi.plan.plan import Plan, Share
@@ -97,12 +98,8 @@ class Study:
                 def make(plan: Plan = plan, **options: Any) -> Any:
                     return placed.generate(
                         noise,
-                        scheduler=build_scheduler(),
-                        conditions=conditions,
-                        num_inference_steps=steps,
-                        plan=plan,
-                        replan=False,
-                        **options,
+                        Sampling(scheduler=build_scheduler(), conditions=conditions, num_inference_steps=steps),
+                        Sharing(plan=plan, replan=False, **options),
                     )
 
                 undivided, whole = make(mode="full_sync").latents, make()

@@ -25,7 +25,7 @@ import typer
 from stadi_time import part_of_server
 
 from brownout.host import calibrate, write_results
-from brownout.host.stadi import DeviceSpec, Fleet, Generated, PlacedDenoiser, Plan, Share
+from brownout.host.stadi import DeviceSpec, Fleet, Generated, PlacedDenoiser, Plan, Sampling, Share, Sharing
 from brownout.hw.configurations import SERVER
 from denoisers.published import DENOISERS, Denoiser, fill
 
@@ -86,14 +86,14 @@ def study(name: str, denoiser: Denoiser) -> dict[str, float]:
         def generate(plan: Plan, *, steps: int, mode: str = "displaced") -> Generated:
             return placed.generate(
                 latents,
-                scheduler=scheduler(),
-                conditions=conditions,
-                unconditional=unconditional,
-                guidance_scale=4.0,
-                num_inference_steps=steps,
-                plan=plan,
-                mode=mode,
-                replan=False,
+                Sampling(
+                    scheduler=scheduler(),
+                    conditions=conditions,
+                    unconditional=unconditional,
+                    guidance_scale=4.0,
+                    num_inference_steps=steps,
+                ),
+                Sharing(plan=plan, mode=mode, replan=False),
             )
 
         rows = rows_of(placed, latents, conditions)

@@ -43,6 +43,7 @@ from brownout.host.quality import (
     to_unit_range,
 )
 from brownout.host.stadi.execute.fleet import Fleet, PlacedDenoiser
+from brownout.host.stadi.execute.request import Sampling, Sharing
 from brownout.host.stadi.plan.device import DeviceSpec
 from brownout.host.stadi.plan.plan import Plan, Share
 from brownout.hw.config import AcceleratorConfig
@@ -124,15 +125,15 @@ class Bench:
         labels = torch.arange(BATCH) % self.spec.num_classes
         made = self.placed.generate(
             initial_latents(self.spec, BATCH, 1000 + batch),
-            scheduler=build_scheduler(),
-            conditions={"class_labels": labels},
-            unconditional={"class_labels": torch.full_like(labels, self.spec.null_label)},
-            guidance_scale=self.spec.guidance_scale,
-            num_inference_steps=division.steps,
-            plan=division.plan(),
-            mode="full_sync" if division.synchronous else "displaced",
-            replan=False,
-            use_clipped_model_output=True,
+            Sampling(
+                scheduler=build_scheduler(),
+                conditions={"class_labels": labels},
+                unconditional={"class_labels": torch.full_like(labels, self.spec.null_label)},
+                guidance_scale=self.spec.guidance_scale,
+                num_inference_steps=division.steps,
+                use_clipped_model_output=True,
+            ),
+            Sharing(plan=division.plan(), mode="full_sync" if division.synchronous else "displaced", replan=False),
         )
         images = to_unit_range(made.latents).contiguous()
         self.folder.mkdir(parents=True, exist_ok=True)

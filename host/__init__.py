@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         save_offloaded,
     )
     from .pipelines import OffloadedPipeline, calibrate_pipeline
-    from .stadi import DeviceSpec, Fleet
+    from .stadi import DeviceSpec, Fleet, Sampling, Sharing
     from .storage.results import read_results, write_results
     from .storage.state import State, Stateful
 
@@ -83,6 +83,8 @@ _HOME = {
     "Rollback": "drift",
     "RunCheckpoint": "checkpoints",
     "OperatingPoint": "drift",
+    "Sampling": "stadi",
+    "Sharing": "stadi",
     "State": "storage.state",
     "Stateful": "storage.state",
     "DelayModel": "device.power.timing",
@@ -137,7 +139,9 @@ __all__ = [
     "ResidentWeights",
     "Rollback",
     "RunCheckpoint",
+    "Sampling",
     "SelectivePolicy",
+    "Sharing",
     "State",
     "Stateful",
     "WeightsNotFoundError",

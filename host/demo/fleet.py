@@ -15,6 +15,7 @@ from ..models.sampling import initial_latents
 from ..models.spec import ModelSpec, build_scheduler, get_spec
 from ..quality import psnr, recognised, to_unit_range
 from ..stadi.execute.fleet import Fleet, Generated, PlacedDenoiser
+from ..stadi.execute.request import Sampling, Sharing
 from ..stadi.plan.device import DeviceSpec
 
 MODEL, LABEL, STEPS, WARMUP_STEPS = "mnist", 3, 10, 2
@@ -94,14 +95,15 @@ def _generate(placed: PlacedDenoiser, spec: ModelSpec, method: str, seed: int) -
     label, guided = torch.tensor([LABEL]), spec.guidance_scale != 1
     return placed.generate(
         initial_latents(spec, 1, seed),
-        scheduler=build_scheduler(),
-        conditions={"class_labels": label},
-        unconditional={"class_labels": torch.full_like(label, spec.null_label)} if guided else None,
-        guidance_scale=spec.guidance_scale,
-        num_inference_steps=STEPS,
-        plan=method,
-        warmup_steps=WARMUP_STEPS,
-        use_clipped_model_output=True,
+        Sampling(
+            scheduler=build_scheduler(),
+            conditions={"class_labels": label},
+            unconditional={"class_labels": torch.full_like(label, spec.null_label)} if guided else None,
+            guidance_scale=spec.guidance_scale,
+            num_inference_steps=STEPS,
+            use_clipped_model_output=True,
+        ),
+        Sharing(plan=method, warmup_steps=WARMUP_STEPS),
     )
 
 

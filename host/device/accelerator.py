@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -34,6 +35,9 @@ from .product.operands import (
 from .product.protection import LogRecord, Protection, check_protection, command_options, parse_log
 from .product.reload import Places, uncorrectable_places
 from .product.slots import Slots
+
+SHAPES = 1024
+"""Shapes of products whose cycles are remembered."""
 
 
 class Accelerator(OperatingControls):
@@ -113,6 +117,7 @@ class Accelerator(OperatingControls):
         super().__init__(config, backend, delay_model, model)
         self.protection, self.layout = protection, layout
         self._slots = Slots()
+        self._ideal_cycles = lru_cache(maxsize=SHAPES)(partial(ideal_cycles, config))
         # Ledger, slots and device belong together; each thread has a log.
         self._logs = threading.local()
 
@@ -195,7 +200,8 @@ class Accelerator(OperatingControls):
         device = self._open()
         chosen = self.protection if protection is None else protection
         options = command_options(self.config, chosen, out, error_key, first_row, first_col)
-        reloads = chosen is not None and chosen.check and chosen.on_uncorrectable == "reload"
+        checks = chosen is not None and chosen.check
+        reloads = chosen is not None and checks and chosen.on_uncorrectable == "reload"
         if reloads != (checkpoint is not None):
             raise ValueError(
                 "on_uncorrectable='reload' needs checkpoint=, from which uncorrectable elements are copied"
@@ -208,8 +214,9 @@ class Accelerator(OperatingControls):
             raise ValueError("w was uploaded to another accelerator; upload it to this one")
         if checkpoint is not None:
             check_like("checkpoint", checkpoint, "out", result)
-        with self._using():
-            fresh = self._slots.take(result)
+        with self._call:
+            # A new tensor is no slot.
+            fresh = out is not None and self._slots.take(out)
             before = device.check_counts()["suppressed"] if fresh and options.suppress else 0
             self._log = device.gemm(product)
             reloaded = 0
@@ -223,9 +230,9 @@ class Accelerator(OperatingControls):
                 self._ledger.suppressed_unwritten += device.check_counts()["suppressed"] - before - reloaded
             shape = product.shape
             self._ledger.meter.add_operands(interface_bytes(product))
-            if options.check:
+            if checks:
                 self._ledger.meter.add_checks(shape)
-            self._ledger.ideal_cycles += ideal_cycles(self.config, shape.m, shape.n, shape.k, shape.batch)
+            self._ledger.ideal_cycles += self._ideal_cycles(shape.m, shape.n, shape.k, shape.batch)
         return result
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:

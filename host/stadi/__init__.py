@@ -1,6 +1,7 @@
 """STADI: one image over several unequal accelerators, planned in simulated time and executed."""
 
 from .execute.fleet import Fleet, Generated, PlacedDenoiser
+from .execute.request import Sampling, Sharing
 from .plan.coding import ExchangeCoding
 from .plan.device import DeviceSpec, FleetSpec
 from .plan.link import BandwidthTrace, Link, Links
@@ -29,7 +30,9 @@ __all__ = [
     "Plan",
     "Planner",
     "Replanner",
+    "Sampling",
     "Share",
+    "Sharing",
     "Simulation",
     "Timeline",
     "gantt_svg",

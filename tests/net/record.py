@@ -22,7 +22,7 @@ from brownout.host import Accelerator, Protection, calibrate, offload, restore
 from brownout.host.models.load import load_denoiser
 from brownout.host.models.sampling import initial_latents, sample
 from brownout.host.models.spec import build_scheduler, get_spec
-from brownout.host.stadi import DeviceSpec, Fleet
+from brownout.host.stadi import DeviceSpec, Fleet, Sampling, Sharing
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 
 from .. import configurations
@@ -133,12 +133,13 @@ def fleet() -> tuple[torch.Tensor, dict[str, Any]]:
     with Fleet(devices, executor="inline").place(load_denoiser("digits"), calibration) as placed:
         made = placed.generate(
             initial_latents(spec, 1, SEED),
-            scheduler=build_scheduler(),
-            conditions={"class_labels": torch.tensor([LABELS[0]])},
-            num_inference_steps=6,
-            plan="stadi",
-            warmup_steps=2,
-            use_clipped_model_output=True,
+            Sampling(
+                scheduler=build_scheduler(),
+                conditions={"class_labels": torch.tensor([LABELS[0]])},
+                num_inference_steps=6,
+                use_clipped_model_output=True,
+            ),
+            Sharing(plan="stadi", warmup_steps=2),
         )
     evaluations = {
         device: [[each.step, sum(each.stage_s), each.energy_j] for each in found]

@@ -51,20 +51,37 @@ class Arena:
         DeviceMemoryError
             No free piece is large enough.
         """
-        self._collect()
         size = round_up(size_bytes, PAGE_BYTES)
+        index = self._find(size, from_top)
+        start, end = self._free[index]
+        region = (end - size, end) if from_top else (start, start + size)
+        rest = (start, end - size) if from_top else (start + size, end)
+        if rest[0] == rest[1]:
+            del self._free[index]
+        else:
+            self._free[index] = rest
+        return region
+
+    def top_place(self, size_bytes: int) -> int:
+        """First address of what ``allocate(size_bytes, from_top=True)`` would take now; nothing is taken.
+
+        Raises
+        ------
+        DeviceMemoryError
+            As there.
+        """
+        size = round_up(size_bytes, PAGE_BYTES)
+        index = self._find(size, from_top=True)
+        return self._free[index][1] - size
+
+    def _find(self, size: int, from_top: bool) -> int:
+        """Index of the free piece that `size` bytes, whole pages, go to."""
+        self._collect()
         order = range(len(self._free) - 1, -1, -1) if from_top else range(len(self._free))
         for index in order:
             start, end = self._free[index]
-            if end - start < size:
-                continue
-            region = (end - size, end) if from_top else (start, start + size)
-            rest = (start, end - size) if from_top else (start + size, end)
-            if rest[0] == rest[1]:
-                del self._free[index]
-            else:
-                self._free[index] = rest
-            return region
+            if end - start >= size:
+                return index
         largest = max((end - start for start, end in self._free), default=0)
         raise DeviceMemoryError(
             f"the accelerator's DRAM has no room for {size} bytes: the largest free piece is {largest} of "

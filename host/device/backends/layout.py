@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,7 +30,42 @@ RUNS_LIMIT = (1 << 24) - 1
 UNPLACED = dict.fromkeys(("a_addr", "w_addr", "y_addr", "read_base", "read_limit", "write_base", "write_limit"), 0)
 """Addresses of a command whose operands have no memory yet."""
 
+MOST_PLANS = 1024
+"""Shapes of products that are remembered; a model has a few dozen."""
+
 PlacedCopy = tuple[CopyCommand, NDArray[np.uint32]]
+
+
+@dataclass(frozen=True)
+class _ProductPlan:
+    """What products of one shape have in common, wherever their memory is.
+
+    It is one region, cut into A, W unless resident, channel table, log, Y: what is written comes last, so that the read
+    window never overlaps the write window.
+
+    Attributes
+    ----------
+    command : GemmCommand
+        Without addresses and without what is the call's own.
+    channels : bool
+        Whether there is a channel table.
+    size_bytes : int
+        Of the region.
+    a_bytes, w_bytes, channel_bytes, log_room, y_bytes : int
+        Of its parts; W has as many elsewhere if it is resident.
+    distance : int
+        As `OutputPlaces.distance`; 0 for row-major matrices.
+    """
+
+    command: GemmCommand
+    channels: bool
+    size_bytes: int
+    a_bytes: int
+    w_bytes: int
+    channel_bytes: int
+    log_room: int
+    y_bytes: int
+    distance: int
 
 
 class Layout:
@@ -69,6 +104,7 @@ class Layout:
         self._output_places = OutputPlaces(config) if self.tiled else None
         self.arena = Arena(usable_bytes)
         self.resident: weakref.WeakKeyDictionary[ResidentWeights, int] = weakref.WeakKeyDictionary()
+        self._plans: dict[tuple[GemmShape, int, bool, bool, bool, int, int], _ProductPlan] = {}
 
     def row_bytes(self, length: int) -> int:
         """Bytes from a row of `length` bytes to the next."""
@@ -102,8 +138,9 @@ class Layout:
         """
         if not self.tiled:
             return address
-        address = round_up(address, PAGE_BYTES)
-        return address + round_up((other + distance - address) % self._turn_bytes, PAGE_BYTES)
+        address += -address % PAGE_BYTES
+        gap = (other + distance - address) % self._turn_bytes
+        return address + gap + -gap % PAGE_BYTES
 
     def place_weights(self, weights: ResidentWeights) -> int:
         """Give `weights` memory for as long as they live; returns its first address.
@@ -119,13 +156,10 @@ class Layout:
         self.resident[weights] = region[0]
         return region[0]
 
-    def log_bytes(self, product: Product) -> int:
-        """Room for the syndrome log of `product`: what was asked for, but no more than there can be segments."""
-        if not product.options.check:
-            return 0
-        shape = product.shape
+    def log_bytes(self, shape: GemmShape, limit: int) -> int:
+        """Room for the syndrome log of a checked product: `limit`, but no more than there can be segments."""
         segments = shape.batch * shape.m * geometry(self.config, shape.m, shape.n).segments
-        return min(product.options.log_bytes, segments * self.config.log_record_bytes)
+        return min(limit, segments * self.config.log_record_bytes)
 
     @contextlib.contextmanager
     def place_lengths(
@@ -214,74 +248,122 @@ class Layout:
         DeviceMemoryError
             There is no room.
         """
-        shape = product.shape
-        lda, ldw = self.activations(shape.m, shape.k).row_bytes, self.weights(shape.k, shape.n).row_bytes
-        ldy = self.output(shape.m, shape.n, product.out.element_size()).row_bytes
-        _check_strides(shape, lda, ldw, ldy)
-        channels = product.bias is not None or product.requant is not None
-        resident = isinstance(product.w, ResidentWeights)
+        plan = self._plan_of(product)
+        region = self.arena.allocate(plan.size_bytes, from_top=True)
+        try:
+            yield self._command(plan, product, region[0])
+        finally:
+            self.arena.free(region)
 
-        # One region, cut into A, W unless resident, channel table, log, Y: what is written comes last, so that the read
-        # window never overlaps the write window.
-        a_bytes = shape.batch * shape.m * lda
-        w_bytes = 0 if resident else shape.batch * shape.k * ldw
-        channel_bytes = self.row_bytes(shape.n * CHANNEL_RECORD_BYTES) if channels else 0
-        y_bytes = shape.batch * shape.m * ldy
-        log_bytes = self.log_bytes(product)
-        log_room = self.row_bytes(log_bytes)
+    def command(self, product: Product) -> GemmCommand:
+        """Command of `product` as `place_product` would give it now, for whoever leaves nothing in that memory.
+
+        Raises
+        ------
+        ValueError, DeviceMemoryError
+            As there.
+        """
+        plan = self._plan_of(product)
+        return self._command(plan, product, self.arena.top_place(plan.size_bytes))
+
+    def _plan_of(self, product: Product) -> _ProductPlan:
         options = product.options
-        flags = (GemmFlag.CHANNEL if channels else 0) | (GemmFlag.REQUANT if product.requant is not None else 0)
+        key = (
+            product.shape,
+            product.out.element_size(),
+            product.bias is not None,
+            product.requant is not None,
+            isinstance(product.w, ResidentWeights),
+            int(options.flags),
+            options.log_bytes,
+        )
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) == MOST_PLANS:
+                self._plans.clear()
+            plan = self._plans[key] = self._make_plan(*key)
+        return plan
+
+    def _make_plan(
+        self,
+        shape: GemmShape,
+        item_bytes: int,
+        biased: bool,
+        requantised: bool,
+        resident: bool,
+        option_flags: int,
+        log_limit: int,
+    ) -> _ProductPlan:
+        lda, ldw = self.activations(shape.m, shape.k).row_bytes, self.weights(shape.k, shape.n).row_bytes
+        ldy = self.output(shape.m, shape.n, item_bytes).row_bytes
+        _check_strides(shape, lda, ldw, ldy)
+        channels = biased or requantised
+        flags = (GemmFlag.CHANNEL if channels else 0) | (GemmFlag.REQUANT if requantised else 0)
         if self.tiled:
             flags |= GemmFlag.A_TILED | GemmFlag.W_TILED | GemmFlag.Y_TILED
         batched = shape.batch > 1
+        log_bytes = self.log_bytes(shape, log_limit) if option_flags & GemmFlag.CHECK else 0
         command = GemmCommand(
             m=shape.m,
             n=shape.n,
             k=shape.k,
             batch=shape.batch,
-            flags=int(flags | options.flags),
+            flags=int(flags | option_flags),
             lda=lda,
             ldw=ldw,
             ldy=ldy,
             a_batch_stride=shape.m * lda if batched else 0,
             w_batch_stride=shape.k * ldw if batched else 0,
             y_batch_stride=shape.m * ldy if batched else 0,
+            log_bytes=log_bytes,
+            **UNPLACED,
+        )
+        a_bytes, w_bytes = shape.batch * shape.m * lda, shape.batch * shape.k * ldw
+        channel_bytes = self.row_bytes(shape.n * CHANNEL_RECORD_BYTES) if channels else 0
+        log_room, y_bytes = self.row_bytes(log_bytes), shape.batch * shape.m * ldy
+        slack = 2 * (self._turn_bytes + 2 * PAGE_BYTES) if self.tiled else 0
+        return _ProductPlan(
+            command=command,
+            channels=channels,
+            size_bytes=a_bytes + (0 if resident else w_bytes) + channel_bytes + log_room + y_bytes + slack,
+            a_bytes=a_bytes,
+            w_bytes=w_bytes,
+            channel_bytes=channel_bytes,
+            log_room=log_room,
+            y_bytes=y_bytes,
+            distance=self._output_places.distance(command) if self._output_places is not None else 0,
+        )
+
+    def _command(self, plan: _ProductPlan, product: Product, base: int) -> GemmCommand:
+        """Command of a product whose region begins at `base`."""
+        half = self._turn_bytes // 2
+        if isinstance(product.w, ResidentWeights):
+            w_addr = self.resident[product.w]
+            a_addr = self._far_from(w_addr, base, half)
+            channel_addr = a_addr + plan.a_bytes
+        else:
+            a_addr = base
+            w_addr = self._far_from(a_addr, a_addr + plan.a_bytes, half)
+            channel_addr = w_addr + plan.w_bytes
+        log_addr = channel_addr + plan.channel_bytes
+        y_addr = self._far_from(a_addr, log_addr + plan.log_room, plan.distance)
+        options = product.options
+        return replace(
+            plan.command,
             error_key=options.error_key,
             first_row=options.first_row,
             first_col=options.first_col,
             theta=options.theta,
-            log_bytes=log_bytes,
-            **UNPLACED,
+            a_addr=a_addr,
+            w_addr=w_addr,
+            y_addr=y_addr,
+            channel_addr=channel_addr if plan.channels else 0,
+            read_base=min(a_addr, w_addr),
+            read_limit=max(log_addr, w_addr + plan.w_bytes),
+            write_base=log_addr,
+            write_limit=y_addr + plan.y_bytes,
+            log_addr=log_addr if plan.command.log_bytes else 0,
         )
-        half = self._turn_bytes // 2
-        distance = self._output_places.distance(command) if self._output_places is not None else 0
-        slack = 2 * (self._turn_bytes + 2 * PAGE_BYTES) if self.tiled else 0
-        region = self.arena.allocate(a_bytes + w_bytes + channel_bytes + log_room + y_bytes + slack, from_top=True)
-        try:
-            if isinstance(product.w, ResidentWeights):
-                w_addr = self.resident[product.w]
-                a_addr = self._far_from(w_addr, region[0], half)
-                channel_addr = a_addr + a_bytes
-            else:
-                a_addr = region[0]
-                w_addr = self._far_from(a_addr, a_addr + a_bytes, half)
-                channel_addr = w_addr + w_bytes
-            log_addr = channel_addr + channel_bytes
-            y_addr = self._far_from(a_addr, log_addr + log_room, distance)
-            yield replace(
-                command,
-                a_addr=a_addr,
-                w_addr=w_addr,
-                y_addr=y_addr,
-                channel_addr=channel_addr if channels else 0,
-                read_base=min(a_addr, w_addr),
-                read_limit=max(log_addr, w_addr + shape.batch * shape.k * ldw),
-                write_base=log_addr,
-                write_limit=y_addr + y_bytes,
-                log_addr=log_addr if log_bytes else 0,
-            )
-        finally:
-            self.arena.free(region)
 
 
 def _check_strides(shape: GemmShape, lda: int, ldw: int, ldy: int) -> None:

@@ -163,8 +163,8 @@ class ShapeBackend(TwinBackend):
     def _sample(self, product: Product) -> _Sample:
         """What checks find at the present points; of each point and use of the checks one sample is run."""
         options, config = product.options, self.config
-        rates = tuple(self.errors.rate_of(domain) for domain in range(config.domains))
-        key = (options.flags, options.theta, rates, tuple(self.errors.bits), product.requant is None)
+        rates = tuple(self.settings.errors.rate_of(domain) for domain in range(config.domains))
+        key = (options.flags, options.theta, rates, tuple(self.settings.errors.bits), product.requant is None)
         if key not in self._samples:
             rows, cols = config.block_rows, config.block_col_tiles * config.cols
             blocks = max(1, SAMPLED_ELEMENTS // (rows * cols))
@@ -176,7 +176,7 @@ class ShapeBackend(TwinBackend):
             )
             out = torch.zeros(1, shape.m, shape.n, dtype=torch.int32)
             sampled = Product(shape, a[None], w[None], None, None, out, replace(options, error_key=0, first_row=0))
-            call = Call(sampled.options, self.errors, 0, LOG_RECORDS_PER_BLOCK * blocks, self._threads())
+            call = Call(sampled.options, self.settings.errors, 0, LOG_RECORDS_PER_BLOCK * blocks, self._threads())
             findings = self._erring(sampled, a, w, out[0], call)
             self._samples[key] = _Sample.of(config, findings, shape)
         return self._samples[key]
@@ -190,7 +190,7 @@ class ShapeBackend(TwinBackend):
         shape, config = product.shape, self.config
         assert config.checksum is not None
         pieces = geometry(config, shape.m, shape.n)
-        rates = np.array([self.errors.rate_of(domain) for domain in range(config.domains)]) / RATE_ONE
+        rates = np.array([self.settings.errors.rate_of(domain) for domain in range(config.domains)]) / RATE_ONE
         quiet = np.log1p(-rates)
         columns = np.add.reduceat(quiet[pieces.domains], pieces.segment_starts[:-1])
         flagged = -np.expm1(columns + config.checksum.checks * quiet[config.check_domain])

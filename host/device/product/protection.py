@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,8 @@ from ...storage.packable import packable
 ON_UNCORRECTABLE = ("suppress", "reload", "zero", "keep")
 
 THETA_LIMIT = 63
+
+_NO_FLAGS = GemmFlag(0)
 
 _FLAGS = {
     "suppress": GemmFlag.SUPPRESS,
@@ -109,16 +111,23 @@ def command_options(
     for name, value in (("error_key", error_key), ("first_row", first_row), ("first_col", first_col)):
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 32:
             raise ValueError(f"{name} must be an integer in 0..{(1 << 32) - 1}, not {value!r}")
-    options = CommandOptions(error_key=error_key, first_row=first_row, first_col=first_col)
-    if chosen is None or not chosen.check:
-        return options
-    if chosen.on_uncorrectable in ("suppress", "reload") and out is None:
-        raise ValueError(
-            f"on_uncorrectable={chosen.on_uncorrectable!r} needs out=, whose old values suppressed elements keep; "
-            "make a tensor with new_slot, or choose on_uncorrectable='zero' or 'keep'"
-        )
-    room = chosen.log_records * config.log_record_bytes
-    return replace(options, flags=chosen.flags, theta=chosen.theta, log_bytes=room)
+    flags, theta, log_bytes = _NO_FLAGS, 0, 0
+    if chosen is not None and chosen.check:
+        if chosen.on_uncorrectable in ("suppress", "reload") and out is None:
+            raise ValueError(
+                f"on_uncorrectable={chosen.on_uncorrectable!r} needs out=, whose old values suppressed elements keep; "
+                "make a tensor with new_slot, or choose on_uncorrectable='zero' or 'keep'"
+            )
+        flags, theta = chosen.flags, chosen.theta
+        log_bytes = chosen.log_records * config.log_record_bytes
+    return CommandOptions(
+        flags=flags,
+        error_key=error_key,
+        first_row=first_row,
+        first_col=first_col,
+        theta=theta,
+        log_bytes=log_bytes,
+    )
 
 
 UNCHECKED = Protection(check=False)

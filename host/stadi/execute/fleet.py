@@ -32,12 +32,11 @@ from .executor import Executor
 from .inline import InlineExecutor
 from .patching import patched
 from .process import ProcessExecutor
+from .request import Sampling, Sharing
 from .run import FleetRun, Generated, SyncCallback
 from .solvers import solver_for
 from .worker import Job, WorkerConfig
 from .worker_group import WorkerGroup
-
-MODES = ("displaced", "full_sync")
 
 
 class Fleet:
@@ -217,20 +216,10 @@ class PlacedDenoiser:
     def generate(
         self,
         latents: torch.Tensor,
+        sampling: Sampling,
+        sharing: Sharing | None = None,
         *,
-        scheduler: Any,
-        conditions: Mapping[str, Any],
-        unconditional: Mapping[str, Any] | None = None,
-        guidance_scale: float = 1.0,
-        num_inference_steps: int = 50,
-        plan: str | Plan = "stadi",
-        mode: str = "displaced",
-        warmup_steps: int | None = None,
-        max_stride: int = 4,
-        coding: ExchangeCoding | str | None = None,
-        replan: bool = True,
         failures: Sequence[Failure] = (),
-        use_clipped_model_output: bool = False,
         checkpoint: RunCheckpoint | Path | str | None = None,
         callback: SyncCallback | None = None,
         progress: bool = False,
@@ -241,33 +230,12 @@ class PlacedDenoiser:
         ----------
         latents : torch.Tensor
             float32 (B, C, H, W): noise to begin with.
-        scheduler : DDIMScheduler or DPMSolverMultistepScheduler
-            Of diffusers: its configuration counts, it is not changed.
-        conditions : mapping
-            Arguments of the denoiser beside latents and timestep; nested mappings of tensors (B, ...).
-        unconditional : mapping, optional
-            The same for the unconditional half of classifier-free guidance.
-        guidance_scale : float
-            Weight of guidance; 1: none.
-        num_inference_steps : int
-            Evaluations of a device with stride 1.
-        plan : str or Plan
-            One of `brownout.host.stadi.plan.planner.METHODS`, or a plan of one's own for this fleet.
-        mode : {"displaced", "full_sync"}
-            ``"full_sync"`` makes all steps synchronous: the image is that of a single device, bit for bit.
-        warmup_steps : int, optional
-            Synchronous steps of plans that are made here; by default as in `Planner`: 4, or all of fewer.
-        max_stride : int
-            Largest stride of them.
-        coding : ExchangeCoding or "auto", optional
-            In which keys and values are sent after synchronous steps; by default whole. ``"auto"`` takes
-            `brownout.host.stadi.plan.coding.AUTO` if it is predicted to save at least `AUTO_GAIN` of the latency.
-        replan : bool
-            Whether plans are changed when devices slow down, and when they are lost.
+        sampling : Sampling
+            Scheduler, conditions, guidance and number of steps.
+        sharing : Sharing, optional
+            Plan, or the method that makes it, and how devices keep to it; by default ``Sharing()``.
         failures : sequence of Failure
             Devices that stop at simulated times.
-        use_clipped_model_output : bool
-            As in ``DDIMScheduler.step``.
         checkpoint : RunCheckpoint, Path or str, optional
             Keep the run in a folder, a state at each sync point; a run that is there already is taken up, to the same
             bits. ``RunCheckpoint.every`` counts sync points.
@@ -292,71 +260,62 @@ class PlacedDenoiser:
         self._workers.check()
         if latents.ndim != 4 or latents.dtype != torch.float32:
             raise ValueError(f"latents must be float32 (B, C, H, W), not {latents.dtype} {tuple(latents.shape)}")
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, not {mode!r}")
-        if (unconditional is None) != (guidance_scale == 1):
-            remedy = "needs unconditional=" if unconditional is None else "makes no use of unconditional=; leave it out"
-            raise ValueError(f"guidance_scale={guidance_scale:g} {remedy}")
-        if isinstance(coding, str) and coding != "auto":
-            raise ValueError(f"coding must be an ExchangeCoding, 'auto' or None, not {coding!r}")
-        guided = unconditional is not None
-        both = _both(conditions, unconditional) if unconditional is not None else dict(conditions)
-        inputs = torch.cat([latents, latents]) if guided else latents
-        # A plan of one's own has its warm-up.
-        warmup = warmup_steps if isinstance(plan, str) else 0
-        planner = self.planner(inputs, both, steps=num_inference_steps, warmup=warmup, max_stride=max_stride)
-        # Latency that another coding than that of the planner must not exceed.
-        chosen, limit_s = self._chosen(planner, plan, mode), math.inf
-        if coding == "auto":
-            coding, limit_s = AUTO, (1 - AUTO_GAIN) * planner.latency_s(chosen)
-        if isinstance(coding, ExchangeCoding):
-            coded = planner.coded(coding)
-            candidate = self._chosen(coded, plan, mode)
-            if coded.latency_s(candidate) <= limit_s:
-                planner, chosen = coded, candidate
-        solver = solver_for(scheduler, num_inference_steps, use_clipped_model_output=use_clipped_model_output)
-        job = Job(both, guidance_scale, solver, (latents.shape[-2], latents.shape[-1]), planner.costs.model.coding)
-        # Halves of guidance are for exactly two devices.
-        method = plan if isinstance(plan, str) and plan != "guidance" else "stadi"
+        sharing = Sharing() if sharing is None else sharing
+        conditions, steps = sampling.all_conditions, sampling.num_inference_steps
+        planner, first = self._first_plan(sampling.inputs(latents), conditions, steps, sharing)
+        solver = solver_for(sampling.scheduler, steps, use_clipped_model_output=sampling.use_clipped_model_output)
+        size = (latents.shape[-2], latents.shape[-1])
+        job = Job(conditions, sampling.guidance_scale, solver, size, planner.costs.model.coding)
         with contextlib.ExitStack() as stack:
             log = None
             if checkpoint is not None:
+                options = checkpoint if isinstance(checkpoint, RunCheckpoint) else RunCheckpoint(checkpoint)
                 facts = {
                     "devices": [_device_facts(device) for device in planner.fleet.devices],
                     "links": planner.fleet.links,
                     "calibration": self._calibration,
-                    "scheduler": [type(scheduler).__name__, _scheduler_facts(scheduler)],
-                    "use_clipped_model_output": use_clipped_model_output,
-                    "guidance_scale": guidance_scale,
-                    "conditions": both,
+                    **sampling.facts,
+                    "conditions": conditions,
                     "latents": latents,
-                    "plan": chosen,
-                    "method": method,
-                    "mode": mode,
-                    "replan": replan,
-                    "max_stride": max_stride,
+                    "plan": first,
+                    **sharing.facts,
                     "coding": job.coding,
                     "failures": list(failures),
                 }
-                options = checkpoint if isinstance(checkpoint, RunCheckpoint) else RunCheckpoint(checkpoint)
                 log = stack.enter_context(RunLog(options, run_identity(self._denoiser, facts)))
             run = FleetRun(
                 self._workers,
                 planner,
-                method,
-                synchronous=mode == "full_sync",
-                replan=replan,
-                resynchronise=patched(self._denoiser, job.size).resynchronise,
+                sharing.next_method,
+                synchronous=sharing.synchronous,
+                replan=sharing.replan,
+                resynchronise=patched(self._denoiser, size).resynchronise,
                 failures=failures,
                 log=log,
             )
-            bar = stack.enter_context(
-                progress_bar(total=num_inference_steps, desc="generating", unit="step", show=progress)
-            )
-            return run.generate(chosen, job, solver.begin(latents), callback, bar)
+            bar = stack.enter_context(progress_bar(total=steps, desc="generating", unit="step", show=progress))
+            return run.generate(first, job, solver.begin(latents), callback, bar)
 
-    def _chosen(self, planner: Planner, plan: str | Plan, mode: str) -> Plan:
-        chosen = planner.plan(plan).plan if isinstance(plan, str) else plan
+    def _first_plan(
+        self, inputs: torch.Tensor, conditions: Mapping[str, Any], steps: int, sharing: Sharing
+    ) -> tuple[Planner, Plan]:
+        """What an image begins with, and the planner of what follows."""
+        # A plan of one's own has its warm-up.
+        warmup = sharing.warmup_steps if isinstance(sharing.plan, str) else 0
+        planner = self.planner(inputs, conditions, steps=steps, warmup=warmup, max_stride=sharing.max_stride)
+        # Latency that another coding than that of the planner must not exceed.
+        first, limit_s, coding = self._chosen(planner, sharing), math.inf, sharing.coding
+        if coding == "auto":
+            coding, limit_s = AUTO, (1 - AUTO_GAIN) * planner.latency_s(first)
+        if isinstance(coding, ExchangeCoding):
+            coded = planner.coded(coding)
+            candidate = self._chosen(coded, sharing)
+            if coded.latency_s(candidate) <= limit_s:
+                return coded, candidate
+        return planner, first
+
+    def _chosen(self, planner: Planner, sharing: Sharing) -> Plan:
+        chosen = planner.plan(sharing.plan).plan if isinstance(sharing.plan, str) else sharing.plan
         if chosen.steps != planner.steps or chosen.first_step:
             raise PlanError(
                 f"the plan covers steps {chosen.first_step}..{chosen.steps - 1}, but 0..{planner.steps - 1} are needed"
@@ -365,18 +324,11 @@ class PlacedDenoiser:
             raise PlanError(f"the plan divides {chosen.rows} rows, but the image has {planner.costs.model.rows}")
         if gone := sorted({share.device for share in chosen.shares} - set(self.alive)):
             raise PlanError(f"the plan uses {gone[0]!r}, but the fleet has {', '.join(self.alive)}")
-        if mode == "full_sync" and not chosen.divides_batch:
+        if sharing.synchronous and not chosen.divides_batch:
             chosen = replace(chosen, warmup=chosen.steps)
         if not chosen.warmup and len(chosen.shares) > 1 and not chosen.divides_batch:
             raise PlanError("devices that share an image need at least one synchronous step; use warmup of 1 or more")
         return chosen
-
-
-def _scheduler_facts(scheduler: Any) -> dict[str, Any]:
-    """Configuration of a scheduler, without what diffusers notes for itself: lists made of sets, in another order in
-    each process.
-    """
-    return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
 
 
 def _device_facts(device: DeviceSpec) -> dict[str, Any]:
@@ -384,18 +336,3 @@ def _device_facts(device: DeviceSpec) -> dict[str, Any]:
     names = {"delay_model": "law"}
     facts = {names.get(each.name, each.name): getattr(device, each.name) for each in fields(device)}
     return facts | {"config": device.config.to_dict()}
-
-
-def _both(conditional: Mapping[str, Any], unconditional: Mapping[str, Any]) -> dict[str, Any]:
-    """Conditions of both halves of guidance, the conditional one first."""
-    if conditional.keys() != unconditional.keys():
-        odd = sorted(conditional.keys() ^ unconditional.keys())
-        raise ValueError(f"conditions and unconditional must name the same arguments, but {odd[0]!r} is in one of them")
-    found: dict[str, Any] = {}
-    for name, value in conditional.items():
-        other = unconditional[name]
-        if isinstance(value, torch.Tensor):
-            found[name] = torch.cat([value, other])
-        else:
-            found[name] = _both(value, other) if isinstance(value, Mapping) else value
-    return found

@@ -14,6 +14,7 @@ from ...errors import PlanError
 from ..plan.allocation import proportional_rows
 from ..plan.costs import LinearCost
 from ..plan.plan import Plan, Share
+from .request import Sampling, Sharing
 
 if TYPE_CHECKING:
     from .fleet import PlacedDenoiser
@@ -81,11 +82,8 @@ def profile(placed: PlacedDenoiser, latents: torch.Tensor, conditions: Mapping[s
         plan = Plan(method="profile", shares=shares, rows=rows, steps=1, warmup=1)
         made = placed.generate(
             latents,
-            scheduler=DDIMScheduler(),
-            conditions=conditions,
-            num_inference_steps=1,
-            plan=plan,
-            replan=False,
+            Sampling(scheduler=DDIMScheduler(), conditions=conditions, num_inference_steps=1),
+            Sharing(plan=plan, replan=False),
         )
         for name, evaluations in made.evaluations.items():
             seen[name] |= {each.rows: sum(each.stage_s) for each in evaluations}

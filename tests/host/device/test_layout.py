@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+
 import pytest
 import torch
 
 from brownout.cosim.cycle_model import CycleModel
 from brownout.host import Accelerator, Requantisation
+from brownout.host.device.backends import layout as layout_module
 from brownout.host.device.backends.banks import CANDIDATES
-from brownout.host.device.backends.layout import Layout
+from brownout.host.device.backends.layout import LAYOUTS, Layout
 from brownout.host.device.backends.twin import TwinBackend
 from brownout.host.device.product.operands import make_product
 from brownout.hw.commands import GemmFlag
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 from brownout.hw.errors.state import CommandOptions
+
+from ...configurations import RESIDUE_FLIP
 
 CONFIG = AcceleratorConfig(memory=MemoryConfig(size_bytes=1 << 24))
 TURN = CONFIG.memory.banks * CONFIG.memory.row_bytes
@@ -87,3 +93,58 @@ def test_a_backend_that_is_given_has_its_own_layout() -> None:
         ValueError, match=r"^layout='tiled' needs a backend by name; give the backend's own constructor"
     ):
         Accelerator(CONFIG, backend=backend, layout="tiled")
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_what_is_remembered_of_shapes_changes_no_command(kind: str) -> None:
+    """Regions move and weights come and go; a layout that forgets all shapes each time says the same."""
+    config = replace(RESIDUE_FLIP, memory=MemoryConfig(size_bytes=1 << 20))
+    one, other = Layout(config, 1 << 19, kind), Layout(config, 1 << 19, kind)
+    rng, backend, taken = random.Random(0), TwinBackend(config), []
+    shapes = [(rng.choice([1, 3]), *(rng.randint(1, 40) for _ in range(3))) for _ in range(4)]
+    weights = []
+    for number in range(200):
+        batch, m, k, n = rng.choice(shapes)
+        if rng.random() < 0.3:
+            weights = []
+        a, w = torch.zeros(batch, m, k, dtype=torch.int8), torch.zeros(batch, k, n, dtype=torch.int8)
+        if rng.random() < 0.5:
+            weights.append(backend.upload(w))
+            w = weights[-1]
+            for layout in (one, other):
+                layout.place_weights(w)
+        if rng.random() < 0.3:
+            size = rng.randint(1, 9000)
+            taken.append([(each.arena, each.arena.allocate(size, from_top=True)) for each in (one, other)])
+        elif taken and rng.random() < 0.5:
+            for arena, region in taken.pop(rng.randrange(len(taken))):
+                arena.free(region)
+        checked = rng.random() < 0.5
+        options = CommandOptions(
+            flags=GemmFlag.CHECK | GemmFlag.CORRECT if checked else GemmFlag(0),
+            error_key=number,
+            first_row=rng.randrange(99),
+            first_col=rng.randrange(99),
+            theta=rng.randrange(9),
+            log_bytes=rng.choice([0, 160, 16000]) if checked else 0,
+        )
+        bias = torch.zeros(n, dtype=torch.int32) if rng.random() < 0.5 else None
+        channels = torch.ones(n, dtype=torch.int64)
+        requant = Requantisation(channels, channels) if rng.random() < 0.5 else None
+        product, _ = make_product(a, w, bias, requant, None, options, None)
+        other._plans.clear()
+        found = one.command(product)
+        assert one.arena.free_bytes == other.arena.free_bytes
+        with one.place_product(product) as placed, other.place_product(product) as expected:
+            assert found == placed == expected
+    assert 4 < len(one._plans) <= 4 * 2 * 2 * 2 * 4
+
+
+def test_shapes_are_forgotten_before_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout_module, "MOST_PLANS", 2)
+    layout = Layout(CONFIG, 1 << 20)
+    for columns in range(1, 6):
+        a, w = torch.zeros(1, 2, 3, dtype=torch.int8), torch.zeros(1, 3, columns, dtype=torch.int8)
+        product, _ = make_product(a, w, None, None, None, CommandOptions(), None)
+        assert layout.command(product).n == columns
+        assert len(layout._plans) <= 2

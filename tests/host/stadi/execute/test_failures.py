@@ -16,7 +16,7 @@ from brownout.host.stadi.execute.worker import Worker
 from brownout.host.stadi.execute.worker_group import at_fault
 from brownout.host.stadi.simulate.interval import Failure
 
-from .tiny import dit_conditions, plan, scheduler
+from .tiny import dit_conditions, make_image, plan, scheduler
 from .trouble import STEPS, Case, Flipper, Trouble, Unreliable, at_evaluation, descriptors, threads
 
 pytestmark = pytest.mark.xdist_group("fleet_failures")
@@ -216,7 +216,8 @@ def test_wrong_arguments_cost_no_device(case):
     wrong = {"class_labels": torch.tensor([99])}
     with case.place() as placed:
         with pytest.raises(FleetError, match=r"^device d\d cannot do what it was asked to: IndexError: "):
-            placed.generate(
+            make_image(
+                placed,
                 case.noise,
                 scheduler=scheduler(),
                 conditions=wrong,

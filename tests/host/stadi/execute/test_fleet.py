@@ -35,6 +35,7 @@ from .tiny import (
     dit_conditions,
     divisions,
     latents,
+    make_image,
     pixart,
     pixart_conditions,
     plan,
@@ -61,7 +62,8 @@ class Case:
     def generate(self, *, guidance_scale=2.0, conditions=None, noise=None, **options):
         conditions = self.conditions if conditions is None else conditions
         unconditional = conditions[1] if guidance_scale != 1 else None
-        return self.placed.generate(
+        return make_image(
+            self.placed,
             self.noise if noise is None else noise,
             **({"scheduler": scheduler(), "num_inference_steps": STEPS} | options),
             conditions=conditions[0],
@@ -147,7 +149,8 @@ def test_pixart_divides_images_that_are_not_square():
 def test_halves_of_guidance_on_two_devices(dit_case):
     fleet = Fleet(devices(CONFIG, HALF), executor="inline", patience_s=60)
     with fleet.place(dit_case.model, dit_case.calibration) as placed:
-        got = placed.generate(
+        got = make_image(
+            placed,
             dit_case.noise,
             scheduler=scheduler(),
             conditions=dit_case.conditions[0],
@@ -259,11 +262,11 @@ def test_background_load_changes_the_plan_in_mid_run_and_both_executions_agree(d
             "num_inference_steps": 12,
             "warmup_steps": 1,
         }
-        got = placed.generate(dit_case.noise, plan="elastic", **options)
+        got = make_image(placed, dit_case.noise, plan="elastic", **options)
         assert len(got.timeline.plans) > 1
         assert got.timeline.plans[-1].shares != got.timeline.plans[0].shares
         assert got.timeline.latency_s == pytest.approx(got.predicted_s, rel=1e-9)
-        stays = placed.generate(dit_case.noise, plan="elastic", replan=False, **options)
+        stays = make_image(placed, dit_case.noise, plan="elastic", replan=False, **options)
         assert stays.timeline.latency_s > got.timeline.latency_s
 
 
@@ -285,7 +288,8 @@ def test_a_device_at_an_overclocked_point_makes_the_same_image_faster(dit_case):
     memory = MemoryConfig(size_bytes=1 << 22)
     slow = DeviceSpec(name="d0", config=AcceleratorConfig(rows=8, cols=8, memory=memory), frequency_hz=1e9)
     with Fleet([slow], executor="inline", patience_s=60).place(dit_case.model, dit_case.calibration) as placed:
-        got = placed.generate(
+        got = make_image(
+            placed,
             dit_case.noise,
             scheduler=scheduler(),
             conditions=dit_case.conditions[0],
@@ -328,11 +332,16 @@ def test_what_cannot_be_done_is_refused(dit_case, options, error, message):
 
 def test_guidance_needs_its_other_half(dit_case):
     with pytest.raises(ValueError, match=r"^guidance_scale=3 needs unconditional=$"):
-        dit_case.placed.generate(
-            dit_case.noise, scheduler=scheduler(), conditions=dit_case.conditions[0], guidance_scale=3.0
+        make_image(
+            dit_case.placed,
+            dit_case.noise,
+            scheduler=scheduler(),
+            conditions=dit_case.conditions[0],
+            guidance_scale=3.0,
         )
     with pytest.raises(ValueError, match=r"^guidance_scale=1 makes no use of unconditional=; leave it out$"):
-        dit_case.placed.generate(
+        make_image(
+            dit_case.placed,
             dit_case.noise,
             scheduler=scheduler(),
             conditions=dit_case.conditions[0],
@@ -386,7 +395,8 @@ def test_an_undervolted_device_errs_alike_each_time_and_protection_keeps_the_ima
     }.items():
         pair = [DeviceSpec(name="d0", config=CONFIG), device]
         with Fleet(pair, executor="inline", patience_s=60).place(dit_case.model, dit_case.calibration) as placed:
-            made = placed.generate(
+            made = make_image(
+                placed,
                 noise,
                 scheduler=scheduler(),
                 conditions=dit_case.conditions[0],

@@ -27,7 +27,20 @@ from brownout.host.stadi.plan.plan import Plan
 from brownout.host.stadi.simulate.interval import Failure
 
 from .displaced import in_one_place
-from .tiny import CONFIG, HALF, STEPS, alone, calibrated, devices, dit, dit_conditions, latents, plan, scheduler
+from .tiny import (
+    CONFIG,
+    HALF,
+    STEPS,
+    alone,
+    calibrated,
+    devices,
+    dit,
+    dit_conditions,
+    latents,
+    make_image,
+    plan,
+    scheduler,
+)
 
 pytestmark = pytest.mark.xdist_group("fleet_residuals")
 """Tests share workers, which take longer to start than most tests."""
@@ -248,7 +261,7 @@ class Case:
 
     def generate(self, **options):
         options = {"num_inference_steps": STEPS, "scheduler": scheduler(), "conditions": self.conditions} | options
-        return self.placed.generate(self.noise, **options)
+        return make_image(self.placed, self.noise, **options)
 
 
 @pytest.fixture(scope="module")
@@ -441,7 +454,9 @@ def test_auto_takes_coding_where_links_are_slow(case, bytes_per_s, taken):
             "warmup_steps": 1,
             "plan": plan((2, 2, 2), steps=8),
         }
-        whole, coded, auto = (placed.generate(case.noise, coding=coding, **options) for coding in (None, AUTO, "auto"))
+        whole, coded, auto = (
+            make_image(placed, case.noise, coding=coding, **options) for coding in (None, AUTO, "auto")
+        )
     assert auto.coding == (AUTO if taken else None)
     assert torch.equal(auto.latents, (coded if taken else whole).latents)
     assert (coded.timeline.latency_s < 0.99 * whole.timeline.latency_s) == taken

@@ -8,7 +8,7 @@ import torch
 from brownout.host.stadi.execute.fleet import Fleet
 
 from ...small import CONFIG
-from .tiny import calibrated, devices, dit, dit_conditions, latents, plan, scheduler
+from .tiny import calibrated, devices, dit, dit_conditions, latents, make_image, plan, scheduler
 
 
 @pytest.mark.rtl
@@ -23,11 +23,11 @@ def test_two_simulators_make_the_image_of_the_twin_in_the_same_time(config):
     for backend, executor in (("twin", "inline"), ("rtl", "process")):
         fleet = Fleet(devices(CONFIG, config), backend=backend, executor=executor, patience_s=300)
         with fleet.place(model, calibration) as placed:
-            made[backend] = placed.generate(noise, plan=wanted, **options)
+            made[backend] = make_image(placed, noise, plan=wanted, **options)
             if backend == "rtl":
-                in_step = placed.generate(noise, plan=wanted, mode="full_sync", **options)
+                in_step = make_image(placed, noise, plan=wanted, mode="full_sync", **options)
             else:
-                single = placed.generate(noise, plan=plan((6,), steps=3), **options)
+                single = make_image(placed, noise, plan=plan((6,), steps=3), **options)
     assert torch.equal(made["rtl"].latents, made["twin"].latents)
     assert torch.equal(in_step.latents, single.latents)
     assert not torch.equal(single.latents, made["twin"].latents)

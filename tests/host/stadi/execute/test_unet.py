@@ -31,7 +31,7 @@ from brownout.host.stadi.plan.divided import MessageSizes
 from brownout.host.stadi.simulate.interval import Failure
 
 from .displaced import in_one_place
-from .tiny import CONFIG, HALF, alone, both, calibrated, devices, divisions, latents, plan, scheduler
+from .tiny import CONFIG, HALF, alone, both, calibrated, devices, divisions, latents, make_image, plan, scheduler
 
 pytestmark = pytest.mark.xdist_group("fleet_unet")
 """Tests share workers, which take longer to start than most tests."""
@@ -81,7 +81,8 @@ class Case:
         self.placed = fleet.place(self.model, self.calibration)
 
     def generate(self, wanted, *, guided=False, **options):
-        return self.placed.generate(
+        return make_image(
+            self.placed,
             self.noise,
             scheduler=scheduler(),
             conditions=self.conditions[0],
@@ -145,7 +146,8 @@ def test_synchronous_images_of_a_unet_as_in_stable_diffusion_xl():
         model, calibration, noise, (conditions, None), guidance_scale=1.0, own_scheduler=scheduler(), steps=1
     )
     with Fleet(devices(CONFIG, HALF), executor="inline", patience_s=60).place(model, calibration) as placed:
-        got = placed.generate(
+        got = make_image(
+            placed,
             noise,
             scheduler=scheduler(),
             conditions=conditions,

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import fields
+from typing import Any
 
 import diffusers
 import torch
 
 from brownout.host import Accelerator, calibrate, offload
+from brownout.host.stadi.execute.fleet import PlacedDenoiser
+from brownout.host.stadi.execute.request import Sampling, Sharing
+from brownout.host.stadi.execute.run import Generated
 from brownout.host.stadi.plan.device import DeviceSpec
 from brownout.host.stadi.plan.plan import Plan, Share
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
@@ -142,3 +147,12 @@ def divisions(total: int, parts: int):
     for first in range(1, total - parts + 2):
         for rest in divisions(total - first, parts - 1):
             yield (first, *rest)
+
+
+def make_image(placed: PlacedDenoiser, noise: torch.Tensor, **options: Any) -> Generated:
+    """`PlacedDenoiser.generate`, with the fields of `Sampling` and of `Sharing` among its options."""
+
+    def of(kind: type) -> Any:
+        return kind(**{each.name: options.pop(each.name) for each in fields(kind) if each.name in options})
+
+    return placed.generate(noise, of(Sampling), of(Sharing), **options)

@@ -25,7 +25,7 @@ from brownout.host.stadi.execute.wire import _HEADER, _MESSAGE
 from brownout.host.stadi.execute.worker import Worker
 from brownout.host.stadi.simulate.interval import Failure
 
-from .tiny import CONFIG, HALF, both, calibrated, devices, dit, dit_conditions, latents, scheduler
+from .tiny import CONFIG, HALF, both, calibrated, devices, dit, dit_conditions, latents, make_image, scheduler
 
 STEPS = 9
 
@@ -62,7 +62,8 @@ class Case:
         return fleet.place(self.model, self.calibration)
 
     def generate(self, placed, plan, **options):
-        return placed.generate(
+        return make_image(
+            placed,
             self.noise,
             scheduler=scheduler(),
             conditions=self.conditions[0],
