@@ -37,7 +37,7 @@ from .product.reload import Places, uncorrectable_places
 from .product.slots import Slots
 
 SHAPES = 1024
-"""Shapes of products whose cycles are remembered."""
+"""Shapes of products whose cycles and bytes are remembered."""
 
 
 class Accelerator(OperatingControls):
@@ -117,6 +117,7 @@ class Accelerator(OperatingControls):
         super().__init__(config, backend, delay_model, model)
         self.protection, self.layout = protection, layout
         self._slots = Slots()
+        self._interface_bytes = lru_cache(maxsize=SHAPES)(interface_bytes)
         self._ideal_cycles = lru_cache(maxsize=SHAPES)(partial(ideal_cycles, config))
         # Ledger, slots and device belong together; each thread has a log.
         self._logs = threading.local()
@@ -229,7 +230,12 @@ class Accelerator(OperatingControls):
             if fresh and options.suppress:
                 self._ledger.suppressed_unwritten += device.check_counts()["suppressed"] - before - reloaded
             shape = product.shape
-            self._ledger.meter.add_operands(interface_bytes(product))
+            moved = self._interface_bytes(
+                *(shape.batch, shape.m, shape.n, shape.k, result.element_size()),
+                resident=isinstance(w, ResidentWeights),
+                channels=bias is not None or requant is not None,
+            )
+            self._ledger.meter.add_operands(moved)
             if checks:
                 self._ledger.meter.add_checks(shape)
             self._ledger.ideal_cycles += self._ideal_cycles(shape.m, shape.n, shape.k, shape.batch)

@@ -169,16 +169,24 @@ class Product:
     tally: Tally | None = None
 
 
-def interface_bytes(product: Product) -> int:
+def interface_bytes(
+    batch: int, m: int, n: int, k: int, element_bytes: int, *, resident: bool = False, channels: bool = False
+) -> int:
     """Bytes of operands that the host writes to the device's memory for a product, and of outputs that it reads there.
 
-    Resident weights are there already.
+    Parameters
+    ----------
+    batch, m, n, k : int
+        Extents.
+    element_bytes : int
+        Bytes of an element of the output.
+    resident : bool
+        Whether weights are there already.
+    channels : bool
+        Whether there is a bias or a requantisation.
     """
-    shape = product.shape
-    weights = 0 if isinstance(product.w, ResidentWeights) else shape.batch * shape.k * shape.n
-    channels = 0 if product.bias is None and product.requant is None else CHANNEL_RECORD_BYTES * shape.n
-    outputs = shape.batch * shape.m * shape.n * product.out.element_size()
-    return shape.batch * shape.m * shape.k + weights + channels + outputs
+    weights = 0 if resident else batch * k * n
+    return batch * m * k + weights + channels * CHANNEL_RECORD_BYTES * n + batch * m * n * element_bytes
 
 
 def _require_tensor(name: str, value: Any) -> None:
