@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from brownout.cosim.cycle_model import Found, Runs
-from brownout.hw.commands import CHANNEL_RECORD_BYTES, GemmCommand, SetErrorsCommand, SetPointCommand
+from brownout.hw.commands import CHANNEL_RECORD_BYTES, GemmCommand, SetPointCommand
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.matrix_layout import MatrixLayout, row_major
 from brownout.hw.tiling import ideal_cycles
@@ -22,6 +22,7 @@ from ..product.reload import Places
 from ..twin.findings import COUNTERS, TRUTH
 from .base import Backend, device_lock
 from .layout import Layout
+from .settings import DeviceSettings
 from .twin import TwinBackend
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ class RtlBackend(Backend):
     """Runs each product as one command on a simulator process.
 
     Which of the results are wrong is not the hardware's to know: where sums can err, the twin computes every product
-    too, and its counts of errors are reported beside the hardware's counters. It also keeps the settings, and follows
-    the commands to know which rows of the memory are open.
+    too, and its counts of errors are reported beside the hardware's counters. It also follows the commands, to know
+    which rows of the memory are open.
 
     Parameters
     ----------
@@ -70,6 +71,7 @@ class RtlBackend(Backend):
         self._lock = device_lock()
         self._simulator = start()
         self._layout = Layout(config, self._simulator.usable_bytes, layout)
+        self._settings = DeviceSettings(config)
         self._twin = TwinBackend(config)
         self._map()
 
@@ -151,6 +153,7 @@ class RtlBackend(Backend):
 
     def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:
         with self._lock:
+            self._settings.set_errors(seed, rates, bits)
             self._twin.set_errors(seed, rates, bits)
             self._send_errors()
 
@@ -158,21 +161,21 @@ class RtlBackend(Backend):
         self, domain: int, point: int, *, transition_cycles: int = 0, lengths: NDArray[np.uint8] | None = None
     ) -> None:
         with self._lock:
+            self._settings.move(domain, point, transition_cycles, lengths)
             self._twin.set_point(domain, point, transition_cycles=transition_cycles, lengths=lengths)
             self._send_point(domain)
 
     def set_memory_timing(self, timing: MemoryTiming) -> None:
         with self._lock:
             self._simulator.set_memory(timing.settings())
+            self._settings.memory_timing = timing
             self._twin.set_memory_timing(timing)
 
     def _send_errors(self) -> None:
-        errors = self._twin.errors
-        command = SetErrorsCommand(seed=errors.seed, rates=errors.rates, bits=errors.bits)
-        self._simulator.run([command.encode()], deadline_s=self.deadline_s)
+        self._simulator.run([self._settings.errors_command.encode()], deadline_s=self.deadline_s)
 
     def _send_point(self, domain: int) -> None:
-        point, transition_cycles, lengths = self._twin.moves[domain]
+        point, transition_cycles, lengths = self._settings.moves[domain]
         deadline = self.deadline_s + transition_cycles / SLOWEST_CYCLES_PER_S
         if lengths is None:
             command = SetPointCommand(domain=domain, point=point, transition_cycles=transition_cycles)
@@ -199,10 +202,11 @@ class RtlBackend(Backend):
 
     def state(self) -> State:
         with self._lock:
-            return self._twin.state()
+            return self._settings.state(*self._twin.place())
 
     def load_state(self, state: State) -> None:
         with self._lock:
+            self._settings = DeviceSettings.load(self.config, state)
             self._twin.load_settings(state)
             self.restart()
             self._simulator.resume_at(state.values["ring_index"], state.values["open_rows"])
@@ -220,11 +224,11 @@ class RtlBackend(Backend):
         for weights, address in list(self._layout.resident.items()):
             self._store(weights.values, address, self._layout.weights(*weights.values.shape[1:]))
         self._twin.restart()
-        if self._twin.memory_timing is not None:
-            self._simulator.set_memory(self._twin.memory_timing.settings())
-        if self._twin.errors_set:
+        if self._settings.memory_timing is not None:
+            self._simulator.set_memory(self._settings.memory_timing.settings())
+        if self._settings.errors_set:
             self._send_errors()
-        for domain in self._twin.moves:
+        for domain in self._settings.moves:
             self._send_point(domain)
 
     def close(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,12 +11,11 @@ from numpy.typing import NDArray
 
 from brownout.cosim.cycle_model import Command, CycleModel, Found, Runs
 from brownout.cosim.dram import MemoryTiming
-from brownout.hw.commands import SetErrorsCommand, SetPointCommand
+from brownout.hw.commands import SetPointCommand
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.errors.state import ErrorState, check_columns
+from brownout.hw.errors.state import ErrorState
 from brownout.hw.log_record import LOG_RECORDS_PER_BLOCK
 
-from ...storage.decoding import Count, Form, Uint32, check
 from ...storage.state import State
 from ..product.operands import Product, ResidentWeights, Tally
 from ..product.reload import Places
@@ -30,6 +28,7 @@ from ..twin.matmul import exact_matmul
 from ..twin.requantise import add_bias_, requantise
 from .base import Backend, device_lock
 from .layout import Layout
+from .settings import DeviceSettings
 
 LOAD_ALONE = (os.cpu_count() or 1) + 0.5
 """Load average beyond which others are at work too: alone, the twin keeps all cores busy."""
@@ -40,17 +39,6 @@ errors."""
 
 COMMAND_BYTES = 1 << 10
 """Memory of a command alone, about."""
-
-
-@dataclass(frozen=True)
-class _Values:
-    """State of the device, without carry lengths."""
-
-    errors: tuple[Uint32, list[Uint32], list[Uint32]] | None
-    moves: list[tuple[Count, Count, Count]]
-    memory_timing: tuple[Count, Count] | None
-    ring_index: Count
-    open_rows: list[Count | None]
 
 
 class TwinBackend(Backend):
@@ -65,14 +53,8 @@ class TwinBackend(Backend):
 
     Attributes
     ----------
-    errors : ErrorState
-        What `set_errors` and `set_point` have left.
-    errors_set : bool
-        Whether `set_errors` has been called.
-    moves : dict
-        Arguments of the last `set_point` of each voltage domain.
-    memory_timing : MemoryTiming or None
-        Of the last `set_memory_timing`.
+    settings : DeviceSettings
+        What it has been told.
     """
 
     name = "twin"
@@ -97,12 +79,13 @@ class TwinBackend(Backend):
         # errors.
         self._untimed: list[tuple[Command, Found | Runs | None, Tally | None]] = []
         self._scratch: dict[str, torch.Tensor] = {}
-        self.errors = ErrorState()
-        # What a restarted device has to be told again, in the order of the other backend.
-        self.memory_timing: MemoryTiming | None = None
-        self.errors_set = False
-        self.moves: dict[int, tuple[int, int, NDArray[np.uint8] | None]] = {}
+        self.settings = DeviceSettings(config)
         self.restart()
+
+    @property
+    def errors(self) -> ErrorState:
+        """By which products err."""
+        return self.settings.errors
 
     def check_device(self, name: str, device: torch.device) -> None:
         if device.type == "meta":
@@ -284,30 +267,27 @@ class TwinBackend(Backend):
 
     def set_errors(self, seed: int, rates: tuple[int, ...], bits: tuple[int, ...]) -> None:
         with self._lock:
-            self.errors.seed, self.errors.rates, self.errors.bits = seed, rates, bits
-            self.errors_set = True
+            self.settings.set_errors(seed, rates, bits)
             self._send_errors()
 
     def set_point(
         self, domain: int, point: int, *, transition_cycles: int = 0, lengths: NDArray[np.uint8] | None = None
     ) -> None:
         with self._lock:
-            self.errors.move(self.config, domain, point, lengths)
-            self.moves[domain] = (point, transition_cycles, lengths)
+            self.settings.move(domain, point, transition_cycles, lengths)
             self._send_point(domain)
 
     def set_memory_timing(self, timing: MemoryTiming) -> None:
         with self._lock:
             self._catch_up()
             self._cycle_model.set_memory_timing(timing)
-            self.memory_timing = timing
+            self.settings.memory_timing = timing
 
     def _send_errors(self) -> None:
-        errors = self.errors
-        self._time(SetErrorsCommand(seed=errors.seed, rates=errors.rates, bits=errors.bits))
+        self._time(self.settings.errors_command)
 
     def _send_point(self, domain: int) -> None:
-        point, transition_cycles, lengths = self.moves[domain]
+        point, transition_cycles, lengths = self.settings.moves[domain]
         if lengths is None:
             command = SetPointCommand(domain=domain, point=point, transition_cycles=transition_cycles)
             self._time(command)
@@ -328,45 +308,17 @@ class TwinBackend(Backend):
 
     def state(self) -> State:
         with self._lock:
-            self._catch_up()
-            return self._state()
+            return self.settings.state(*self.place())
 
-    def _state(self) -> State:
-        errors, timing = self.errors, self.memory_timing
-        lengths = {str(domain): move[2] for domain, move in self.moves.items() if move[2] is not None}
-        return State(
-            {
-                "errors": [errors.seed, list(errors.rates), list(errors.bits)] if self.errors_set else None,
-                "moves": [[domain, point, cycles] for domain, (point, cycles, _) in self.moves.items()],
-                "memory_timing": None if timing is None else [timing.latency_cycles, timing.bandwidth],
-                "ring_index": self._cycle_model.ring_index,
-                "open_rows": self._cycle_model.open_rows,
-            },
-            {domain: torch.from_numpy(table) for domain, table in lengths.items()},
-        )
+    def place(self) -> tuple[int, list[int | None]]:
+        """Place in the command ring, and the open row of each bank of the memory."""
+        with self._lock:
+            self._catch_up()
+            return self._cycle_model.ring_index, self._cycle_model.open_rows
 
     def load_settings(self, state: State) -> None:
         """Take over the settings of a state; `restart` makes them effective."""
-        values, errors = state.values, ErrorState()
-        check(values, _Values, "the state of the device")
-        form = Form(torch.uint8, (self.config.rows, self.config.cols + check_columns(self.config)))
-        for name, tensor in state.tensors.items():
-            form.check(name, tensor, "the state of the device")
-        if any(domain > self.config.check_domain for domain, _, _ in values["moves"]):
-            raise ValueError(f"the state moves domains of {values['moves']}, which this accelerator has not")
-        self.errors_set = values["errors"] is not None
-        if self.errors_set:
-            seed, rates, bits = values["errors"]
-            errors.seed, errors.rates, errors.bits = seed, tuple(rates), tuple(bits)
-        self.moves = {}
-        for domain, point, cycles in values["moves"]:
-            table = state.tensors.get(str(domain))
-            lengths = None if table is None else table.numpy()
-            errors.move(self.config, domain, point, lengths)
-            self.moves[domain] = (point, cycles, lengths)
-        self.errors = errors
-        timing = values["memory_timing"]
-        self.memory_timing = None if timing is None else MemoryTiming(*timing)
+        self.settings = DeviceSettings.load(self.config, state)
 
     def load_state(self, state: State) -> None:
         with self._lock:
@@ -389,11 +341,12 @@ class TwinBackend(Backend):
         self._counts = dict.fromkeys(self._names, 0)
         self._forget_untimed()
         self._cycle_model.reset()
-        if self.memory_timing is not None:
-            self._cycle_model.set_memory_timing(self.memory_timing)
-        if self.errors_set:
+        # In the order of the other backend.
+        if self.settings.memory_timing is not None:
+            self._cycle_model.set_memory_timing(self.settings.memory_timing)
+        if self.settings.errors_set:
             self._send_errors()
-        for domain in self.moves:
+        for domain in self.settings.moves:
             self._send_point(domain)
 
     def close(self) -> None:

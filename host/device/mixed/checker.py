@@ -164,7 +164,7 @@ class Checker:
         )
 
     def _replay(self, case: Case) -> Verdict:
-        self._whole.errors = case.state
+        self._whole.settings.errors = case.state
         if case.search:
             case = self._find(case)
         for backend in (self._rtl, self._twin):
