@@ -19,7 +19,17 @@ SOURCES = Path(__file__).parent / "cpp"
 
 KERNEL_LIBRARY = "libbrownout_kernels.so"
 
-KERNEL_SOURCES = ("draws.cpp", "flip.cpp", "carry.cpp", "checks.cpp", "history.cpp", "quantise.cpp", "layout.cpp")
+KERNEL_SOURCES = (
+    "draws.cpp",
+    "flip.cpp",
+    "carry.cpp",
+    "syndromes.cpp",
+    "locating.cpp",
+    "checks.cpp",
+    "history.cpp",
+    "quantise.cpp",
+    "layout.cpp",
+)
 
 KERNEL_FLAGS = (
     "-std=c++17",

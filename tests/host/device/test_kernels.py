@@ -26,7 +26,7 @@ def random_int8(generator, *shape):
 
 def run(config, a, w, errors, options=CHECK_AND_CORRECT):
     twin = TwinBackend(config)
-    twin.errors = errors
+    twin.settings.errors = errors
     product, out = make_product(a, w, None, None, None, options)
     log = twin.gemm(product)
     return out, log, twin.counters()

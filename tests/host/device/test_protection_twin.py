@@ -142,7 +142,7 @@ def compare_findings(config, operands, errors, options, result, place):
     if options.check:
         options = dataclasses.replace(options, flags=(options.flags | GemmFlag.SUPPRESS) & ~GemmFlag.ZERO)
     twin = TwinBackend(config)
-    twin.errors = errors
+    twin.settings.errors = errors
     out = torch.zeros(result.uncorrectable.shape, dtype=torch.int32)
     product, _ = make_product(*operands, None, None, out, options)
     found = twin.find(product)
@@ -186,7 +186,7 @@ def compare_random_commands(model, kind, seeds, **fields):
         )
 
         twin = TwinBackend(config)
-        twin.errors = errors
+        twin.settings.errors = errors
         out = torch.from_numpy(previous.copy())
         if rng.random() < 0.3:
             out = out.mT.clone().mT
@@ -247,7 +247,7 @@ def test_late_carries_of_one_slow_element_are_corrected_as_by_the_reference(kind
         errors.lengths[rng.integers(4), rng.integers(8)] = rng.integers(8, 20)
         expected = reference_gemm(config, a, w, options=options, errors=errors)
         twin = TwinBackend(config)
-        twin.errors = errors
+        twin.settings.errors = errors
         product, out = make_product(torch.from_numpy(a), torch.from_numpy(w), None, None, None, options)
         assert twin.gemm(product) == expected.log, seed
         assert np.array_equal(out.numpy(), expected.output[0]), seed
@@ -268,7 +268,7 @@ def test_most_pairs_of_flips_are_corrected_as_by_the_reference(locators, segment
     errors = ErrorState(seed=5, rates=(0, int(0.03 * 2**32), int(0.003 * 2**32)), points=(1, 2))
     expected = reference_gemm(config, a, w, options=options, errors=errors)
     twin = TwinBackend(config)
-    twin.errors = errors
+    twin.settings.errors = errors
     product, out = make_product(torch.from_numpy(a), torch.from_numpy(w), None, None, None, options)
     assert twin.gemm(product) == expected.log
     assert np.array_equal(out.numpy(), expected.output[0])

@@ -10,9 +10,9 @@ from pathlib import Path
 SCRIPT = """
 import json
 import diffusers
-from brownout.host.stadi.execute.fleet import _scheduler_facts
+from brownout.host.stadi.execute.request import Sampling
 schedulers = diffusers.DDIMScheduler(), diffusers.DPMSolverMultistepScheduler()
-print(json.dumps([_scheduler_facts(each) for each in schedulers]))
+print(json.dumps([Sampling(scheduler=each, conditions={}).facts for each in schedulers]))
 """
 
 
