@@ -86,8 +86,8 @@ class WorkerGroup:
 
     @property
     def reasons(self) -> str:
-        """Why devices were lost."""
-        return "; ".join(f"{device}: {reason}" for device, reason in self.lost.items())
+        """Why devices were lost, by their names: which of two is noticed first is a matter of chance."""
+        return "; ".join(f"{device}: {reason}" for device, reason in sorted(self.lost.items()))
 
     def ask(
         self, commands: Mapping[str, Command], on_progress: Callable[[str, int], None] | None = None

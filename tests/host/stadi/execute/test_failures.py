@@ -77,12 +77,12 @@ def test_when_nobody_is_left_the_error_names_every_reason(case, trouble):
         trouble.fail("d1", 3, MemoryError("no room"))
         trouble.fail("d0", 3)
         message = (
-            "no device is left at step 3: d1: MemoryError: no room; "
-            "d0: RuntimeError: the simulator ended with status -11"
+            "no device is left at step 3: d0: RuntimeError: the simulator ended with status -11; "
+            "d1: MemoryError: no room"
         )
         with pytest.raises(FleetError, match=f"^{re.escape(message)}$"):
             case.generate(placed, plan([3, 3], strides=[1, 2], steps=STEPS))
-        with pytest.raises(FleetError, match=r"^no device is left \(d1: .*\); make a new fleet$"):
+        with pytest.raises(FleetError, match=r"^no device is left \(d0: .*; d1: .*\); make a new fleet$"):
             case.generate(placed, "stadi")
 
 
