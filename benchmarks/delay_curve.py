@@ -1,7 +1,7 @@
 """Delay and leakage of a carry chain over supply voltage, from transistors: SPICE of eight full adders.
 
 Run ``python benchmarks/delay_curve.py`` (ten minutes); writes ``build/results/delay_curve.json`` and, with
-``--write-data``, the file that ``TimingLaw(delay="transistors")`` and ``Leakage`` read.
+``--write-data``, the file that ``DelayModel(delay="transistors")`` reads.
 
 The chain propagates: one operand of each adder is 1, the other 0. Two adders before it shape the edge and one after it
 is its load. Delays are between crossings of half the supply; leakage is the mean of the two states at rest. Cells are

@@ -21,6 +21,7 @@ from brownout.hw.errors.state import check_columns
 from brownout.hw.residues import RESIDUE_BITS
 
 from ...storage.packable import packable
+from .transistors import REFERENCE_TEMPERATURE_C, transistor_data
 
 NOMINAL_VOLTAGE_V = 0.9
 NOMINAL_FREQUENCY_HZ = 2e9
@@ -32,7 +33,7 @@ SAFE_DELAY = 1.116
 FIRST_ERRORS = (1.125, 1e-6)
 """Relative delay and rate of the first published point with errors: 2.25 GHz at 0.9 V (arXiv 2604.09073)."""
 
-DELAY_LAWS = ("table", "alpha-power")
+DELAY_LAWS = ("table", "alpha-power", "transistors")
 CARRY_LAWS = ("linear", "prefix")
 
 TRANSITION_S = 100e-9
@@ -49,6 +50,14 @@ def _table() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float
     ]
     voltage, delay, rate = np.array([[NOMINAL_VOLTAGE_V, 1.0, 0.0], *rows]).T
     return voltage, delay, rate
+
+
+@cache
+def _transistors() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Voltages descending, scaled to the nominal one, and logarithms of relative delays."""
+    rows = [row for row in transistor_data() if row.temperature_c == REFERENCE_TEMPERATURE_C]
+    voltage, delay = np.array([(row.relative_voltage * NOMINAL_VOLTAGE_V, row.relative_delay) for row in rows]).T
+    return voltage, np.log(delay)
 
 
 def error_rate_of_delay(relative_delay: float) -> float:
@@ -116,8 +125,10 @@ class DelayModel:
 
     Attributes
     ----------
-    delay : {"table", "alpha-power"}
-        Delay over voltage: interpolated in ``data/drift_voltage_ber.csv``, or V / (V - threshold)^alpha.
+    delay : {"table", "alpha-power", "transistors"}
+        Delay over voltage: interpolated in ``data/drift_voltage_ber.csv``, or V / (V - threshold)^alpha, or of a
+        rising carry at 25 C in SPICE of a 130 nm process, its logarithm interpolated in
+        ``data/transistor_delay.csv`` with 1.8 V as 0.9 V.
     threshold_v, alpha : float
         Parameters of the alpha-power law (Sakurai and Newton, IEEE JSSC 25(2), 1990). 0.30 V and 1.8 fit the table
         within 8 %; 1.3 is the textbook value of short channels.
@@ -177,13 +188,14 @@ class DelayModel:
                 return voltage / (voltage - self.threshold_v) ** self.alpha
 
             return law(voltage_v) / law(NOMINAL_VOLTAGE_V)
-        voltages, delays, _ = _table()
+        voltages, delays = _transistors() if self.delay == "transistors" else _table()[:2]
         if not voltages[-1] <= voltage_v <= voltages[0]:
             raise ValueError(
                 f"voltage_v must be in {voltages[-1]:g}..{voltages[0]:g} V, where the delay is known, "
                 f"not {voltage_v!r}; DelayModel(delay='alpha-power') has no such limits"
             )
-        return float(np.interp(voltage_v, voltages[::-1], delays[::-1]))
+        value = float(np.interp(voltage_v, voltages[::-1], delays[::-1]))
+        return math.exp(value) if self.delay == "transistors" else value
 
     def relative_delay(self, voltage_v: float, frequency_hz: float) -> float:
         """Delay at a voltage in clock periods, over the nominal of a chip with a `delay_factor` of 1."""
@@ -246,6 +258,15 @@ class DelayModel:
                     f"({voltages[-1]:g} V); raise frequency_hz or use DelayModel(delay='alpha-power')"
                 )
             return float(np.interp(delay, delays, voltages))
+        if self.delay == "transistors":
+            voltages, logs = _transistors()
+            if (log := math.log(delay)) > logs[-1]:
+                raise ValueError(
+                    f"a delay of {delay:.4g} times the nominal is beyond the transistors, which end at "
+                    f"{math.exp(logs[-1]):.4g} ({voltages[-1]:g} V); raise frequency_hz or use "
+                    "DelayModel(delay='alpha-power')"
+                )
+            return float(np.interp(log, logs, voltages))
         low, high = self.threshold_v, NOMINAL_VOLTAGE_V
         while low < (middle := (low + high) / 2) < high:
             low, high = (middle, high) if self.delay_at(middle) > delay else (low, middle)
