@@ -2,7 +2,7 @@
 
 By Liao, He and Lepak, "Temperature and Supply Voltage Aware Performance and Power Modeling at Microarchitecture Level"
 (IEEE TCAD 24(7), 2005): I(T, V) ~ A T^2 exp((alpha V + beta) / T) + B exp(gamma V + delta), with their constants of
-65 nm as public programs quote them; they meet six currents quoted from the article (0.95 and 1.05 V, 60 to 100 C) within
+65 nm as public programs quote them; they meet six currents quoted from the article (0.95, 1.05 V, 60 to 100 C) within
 0.5 %. Lower voltages are extrapolation.
 """
 
