@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 from brownout.hw.config import ACC_BITS, AcceleratorConfig
-from brownout.hw.load.receiver import activation_depth, weight_depth
 
 from ...storage.decoding import Count, NotNegative, Positive, check
 from ...storage.state import State
 from ..product.operands import GemmShape
 from ..twin.geometry import geometry
 from .check_prices import IDLE_SHARE, check_column_price, check_share, column_sums_price, syndrome_bits
+from .dram import Dram
 from .leakage import Leakage
+from .memories import SramPrices
 from .regulators import IDEAL, SWITCHING, Regulator
+from .sram import CELLS
 from .timing import NOMINAL_FREQUENCY_HZ, NOMINAL_VOLTAGE_V
 
 ROW_BYTES = 2048
@@ -55,6 +57,9 @@ class EnergyModel:
         Scratchpads, accumulators and syndromes: 1 pJ a byte read or written.
     sram_leakage_w : float
         Of each MiB: 0.03 W, a tenth of what CACTI gives for high-performance cells.
+    sram_cells : {"hp", "lop", "lstp"}, optional
+        Memories by CACTI in place of the last two: each by its size and width, accumulators apart from scratchpads, of
+        these transistors (`brownout.host.device.power.sram.cacti`).
     leakage_w : float
         Of each processing element at the nominal point: 16 uW, 5 % of the 0.32 mW that a busy element takes at 2 GHz; a
         choice, not a measurement.
@@ -71,6 +76,7 @@ class EnergyModel:
     dram_background_w: float = 0.0
     sram_byte_j: float = 1e-12
     sram_leakage_w: float = 0.03
+    sram_cells: str | None = None
     leakage_w: float = 16e-6
     leakage: Leakage = NOMINAL_LEAKAGE
     regulator: Regulator = SWITCHING
@@ -80,6 +86,30 @@ class EnergyModel:
             value = getattr(self, each.name)
             if isinstance(value, (int, float)) and not value >= 0:
                 raise ValueError(f"EnergyModel.{each.name} must not be negative, but is {value!r}")
+        if self.sram_cells is not None and self.sram_cells not in CELLS:
+            names = ", ".join(map(repr, CELLS))
+            raise ValueError(f"EnergyModel.sram_cells must be {names} or None, not {self.sram_cells!r}")
+
+    def sram_prices(self, config: AcceleratorConfig) -> SramPrices:
+        """What the memories of an accelerator take.
+
+        Raises
+        ------
+        ValueError
+            `sram_cells` are given, and CACTI's table has no memories of these sizes.
+        """
+        if self.sram_cells is None:
+            return SramPrices.uniform(config, self.sram_byte_j, self.sram_leakage_w / MIB)
+        return SramPrices.by_cacti(config, self.sram_cells)
+
+    def with_dram(self, memory: Dram) -> EnergyModel:
+        """The same with another main memory."""
+        return replace(
+            self,
+            dram_byte_j=memory.byte_j,
+            activation_j=memory.row_j_per_byte * ROW_BYTES,
+            dram_background_w=memory.background_w_per_gb_s,
+        )
 
     def switching(self, voltage_v: float) -> float:
         """Energy of an event of array or checks at a voltage, regulator included, over that on a rail of 0.9 V."""
@@ -109,18 +139,11 @@ standby of DRAM; leakage; bytes that the host moves because of errors; operands 
 reads."""
 
 
-@lru_cache(maxsize=64)
-def sram_bytes(config: AcceleratorConfig) -> int:
-    """Bytes of scratchpads and accumulators."""
-    accumulators = 2 * config.block_rows * config.block_col_tiles * config.cols * ACC_BITS // 8
-    return accumulators + activation_depth(config) * config.rows + weight_depth(config) * config.cols
-
-
 def leakage_w(config: AcceleratorConfig, model: EnergyModel, voltage_v: float) -> float:
     """Leakage power of an accelerator whose array and checks have one voltage, and of its SRAM."""
     checks = 0.0 if config.checksum is None else check_share(config.checksum)
     elements = config.rows * config.cols * (1 + checks)
-    return elements * model.leakage_w * model.leaking(voltage_v) + sram_bytes(config) / MIB * model.sram_leakage_w
+    return elements * model.leakage_w * model.leaking(voltage_v) + model.sram_prices(config).leakage_w
 
 
 @dataclass(frozen=True)
@@ -135,11 +158,14 @@ class CheckWork:
         What check columns and sums of activations take, in MACs of the array.
     syndrome_bytes : float
         Read and written while syndromes are summed.
+    digit_words : int
+        Sums of digit rows: words of accumulators that are written and, unlike those of outputs, never drained.
     """
 
     digit_macs: int
     check_macs: float
     syndrome_bytes: float
+    digit_words: int
 
 
 @lru_cache(maxsize=1024)
@@ -157,6 +183,7 @@ def check_work(config: AcceleratorConfig, shape: GemmShape) -> CheckWork:
         digit_macs=shape.batch * digit_rows * shape.k * shape.n,
         check_macs=columns + sums,
         syndrome_bytes=2 * rows * k_tiles * pieces.segments * syndrome_bits(checksum) / 8,
+        digit_words=shape.batch * digit_rows * -(-shape.n // config.cols),
     )
 
 
@@ -175,6 +202,7 @@ class _Values:
     memory_s: NotNegative
     host_bytes: Count
     interface_bytes: Count
+    digit_words: Count = 0
 
     def __post_init__(self) -> None:
         if set(self.energy_j) != set(PARTS):
@@ -199,7 +227,7 @@ class EnergyMeter:
         self._elements = config.rows * config.cols
         # Check columns have a clock and leak like as much of the array as takes their energy.
         self._check_elements = 0.0 if config.checksum is None else check_share(config.checksum) * self._elements
-        self._sram_leakage_w = sram_bytes(config) / MIB * model.sram_leakage_w
+        self._sram = model.sram_prices(config)
         self._bandwidth = config.memory.bytes_per_cycle * NOMINAL_FREQUENCY_HZ
         self.voltages_v = [NOMINAL_VOLTAGE_V] * (config.voltage_domains + 1)
         self.frequency_hz = NOMINAL_FREQUENCY_HZ
@@ -208,7 +236,7 @@ class EnergyMeter:
     def reset(self, counters: Mapping[str, int]) -> None:
         """Start from zero at these counters."""
         self._seen = dict(counters)
-        self._digit_macs, self._check_macs, self._syndrome_bytes = 0, 0.0, 0.0
+        self._forget_checks()
         self._energy_j = dict.fromkeys(PARTS, 0.0)
         self._time_s = self._memory_s = 0.0
         self._host_bytes = self._interface_bytes = 0
@@ -240,6 +268,7 @@ class EnergyMeter:
                 "digit_macs": self._digit_macs,
                 "check_macs": self._check_macs,
                 "syndrome_bytes": self._syndrome_bytes,
+                "digit_words": self._digit_words,
                 "energy_j": dict(self._energy_j),
                 "time_s": self._time_s,
                 "memory_s": self._memory_s,
@@ -257,7 +286,7 @@ class EnergyMeter:
         self.voltages_v, self.frequency_hz = list(values["voltages_v"]), values["frequency_hz"]
         self._seen = dict(values["seen"])
         self._digit_macs, self._check_macs = values["digit_macs"], values["check_macs"]
-        self._syndrome_bytes = values["syndrome_bytes"]
+        self._syndrome_bytes, self._digit_words = values["syndrome_bytes"], values.get("digit_words", 0)
         self._energy_j = dict(values["energy_j"])
         self._time_s, self._memory_s = values["time_s"], values["memory_s"]
         self._host_bytes, self._interface_bytes = values["host_bytes"], values["interface_bytes"]
@@ -268,6 +297,7 @@ class EnergyMeter:
         self._digit_macs += work.digit_macs
         self._check_macs += work.check_macs
         self._syndrome_bytes += work.syndrome_bytes
+        self._digit_words += work.digit_words
 
     def update(self, counters: Mapping[str, int]) -> None:
         """Charge what has happened since the last call to the present operating points."""
@@ -279,7 +309,6 @@ class EnergyMeter:
         array = self._over_columns(model.switching)
         check = model.switching(self.voltages_v[-1])
         idle = self._elements * new["cycles"] - new["macs"] - self._digit_macs
-        sram = new.get("sram_read_bytes", 0) + new.get("sram_write_bytes", 0) + self._syndrome_bytes
         rows = new.get("dram_row_activations", 0) * self.config.memory.row_bytes
         leaking = self._elements * self._over_columns(model.leaking)
         leaking += self._check_elements * model.leaking(self.voltages_v[-1])
@@ -287,17 +316,37 @@ class EnergyMeter:
             "mac": new["macs"] * model.mac_j * array,
             "check": (self._digit_macs * array + self._check_macs * check) * model.mac_j,
             "idle": idle * (array + self._check_elements / self._elements * check) * model.idle_share * model.mac_j,
-            "sram": sram * model.sram_byte_j,
+            "sram": self._sram_j(new),
             "dram": new.get("dram_bytes", 0) * model.dram_byte_j,
             "activation": rows * model.activation_j / ROW_BYTES,
             "background": seconds * self._bandwidth * 1e-9 * model.dram_background_w,
-            "leakage": seconds * (leaking * model.leakage_w + self._sram_leakage_w),
+            "leakage": seconds * (leaking * model.leakage_w + self._sram.leakage_w),
         }
-        self._digit_macs, self._check_macs, self._syndrome_bytes = 0, 0.0, 0.0
+        self._forget_checks()
         self._time_s += seconds
         self._memory_s += new.get("dram_bytes", 0) / self._bandwidth
         for name, value in parts.items():
             self._energy_j[name] += value
+
+    def _sram_j(self, new: Mapping[str, int]) -> float:
+        """Energy of accumulators, of scratchpads, and of syndromes, which lie beside the accumulators."""
+        if self.model.sram_cells is None:
+            return (new["sram_read_bytes"] + new["sram_write_bytes"] + self._syndrome_bytes) * self.model.sram_byte_j
+        word = self.config.cols * ACC_BITS // 8
+        # A word is written for each row that enters the array; it is read before, but for the first one, and drained.
+        written = new["busy_cycles"] * word
+        read = written - self._digit_words * word
+        near, far = self._sram.accumulators, self._sram.scratchpads
+        return (
+            (read + self._syndrome_bytes / 2) * near.read_byte_j
+            + (written + self._syndrome_bytes / 2) * near.write_byte_j
+            + (new["sram_read_bytes"] - read) * far.read_byte_j
+            + (new["sram_write_bytes"] - written) * far.write_byte_j
+        )
+
+    def _forget_checks(self) -> None:
+        """What was checked has been charged."""
+        self._digit_macs, self._check_macs, self._syndrome_bytes, self._digit_words = 0, 0.0, 0.0, 0
 
     def _over_columns(self, of_voltage: Callable[[float], float]) -> float:
         """Mean over the array's columns."""
