@@ -171,6 +171,7 @@ def main(
     if "saving" in best:
         metrics["quality_rate_ours"] = best["saving"][1].error_rate
         metrics["quality_rate_ratio"] = best["saving"][1].error_rate / ERROR_RATE
+        metrics |= drift_costs.conventions(best["saving"][1].scheme, best["saving"][1].error_rate)
     if measured and "saving" in best:
         metrics |= drift_costs.whole(best["saving"][0], best["saving"][1].error_rate)
         metrics["headline_gap"] = metrics["ours_saving_avg"] - metrics["whole_saving_avg"]

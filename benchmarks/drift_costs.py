@@ -8,9 +8,12 @@ which error rate is allowed, and everything here is a function of that rate. Con
 - ``drift_*_avg``: DRIFT at its published rate, with its checks priced like rollback.
 - ``ours_saving_SCHEME_at_RATE``, ``ours_speedup_at_RATE``: our schemes under the same model; ``rate_for_*``: the error
   rate from which on a target is met.
+- ``conventions_*``: what of the difference between DRIFT and rollback is protection, and what is how each is counted
+  (nominal evaluations, traffic of going back, energy of checks): DRIFT under our conventions, rollback under DRIFT's.
 - ``whole_*``: whole models on `SERVER`, by running strategy and policy on the exact cycle model, with all bytes of
   accelerator and host: savings of energy, speed, joules of an image; ``whole_saving_TECHNOLOGY`` in each of
-  `TECHNOLOGIES`, and by policy and by strategy beside it.
+  `TECHNOLOGIES`, ``whole_saving_delay_*`` at the voltage that has the rate by each curve of delay, and by policy and by
+  strategy beside it.
 - ``map_*``: single products over arithmetic intensity; all points are in ``config.map``.
 """
 
@@ -53,6 +56,9 @@ from brownout.host.workload.trace import Workload
 from brownout.hw.configurations import SERVER
 from denoisers.published import DENOISERS
 
+PAIRS_RATE = 2.75e-2
+"""At which S16 with double errors located keeps quality with block Linears low, by benchmarks/drift.py."""
+
 RATES = (1e-3, 3e-3, 1e-2, 2e-2, 3e-2, 4.6e-2)
 """The last one ends the published table."""
 
@@ -70,8 +76,16 @@ MODELS = {"dit": "dit_xl_2_512", "pixart": "pixart_alpha_512", "sd15": "sd_1_5"}
 WHOLE_VARIANT, WHOLE_RATE = "layers_s16p_v25", 2e-2
 """Of whole models: all layers low but adaptive norms, at the rate that benchmarks/drift.py finds for it."""
 
-BESIDE = ("drift", "ours_s16p_v25_e0", "everything_s16p_v25")
-"""Priced for comparison: DRIFT at its own rate, and rollback with block Linears and with everything low."""
+BESIDE = ("drift", "drift_e0", "ours_s16p_v25_e0", "everything_s16p_v25")
+"""Priced for comparison: DRIFT at its own rate, also with as many nominal evaluations as rollback, and rollback with
+block Linears and with everything low."""
+
+DELAYS = {
+    "table": DelayModel(),
+    "alpha_power": DelayModel(delay="alpha-power"),
+    "transistors": DelayModel(delay="transistors"),
+}
+"""Delay over voltage: what the published table says, what a law fitted to it says, what transistors do."""
 
 SETTLED = 4
 
@@ -163,19 +177,53 @@ def rollback() -> dict[str, float]:
     return metrics
 
 
+def conventions(scheme: Scheme, rate: float) -> dict[str, float]:
+    """DRIFT and a scheme at a rate, each as counted by itself and as counted by the other.
+
+    From DRIFT as published one thing after the other becomes ours: one nominal evaluation, no traffic of going back,
+    checks by netlists, which are conventions; then the checks themselves, and the rate.
+    """
+    ours = {name: replace(model, nominal_steps=(0,)) for name, model in PUBLISHED.items()}
+    by_netlist = replace(DRIFT, energy=CLASSIC_NETLIST, memory=1.0)
+    steps = {
+        "published": saving_at_rate(DRIFT, ERROR_RATE),
+        "nominal": saving_at_rate(DRIFT, ERROR_RATE, models=ours),
+        "memory": saving_at_rate(replace(DRIFT, memory=1.0), ERROR_RATE, models=ours),
+        "netlist": saving_at_rate(by_netlist, ERROR_RATE, models=ours),
+        "checks": saving_at_rate(scheme, ERROR_RATE, models=ours),
+        "rate": saving_at_rate(scheme, rate, models=ours),
+    }
+    metrics = {f"conventions_then_{name}_avg": point.average for name, point in steps.items()}
+    # Rollback as DRIFT would count it: two nominal evaluations, its traffic, checks at 1 / B a row check (half of 2/B).
+    theirs = replace(scheme, energy=1 / int(scheme.name.split(" S")[1].split()[0]), memory=None)
+    counted_by_drift = saving_at_rate(theirs, rate).average
+    return {
+        **metrics,
+        "conventions_drift_as_ours_avg": steps["netlist"].average,
+        "conventions_ours_as_drift_avg": counted_by_drift,
+        "conventions_gain": steps["netlist"].average - steps["published"].average,
+        "conventions_protection_gain": steps["rate"].average - steps["netlist"].average,
+        "conventions_protection_gain_as_drift": counted_by_drift - steps["published"].average,
+    }
+
+
 def low_point(variant: Variant, voltage_v: float) -> OperatingPoint:
     """Point of a variant's array at a voltage, with its checks."""
     check_v = voltage_v + variant.check_voltage * max(0.0, GUARD_BAND_V - voltage_v)
     return OperatingPoint(voltage_v=voltage_v, check_voltage_v=check_v)
 
 
-def priced(workload: Workload, variant: Variant, rate: float, steps: int, **options: Any) -> ImageCost:
-    """An image of a variant at the lowest voltage with an error rate."""
-    low = low_point(variant, DelayModel().voltage_at_rate(rate))
+def priced(
+    workload: Workload, variant: Variant, rate: float, steps: int, *, delay: DelayModel | None = None, **options: Any
+) -> ImageCost:
+    """An image of a variant at the lowest voltage with an error rate, by a curve of delay."""
+    law = DELAYS["table"] if delay is None else delay
+    low = low_point(variant, law.voltage_at_rate(rate))
     # From the third evaluation on, rollback does the same in each; checkpoints come every so many.
     settled = None if variant.lowers == "block linears" else SETTLED
     return protected_image(
-        SERVER, workload, variant.make(), variant.policy(low), steps=steps, settled=settled, **options
+        *(SERVER, workload, variant.make(), variant.policy(low)),
+        **{"steps": steps, "settled": settled, "delay_model": law, **options},
     )
 
 
@@ -211,8 +259,12 @@ def whole(variant_name: str, rate: float, *, only: Collection[str] = tuple(MODEL
             }
             metrics |= {f"nominal_{part}_j_{key}": joules for part, joules in plain.parts_j.items()}
             metrics |= {f"protected_{part}_j_{key}": joules for part, joules in low.parts_j.items()}
+            for curve, delay in DELAYS.items():
+                metrics[f"whole_voltage_v_delay_{curve}"] = delay.voltage_at_rate(rate)
+                cost = low if curve == "table" else priced(workload, variant, rate, steps, delay=delay)
+                metrics[f"whole_saving_delay_{curve}_{key}"] = 1 - cost.energy_j / plain.energy_j
             for other in BESIDE:
-                at = ERROR_RATE if other == "drift" else rate
+                at = ERROR_RATE if other.startswith("drift") else rate
                 cost = priced(workload, VARIANTS[other], at, steps)
                 metrics[f"whole_saving_{other}_{key}"] = 1 - cost.energy_j / plain.energy_j
     for stem in {name.removesuffix(f"_{key}") for key in only for name in metrics if name.endswith(f"_{key}")}:
@@ -247,6 +299,7 @@ def main(
 ) -> None:
     """Compute, count, print and write the results."""
     metrics: dict[str, float] = {**paper(), **baselines(), **rollback()}
+    metrics |= conventions(ROLLBACK_SCHEMES["residue x1 S16 V0.25"], PAIRS_RATE)
     metrics |= whole(variant, rate, only=only or tuple(MODELS))
     found, points = intensity_map()
     metrics |= found

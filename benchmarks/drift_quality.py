@@ -111,6 +111,7 @@ VARIANTS = {
     "recompute": Variant(RecomputeAbft),
     "dmr": Variant(Dmr),
     "drift": Variant(PublishedDrift),
+    "drift_e0": Variant(PublishedDrift, nominal=(0,)),
     **{
         f"ours_s{segment}_v{round(100 * voltage)}": Variant(partial(Rollback, _residue(segment)), voltage)
         for segment in (32, 16, 8)

@@ -34,7 +34,7 @@ SAMPLED_K, SAMPLED_DEVIATION = 32, 25
 
 @dataclass(frozen=True)
 class _Sample:
-    """What checks found in a product of whole blocks.
+    """What erred in a product of whole blocks, and what checks found of it.
 
     Attributes
     ----------
@@ -58,20 +58,19 @@ class _Sample:
     @classmethod
     def of(cls, config: AcceleratorConfig, findings: Findings, shape: GemmShape) -> _Sample:
         """From a sample's findings."""
-        assert config.checksum is not None
         size = config.log_record_bytes
         log = np.frombuffer(findings.log, np.uint8).reshape(-1, size)
         block = log[:, :4].copy().view("<u4")[:, 0] // config.block_rows
         records = [log[block == index] for index in range(shape.m // config.block_rows)]
-        unit = 1 if config.group_count else config.checksum.segment_cols
+        unit = 1 if config.group_count or config.checksum is None else config.checksum.segment_cols
         return cls(config, shape.m * shape.n, findings.counts, unit, records)
 
     def drawn(self, elements: int, random: np.random.Generator) -> dict[str, int]:
-        """Counts of a product with so many elements."""
+        """Counts of a product with so many elements, but for those of its checks and of its log."""
         share = elements / self.elements
         drawn = {name: int(random.poisson(count * share)) for name, count in self.counts.items()}
         drawn["suppressed"] = self.unit * int(random.poisson(self.counts["suppressed"] * share / self.unit))
-        return drawn
+        return drawn | dict.fromkeys(("checks", "log_records", "log_dropped"), 0)
 
     def log_of(self, shape: GemmShape, options: CommandOptions) -> bytes:
         """Log of a product: each block has that of a block of the sample, as far as it reaches."""
@@ -151,12 +150,20 @@ class ShapeBackend(TwinBackend):
         return weights
 
     def _compute(self, product: Product) -> tuple[bytes, Found | None]:
-        if not product.options.check or not self.config.error_model.errs:
+        shape, options, errors = product.shape, product.options, self.settings.errors
+        checked = bool(options.check)
+        if checked:
+            self._add({"checks": shape.batch * shape.m * self._segments(shape.n)})
+        erring = self.config.error_model.errs and any(map(errors.rate_of, range(self.config.voltage_domains)))
+        if not self.config.error_model.errs or not (checked or erring):
             return b"", None
         sample = self._sample(product)
-        shape = product.shape
-        self._add(sample.drawn(shape.batch * shape.m * shape.n, self._random))
-        log = sample.log_of(shape, product.options) if product.options.log_bytes else b""
+        drawn = sample.drawn(shape.batch * shape.m * shape.n, self._random)
+        log = sample.log_of(shape, options) if checked and options.log_bytes else b""
+        kept = len(log) // self.config.log_record_bytes
+        self._add(drawn | {"log_records": kept, "log_dropped": max(0, drawn["detected"] - kept)})
+        if not checked:
+            return b"", None
         records = self._expected_records(product)
         return log, Found(records) if records.any() else None
 

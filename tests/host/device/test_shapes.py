@@ -24,7 +24,8 @@ def config(scheme):
 
 
 def run(accelerator, protection, values):
-    accelerator.set_error_rate(RATE, seed=3, check_rate=RATE)
+    checked = accelerator.config.checksum is not None
+    accelerator.set_error_rate(RATE, seed=3, check_rate=RATE if checked else 0.0)
     accelerator.reset_stats()
     shape = (M, N)
     if values:
@@ -62,3 +63,27 @@ def test_the_same_calls_find_the_same():
         with Accelerator(config("pairs"), ShapeBackend(config("pairs"))) as accelerator:
             found.append(run(accelerator, Protection(on_uncorrectable="suppress"), values=False)[0])
     assert found[0] == found[1]
+
+
+def test_checks_and_log_are_counted_not_drawn():
+    kept = Protection(on_uncorrectable="suppress", log_records=40)
+    for protection in (kept, Protection(on_uncorrectable="suppress", log_records=0)):
+        counted = []
+        for backend, values in (("twin", True), (ShapeBackend(config("pairs")), False)):
+            with Accelerator(config("pairs"), backend=backend) as accelerator:
+                counted.append(run(accelerator, protection, values)[0])
+        assert counted[0]["checks"] == counted[1]["checks"] == M * -(-N // 16)
+        assert counted[0]["log_records"] == counted[1]["log_records"] == protection.log_records
+        assert counted[1]["log_dropped"] == counted[1]["detected"] - protection.log_records
+
+
+@pytest.mark.parametrize("razor", [False, True])
+def test_errors_that_nobody_looks_for_are_counted(razor):
+    plain = AcceleratorConfig(rows=16, cols=16, timing_model="flip", razor=razor)
+    counted = []
+    for backend, values in (("twin", True), (ShapeBackend(plain), False)):
+        with Accelerator(plain, backend=backend) as accelerator:
+            counted.append(run(accelerator, None, values)[0])
+    for name in ("injected", "missed", *(["dropped"] if razor else [])):
+        assert counted[0][name] > 1000
+        assert counted[1][name] == pytest.approx(counted[0][name], abs=4 * np.sqrt(2 * M * N * RATE)), name
