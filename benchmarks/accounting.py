@@ -26,7 +26,7 @@ from scipy import stats as statistics
 from brownout.host import Accelerator, DelayModel, load_denoiser, offload, restore, sample
 from brownout.host.device.power.energy import PARTS
 from brownout.host.drift.accounting.executed import ImageCost, protected_image
-from brownout.host.drift.operating_point import GUARD_BAND_V, NOMINAL, OperatingPoint
+from brownout.host.drift.operating_point import NOMINAL, OperatingPoint
 from brownout.host.drift.runtime import protect
 from brownout.host.drift.strategies import Rollback
 from brownout.host.models.evaluate import calibration_run
@@ -146,9 +146,7 @@ def main(
         workload = subject.workload()
         for case in cases.split(","):
             variant, rate = CASES[case]
-            voltage = law.voltage_at_rate(rate)
-            check_v = voltage + variant.check_voltage * max(0.0, GUARD_BAND_V - voltage)
-            low = OperatingPoint(voltage_v=voltage, check_voltage_v=check_v)
+            low = variant.low(law.voltage_at_rate(rate))
             priced = figures(protected_image(ARRAY, workload, variant.make(), variant.policy(low), steps=steps))
             runs = [figures(subject.execute(variant, low, seed)) for seed in range(1, seeds + 1)]
             errors = {

@@ -50,7 +50,7 @@ from brownout.host.drift.accounting.published import (
     published_saving,
     published_voltage_v,
 )
-from brownout.host.drift.operating_point import GUARD_BAND_V, OperatingPoint
+from brownout.host.drift.operating_point import OperatingPoint
 from brownout.host.drift.strategies.checksums import classic
 from brownout.host.workload.trace import Workload
 from brownout.hw.configurations import SERVER
@@ -207,22 +207,16 @@ def conventions(scheme: Scheme, rate: float) -> dict[str, float]:
     }
 
 
-def low_point(variant: Variant, voltage_v: float) -> OperatingPoint:
-    """Point of a variant's array at a voltage, with its checks."""
-    check_v = voltage_v + variant.check_voltage * max(0.0, GUARD_BAND_V - voltage_v)
-    return OperatingPoint(voltage_v=voltage_v, check_voltage_v=check_v)
-
-
 def priced(
     workload: Workload, variant: Variant, rate: float, steps: int, *, delay: DelayModel | None = None, **options: Any
 ) -> ImageCost:
     """An image of a variant at the lowest voltage with an error rate, by a curve of delay."""
     law = DELAYS["table"] if delay is None else delay
-    low = low_point(variant, law.voltage_at_rate(rate))
+    low = variant.low(law.voltage_at_rate(rate))
     # From the third evaluation on, rollback does the same in each; checkpoints come every so many.
     settled = None if variant.lowers == "block linears" else SETTLED
     return protected_image(
-        *(SERVER, workload, variant.make(), variant.policy(low)),
+        *(SERVER, workload, variant.make(), variant.policy(low, law=law)),
         **{"steps": steps, "settled": settled, "delay_model": law, **options},
     )
 

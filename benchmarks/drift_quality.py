@@ -79,24 +79,46 @@ FRECHET_IMAGES = 320
 class Variant:
     """A strategy, where the voltage of its checks lies (0 the array's, 1 the guard band's), what is nominal, what low.
 
-    `lowers` is one of ``block linears`` (as published), ``layers`` (attention is at the guard band) and
-    ``everything``.
+    `lowers` is one of ``block linears`` (as published), ``layers`` (attention is at the guard band), ``everything``
+    (but adaptive norms) and ``all``, where nothing is at the guard band. With ``everything`` products of attention err
+    `attention` times as often as layers do, at a voltage or clock of their own: with nothing to go back to they hurt
+    more.
     """
 
     make: Callable[[], Strategy]
     check_voltage: float = 0.0
     nominal: tuple[int, ...] = (0, 1)
     lowers: str = "block linears"
+    attention: float = 1.0
 
-    def policy(self, low: OperatingPoint, safe: OperatingPoint = GUARD_BAND) -> SelectivePolicy:
+    def low(self, voltage_v: float) -> OperatingPoint:
+        """Point of the array at a voltage, with its checks."""
+        check_v = voltage_v + self.check_voltage * max(0.0, GUARD_BAND_V - voltage_v)
+        return OperatingPoint(voltage_v=voltage_v, check_voltage_v=check_v)
+
+    def policy(
+        self, low: OperatingPoint, safe: OperatingPoint = GUARD_BAND, law: DelayModel | None = None
+    ) -> SelectivePolicy:
         """Points of all products: the object by which images are drawn, and by which whole models are priced.
 
-        What is not low in ``layers`` and ``everything`` is at `safe`, in evaluations that are not nominal.
+        What is not low in ``layers`` and ``everything`` is at `safe`, in evaluations that are not nominal. `law` says
+        at which point attention errs as it may; by default the published table.
         """
         if self.lowers == "block linears":
             return published(low, evaluations=self.nominal)
-        attention = low if self.lowers == "everything" else safe
+        if self.lowers == "all":
+            return SelectivePolicy(low=low, first=len(self.nominal))
+        attention = self._for_attention(low, law or DelayModel()) if self.lowers == "everything" else safe
         return whole(low, attention=attention, modulation=safe, first=len(self.nominal))
+
+    def _for_attention(self, low: OperatingPoint, law: DelayModel) -> OperatingPoint:
+        """Where products of attention err as often as they may while layers are at `low`."""
+        if self.attention == 1:
+            return low
+        rate = self.attention * law.error_rate(low.voltage_v, low.frequency_hz)
+        if low.frequency_hz == NOMINAL.frequency_hz:
+            return self.low(law.voltage_at_rate(rate))
+        return replace(low, frequency_hz=law.frequency_at_rate(rate, low.voltage_v))
 
 
 def _residue(segment: int, *, pairs: bool = False) -> ChecksumConfig:
@@ -107,6 +129,7 @@ VARIANTS = {
     "guardband": Variant(GuardBand),
     "unprotected": Variant(Unprotected),
     "drop": Variant(Drop),
+    "drop_all": Variant(Drop, nominal=(), lowers="all"),
     "zeroing": Variant(ZeroingAbft),
     "recompute": Variant(RecomputeAbft),
     "dmr": Variant(Dmr),
@@ -132,11 +155,17 @@ VARIANTS = {
         for lowers in ("layers", "everything")
         for voltage in (0.25, 0.0)
     },
+    **{
+        f"everything_s16p_v25_a{round(1 / attention)}": Variant(
+            partial(Rollback, _residue(16, pairs=True), attempts=0), 0.25, (0,), "everything", attention
+        )
+        for attention in (1 / 5, 1 / 10, 1 / 20)
+    },
 }
 """Names of rollback, which begin with ``ours``: columns of a segment, with ``p`` if double errors are located too, and
 per cent of the way from the array's voltage to the guard band's; with ``_e0`` only evaluation 0 is nominal, which has
 nothing to go back to, and not evaluation 1 as DRIFT has it. ``layers`` and ``everything`` are rollback too, named by
-what is low."""
+what is low, with ``_a10`` if attention errs a tenth as often."""
 
 BASELINES = ("guardband", "unprotected", "drop", "zeroing", "recompute", "dmr", "drift")
 COMPARED = (*BASELINES, "ours_s16_v25_e0", "ours_s16p_v25_e0")
@@ -204,6 +233,7 @@ class Bench:
             "strategy": strategy.describe(),
             "variant": [variant.check_voltage, list(variant.nominal)],
             **({} if variant.lowers == "block linears" else {"lowers": variant.lowers}),
+            **({} if variant.attention == 1 else {"attention": variant.attention}),
             "noise": [SEED, BATCH],
             "guidance": self.spec.guidance_scale,
             "scales": {layer: each.scales.tolist() for layer, each in self.calibration.layers.items()},
@@ -271,9 +301,7 @@ class Bench:
 
     def point(self, variant: Variant, voltage_v: float, batch: int) -> dict[str, Any]:
         """Quality and cost of a batch."""
-        check_v = voltage_v + variant.check_voltage * max(0.0, GUARD_BAND_V - voltage_v)
-        low = OperatingPoint(voltage_v=voltage_v, check_voltage_v=check_v)
-        images, stats = self._draw(variant.make(), variant.policy(low), batch)
+        images, stats = self._draw(variant.make(), variant.policy(variant.low(voltage_v)), batch)
         clean = self.clean(batch)
         labels = torch.arange(BATCH) % self.spec.num_classes
         return {

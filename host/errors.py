@@ -160,9 +160,9 @@ class MismatchError(RuntimeError):
     Attributes
     ----------
     place, difference : str
-        As given.
+        Place and kind of the difference, as given.
     reproducer : Path or None
-        As given.
+        Program that shows it, as given.
     """
 
     def __init__(self, place: str, difference: str, reproducer: Path | None, unwritten: str = "") -> None:

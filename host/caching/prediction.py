@@ -54,9 +54,9 @@ def logged_places(log: Sequence[LogRecord], *, first_row: int = 0, first_col: in
     Parameters
     ----------
     log : sequence of LogRecord
-        Of the last product.
+        Log of the last product.
     first_row, first_col : int
-        Those of the product.
+        Place of the product.
     """
     # The hardware numbers rows and columns modulo 2^32.
     pairs = sorted(
@@ -87,8 +87,8 @@ def write_predictions(
     slot : torch.Tensor
         int32 or int8, (M, N) or (B, M, N), contiguous: the output of the present evaluation.
     latest, earlier : torch.Tensor
-        Of the same shape and dtype: the outputs of the evaluation before, and of the one before that; without an
-        earlier one it is the latest value that is written.
+        Outputs of the same shape and dtype: the outputs of the evaluation before, and of the one before that; without
+        an earlier one it is the latest value that is written.
     places : Places
         Uncorrectable elements.
     factor : float

@@ -46,7 +46,7 @@ class StepCache(abc.ABC):
     damping : float
         Share of the extrapolated change that is believed, 0 to 1.
     warmup : int
-        At least 1.
+        Number of evaluations, at least 1.
 
     Attributes
     ----------

@@ -59,7 +59,7 @@ class Journal:
     Attributes
     ----------
     facts : dict
-        Those of the process that began the run.
+        Facts of the process that began the run.
     replayed : int
         Evaluations that need not be computed.
 

@@ -13,7 +13,7 @@ class RunCheckpoint:
     Attributes
     ----------
     folder : Path or str
-        Of this run alone; made if need be. If it holds the run already, that is resumed.
+        Folder of this run alone; made if need be. If it holds the run already, that is resumed.
     every : int
         Evaluations of the denoiser between two states. After a loss the evaluations since the last one are computed
         once more.

@@ -39,11 +39,11 @@ class SharedImage:
     Attributes
     ----------
     spec : ModelSpec
-        Of the model.
+        Description of the model.
     devices : tuple of DeviceSpec
         The accelerators.
     twin : dict of str to Generated
-        By method.
+        Runs on the twin, by method.
     rtl : Generated
         `ON_RTL`, on two simulators.
     images : dict of str to torch.Tensor
@@ -51,7 +51,7 @@ class SharedImage:
     recognised : dict of str to bool
         Classified as the label.
     psnr_db : dict of str to float
-        To the image of a single device.
+        Distance to the image of a single device.
     mismatch : str or None
         Where RTL and twin differ.
     """
@@ -132,7 +132,7 @@ def share_image(config: AcceleratorConfig, *, seed: int) -> SharedImage:
     config : AcceleratorConfig
         The larger accelerator.
     seed : int
-        Of the noise.
+        Seed of the noise.
 
     Raises
     ------

@@ -146,7 +146,7 @@ class DemoJob:
     Attributes
     ----------
     seed : int
-        Of the initial noise and of the draws of timing errors.
+        Seed of the initial noise and of the draws of timing errors.
     """
 
     spec: ModelSpec
@@ -263,7 +263,7 @@ def run_demo(
     name : str
         ``digits``, ``mnist`` or ``emoji``.
     seed : int
-        Of the initial noise and of the draws of timing errors.
+        Seed of the initial noise and of the draws of timing errors.
     config : AcceleratorConfig
         The accelerator; its timing model and checksum units are those that the scenarios need.
     voltage_v : float

@@ -21,7 +21,7 @@ class Scenario:
     Attributes
     ----------
     name : str
-        In names of metrics.
+        Word in names of metrics.
     title : str
         On the page.
     point : OperatingPoint

@@ -49,7 +49,7 @@ def vary(
     size : int
         Height and width of the result in pixels.
     largest_shift : int
-        In pixels of the result.
+        Largest shift in pixels of the result.
     mirrored : torch.Tensor
         bool (N,): which pictures may be mirrored; half of them are.
     generator : torch.Generator

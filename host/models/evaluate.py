@@ -65,9 +65,9 @@ def draw(
     count : int
         Images.
     seed : int
-        Of the noise; all images differ in it, and runs with neighbouring seeds share none.
+        Seed of the noise; all images differ in it, and runs with neighbouring seeds share none.
     num_inference_steps, guidance_scale : optional
-        As in `sample`.
+        Arguments of `sample`.
 
     Returns
     -------
@@ -107,9 +107,9 @@ def evaluate(
     images_per_class : int
         Images generated of each class; all differ in their noise.
     num_inference_steps, guidance_scale : optional
-        As in `sample`.
+        Arguments of `sample`.
     seed : int
-        Of the noise.
+        Seed of the noise.
     int8 : bool
         Run all layers and attention in int8, on the twin, instead of float32.
 

@@ -160,7 +160,7 @@ def prune_mlp(
     model : nn.Module
         A float model of diffusers (DiT, PixArt, U-Nets with transformer blocks); it is not changed.
     share : float
-        Of the hidden units of each MLP, 0 to below 1.
+        Share of the hidden units of each MLP, 0 to below 1.
     statistics : mapping, optional
         What `hidden_statistics` returned; weights the importance, and is needed for `compensation`.
     compensation : {"mean", "least_squares"}, optional

@@ -53,7 +53,7 @@ def sample(
     labels : sequence of int, or torch.Tensor
         Class of each image.
     seed : int
-        Of the initial noise.
+        Seed of the initial noise.
     num_inference_steps : int, optional
         DDIM steps; by default what `spec` says.
     guidance_scale : float, optional

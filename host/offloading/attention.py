@@ -53,7 +53,7 @@ class Heads:
     mask : torch.Tensor or None
         float32 (B, H, L, S), -inf where a key is masked.
     shape : tuple of int
-        Of the result as the caller expects it.
+        Shape of the result as the caller expects it.
     """
 
     query: torch.Tensor
@@ -118,7 +118,7 @@ def attend(
     input_scales : list of 3 float
         Scales of query, key and value.
     scale : float
-        Of the scores.
+        Scale of the scores.
     is_causal : bool
         Mask keys after the query's place.
     multiply : (callable, callable)
@@ -363,12 +363,12 @@ class OffloadedAttention(NotCopied, nn.Module):
     name : str
         Name of that module.
     calls : list of AttentionCall
-        In their order.
+        Calls in their order.
 
     Attributes
     ----------
     model : OffloadedModel
-        To which it belongs.
+        Model to which it belongs.
     """
 
     def __init__(self, name: str, calls: list[AttentionCall]) -> None:

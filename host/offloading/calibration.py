@@ -58,15 +58,15 @@ class Calibration:
     Attributes
     ----------
     layers : dict of str to LayerCalibration
-        By dotted name; a second call of attention in the same module is ``name#1``.
+        Layers by dotted name; a second call of attention in the same module is ``name#1``.
     method : {"absmax", "percentile", "mse"}
         How scales follow from what was seen.
     percentile : float
-        Of ``"percentile"``.
+        Argument of ``"percentile"``.
     smoothing : float or None
         The exponent alpha, if input channels were smoothed.
     timestep_bounds : tuple of float
-        As in `TimestepGroups`.
+        Bounds of `TimestepGroups`.
     left : tuple of FloatModule
         Modules that did products in the run for scales, or were not called, and have no scales: why not, and how many
         MACs.

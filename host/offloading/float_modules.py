@@ -23,7 +23,7 @@ class FloatModule:
     reason : str
         Why they are not offloaded.
     share : float or None
-        Of the MACs of the model in that run; None if they were not counted.
+        Share of the MACs of the model in that run; None if they were not counted.
     """
 
     name: str

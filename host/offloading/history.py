@@ -43,7 +43,7 @@ class HistorySlot:
     scale : float
         Scale of the input with which they were made.
     evaluation : int
-        Of the model, that wrote it last.
+        Evaluation of the model, that wrote it last.
     """
 
     sums: torch.Tensor
@@ -93,11 +93,11 @@ class History:
         shape : tuple of int
             (M, N) or (B, M, N).
         device : torch.device
-            That of the operands.
+            Device of the operands.
         scale : float
             Scale of the input now.
         evaluation : int
-            Of the model, now.
+            Evaluation of the model, now.
 
         Returns
         -------

@@ -44,7 +44,7 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
     layer : nn.Module
         The float layer, which `restore` puts back, with ``weight`` and ``bias`` as `LayerType` says.
     model : OffloadedModel
-        To which it belongs.
+        Model to which it belongs.
     name : str
         Its name there.
     calibration : LayerCalibration

@@ -23,9 +23,9 @@ def left_in_float(
     offloaded : set of str
         Names of layers and calls.
     reasons : dict of str to str
-        For layers that are not, which is known now.
+        Reasons for layers that are not, which is known now.
     modules : dict of str to nn.Module
-        Of the model.
+        Modules of the model.
     """
     left = [
         each if reasons.get(each.name, EXCLUDED) == EXCLUDED else replace(each, reason=reasons[each.name])

@@ -42,7 +42,7 @@ class MacCounter(TorchDispatchMode):
     Attributes
     ----------
     macs : dict of nn.Module to Counter
-        For each module, MACs by the name of the torch function that did them.
+        MACs of each module, by the name of the torch function that did them.
     """
 
     def __init__(self) -> None:

@@ -84,7 +84,7 @@ def bad_queries(
     bad_keys : torch.Tensor
         bool (B, H, S): of keys and values.
     mask : torch.Tensor, optional
-        Of these rows, broadcastable to (B, H, rows, S): a key at -inf does not count.
+        Mask of these rows, broadcastable to (B, H, rows, S): a key at -inf does not count.
     start, rows : int
         Which rows.
 

@@ -94,7 +94,7 @@ class OffloadedModel(NotCopied):
     execution : Execution
         Runs the products.
     products : list of OffloadedProduct
-        In the order of the model.
+        Products in the order of the model.
     run_listeners : list of callable
         Called by `begin_run`.
     stateful : dict of str to Stateful
@@ -185,7 +185,7 @@ class OffloadedProduct:
     Parameters
     ----------
     model : OffloadedModel
-        To which it is added.
+        Model to which it is added.
     name : str
         Dotted name of the layer, for attention with ``.qk`` or ``.pv``.
     kind : str

@@ -139,7 +139,7 @@ def patches(
     image : torch.Tensor
         (B, H, W, C), padded already.
     kernel, stride, dilation : (int, int)
-        Of rows and columns.
+        Sizes of rows and columns.
 
     Returns
     -------

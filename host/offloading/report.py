@@ -72,7 +72,7 @@ class Report(list[LayerReport]):
     Attributes
     ----------
     left_in_float : tuple of FloatModule
-        As `OffloadedModel.left_in_float`.
+        Modules of `OffloadedModel.left_in_float`.
     """
 
     def __init__(self, layers: Iterable[LayerReport], left_in_float: tuple[FloatModule, ...]) -> None:

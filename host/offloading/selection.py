@@ -43,7 +43,7 @@ class Selection:
     Attributes
     ----------
     layers : dict of nn.Module to str
-        Those to offload, with their names.
+        Layers to offload, with their names.
     left : dict of nn.Module to (str, str)
         Name and reason of those that stay in float.
     """

@@ -88,7 +88,7 @@ def load_offloaded(
         A float model of the same architecture; its weights do not matter. `restore` brings its layers
         back as they were; all other parameters are those of the folder from now on.
     accelerator : Accelerator
-        As in `offload`.
+        Argument of `offload`.
     folder : Path or str
         Where the files are.
     observer, nonfinite

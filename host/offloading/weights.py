@@ -39,7 +39,8 @@ class Source:
     Parameters
     ----------
     parameter : nn.Parameter
-        Of the float layer, which `restore` puts back; its memory is that of the weights until others are loaded.
+        Parameter of the float layer, which `restore` puts back; its memory is that of the weights until others are
+        loaded.
 
     Attributes
     ----------

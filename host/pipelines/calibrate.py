@@ -76,7 +76,7 @@ def calibrate_pipeline(
         Keyword arguments of representative calls. Each is made up to three times, with the same noise; generators among
         the arguments are left in the state that they had.
     filter_fn : callable, optional
-        As in `calibrate`.
+        Argument of `calibrate`.
     **options
         ``method``, ``percentile``, ``smoothing``, ``timestep_groups``, ``num_train_timesteps`` (by default the
         scheduler's), ``measure_error``: as in `calibrate`.

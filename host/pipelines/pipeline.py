@@ -197,7 +197,7 @@ class OffloadedPipeline:
         accelerator, filter_fn, unsupported, nonfinite
             As in `from_pipe`.
         calibration : Calibration or list of dict, optional
-            As in `from_pipe`; by default two images of each class.
+            Argument of `from_pipe`; by default two images of each class.
 
         Raises
         ------

@@ -30,7 +30,7 @@ def recognised(
     labels : torch.Tensor
         int64 (N,): the class that each image was asked for.
     classifier : callable
-        From images to class scores (N, num_classes), in eval mode.
+        Network from images to class scores (N, num_classes), in eval mode.
 
     Returns
     -------
@@ -75,7 +75,7 @@ class AgreementDifference:
     samples : int
         Pairs of images.
     confidence : float
-        Of each bound.
+        Confidence of each bound.
     """
 
     a: float
@@ -160,7 +160,7 @@ def agreement_difference(
     recognised_a, recognised_b : torch.Tensor
         bool (N,) from `recognised`: run a and run b with the same noise and labels.
     confidence : float
-        Of each one-sided bound, in [0.5, 1).
+        Confidence of each one-sided bound, in [0.5, 1).
 
     Raises
     ------

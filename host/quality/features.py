@@ -37,7 +37,7 @@ def extract_features(images: torch.Tensor, network: FeatureNetwork) -> torch.Ten
     images : torch.Tensor
         (N, C, H, W) in [0, 1].
     network : FeatureNetwork
-        In eval mode.
+        Network in eval mode.
 
     Returns
     -------

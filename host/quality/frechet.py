@@ -90,7 +90,7 @@ class FrechetResult:
     Attributes
     ----------
     distance : float
-        As `frechet_distance`.
+        Result of `frechet_distance`.
     low, high : float
         Interval of the distance at these sample sizes: that of the bootstrap, moved so that its mean is `distance`,
         because resampled sets lie further apart than the sets themselves. Compare it with distances of sets of the
@@ -101,7 +101,7 @@ class FrechetResult:
     samples_a, samples_b : int
         Sizes of the sets.
     confidence : float
-        Of the two-sided interval.
+        Confidence of the two-sided interval.
     resamples : int
         Bootstrap resamples.
     """
@@ -153,15 +153,15 @@ def frechet_with_interval(
     Parameters
     ----------
     features_a, features_b : torch.Tensor
-        As in `frechet_distance`.
+        Arguments of `frechet_distance`.
     labels_a, labels_b : torch.Tensor, optional
         int64 (N,) and (M,).
     confidence : float
-        Of the two-sided interval, in (0, 1).
+        Confidence of the two-sided interval, in (0, 1).
     resamples : int
-        At least 20.
+        Number of them, at least 20.
     seed : int
-        Of the bootstrap; the same seed gives the same interval.
+        Seed of the bootstrap; the same seed gives the same interval.
 
     Raises
     ------
@@ -201,7 +201,7 @@ class SeedFloor:
     Attributes
     ----------
     mean, largest : float
-        Of the distances between all pairs of runs.
+        Mean and largest of the distances between all pairs of runs.
     pairs : int
         Pairs of runs.
     samples : int

@@ -64,11 +64,11 @@ class PairedBound:
         One-sided bounds: the true mean lies below `upper` with probability `confidence`, and above `lower` with the
         same probability. Both together hold with ``2 * confidence - 1``.
     standard_error : float
-        Of the mean.
+        Standard error of the mean.
     samples : int
         Pairs.
     confidence : float
-        Of each bound.
+        Confidence of each bound.
     """
 
     mean: float
@@ -91,7 +91,7 @@ def paired_bound(
     a, b : torch.Tensor or sequence of float
         (N,): the same metric of the same images (same noise, same label) in two runs.
     confidence : float
-        Of each bound, in [0.5, 1).
+        Confidence of each bound, in [0.5, 1).
 
     Raises
     ------

@@ -30,7 +30,7 @@ class QualityReport:
     agreement : AgreementDifference or None
         Run a is the run, run b the reference; None without labels.
     frechet, reference_frechet : FrechetResult or None
-        Of the run and of the reference to the held-out images; None without those.
+        Fréchet distances of the run and of the reference to the held-out images; None without those.
     """
 
     images: int

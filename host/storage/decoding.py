@@ -159,7 +159,7 @@ def check(value: Any, schema: type[T], source: Path | str) -> T:
     Parameters
     ----------
     value : Any
-        From `parse`, or made here: tuples count as arrays.
+        Value from `parse`, or made here: tuples count as arrays.
     schema, source
         As in `decode`.
     """

@@ -28,7 +28,7 @@ def packable(name: str, fields: Mapping[str, str] = MappingProxyType({})) -> Cal
     name : str
         Name in files, as ``stadi.plan.Plan``; once files have it, it stays.
     fields : mapping
-        From names of fields to those that files have, where these differ.
+        Names in files by names of fields, where these differ.
 
     Raises
     ------

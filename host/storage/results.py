@@ -40,14 +40,14 @@ class Results:
     Attributes
     ----------
     name : str
-        Of the benchmark.
+        Name of the benchmark.
     metrics : dict of str to int or float
         Finite numbers.
     config : dict
         What they were measured with.
     machine : Machine
     versions : dict of str to str
-        Of packages.
+        Versions of packages.
     """
 
     name: str

@@ -32,9 +32,9 @@ class CountedWorkload:
     workload : Workload
         What it runs.
     energy_model : EnergyModel, optional
-        Of the energies.
+        Prices of the energies.
     delay_model : DelayModel, optional
-        From operating points to error rates.
+        Law from operating points to error rates.
     requantise : bool
         Whether layers write int8, with a table of channels, instead of the int32 of `offload`. Attention
         writes int32 always.
@@ -73,7 +73,7 @@ class CountedWorkload:
         Parameters
         ----------
         protection : Protection
-            Of all products. As in an offloaded model, products of attention keep what others suppress.
+            Protection of all products. As in an offloaded model, products of attention keep what others suppress.
         products : iterable of ModelProduct, optional
             What to count instead of all products of the workload: other extents, the same weights.
 

@@ -62,13 +62,13 @@ class ProductSite:
     Attributes
     ----------
     evaluation : int
-        Of the denoiser, from 0 on.
+        Evaluation of the denoiser, from 0 on.
     timestep : float
-        Of the noise schedule; NaN if the denoiser was called without one.
+        Timestep of the noise schedule; NaN if the denoiser was called without one.
     product : str
         Dotted name, for attention with ``.qk`` or ``.pv``.
     block, kind : str
-        As `block_of` and `kind_of_product`.
+        Names by `block_of` and `kind_of_product`.
     """
 
     evaluation: int

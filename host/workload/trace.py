@@ -24,7 +24,7 @@ class ModelProduct:
     Attributes
     ----------
     name : str
-        As in `brownout.host.report`: the layer's; of attention with ``.qk`` or ``.pv``.
+        Name in `brownout.host.report`: the layer's; of attention with ``.qk`` or ``.pv``.
     kind : str
         `LayerType.kind` of the layer, or ``"attention"``.
     block : str
@@ -33,7 +33,7 @@ class ModelProduct:
         Extents. Rows are those of the whole batch: tokens, or output pixels if it `is_of_pixels`; products of attention
         are batched over images and heads, and cut into `ROWS_AT_ONCE` query rows.
     first_row : int
-        As the model gives it to `Accelerator.gemm`.
+        Argument that the model gives to `Accelerator.gemm`.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Workload:
     Attributes
     ----------
     products : tuple of ModelProduct
-        In the order of execution.
+        Products in the order of execution.
     weights : mapping of str to (int, int, int)
         Batch, K and N of the resident weights of each layer, in the order of upload. Layers that are not used in an
         evaluation are among them.

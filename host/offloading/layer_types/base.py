@@ -64,9 +64,9 @@ class LayerType(abc.ABC, Generic[Layer]):
         values : torch.Tensor
             Its input.
         weight : torch.Tensor
-            In place of its weight: float, same shape.
+            Replacement of its weight: float, same shape.
         bias : torch.Tensor, optional
-            In place of its bias.
+            Replacement of its bias.
         """
 
     @abc.abstractmethod

@@ -56,7 +56,7 @@ def int8_conv2d(
     group : torch.Tensor, optional
         int64 (): the timestep group, by default 0.
     kernel, stride, dilation : list of int
-        Of rows and columns.
+        Sizes of rows and columns.
     padding : list of int
         Zeros left, right, above and below.
     layer : int

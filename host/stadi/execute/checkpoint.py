@@ -36,18 +36,17 @@ class SyncPoint:
     step : int
         First step that is not done.
     plan : Plan
-        Of the interval before.
+        Plan of the interval before.
     state : SolverState
-        Of all rows.
+        State of all rows.
     kept : dict of str to WorkerState
-        Of each device in the plan; what is held of others is in the first one alone, unless it
-        is coded.
+        Kept values of each device in the plan; what is held of others is in the first one alone, unless it is coded.
     failures : tuple of Failure
-        In simulated time, real losses among them.
+        Failures in simulated time, real losses among them.
     lost : dict of str to str
-        As `Generated.lost`.
+        Losses of `Generated.lost`.
     damaged, sent_bytes : int
-        As in `Generated`.
+        Counts of `Generated`.
     """
 
     step: int
@@ -83,7 +82,7 @@ class RunLog:
     options : RunCheckpoint
         Where and how often. An evaluation, in its terms, is an interval between sync points.
     identity : mapping
-        Of `run_identity`.
+        Digest of `run_identity`.
 
     Raises
     ------

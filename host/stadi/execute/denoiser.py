@@ -83,7 +83,7 @@ class PatchedDenoiser(abc.ABC):
         conditions : mapping
             Further arguments of the denoiser, for the whole image.
         exchange : Exchange
-            With the others.
+            Exchange with the others.
 
         Returns
         -------

@@ -18,22 +18,22 @@ class Exchange:
     Parameters
     ----------
     mailbox : Mailbox
-        Of the device.
+        Mailbox of the device.
     plan : Plan
-        Says who uses what.
+        Plan that says who uses what.
     epoch : int
         Number of the plan.
     reached : callable
         Called when an evaluation reaches an exchange: a stage is over.
     coding : ExchangeCoding, optional
-        Of keys and values; by default they are always sent whole.
+        Coding of keys and values; by default they are always sent whole.
 
     Attributes
     ----------
     me : Share
         The device's part.
     step : int
-        Of the present evaluation.
+        Step of the present evaluation.
     synchronous : bool
         Whether all use what all others send in the same step.
     """

@@ -48,7 +48,7 @@ class Keep:
     Attributes
     ----------
     step : int
-        Of the sync point, which must be the last one.
+        Step of the sync point, which must be the last one.
     with_held : bool
         Whether also what is held of others.
     """

@@ -45,18 +45,18 @@ class Fleet:
     Parameters
     ----------
     devices : sequence of DeviceSpec or AcceleratorConfig
-        At least one; a configuration alone is a device at the nominal operating point.
+        Devices, at least one; a configuration alone is a device at the nominal operating point.
     links : Links
-        From each to each other.
+        Links from each to each other.
     backend : {"twin", "rtl", "mixed"}
-        Of all accelerators.
+        Backend of all accelerators.
     executor : {"process", "inline", "ray"}
         Where they live: each in a process, each in a thread of this process, or each in a Ray actor. All give the same
         bits.
     patience_s : float
         Wall-clock seconds without any sign of life after which a device is given up.
     threads : int
-        Of torch in each process.
+        Threads of torch in each process.
 
     Raises
     ------
@@ -95,7 +95,7 @@ class Fleet:
         denoiser : nn.Module
             A float denoiser of diffusers; it is not changed.
         calibration : callable or Calibration
-            As in `offload`.
+            Argument of `offload`.
 
         Returns
         -------

@@ -17,9 +17,9 @@ class Moment:
     Attributes
     ----------
     step : int
-        Of its evaluation.
+        Step of its evaluation.
     share : float
-        Of the evaluation's time that has passed, 0..1.
+        Share of the evaluation's time that has passed, 0..1.
     """
 
     step: int

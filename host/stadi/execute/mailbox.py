@@ -121,7 +121,7 @@ class Mailbox:
     damaged : int
         Messages that came damaged.
     sent_bytes : int
-        Of the tensors of all messages, without those that were asked for again.
+        Bytes of the tensors of all messages, without those that were asked for again.
     """
 
     def __init__(self, name: str, transport: Transport, patience_s: float) -> None:

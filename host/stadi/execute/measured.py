@@ -41,7 +41,7 @@ class MeasuredCosts:
     Parameters
     ----------
     planned : CostModel
-        For evaluations that nobody has reported, because their device was lost.
+        Times for evaluations that nobody has reported, because their device was lost.
     """
 
     def __init__(self, planned: CostModel) -> None:

@@ -15,7 +15,7 @@ def patched(module: nn.Module, size: tuple[int, int]) -> PatchedDenoiser:
     Parameters
     ----------
     module : nn.Module
-        Of diffusers, float or offloaded.
+        Layer of diffusers, float or offloaded.
     size : (int, int)
         Height and width of its latents.
 

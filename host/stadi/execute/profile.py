@@ -49,7 +49,7 @@ def profile(placed: PlacedDenoiser, latents: torch.Tensor, conditions: Mapping[s
     latents : torch.Tensor
         float32 (B, C, H, W), as an image will have; with guidance twice the batch.
     conditions : mapping
-        As in `PlacedDenoiser.generate`, for this batch.
+        Argument of `PlacedDenoiser.generate`, for this batch.
 
     Returns
     -------

@@ -21,7 +21,7 @@ class Sampling:
     Attributes
     ----------
     scheduler : DDIMScheduler or DPMSolverMultistepScheduler
-        Of diffusers: its configuration counts, it is not changed.
+        Scheduler of diffusers: its configuration counts, it is not changed.
     conditions : mapping
         Arguments of the denoiser beside latents and timestep; nested mappings of tensors (B, ...).
     unconditional : mapping, optional
@@ -31,7 +31,7 @@ class Sampling:
     num_inference_steps : int
         Evaluations of a device with stride 1.
     use_clipped_model_output : bool
-        As in ``DDIMScheduler.step``.
+        Argument of ``DDIMScheduler.step``.
 
     Raises
     ------
@@ -88,7 +88,7 @@ class Sharing:
     max_stride : int
         Largest stride of them.
     coding : ExchangeCoding or "auto", optional
-        In which keys and values are sent after synchronous steps; by default whole. ``"auto"`` takes
+        Coding of keys and values after synchronous steps; by default they are sent whole. ``"auto"`` takes
         `brownout.host.stadi.plan.coding.AUTO` if it is predicted to save at least `AUTO_GAIN` of the latency.
     replan : bool
         Whether plans are changed when devices slow down, and when they are lost.

@@ -159,7 +159,7 @@ class Known:
     agreed : bool
         Whether, beside `pieces`, all hold the same of everybody: the last exchange was synchronous.
     pieces : dict of str to dict of str to Piece
-        By the place in the model and the receiver.
+        Pieces by the place in the model and the receiver.
     """
 
     agreed: bool = False
@@ -181,11 +181,11 @@ class Residuals:
         site : str
             Place in the model.
         exchange : Exchange
-            Of the present evaluation.
+            Exchange of the present evaluation.
         own : Piece
-            Of the device's rows in it.
+            Values of the device's rows in it.
         before : Piece or None
-            Those that were held until now.
+            Values that were held until now.
         """
         if exchange.synchronous or exchange.coding is None:
             self._agreed = exchange.synchronous
@@ -227,7 +227,7 @@ class Residuals:
         site : str
             Place in the model.
         exchange : Exchange
-            Of the present evaluation.
+            Exchange of the present evaluation.
         sender, step : Share, int
             Whose, and of which evaluation.
         before : Piece or None

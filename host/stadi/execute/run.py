@@ -38,20 +38,20 @@ class Generated:
     latents : torch.Tensor
         float32 (B, C, H, W).
     timeline : Timeline
-        In simulated time, from the times that the accelerators counted.
+        Events in simulated time, from the times that the accelerators counted.
     predicted_s : float
         Latency that the planner predicted.
     evaluations : dict of str to list of Evaluation
-        Of each device, in order; without those of intervals that were in vain.
+        Evaluations of each device, in order; without those of intervals that were in vain.
     lost : dict of str to str
         Devices that were lost on the way, and why.
     damaged : int
         Messages that came damaged and were sent again.
     coding : ExchangeCoding or None
-        In which keys and values were sent after synchronous steps.
+        Coding of keys and values after synchronous steps.
     sent_bytes : int
-        Of the tensors that devices really sent each other, without intervals that were in vain: of a transformer as
-        ``timeline.link_bytes`` without the latents of sync points, and 16 bytes more for each message of a
+        Bytes of the tensors that devices really sent each other, without intervals that were in vain: of a transformer
+        as ``timeline.link_bytes`` without the latents of sync points, and 16 bytes more for each message of a
         self-attention.
     """
 
@@ -72,9 +72,9 @@ class _Reply:
     Attributes
     ----------
     plan : Plan
-        To go on with.
+        Plan to go on with.
     step : int
-        From there.
+        Step at which the plan begins.
     gone : frozenset of str
         Devices that were lost since the last reply.
     """
@@ -92,15 +92,15 @@ class FleetRun:
     workers : WorkerGroup
         The workers.
     planner : Planner
-        For the devices that were alive at the beginning.
+        Planner for the devices that were alive at the beginning.
     method : str
-        Of plans after the first.
+        Method of plans after the first.
     synchronous : bool
         Whether they have to be synchronous to the end.
     replan : bool
         Whether there may be any.
     resynchronise : bool
-        As `Replanner`.
+        Argument of `Replanner`.
     failures : sequence of Failure
         Devices that stop in simulated time.
     log : RunLog, optional

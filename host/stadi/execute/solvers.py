@@ -36,7 +36,7 @@ class Solver(ABC):
     Attributes
     ----------
     timesteps : tuple of int
-        Of the training, falling: those that the scheduler has after ``set_timesteps``.
+        Timesteps of the training, falling: those that the scheduler has after ``set_timesteps``.
     prediction_type : str
         What the denoiser predicts: ``epsilon``, ``sample`` or ``v_prediction``.
     """
@@ -65,11 +65,11 @@ class Solver(ABC):
         Parameters
         ----------
         state : SolverState
-            Of any rows, all at step `index`.
+            State of any rows, all at step `index`.
         predicted : torch.Tensor
             What the denoiser gave for ``state.latents`` at ``timesteps[index]``: same shape and dtype.
         index, stride : int
-            In steps.
+            Numbers of steps.
 
         Raises
         ------
@@ -258,12 +258,12 @@ def solver_for(
     Parameters
     ----------
     scheduler : DDIMScheduler or DPMSolverMultistepScheduler
-        Of diffusers; not changed. DPM-Solver must be ``dpmsolver++`` of order 1 or 2 with midpoints; its sigmas may be
-        of any kind but those of flows.
+        Scheduler of diffusers; not changed. DPM-Solver must be ``dpmsolver++`` of order 1 or 2 with midpoints; its
+        sigmas may be of any kind but those of flows.
     num_inference_steps : int
         Steps at stride 1.
     use_clipped_model_output : bool
-        For DDIM: derive the noise anew from the clipped image, as `brownout.host.models.sampling.sample` does.
+        Choice for DDIM: derive the noise anew from the clipped image, as `brownout.host.models.sampling.sample` does.
 
     Returns
     -------

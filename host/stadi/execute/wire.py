@@ -64,9 +64,9 @@ class _Wire:
     Parameters
     ----------
     end : socket.socket
-        Of a stream; closed by `close`.
+        End of a stream; closed by `close`.
     name : str
-        Of the other end.
+        Name of the other end.
     """
 
     def __init__(self, end: socket.socket, name: str) -> None:

@@ -49,7 +49,7 @@ class Job:
     size : (int, int)
         Height and width of the latents.
     coding : ExchangeCoding or None
-        Of keys and values after synchronous steps.
+        Coding of keys and values after synchronous steps.
     """
 
     conditions: Mapping[str, Any]
@@ -78,7 +78,7 @@ class Task:
     start, end : int
         First step and one after the last.
     state : SolverState
-        Of the device's rows in the interval.
+        State of the device's rows in the interval.
     """
 
     plan: Plan
@@ -120,11 +120,11 @@ class WorkerReport:
     Attributes
     ----------
     state : SolverState
-        Of the device's rows, at the sync point.
+        State of the device's rows, at the sync point.
     evaluations : tuple of Evaluation
-        In order.
+        Evaluations in order.
     damaged, sent_bytes : int
-        As in `Mailbox`, since the last report.
+        Counts of `Mailbox`, since the last report.
     """
 
     state: SolverState
@@ -141,9 +141,9 @@ class WorkerState:
     Attributes
     ----------
     held : Any
-        Of others, as `PatchedDenoiser.held`; None if it was not asked for.
+        Held values of others, as `PatchedDenoiser.held`; None if it was not asked for.
     model : State
-        Of the offloaded model and its accelerator.
+        State of the offloaded model and its accelerator.
     synchronous : bool
         Whether the interval before was.
     """
@@ -166,9 +166,9 @@ class WorkerConfig:
     calibration : Calibration
         Its scales.
     backend : str
-        Of the accelerator.
+        Backend of the accelerator.
     threads : int
-        Of torch in a process of its own.
+        Threads of torch in a process of its own.
     patience_s : float
         Wall-clock seconds for a message of another worker.
     """

@@ -30,7 +30,7 @@ def pack_worker_config(
     Parameters
     ----------
     worker_config : WorkerConfig
-        With a module of any class.
+        Configuration with a module of any class.
     pickler : type
         Which pickles the skeleton.
     """

@@ -36,8 +36,8 @@ class WorkerGroup:
     lost : dict of str to str
         The others, and why.
     epoch : int
-        Of the present intervals. It never goes back, so that what was sent in an interval that was given up is never
-        mistaken for what is sent later.
+        Number of the present intervals. It never goes back, so that what was sent in an interval that was given up is
+        never mistaken for what is sent later.
 
     Raises
     ------
@@ -171,7 +171,7 @@ def at_fault(answers: Mapping[str, Answer]) -> dict[str, str]:
     Parameters
     ----------
     answers : mapping of str to Answer
-        In the order in which they came.
+        Answers in the order in which they came.
 
     Raises
     ------

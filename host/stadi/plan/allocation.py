@@ -28,7 +28,7 @@ def balanced_rows(times: Sequence[Array], rows: int) -> list[int]:
     times : sequence of float64 arrays (rows + 1,)
         Time of each device for 0, 1, .. rows.
     rows : int
-        To be divided; at least as many as devices.
+        Rows to be divided; at least as many as devices.
 
     Returns
     -------
@@ -154,7 +154,7 @@ def largest_ratio(table: Array, stride: int, resolution: int = 1000) -> float:
     table : float64 array (rows + 1,)
         Times of the fast device.
     stride : int
-        Of the other one, which is slower by the same factor for all row counts.
+        Stride of the other one, which is slower by the same factor for all row counts.
     resolution : int
         Ratios tried.
     """

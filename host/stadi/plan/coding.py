@@ -23,7 +23,7 @@ class ExchangeCoding:
     Attributes
     ----------
     bits : int
-        Of each element, 1 to 7.
+        Bits of each element, 1 to 7.
     block : int
         Elements of a token row that share a scale.
     keyframe_interval : int or None

@@ -85,9 +85,9 @@ class ProductCounter:
     model : DividedModel
         Its weights are resident.
     energy_model : EnergyModel
-        Of the energies.
+        Prices of the energies.
     requantise : bool
-        As in `CostModel`.
+        Argument of `CostModel`.
 
     Raises
     ------
@@ -142,9 +142,9 @@ class DeviceCosts:
     model : DividedModel
         What it evaluates.
     counter : ProductCounter
-        Of the device's configuration and clock; may be shared by voltages without errors.
+        Counter of the device's configuration and clock; may be shared by voltages without errors.
     energy_model : EnergyModel
-        Of leakage.
+        Prices of leakage.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class CostModel:
     model : DividedModel
         What is evaluated.
     energy_model : EnergyModel, optional
-        Of the energies.
+        Prices of the energies.
     requantise : bool
         Whether layers write int8 instead of the int32 sums that `offload` takes to the host.
     """

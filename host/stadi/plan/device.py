@@ -28,7 +28,7 @@ class DeviceSpec:
     load : LoadTrace
         What others take of its time.
     delay_model : DelayModel
-        From operating points to errors.
+        Law from operating points to errors.
 
     Raises
     ------
@@ -68,9 +68,9 @@ class FleetSpec:
     Attributes
     ----------
     devices : tuple of DeviceSpec
-        At least one; names are unique.
+        Devices, at least one; names are unique.
     links : Links
-        From each to each other.
+        Links from each to each other.
 
     Raises
     ------

@@ -27,15 +27,15 @@ class StageExchange:
     Attributes
     ----------
     row_bytes : int
-        For each of its rows, to all: keys and values.
+        Bytes for each of its rows, to all: keys and values.
     coded_row_bytes : int or None
         The same if it is coded (`ExchangeCoding`); None where nothing is.
     fixed_bytes : int
         However many rows it has, to all: moments of a group norm.
     synchronous_row_bytes : int or None
-        In place of both in synchronous steps, for each of its rows, to all: the values of a group norm.
+        Bytes in place of both in synchronous steps, for each of its rows, to all: the values of a group norm.
     before_bytes, after_bytes : int
-        To the device with the rows before its own, and after them: borders of a convolution.
+        Bytes to the device with the rows before its own, and after them: borders of a convolution.
     """
 
     row_bytes: int = 0
@@ -51,13 +51,13 @@ class StageExchange:
         Parameters
         ----------
         rows : int
-            Of the sender.
+            Rows of the sender.
         distance : int
             Place of the receiver minus that of the sender, in the order of their rows.
         whole : bool
             Not coded.
         synchronous : bool
-            In a synchronous step.
+            Whether it is for a synchronous step.
         """
         if synchronous and self.synchronous_row_bytes is not None:
             return rows * self.synchronous_row_bytes
@@ -74,7 +74,7 @@ class DividedModel(Protocol):
     workload : Workload
         One evaluation of the whole image; its weights are on every device.
     rows : int
-        Of an image.
+        Rows of an image.
     images : int
         Batch of the evaluation.
     """

@@ -52,7 +52,7 @@ class Link:
     bytes_per_s : float
         Bandwidth. 25 GB/s by default: 16 lanes of PCIe 4.0 after overhead.
     latency_s : float
-        From the end of a message at the sender to its end at the receiver.
+        Time from the end of a message at the sender to its end at the receiver.
     byte_j : float
         Energy per byte: reading and writing DRAM at the ends, 31 pJ each as in `EnergyModel`, and 40 pJ (5 pJ/bit) for
         the wires, an estimate.
@@ -101,7 +101,7 @@ class Links:
     default : Link
         Wherever nothing else is said.
     special : mapping of Pair to Link or None
-        By sender and receiver; None is a link that is down.
+        Links by sender and receiver; None is a link that is down.
     """
 
     default: Link = field(default_factory=Link)

@@ -27,9 +27,9 @@ class PatchedWorkload:
     images : int
         Batch of the evaluation: 2 with guidance.
     value_bytes : int
-        Of each element of exchanged keys and values: 1 for int8, as attention quantises them anyway.
+        Bytes of each element of exchanged keys and values: 1 for int8, as attention quantises them anyway.
     coding : ExchangeCoding, optional
-        Of keys and values after the synchronous steps; by default they are always sent whole.
+        Coding of keys and values after the synchronous steps; by default they are always sent whole.
 
     Raises
     ------

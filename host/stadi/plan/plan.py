@@ -58,7 +58,7 @@ class Plan:
     method : str
         How it was made.
     shares : tuple of Share
-        In the order of their rows.
+        Shares in the order of their rows.
     rows : int
         Token rows of an image.
     steps, first_step : int

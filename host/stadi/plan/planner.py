@@ -90,7 +90,7 @@ class Planner:
     fleet : FleetSpec
         Devices and links.
     costs : CostModel
-        Of the model.
+        Costs of the model.
     steps : int
         Evaluations of an image by a single device.
     warmup : int, optional

@@ -85,7 +85,7 @@ def least_energy(
     error_rate : float
         Each device gets the lowest voltage with at most this rate at its clock: by default points without errors.
     method : str
-        Of the plans.
+        Method of the plans.
 
     Returns
     -------
@@ -161,13 +161,13 @@ def least_latency(
     Parameters
     ----------
     planner : Planner
-        Of the fleet as it is.
+        Planner of the fleet as it is.
     error_rate : float
         Highest one at which protected images keep their quality (docs/drift.md).
     among : sequence of str, optional
         Devices that may be overclocked; by default all.
     method : str
-        Of the plans.
+        Method of the plans.
 
     Returns
     -------

@@ -27,9 +27,9 @@ class Prediction:
     Attributes
     ----------
     latency_s : float
-        Of the whole plan.
+        Latency of the whole plan.
     warmup_s, interval_s : float
-        Of the synchronous steps, and from one sync point to the next.
+        Times of the synchronous steps, and from one sync point to the next.
     device_s : tuple of float
         Time that each device computes in an interval, in the order of the shares.
     exposed_s : float
@@ -51,7 +51,7 @@ class Predictor:
     fleet : FleetSpec
         Devices and links.
     costs : CostModel
-        Of the model.
+        Costs of the model.
     availability : mapping of str to float
         Share of each device that is taken to be free, all the time.
     bandwidths : mapping of Pair to float, optional
@@ -317,7 +317,7 @@ def bound_s(plans: Sequence[Plan], fleet: FleetSpec, costs: CostModel) -> float:
     fleet : FleetSpec
         Devices with their loads.
     costs : CostModel
-        Of the model.
+        Costs of the model.
 
     Returns
     -------

@@ -28,7 +28,7 @@ class ConvLayout:
     Attributes
     ----------
     channels, width : int
-        Of its input.
+        Channels and width of its input.
     height, out_height : int
         Rows of pixels of its input and output.
     before, after : int
@@ -50,9 +50,9 @@ class NormLayout:
     Attributes
     ----------
     groups : int
-        Of channels.
+        Groups of channels.
     values : int
-        Of an image.
+        Values of an image.
     """
 
     groups: int
@@ -66,9 +66,9 @@ class UnetLayout:
     Attributes
     ----------
     convolutions : mapping of str to ConvLayout
-        By name.
+        Convolutions by name.
     norms : mapping of str to tuple of NormLayout
-        By the name of the layer that is evaluated next: the norms before it.
+        Norms by the name of the layer that is evaluated next: the norms before it.
     from_context : frozenset of str
         Layers that are given a prompt, and modules whose attention looks at it.
     """
@@ -97,9 +97,10 @@ class PatchedUnet:
     images : int
         Batch of the evaluation: 2 with guidance.
     value_bytes : int
-        Of each element of borders, keys and values: 1 for int8, as convolutions and attention quantise them anyway.
+        Bytes of each element of borders, keys and values: 1 for int8, as convolutions and attention quantise them
+        anyway.
     coding : ExchangeCoding, optional
-        Of keys and values after the synchronous steps; by default they are always sent whole.
+        Coding of keys and values after the synchronous steps; by default they are always sent whole.
 
     Raises
     ------
@@ -192,7 +193,7 @@ class PatchedUnet:
         Parameters
         ----------
         rows : int
-            Of the patch.
+            Rows of the patch.
         images : int, optional
             Less than the whole batch where guidance is divided.
 

@@ -98,9 +98,9 @@ class Service:
     groups : tuple of tuple of str
         Devices that made an image together; each device is in one group.
     images : tuple of ServedImage
-        In the order of arrival.
+        Images in the order of arrival.
     energy_j : float
-        Of evaluations and links, and leakage of the whole fleet from time 0 until the last image is whole.
+        Energy of evaluations and links, and leakage of the whole fleet from time 0 until the last image is whole.
     """
 
     groups: Groups
@@ -146,7 +146,7 @@ class QueueServer:
     Parameters
     ----------
     planner : Planner
-        Of the whole fleet. Each group gets its plan.
+        Planner of the whole fleet. Each group gets its plan.
     """
 
     def __init__(self, planner: Planner) -> None:
@@ -169,7 +169,7 @@ class QueueServer:
         policy : str
             One of `POLICIES`.
         latency_limit_s : float
-            Of the 95th percentile.
+            Limit of the 95th percentile.
 
         Returns
         -------

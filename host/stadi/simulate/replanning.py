@@ -30,7 +30,7 @@ class Replanner:
     planner : Planner
         Makes the plans.
     method : str
-        Of the new plans, as `Planner.plan`.
+        Method of the new plans, as `Planner.plan`.
     gain : float
         Share of the remaining time that a new plan must be predicted to save; or may cost, if it evaluates more often.
     availability : mapping of str to float, optional

@@ -59,7 +59,7 @@ class Simulation(FleetModel):
     fleet : FleetSpec
         Devices and links.
     costs : Costs
-        Of the model.
+        Costs of the model.
     """
 
     def run(

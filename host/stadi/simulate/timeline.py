@@ -40,7 +40,7 @@ class Timeline:
     latency_s : float
         Until the image is whole on every device, from its begin.
     segments : list of Segment
-        In order, per device.
+        Segments in order, per device.
     busy_s, free_s : dict of str to float
         Time of the free device that went into the image, and that there was, of each device of any plan.
     exposed_s : dict of str to float
