@@ -9,8 +9,11 @@ Run ``python benchmarks/drift.py`` (hours from nothing, and what has been drawn 
    are no worse than DRIFT's at 3e-3: the one-sided 95 % bound of the mean paired difference of distances is not above
    0. The means of 100 images say where to begin, the bounds of ``--images`` decide from there down. Images take 50
    steps, as published: with fewer, a checkpoint of ten steps ago is worth less, and DRIFT is easier to beat.
-3. Both together: ``ours_saving_avg`` is that of the scheme that saves most at the largest rate that it keeps quality at
-   on all models, under the published cost model; ``ours_speedup_avg`` likewise, with checks at the array's voltage.
+3. Both together: ``whole_saving_avg`` is that of the variant with more than block Linears low that saves most of whole
+   models, at the largest rate that it keeps quality at on all models; ``headline_gap`` is how much more the published
+   ratios promise. ``ours_saving_avg`` is that of the scheme with block Linears low that saves most at the largest rate
+   that it keeps quality at on all models, by the published ratios of energies; ``ours_speedup_avg`` likewise, with
+   checks at the array's voltage.
    ``quality_rate_ours`` and ``quality_rate_ratio`` are those of the scheme that saves most.
 4. RTL: one undervolted, protected run of each model on simulated RTL and on the twin, bit for bit.
 """
@@ -61,8 +64,9 @@ def models_of(variant: str) -> dict[str, PublishedModel]:
     }
 
 
-SEARCHED = ("ours_s16p_v25_e0", "ours_s16p_v0_e0")
-"""The scheme that saves most at kept quality, and the fastest; the others cost hours."""
+SEARCHED = ("ours_s16p_v25_e0", "ours_s16p_v0_e0", drift_costs.WHOLE_VARIANT)
+"""The scheme that saves most at kept quality and the fastest, with block Linears low as published, and the one for
+whole models; the others cost hours."""
 
 
 @dataclass
@@ -157,12 +161,16 @@ def main(
     # A scheme of which not even the first rate will do is no choice.
     rates = {variant: rate for variant, rate in found.items() if rate}
     best: dict[str, tuple[str, SchemePoint]] = {}
+    wholes: dict[str, float] = {}
     for variant, rate in rates.items():
+        if VARIANTS[variant].lowers != "block linears":
+            wholes[variant] = rate
+            continue
         scheme, priced = ROLLBACK_SCHEMES[scheme_of(variant)], models_of(variant)
-        chosen = {"saving": saving_at_rate(scheme, rate, models=priced)}
+        choices = {"saving": saving_at_rate(scheme, rate, models=priced)}
         if not scheme.check_voltage:
-            chosen["speedup"] = speedup_at_rate(scheme, rate, models=priced)
-        for kind, choice in chosen.items():
+            choices["speedup"] = speedup_at_rate(scheme, rate, models=priced)
+        for kind, choice in choices.items():
             metrics[f"{kind}_avg_{variant}"] = choice.average
             if kind not in best or choice.average > best[kind][1].average:
                 best[kind] = variant, choice
@@ -172,9 +180,13 @@ def main(
         metrics["quality_rate_ours"] = best["saving"][1].error_rate
         metrics["quality_rate_ratio"] = best["saving"][1].error_rate / ERROR_RATE
         metrics |= drift_costs.conventions(best["saving"][1].scheme, best["saving"][1].error_rate)
-    if measured and "saving" in best:
-        metrics |= drift_costs.whole(best["saving"][0], best["saving"][1].error_rate)
-        metrics["headline_gap"] = metrics["ours_saving_avg"] - metrics["whole_saving_avg"]
+    chosen = None
+    if measured and wholes:
+        chosen = max(wholes, key=lambda variant: drift_costs.whole_saving(variant, wholes[variant]))
+        metrics |= drift_costs.whole(chosen, wholes[chosen])
+        metrics["whole_rate"] = wholes[chosen]
+        if "saving" in best:
+            metrics["headline_gap"] = metrics["ours_saving_avg"] - metrics["whole_saving_avg"]
     if rtl:
         for name in models.split(","):
             on_rtl(name, metrics)
@@ -184,11 +196,21 @@ def main(
         "search_rates": list(RATES),
         "rates": rates,
         **{f"{kind}_scheme": variant for kind, (variant, _) in best.items()},
+        **({"whole_variant": chosen} if chosen else {}),
         "array": replace(Bench.BASE, timing_model="flip").to_dict(),
     }
     path = write_results("drift", metrics, config=settings)
     page = write_page(path.parent)
-    for figure in ("paper_model_mean", "drift_saving_avg", "ours_saving_avg", "ours_speedup_avg", "quality_rate_ratio"):
+    for figure in (
+        "whole_saving_avg",
+        "whole_speedup_avg",
+        "joule_per_image_dit",
+        "paper_model_mean",
+        "drift_saving_avg",
+        "ours_saving_avg",
+        "ours_speedup_avg",
+        "quality_rate_ratio",
+    ):
         if figure in metrics:
             print(f"{figure} {metrics[figure]:.4g}")
     print(f"{path}\n{page}")

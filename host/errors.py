@@ -162,7 +162,7 @@ class MismatchError(RuntimeError):
     place, difference : str
         Place and kind of the difference, as given.
     reproducer : Path or None
-        Program that shows it, as given.
+        File that replays it, as given.
     """
 
     def __init__(self, place: str, difference: str, reproducer: Path | None, unwritten: str = "") -> None:

@@ -126,10 +126,11 @@ def _energy(demo: Demo) -> str:
     total = sum(before.values())
     macs_per_output = demo.metrics["macs"] / sum(layer.rows * layer.n for layer in demo.nominal.rtl.layers)
     text = (
-        f"Undervolting saves in the array: {_change(after['mac'] + after['check'], before['mac'])} with rollback, "
-        f"checksums included. Memory stays at its voltage, and takes {before['memory'] / total:.0%} of the energy at "
-        f"nominal voltage: this model is small, and writes 4 bytes of sums for every {macs_per_output:.0f} "
-        f"multiply-accumulates. So all in all it is {_change(sum(after.values()), total)}."
+        f"Undervolted with rollback, the whole takes {_change(sum(after.values()), total)}: checksums, memory and "
+        f"leakage in it. Of the array with its checksums alone that is "
+        f"{_change(after['mac'] + after['check'], before['mac'])}. Memory stays at its voltage, and takes "
+        f"{before['memory'] / total:.0%} of the energy at nominal voltage: this model is small, and writes 4 bytes of "
+        f"sums for every {macs_per_output:.0f} multiply-accumulates."
     )
     head = "".join(f'<th><i class="{part}"></i>{name}</th>' for part, name in PARTS.items())
     body = "".join(_energy_row(demo, outcome) for outcome in demo.outcomes)

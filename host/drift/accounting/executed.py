@@ -118,6 +118,7 @@ def protected_image(
     *,
     steps: int,
     settled: int | None = None,
+    period: int = 1,
     safe: OperatingPoint = NOMINAL,
     energy_model: EnergyModel | None = None,
     delay_model: DelayModel | None = None,
@@ -137,8 +138,10 @@ def protected_image(
     steps : int
         Evaluations of the image.
     settled : int, optional
-        So many are run, and each later one costs as the last of them: for strategies and policies that do the same from
+        So many are run, and later ones cost as the last of them: for strategies and policies that do the same from
         there on. By default all are run.
+    period : int
+        Evaluations after which they do the same again: those from one checkpoint to the next. At most `settled`.
     safe, delay_model
         As of `DriftExecution` and `Accelerator`.
     energy_model : EnergyModel, optional
@@ -147,8 +150,10 @@ def protected_image(
     Raises
     ------
     ValueError
-        The strategy reads values, or an operating point is beyond what is known.
+        The strategy reads values, `period` does not fit `settled`, or an operating point is beyond what is known.
     """
+    if not 1 <= period <= (steps if settled is None else settled):
+        raise ValueError(f"period must be in 1..{steps if settled is None else settled}, not {period!r}")
     if strategy.reads_values:
         raise ValueError(
             f"strategy {strategy.name!r} decides by values of sums, which a workload has not; run it on a model, and "
@@ -163,4 +168,4 @@ def protected_image(
         )
         run = steps if settled is None else min(settled, steps)
         found = _evaluate(shaped, run, execution)
-    return ImageCost.of([*found, *[found[-1]] * (steps - run)])
+    return ImageCost.of([*found, *(found[run - period + index % period] for index in range(steps - run))])

@@ -112,6 +112,23 @@ def test_later_evaluations_cost_as_the_last_that_is_run(workload):
     assert settled.energy_j == pytest.approx(run.energy_j, rel=5e-3)
 
 
+def test_checkpoints_come_again_in_later_evaluations(workload):
+    strategy, policy = PublishedDrift(interval=4), published(LOW)
+    run, settled = (
+        protected_image(CONFIG, workload, strategy, policy, steps=15, **options)
+        for options in ({}, {"settled": 7, "period": 4})
+    )
+    assert settled.macs == run.macs
+    assert settled.counters["commands"] == run.counters["commands"]
+    assert settled.energy_j == pytest.approx(run.energy_j, rel=5e-3)
+
+
+@pytest.mark.parametrize("options", [{"period": 0}, {"settled": 3, "period": 4}])
+def test_a_period_that_does_not_fit_is_refused(workload, options):
+    with pytest.raises(ValueError, match=r"period must be in 1\.\."):
+        protected_image(CONFIG, workload, PublishedDrift(), published(LOW), steps=8, **options)
+
+
 def test_what_a_converter_loses_is_paid(workload):
     ideal = nominal_image(CONFIG, workload, steps=2, energy_model=EnergyModel(regulator=IDEAL))
     real = nominal_image(CONFIG, workload, steps=2)
