@@ -214,8 +214,8 @@ class RecomputeAbft(Strategy):
         )
         whole = concerned.sum(1) > WHOLE_ROW_SHARE * concerned.shape[1]
         run.recompute_rows(call, out, torch.from_numpy(np.flatnonzero(whole)))
-        if call.a.ndim == 3 and whole.any():
-            # Of a batch that was everything.
+        if whole.any() and (call.a.ndim == 3 or 2 * whole.sum() > len(whole)):
+            # That was all of the product.
             return
         concerned[whole] = False
         starts = geometry(accelerator.config, *call.shape[-2:]).segment_starts
