@@ -123,7 +123,7 @@ class RangeRestriction(Strategy):
 
     def state(self) -> State:
         keys = [[*astuple(key), known.scale] for key, known in self._ranges.items()]
-        tensors = {}
+        tensors = dict[str, torch.Tensor]()
         for place, known in enumerate(self._ranges.values()):
             tensors |= {f"{place}.low": known.low, f"{place}.high": known.high}
         return State({"ranges": keys}, tensors)

@@ -121,7 +121,7 @@ class RecomputeAbft(Strategy):
     deviations : float
         A tile with a syndrome of so many standard deviations is critical.
     count : int
-        So is one with so many flagged rows.
+        So is one with so many flagged rows; with 1, whatever is flagged.
     noticed : float
         Rows are flagged from so many times `deviations` on, to a power of two; at most 1.
     tile : int
@@ -133,7 +133,7 @@ class RecomputeAbft(Strategy):
     priced_by_measurement = True
 
     def __init__(
-        self, deviations: float = 1.0, *, count: int = 4, noticed: float = 0.25, tile: int = PUBLISHED_TILE
+        self, deviations: float = 0.25, *, count: int = 1, noticed: float = 1.0, tile: int = PUBLISHED_TILE
     ) -> None:
         if not deviations > 0:
             raise ValueError(f"deviations must be positive, not {deviations!r}")

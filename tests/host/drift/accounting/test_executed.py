@@ -116,7 +116,7 @@ BY_VALUES = {
     "twice, attention too": (Dmr, whole(low_at(1e-2), attention=low_at(1e-2))),
     "range, kept": (RangeRestriction, whole(low_at(1e-2), attention=low_at(1e-2))),
     "range, zero": (lambda: RangeRestriction("zero"), whole(low_at(1e-2))),
-    "recompute": (RecomputeAbft, whole(low_at(5e-3))),
+    "recompute": (lambda: RecomputeAbft(1.0, count=4, noticed=0.25), whole(low_at(5e-3))),
     "predicted": (lambda: PredictedRollback(PAIRS, attempts=0), whole(low_at(2e-3))),
 }
 """Of strategies that look at values, and of those whose errors cost something all the same."""
