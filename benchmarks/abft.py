@@ -128,8 +128,8 @@ def accelerator_config(checksum: ChecksumConfig | None, timing_model: str = "non
 
 
 def _ports(design: Elaboratable) -> list[Signal]:
-    if isinstance(design, (ArrayRow, CheckRow)):
-        return design.ports
+    if (ports := getattr(design, "ports", None)) is not None:
+        return list(ports)
     if isinstance(design, Component):
         return [Value.cast(value) for _, _, value in design.signature.flatten(design)]
     members = (value.as_value() if isinstance(value, View) else value for value in vars(design).values())

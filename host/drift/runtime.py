@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from ..device.accelerator import Accelerator
 from ..device.power.timing import TRANSITION_S, DelayModel
+from ..device.product.operands import ResidentWeights
 from ..device.product.protection import UNCHECKED, Protection
 from ..offloading import offloaded_model
 from ..offloading.execution import CalledProduct, Execution, ProductCall, ProductOwner
@@ -60,6 +61,9 @@ class DriftExecution(Execution):
         uint32 of the draws of timing errors, of models that draw.
     transition_s : float
         Time of a move between operating points.
+    measured : mapping of str to float, optional
+        Where products have shapes and no values, as of a `ShapedModel`: what decisions by values come to, as
+        `Strategy.measured` of a run on a model had it. None where products have values.
 
     Attributes
     ----------
@@ -72,7 +76,7 @@ class DriftExecution(Execution):
     clean : int
         Products that ran at the safe point although the policy had another, for want of a history.
     recomputed_rows : int
-        Rows of products that were computed again.
+        Rows of products that were computed again, in all their columns or some.
     assumed_delay_model : DelayModel or None
         What operating points are judged by where they must be safe; None for the accelerator's present delay model,
         which no program could know after the chip has warmed up. Policies that allow for that set it.
@@ -87,7 +91,9 @@ class DriftExecution(Execution):
         safe: OperatingPoint = NOMINAL,
         seed: int = 0,
         transition_s: float = TRANSITION_S,
+        measured: Mapping[str, float] | None = None,
     ) -> None:
+        self.measured = measured
         self.model, self.strategy, self.policy = model, strategy, policy
         self.safe, self.seed, self.transition_s = safe, seed, transition_s
         self._present: OperatingPoint | None = None
@@ -105,6 +111,26 @@ class DriftExecution(Execution):
     def accelerator(self) -> Accelerator:
         """Where products run."""
         return self.model.accelerator
+
+    @property
+    def is_valueless(self) -> bool:
+        """Whether products have shapes alone."""
+        return self.measured is not None
+
+    def expected(self, name: str) -> float:
+        """What decisions by values come to, as measured.
+
+        Raises
+        ------
+        ValueError
+            It was not.
+        """
+        if self.measured is None or name not in self.measured:
+            raise ValueError(
+                f"strategy {self.strategy.name!r} decides by values of sums, which a workload has not; give "
+                f"measured= with {name!r}, as strategy.measured() has it after a run on a model"
+            )
+        return self.measured[name]
 
     def begin_run(self) -> None:
         self.evaluation, self.timestep = -1, math.nan
@@ -253,9 +279,39 @@ class DriftExecution(Execution):
             self.run(call, out, self.safe)
             return
         self.recomputed_rows += len(rows)
+        rows = rows.to(call.a.device)
         part = replace(call, a=call.a[rows])
         again = self.model.scratch("rows again", part.shape, torch.int32, call.a.device)
         out[rows] = self.run(part, again, self.safe)
+
+    def recompute_columns(
+        self,
+        call: ProductCall,
+        out: torch.Tensor,
+        rows: torch.Tensor,
+        columns: slice,
+        w: torch.Tensor | ResidentWeights,
+    ) -> None:
+        """Compute some columns of some rows again at the safe point.
+
+        Parameters
+        ----------
+        rows : torch.Tensor
+            int64, ascending, at least one: rows of the product; in a batch ``product * M + row`` of one product.
+        columns : slice
+            Columns of the product.
+        w : torch.Tensor or ResidentWeights
+            int8 (K, columns): these columns of the right operand.
+        """
+        self.recomputed_rows += len(rows)
+        a, sums = call.a, out
+        if call.a.ndim == 3:
+            product = int(rows[0]) // call.a.shape[1]
+            a, sums, rows = a[product], out[product], rows - product * call.a.shape[1]
+        rows = rows.to(a.device)
+        part = replace(call, a=a[rows], w=w)
+        again = self.model.scratch("rows again", part.shape, torch.int32, a.device)
+        sums[rows, columns] = self.run(part, again, self.safe)
 
 
 @contextlib.contextmanager

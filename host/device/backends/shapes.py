@@ -31,6 +31,9 @@ SAMPLED_ELEMENTS = 1 << 21
 SAMPLED_K, SAMPLED_DEVIATION = 32, 25
 """Length of its sums, which flips do not depend on, and standard deviation of operands."""
 
+_SCATTER = 2654435761
+"""Of Fibonacci hashing: keys that follow one another lie far apart."""
+
 
 @dataclass(frozen=True)
 class _Sample:
@@ -73,12 +76,16 @@ class _Sample:
         return drawn | dict.fromkeys(("checks", "log_records", "log_dropped"), 0)
 
     def log_of(self, shape: GemmShape, options: CommandOptions) -> bytes:
-        """Log of a product: each block has that of a block of the sample, as far as it reaches."""
+        """Log of a product: each block has that of a block of the sample, as far as it reaches.
+
+        Products with different error keys begin at different blocks of the sample.
+        """
         config, size = self.config, self.config.log_record_bytes
         width = config.block_col_tiles * config.cols
         blocks = itertools.product(range(shape.batch), range(0, shape.m, config.block_rows), range(0, shape.n, width))
         pieces = []
-        for place, (index, first_row, first_col) in enumerate(blocks):
+        begin = (options.error_key * _SCATTER & 0xFFFFFFFF) >> 8
+        for place, (index, first_row, first_col) in enumerate(blocks, begin):
             records = self.records[place % len(self.records)].copy()
             rows, cols = (records[:, 4 * word : 4 * word + 4].copy().view("<u4")[:, 0] for word in range(2))
             rows = rows % config.block_rows + first_row

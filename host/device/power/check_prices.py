@@ -1,4 +1,4 @@
-"""What checksum units and idle elements take beside a product, by the transistors of netlists that switch.
+"""What checksum units, idle elements and Razor elements take beside a product, by transistors of netlists that switch.
 
 ``data/netlists.csv`` has them for each scheme and width of a segment; ``python benchmarks/netlists.py`` makes it.
 """
@@ -18,21 +18,30 @@ _PER_MULTIPLIER_BIT = 1.8 / 2 / RESIDUE_BITS
 
 
 @cache
-def _table() -> tuple[float, dict[tuple[str, int], dict[int, tuple[float, float]]]]:
-    """Share of an idle element, and prices of columns and sums by scheme, locators and width."""
+def _table() -> tuple[dict[str, float], dict[tuple[str, int], dict[int, tuple[float, float]]]]:
+    """Shares of an element by name, and prices of columns and sums by scheme, locators and width."""
     path = importlib.resources.files(__package__) / "data" / "netlists.csv"
     text = path.read_text().splitlines()
-    idle = next(float(line.partition("=")[2]) for line in text if line.startswith("# idle_share="))
+    shares = {
+        name.removeprefix("# "): float(value)
+        for name, equals, value in (line.partition("=") for line in text if line.startswith("# "))
+        if equals
+    }
     prices: dict[tuple[str, int], dict[int, tuple[float, float]]] = {}
     for row in csv.DictReader(line for line in text if not line.startswith("#")):
         widths = prices.setdefault((row["scheme"], int(row["locators"])), {})
         widths[int(row["segment_cols"])] = (float(row["check_column"]), float(row["column_sums"]))
-    return idle, prices
+    return shares, prices
 
 
-IDLE_SHARE = _table()[0]
+IDLE_SHARE = _table()[0]["idle_share"]
 """Energy of an element without useful work in a cycle, over that of a multiply-accumulate: the transistors of its
 flip-flops that follow the clock."""
+
+RAZOR_SHARE = _table()[0]["razor_share"]
+"""Energy of what lets an element notice its own late sum (`AcceleratorConfig.razor`), over that of the element: shadow
+latches, comparator, bypass, flag and the least hold padding, all of which switch in each cycle. The first Razor
+processor took 3.1 % more (Ernst et al., MICRO 2003), but had shadows behind few of its flip-flops only."""
 
 
 def check_weight_bits(checksum: ChecksumConfig, check: int) -> int:

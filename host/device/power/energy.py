@@ -12,7 +12,7 @@ from ...storage.decoding import Count, NotNegative, Positive, check
 from ...storage.state import State
 from ..product.operands import GemmShape
 from ..twin.geometry import geometry
-from .check_prices import IDLE_SHARE, check_column_price, check_share, column_sums_price, syndrome_bits
+from .check_prices import IDLE_SHARE, RAZOR_SHARE, check_column_price, check_share, column_sums_price, syndrome_bits
 from .dram import Dram
 from .leakage import Leakage
 from .memories import SramPrices
@@ -45,6 +45,9 @@ class EnergyModel:
     idle_share : float
         What an element takes in a cycle in which it multiplies nothing useful, over `mac_j`: its clock. By default that
         of the netlist (`check_prices.IDLE_SHARE`); 0 if clocks are gated.
+    razor_share : float
+        What elements that notice their own late sums (`AcceleratorConfig.razor`) take more than others, over `mac_j`.
+        By default that of the netlist (`check_prices.RAZOR_SHARE`).
     dram_byte_j : float
         A byte read or written, without opening its row: 21.7 pJ, HBM2's 3.92 pJ/bit less 1.21 for activation (O'Connor
         et al., "Fine-Grained DRAM", MICRO 2017).
@@ -71,6 +74,7 @@ class EnergyModel:
 
     mac_j: float = 0.16e-12
     idle_share: float = IDLE_SHARE
+    razor_share: float = RAZOR_SHARE
     dram_byte_j: float = 2.71 * 8 * 1e-12
     activation_j: float = 2 * 909e-12
     dram_background_w: float = 0.0
@@ -134,15 +138,15 @@ class EnergyModel:
 
 
 PARTS = ("mac", "check", "idle", "sram", "dram", "activation", "background", "leakage", "host", "interface")
-"""Of the energy: products; their checks; elements without useful work; scratchpads and accumulators; bytes, rows and
-standby of DRAM; leakage; bytes that the host moves because of errors; operands that it writes and outputs that it
-reads."""
+"""Of the energy: products; their checks, those of Razor elements too; elements without useful work; scratchpads and
+accumulators; bytes, rows and standby of DRAM; leakage; bytes that the host moves because of errors; operands that it
+writes and outputs that it reads."""
 
 
 def leakage_w(config: AcceleratorConfig, model: EnergyModel, voltage_v: float) -> float:
     """Leakage power of an accelerator whose array and checks have one voltage, and of its SRAM."""
     checks = 0.0 if config.checksum is None else check_share(config.checksum)
-    elements = config.rows * config.cols * (1 + checks)
+    elements = config.rows * config.cols * (1 + checks + model.razor_share * config.razor)
     return elements * model.leakage_w * model.leaking(voltage_v) + model.sram_prices(config).leakage_w
 
 
@@ -227,6 +231,8 @@ class EnergyMeter:
         self._elements = config.rows * config.cols
         # Check columns have a clock and leak like as much of the array as takes their energy.
         self._check_elements = 0.0 if config.checksum is None else check_share(config.checksum) * self._elements
+        # What notices late sums has a clock and leaks likewise.
+        self._razor_share = model.razor_share if config.razor else 0.0
         self._sram = model.sram_prices(config)
         self._bandwidth = config.memory.bytes_per_cycle * NOMINAL_FREQUENCY_HZ
         self.voltages_v = [NOMINAL_VOLTAGE_V] * (config.voltage_domains + 1)
@@ -310,12 +316,17 @@ class EnergyMeter:
         check = model.switching(self.voltages_v[-1])
         idle = self._elements * new["cycles"] - new["macs"] - self._digit_macs
         rows = new.get("dram_row_activations", 0) * self.config.memory.row_bytes
-        leaking = self._elements * self._over_columns(model.leaking)
+        razor = self._razor_share * array
+        leaking = self._elements * (1 + self._razor_share) * self._over_columns(model.leaking)
         leaking += self._check_elements * model.leaking(self.voltages_v[-1])
         parts = {
             "mac": new["macs"] * model.mac_j * array,
-            "check": (self._digit_macs * array + self._check_macs * check) * model.mac_j,
-            "idle": idle * (array + self._check_elements / self._elements * check) * model.idle_share * model.mac_j,
+            "check": (self._digit_macs * (array + razor) + self._check_macs * check + new["macs"] * razor)
+            * model.mac_j,
+            "idle": idle
+            * (array + razor + self._check_elements / self._elements * check)
+            * model.idle_share
+            * model.mac_j,
             "sram": self._sram_j(new),
             "dram": new.get("dram_bytes", 0) * model.dram_byte_j,
             "activation": rows * model.activation_j / ROW_BYTES,

@@ -122,6 +122,7 @@ def protected_image(
     safe: OperatingPoint = NOMINAL,
     energy_model: EnergyModel | None = None,
     delay_model: DelayModel | None = None,
+    measured: Mapping[str, float] | None = None,
 ) -> ImageCost:
     """Cost of an image with a strategy, by running it.
 
@@ -132,7 +133,8 @@ def protected_image(
     workload : Workload
         One evaluation.
     strategy : Strategy
-        What is done about errors. It must not look at values, of which there are none: `Strategy.reads_values`.
+        What is done about errors. Values it must not look at, of which there are none, unless it can do without
+        (`Strategy.priced_by_measurement`).
     policy : PowerPolicy
         What each product runs at.
     steps : int
@@ -146,15 +148,19 @@ def protected_image(
         As of `DriftExecution` and `Accelerator`.
     energy_model : EnergyModel, optional
         Of the energies; its regulator says how long moves take.
+    measured : mapping of str to float, optional
+        What decisions by values come to: `Strategy.measured` of a run on a model at these operating points, for
+        strategies that need it.
 
     Raises
     ------
     ValueError
-        The strategy reads values, `period` does not fit `settled`, or an operating point is beyond what is known.
+        The strategy reads values, or needs figures that `measured` has not; `period` does not fit `settled`; an
+        operating point is beyond what is known.
     """
     if not 1 <= period <= (steps if settled is None else settled):
         raise ValueError(f"period must be in 1..{steps if settled is None else settled}, not {period!r}")
-    if strategy.reads_values:
+    if strategy.reads_values and not strategy.priced_by_measurement:
         raise ValueError(
             f"strategy {strategy.name!r} decides by values of sums, which a workload has not; run it on a model, and "
             "read Accelerator.stats"
@@ -164,7 +170,12 @@ def protected_image(
     with Accelerator(erring, ShapeBackend(erring), energy_model=model, delay_model=delay_model) as accelerator:
         shaped = ShapedModel(accelerator, workload)
         shaped.execution = execution = DriftExecution(
-            shaped, strategy, policy, safe=safe, transition_s=model.regulator.transition_s
+            shaped,
+            strategy,
+            policy,
+            safe=safe,
+            transition_s=model.regulator.transition_s,
+            measured={} if measured is None else measured,
         )
         run = steps if settled is None else min(settled, steps)
         found = _evaluate(shaped, run, execution)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from .base import Strategy
-from .checksums import PublishedDrift, RecomputeAbft, ZeroingAbft
+from .checksums import PublishedDrift, ZeroingAbft
+from .ranges import RangeRestriction
+from .recomputing import RecomputeAbft
 from .rollback import RESIDUE, RESIDUE_DOUBLE_ERRORS, PredictedRollback, Rollback
 from .unprotected import Dmr, Drop, GuardBand, Unprotected
 
@@ -15,6 +17,7 @@ __all__ = [
     "GuardBand",
     "PredictedRollback",
     "PublishedDrift",
+    "RangeRestriction",
     "RecomputeAbft",
     "Rollback",
     "Strategy",

@@ -13,6 +13,7 @@ from brownout.hw.errors.model import erring_models
 
 from ...device.accelerator import Accelerator
 from ...device.power.timing import DelayModel
+from ...device.product.operands import ResidentWeights
 from ...device.product.protection import UNCHECKED, Protection
 from ...offloading.execution import CalledProduct, ProductCall
 from ...storage.state import State
@@ -44,6 +45,13 @@ class DriftRun(Protocol):
     def accelerator(self) -> Accelerator:
         """Accelerator on which products run."""
 
+    @property
+    def is_valueless(self) -> bool:
+        """Whether products have shapes alone, so that what depends on values is taken from `expected`."""
+
+    def expected(self, name: str) -> float:
+        """Figure that `Strategy.measured` had in a run with values; raises `ValueError` if it was not given."""
+
     def is_safe(self, point: OperatingPoint) -> bool:
         """Whether nothing errs at an operating point."""
 
@@ -71,6 +79,16 @@ class DriftRun(Protocol):
     def recompute_rows(self, call: ProductCall, out: torch.Tensor, rows: torch.Tensor) -> None:
         """Compute some rows (int64, ascending) again at the safe point."""
 
+    def recompute_columns(
+        self,
+        call: ProductCall,
+        out: torch.Tensor,
+        rows: torch.Tensor,
+        columns: slice,
+        w: torch.Tensor | ResidentWeights,
+    ) -> None:
+        """Compute some columns of some rows again at the safe point; `w` are the operand's columns."""
+
 
 class Strategy(abc.ABC):
     """What is done about timing errors in products.
@@ -87,6 +105,8 @@ class Strategy(abc.ABC):
         Whether it needs elements that detect their own errors.
     reads_values : bool
         Whether what it does depends on sums themselves, and not on what checks find alone.
+    priced_by_measurement : bool
+        Whether, if it reads values, it also runs without them, as `DriftRun.expected` says.
     """
 
     name: ClassVar[str]
@@ -94,6 +114,7 @@ class Strategy(abc.ABC):
     checksum: ChecksumConfig | None = None
     razor: bool = False
     reads_values: ClassVar[bool] = False
+    priced_by_measurement: ClassVar[bool] = False
 
     def hardware(self, config: AcceleratorConfig) -> AcceleratorConfig:
         """`config` with what the strategy needs, and without what it does not."""
@@ -150,6 +171,10 @@ class Strategy(abc.ABC):
 
     def load_state(self, state: State, run: DriftRun) -> None:  # noqa: B027
         """Take up a state of an equal strategy."""
+
+    def measured(self) -> dict[str, float]:
+        """What its decisions by values came to in the present run, by name, for a run without values."""
+        return {}
 
     def point_for(self, planned: OperatingPoint) -> OperatingPoint:
         """What a product runs at, from what the policy says."""

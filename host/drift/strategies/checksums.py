@@ -1,8 +1,7 @@
-"""Published strategies that detect errors with checksums: zeroing, recomputing, and DRIFT's rollback."""
+"""Published strategies that detect errors with checksums: zeroing, and DRIFT's rollback."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import astuple, dataclass
 
 import torch
@@ -12,7 +11,7 @@ from brownout.hw.config import ChecksumConfig
 from ...device.product.protection import UNCHECKED, Protection
 from ...offloading.execution import ProductCall
 from ...offloading.history import HistoryKey
-from ...storage.decoding import Count, Form, check, check_tensors
+from ...storage.decoding import Form, check, check_tensors
 from ...storage.state import State
 from ..operating_point import OperatingPoint
 from .base import DriftRun, Strategy
@@ -27,13 +26,6 @@ def classic(tile: int) -> ChecksumConfig:
 
 LOG_RECORDS = 1 << 20
 """Room for everything that the hardware logs."""
-
-
-@dataclass(frozen=True)
-class _Theta:
-    """State of `Recompute`: keys and thresholds."""
-
-    theta: list[tuple[int, int, int, Count]]
 
 
 @dataclass(frozen=True)
@@ -67,72 +59,6 @@ class ZeroingAbft(Strategy):
     def attention_product(self, run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor) -> None:
         zero = Protection(correct=False, on_uncorrectable="zero", theta=self.theta, log_records=0)
         run.run(call, out, point, UNCHECKED if run.is_safe(point) else zero)
-
-
-class RecomputeAbft(Strategy):
-    """Rows whose syndrome matters statistically are computed again at the safe point (ReaLM, StatABFT).
-
-    What matters is measured: a product's threshold is the power of two next below `deviations` standard deviations of
-    its sums in the last evaluation, which a single error of that size could pass for. The first evaluation is clean.
-
-    Parameters
-    ----------
-    deviations : float
-        Errors of fewer standard deviations are let pass.
-    tile : int
-        Rows and columns of a tile.
-    """
-
-    name = "recompute"
-    reads_values = True
-
-    def __init__(self, deviations: float = 1.0, *, tile: int = PUBLISHED_TILE) -> None:
-        if not deviations > 0:
-            raise ValueError(f"deviations must be positive, not {deviations!r}")
-        self.deviations, self.checksum = deviations, classic(tile)
-        self._theta: dict[HistoryKey, int] = {}
-
-    def begin_run(self, run: DriftRun) -> None:
-        self._theta.clear()
-
-    def state(self) -> State:
-        return State({"theta": [[*astuple(key), theta] for key, theta in self._theta.items()]})
-
-    def load_state(self, state: State, run: DriftRun) -> None:
-        check(state.values, _Theta, "the state of the strategy")
-        self._theta = {HistoryKey(*key): theta for *key, theta in state.values["theta"]}
-
-    def _learn(self, key: HistoryKey, out: torch.Tensor) -> None:
-        spread = self.deviations * float(out.double().std()) if out.numel() > 1 else 1.0
-        self._theta[key] = max(0, math.floor(math.log2(max(spread, 1.0))))
-
-    def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
-        out = run.scratch("sums", call)
-        key = call.history_key
-        if run.is_safe(point) or key not in self._theta:
-            if not run.is_safe(point):
-                run.clean += 1
-                point = run.safe
-            run.run(call, out, point)
-        else:
-            self._checked(run, call, point, out, self._theta[key])
-        self._learn(key, out)
-        return out
-
-    def attention_product(self, run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor) -> None:
-        # Scores and exponentials of different images have nothing in common: everything that is seen matters.
-        self._checked(run, call, point, out, 0)
-
-    @staticmethod
-    def _checked(run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor, theta: int) -> None:
-        accelerator = run.accelerator
-        before = accelerator.check_counts["log_dropped"]
-        run.run(call, out, point, Protection(correct=False, theta=theta, log_records=LOG_RECORDS))
-        rows = torch.tensor(sorted({record.row - call.first_row for record in accelerator.last_log}), dtype=torch.int64)
-        if accelerator.check_counts["log_dropped"] > before:
-            # The log does not say where the others are.
-            rows = torch.arange(out.shape[:-1].numel())
-        run.recompute_rows(call, out, rows)
 
 
 class PublishedDrift(Strategy):

@@ -119,7 +119,6 @@ class PredictedRollback(Rollback):
     """
 
     name = "predicted"
-    reads_values = True
 
     def __init__(
         self, checksum: ChecksumConfig | None = None, *, theta: int = 0, attempts: int = 2, damping: float = 0.5

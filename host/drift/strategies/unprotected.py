@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from brownout.hw.config import AcceleratorConfig
 
+from ...device.twin.geometry import geometry
 from ...offloading.execution import ProductCall
 from ..operating_point import GUARD_BAND, OperatingPoint
 from .base import DriftRun, Strategy
@@ -56,11 +58,12 @@ class Drop(Unprotected):
 class Dmr(Strategy):
     """Dual modular redundancy in time: every product twice; rows that differ are computed again at the safe point.
 
-    The host reads both results to compare them.
+    The host reads both results to compare them. Without values rows differ as often as errors are drawn.
     """
 
     name = "dmr"
     reads_values = True
+    priced_by_measurement = True
 
     def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         out = run.scratch("sums", call)
@@ -73,4 +76,14 @@ class Dmr(Strategy):
         run.run(call, out, point)
         again = run.run(call, run.scratch("second", call), point, attempt=1)
         run.accelerator.add_host_traffic(2 * out.numel() * out.element_size())
-        run.recompute_rows(call, out, (out != again).any(-1).flatten().nonzero()[:, 0])
+        differ = self._drawn(run, call) if run.is_valueless else (out != again).any(-1).flatten()
+        run.recompute_rows(call, out, differ.nonzero()[:, 0])
+
+    @staticmethod
+    def _drawn(run: DriftRun, call: ProductCall) -> torch.Tensor:
+        """Rows that differ if errors of both runs are drawn, each for itself: those in which one of them has any."""
+        accelerator = run.accelerator
+        rates = np.array([point.error_rate for point in accelerator.operating_points])
+        columns = geometry(accelerator.config, *call.shape[-2:]).domains
+        share = -np.expm1(2 * np.log1p(-rates[columns]).sum())
+        return torch.from_numpy(np.random.default_rng(call.key).random(call.a.shape[:-1].numel()) < share)

@@ -15,7 +15,14 @@ from brownout.host.drift.adaptive.policy import AdaptivePolicy
 from brownout.host.drift.operating_point import OperatingPoint, only_bits
 from brownout.host.drift.power_policy import SelectivePolicy, TablePolicy, constant, describe_policy
 from brownout.host.drift.runtime import protect
-from brownout.host.drift.strategies import Dmr, PredictedRollback, PublishedDrift, RecomputeAbft, Rollback
+from brownout.host.drift.strategies import (
+    Dmr,
+    PredictedRollback,
+    PublishedDrift,
+    RangeRestriction,
+    RecomputeAbft,
+    Rollback,
+)
 from brownout.host.models.evaluate import calibration_run
 from brownout.host.pipelines.shipped import ShippedPipeline
 from brownout.hw.config import AcceleratorConfig
@@ -53,6 +60,7 @@ STRATEGIES = {
     "drift": lambda: PublishedDrift(theta=0, interval=2, tile=4),
     "recompute": lambda: RecomputeAbft(tile=4),
     "dmr": Dmr,
+    "range": RangeRestriction,
 }
 
 
