@@ -21,7 +21,6 @@ from typing import Annotated
 import torch
 import typer
 from drift_quality import VARIANTS, Variant
-from scipy import stats as statistics
 
 from brownout.host import Accelerator, DelayModel, load_denoiser, offload, restore, sample
 from brownout.host.device.power.energy import PARTS
@@ -32,6 +31,7 @@ from brownout.host.drift.strategies import Rollback
 from brownout.host.models.evaluate import calibration_run
 from brownout.host.models.sampling import initial_latents
 from brownout.host.models.spec import ModelSpec, get_spec
+from brownout.host.quality.paired import student_t_quantile
 from brownout.host.storage.results import write_results
 from brownout.host.workload.trace import Workload, trace_workload
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
@@ -77,7 +77,7 @@ def compare(priced: float, executed: list[float], whole: float) -> Error:
     if max(abs(center), abs(priced)) < NEGLIGIBLE * whole or not center:
         return Error(abs(priced - center) / whole if whole else 0.0, 0.0)
     spread = stdev(executed) / math.sqrt(len(executed)) if len(executed) > 1 else 0.0
-    interval = float(statistics.t.ppf(0.975, max(1, len(executed) - 1))) * spread
+    interval = student_t_quantile(0.975, max(1, len(executed) - 1)) * spread
     deviation = abs(priced - center)
     return Error(deviation / center, max(0.0, deviation - interval) / center)
 

@@ -86,10 +86,8 @@ def priced(variant: Variant, voltage_v: float, model: EnergyModel) -> tuple[floa
     for key, name in MODELS.items():
         workload, steps = DENOISERS[name].workload(), PUBLISHED[key].steps
         plain = nominal_image(SERVER, workload, steps=steps, energy_model=model)
-        cost = protected_image(
-            *(SERVER, workload, strategy, variant.policy(variant.low(voltage_v))),
-            **{"steps": steps, "settled": 2, "energy_model": model},
-        )
+        policy = variant.policy(variant.low(voltage_v))
+        cost = protected_image(SERVER, workload, strategy, policy, steps=steps, settled=2, energy_model=model)
         array = [sum(each.parts_j[part] for part in ("mac", "check")) for each in (cost, plain)]
         savings.append((1 - array[0] / array[1], 1 - cost.energy_j / plain.energy_j))
     array_savings, whole_savings = zip(*savings, strict=True)
@@ -116,9 +114,9 @@ def main(
             metrics[f"carry_array_saving_{variant}_at_{voltage:g}"] = price(voltage, ideal)[0]
             metrics[f"carry_whole_saving_{variant}_at_{voltage:g}"] = price(voltage, REFERENCE)[1]
         found = [lowest(search, variant, images, metrics) for search in searches]
-        for search, voltage in zip(searches, found, strict=True):
-            if voltage is not None:
-                metrics[f"carry_voltage_v_{variant}_{search.carries.spec.name}"] = voltage
+        for search, down_to in zip(searches, found, strict=True):
+            if down_to is not None:
+                metrics[f"carry_voltage_v_{variant}_{search.carries.spec.name}"] = down_to
         allowed = [voltage for voltage in found if voltage is not None]
         if len(allowed) == len(searches):
             saving = metrics[f"carry_array_saving_{variant}_at_{max(allowed):g}"]
