@@ -37,7 +37,7 @@ from brownout.host.storage.results import write_results
 from brownout.hw.configurations import SERVER
 from denoisers.published import DENOISERS
 
-VOLTAGES = (0.86, 0.84, 0.83, 0.82, 0.81, 0.80, 0.785, 0.77, 0.755, 0.74, 0.72, 0.70, 0.68)
+VOLTAGES = (0.86, 0.84, 0.83, 0.82, 0.81, 0.80, 0.785, 0.77, 0.755)
 SEARCHED = ("drop_all",)
 
 

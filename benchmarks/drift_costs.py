@@ -74,7 +74,7 @@ CLASSIC_NETLIST = 0.100
 MODELS = {"dit": "dit_xl_2_512", "pixart": "pixart_alpha_512", "sd15": "sd_1_5"}
 """Published architecture, and what is counted for it."""
 
-WHOLE_VARIANT, WHOLE_RATE = "everything_s16p_v25_a10", 2.75e-2
+WHOLE_VARIANT, WHOLE_RATE = "everything_s16p_v25_a10", 2e-2
 """Of whole models: everything low but adaptive norms, attention at a tenth of the rate of layers, which is the one that
 benchmarks/drift.py finds."""
 
