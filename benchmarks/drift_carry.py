@@ -62,15 +62,20 @@ class Search:
         return mean(distances), paired_bound(distances, self.reference(images))
 
 
-def lowest(search: Search, variant: str, images: int, metrics: dict[str, float]) -> float | None:
-    """Lowest voltage down to which images are no worse; None if they are worse at the first."""
-    found = None
+def lowest(search: Search, variant: str, images: int, metrics: dict[str, float], down_to: float) -> float | None:
+    """Lowest voltage down to which images are no worse; None if they are worse at the first.
+
+    Distances are measured down to the first voltage at which they are worse, and to `down_to` at least.
+    """
+    found, worse = None, False
     for voltage in VOLTAGES:
+        if worse and voltage < down_to:
+            break
         distance, bound = search.difference(variant, voltage, images)
         metrics[f"carry_distance_{variant}_{search.carries.spec.name}_{voltage:g}"] = distance
-        if bound.upper > 0:
-            return found
-        found = voltage
+        worse = worse or bound.upper > 0
+        if not worse:
+            found = voltage
     return found
 
 
@@ -99,6 +104,7 @@ def main(
     models: Annotated[str, typer.Option(help="comma-separated")] = "digits,mnist",
     steps: Annotated[int, typer.Option(help="of DDIM; DRIFT's are 50")] = 50,
     variants: Annotated[str, typer.Option(help="of drift_quality.VARIANTS, comma-separated")] = ",".join(SEARCHED),
+    down_to: Annotated[float, typer.Option(help="volts to which distances are measured in any case")] = VOLTAGES[0],
 ) -> None:
     """Search, price, print and write the results."""
     if images < BATCH or images % BATCH:
@@ -113,10 +119,10 @@ def main(
         for voltage in VOLTAGES:
             metrics[f"carry_array_saving_{variant}_at_{voltage:g}"] = price(voltage, ideal)[0]
             metrics[f"carry_whole_saving_{variant}_at_{voltage:g}"] = price(voltage, REFERENCE)[1]
-        found = [lowest(search, variant, images, metrics) for search in searches]
-        for search, down_to in zip(searches, found, strict=True):
-            if down_to is not None:
-                metrics[f"carry_voltage_v_{variant}_{search.carries.spec.name}"] = down_to
+        found = [lowest(search, variant, images, metrics, down_to) for search in searches]
+        for search, voltage_v in zip(searches, found, strict=True):
+            if voltage_v is not None:
+                metrics[f"carry_voltage_v_{variant}_{search.carries.spec.name}"] = voltage_v
         allowed = [voltage for voltage in found if voltage is not None]
         if len(allowed) == len(searches):
             saving = metrics[f"carry_array_saving_{variant}_at_{max(allowed):g}"]
