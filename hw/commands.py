@@ -31,6 +31,8 @@ class Opcode(enum.IntEnum):
     """Copies the counters to the snapshot registers."""
     COPY = 6
     """Copies runs of bytes from one region of memory to another; only with checksum units."""
+    ATTENTION = 7
+    """Attention of a batch of heads, whose scores stay on the chip; only with an attention unit."""
 
 
 class GemmFlag(enum.IntFlag):
@@ -54,6 +56,8 @@ class GemmFlag(enum.IntFlag):
     """W lies tile by tile, likewise."""
     Y_TILED = 256
     """Y is written tile by tile, likewise."""
+    CAUSAL = 1024
+    """Of ATTENTION: a query attends to keys up to its own place only."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,46 @@ COPY_FIELDS = (
     Field("write_limit", 120, 64, "first byte after those that may be written; bus-aligned"),
 )
 
+ATTENTION_FIELDS = (
+    Field("opcode", 0, 8, "Opcode.ATTENTION"),
+    Field("version", 1, 8, "COMMAND_VERSION"),
+    Field("flags", 2, 16, "GemmFlag bits: CHECK, CORRECT, SUPPRESS, ZERO, CAUSAL"),
+    Field("batch", 4, 32, "number of heads, 1..65535"),
+    Field("m", 8, 32, "queries: rows of Q and Y, 1..2^24-1"),
+    Field("n", 12, 32, "columns of V and Y, at least 1; at most block_col_tiles column tiles"),
+    Field("k", 16, 32, "columns of Q, rows of the transposed keys, at least 1; at most slab_k_tiles k-tiles"),
+    Field("lda", 20, 32, "bytes from a row of Q to the next; bus-aligned"),
+    Field("ldw", 24, 32, "bytes from a row of the transposed keys to the next; bus-aligned"),
+    Field("ldy", 28, 32, "bytes from a row of Y to the next; bus-aligned, at least a row long"),
+    Field("a_addr", 32, 64, "Q: int8; bus-aligned"),
+    Field("w_addr", 40, 64, "transposed keys: int8; bus-aligned"),
+    Field("y_addr", 48, 64, "Y: int8; bus-aligned"),
+    Field("v_addr", 56, 64, "V: int8; bus-aligned"),
+    Field("a_batch_stride", 64, 32, "bytes from Q of one head to the next; bus-aligned"),
+    Field("w_batch_stride", 68, 32, "bytes from the transposed keys of one head to the next; bus-aligned"),
+    Field("y_batch_stride", 72, 32, "bytes from Y of one head to the next; bus-aligned"),
+    Field("error_key", 76, 32, "names the product of queries and keys in draws of timing errors"),
+    Field("first_row", 80, 32, "global row of the first row of this piece"),
+    Field("v_batch_stride", 88, 32, "bytes from V of one head to the next; bus-aligned"),
+    Field("ldv", 92, 32, "bytes from a row of V to the next; bus-aligned"),
+    Field("read_base", 96, 64, "first byte that may be read; bus-aligned"),
+    Field("read_limit", 104, 64, "first byte after those that may be read; bus-aligned"),
+    Field("write_base", 112, 64, "first byte that may be written; bus-aligned"),
+    Field("write_limit", 120, 64, "first byte after those that may be written; bus-aligned"),
+    Field("theta", 128, 8, "of the scores: syndromes below 2^theta in magnitude are not flagged; zero without CHECK"),
+    Field("value_theta", 129, 8, "of the sums of values, likewise"),
+    Field("score_shift", 130, 8, "scores times score_mult, shifted right by so many bits, are in 2^-8 octaves; 1..47"),
+    Field("out_shift", 131, 8, "sums of values times floor(out_scale / row sum), shifted right by so many bits; 1..62"),
+    Field("score_mult", 132, 16, "see score_shift"),
+    Field("block_rows", 134, 16, "queries of a block; times the column tiles of keys they must fit an accumulator bank"),
+    Field("log_addr", 136, 64, "syndrome log of the sums of values; bus-aligned, in the write window"),
+    Field("log_bytes", 144, 32, "room in the log; whole records; zero for no log"),
+    Field("keys", 148, 32, "keys: columns of the transposed keys, rows of V, 1..131071"),
+    Field("out_scale", 152, 64, "see out_shift; below 127 * 2^31"),
+    Field("value_error_key", 160, 32, "names the product of exponentials and values in draws of timing errors"),
+)
+"""Softmax between two products; a block of queries at a time. docs/attention.md has the arithmetic."""
+
 RUN_BYTES = 8
 """Of a run in the list of a COPY: offset in the region and number of bytes, each uint32."""
 
@@ -159,6 +203,7 @@ COMMAND_FIELDS = {
     Opcode.FENCE: PLAIN_FIELDS,
     Opcode.SNAPSHOT: PLAIN_FIELDS,
     Opcode.COPY: COPY_FIELDS,
+    Opcode.ATTENTION: ATTENTION_FIELDS,
 }
 
 
@@ -232,6 +277,13 @@ class ErrorCause(enum.IntEnum):
     READ_SURPLUS = 46
     WRITE_SURPLUS = 47
     STALLED = 48
+    KEYS = 49
+    V_ADDR = 50
+    LDV = 51
+    V_BATCH_STRIDE = 52
+    BLOCK_ROWS = 53
+    SCALES = 54
+    V_WINDOW = 55
 
 
 RING_CAUSES = (ErrorCause.RING_BASE, ErrorCause.RING_ENTRIES, ErrorCause.RING_HEAD, ErrorCause.RING_TAIL)
@@ -288,6 +340,13 @@ ERROR_MEANING = {
     ErrorCause.READ_SURPLUS: "a beat of AXI read data came that no read asked for",
     ErrorCause.WRITE_SURPLUS: "an AXI write response came without a write, or before the write's last beat",
     ErrorCause.STALLED: "the command stands still although nothing is outstanding on the bus",
+    ErrorCause.KEYS: "keys is not in 1..131071",
+    ErrorCause.V_ADDR: "v_addr is not bus-aligned",
+    ErrorCause.LDV: "ldv is not bus-aligned",
+    ErrorCause.V_BATCH_STRIDE: "v_batch_stride is not bus-aligned",
+    ErrorCause.BLOCK_ROWS: "block_rows is zero or above the configuration's, or its scores do not fit a bank",
+    ErrorCause.SCALES: "score_shift is not in 1..47, out_shift not in 1..62, or out_scale not below 127 * 2^31",
+    ErrorCause.V_WINDOW: "V reaches outside the read window",
 }
 
 
@@ -422,6 +481,55 @@ class CopyCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttentionCommand:
+    """Y[b] = softmax(Q[b] K[b]^T) V[b] for b in 0..batch-1; fields as in `ATTENTION_FIELDS`.
+
+    Values are encoded as they are: the hardware, not this class, refuses malformed commands.
+    """
+
+    m: int
+    n: int
+    k: int
+    keys: int
+    a_addr: int
+    w_addr: int
+    v_addr: int
+    y_addr: int
+    lda: int
+    ldw: int
+    ldv: int
+    ldy: int
+    read_base: int
+    read_limit: int
+    write_base: int
+    write_limit: int
+    block_rows: int
+    score_mult: int
+    score_shift: int
+    out_scale: int
+    out_shift: int
+    batch: int = 1
+    a_batch_stride: int = 0
+    w_batch_stride: int = 0
+    v_batch_stride: int = 0
+    y_batch_stride: int = 0
+    flags: int = 0
+    error_key: int = 0
+    value_error_key: int = 0
+    first_row: int = 0
+    theta: int = 0
+    value_theta: int = 0
+    log_addr: int = 0
+    log_bytes: int = 0
+    opcode: int = Opcode.ATTENTION
+    version: int = COMMAND_VERSION
+
+    def encode(self) -> bytes:
+        """The 256 bytes of the command; raises ValueError if a value does not fit its field."""
+        return _encode(self, ATTENTION_FIELDS)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlainCommand:
     """A command without operands: `Opcode.FENCE` or `Opcode.SNAPSHOT`."""
 
@@ -434,3 +542,4 @@ class PlainCommand:
 
 
 assert {f.name for f in fields(GemmCommand)} == {f.name for f in GEMM_FIELDS}
+assert {f.name for f in fields(AttentionCommand)} == {f.name for f in ATTENTION_FIELDS}

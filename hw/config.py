@@ -216,6 +216,9 @@ class AcceleratorConfig:
         Groups of columns with an operating point of their own, 1..8; the checksum units are one domain more.
     operating_points : int
         Operating points that domains choose from, 1..8; point 0 is the nominal one.
+    attention : bool
+        A unit that keeps the scores of attention on the chip: the command ATTENTION (docs/attention.md). For arrays of as
+        many rows as columns, without column checks.
     memory : MemoryConfig
         Size, timing, banks and queues of the simulated DRAM.
     """
@@ -235,6 +238,7 @@ class AcceleratorConfig:
     razor: bool = False
     voltage_domains: int = 1
     operating_points: int = 4
+    attention: bool = False
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
     def __post_init__(self) -> None:
@@ -275,6 +279,17 @@ class AcceleratorConfig:
                     f"{owner}.checksum.group_rows must divide block_rows={self.block_rows}, "
                     f"not {self.checksum.group_rows!r}"
                 )
+        if not isinstance(self.attention, bool):
+            raise ValueError(f"{owner}.attention must be a bool, not {self.attention!r}")
+        if self.attention and self.rows != self.cols:
+            raise ValueError(
+                f"{owner}.attention=True needs as many rows as columns, whose scores become rows of activations, "
+                f"not {self.rows} x {self.cols}"
+            )
+        if self.attention and self.group_count:
+            raise ValueError(
+                f"{owner}.attention=True needs a checksum without column_checks: rows of scores are checked alone"
+            )
         if not isinstance(self.memory, MemoryConfig):
             raise ValueError(f"{owner}.memory must be a MemoryConfig, not {self.memory!r}")
         if self.memory.size_bytes > 1 << self.address_bits:
@@ -354,6 +369,9 @@ class AcceleratorConfig:
     def rtl_hash(self) -> str:
         """16 hexadecimal digits over all that shapes the RTL; names the build folder."""
         fields = {name: value for name, value in dataclasses.asdict(self).items() if name != "memory"}
+        if not self.attention:
+            # Without the unit the hardware is what it was before there was one.
+            del fields["attention"]
         text = json.dumps({"revision": RTL_REVISION, **fields}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
