@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, ResetInserter, Signal
 from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect
 
 from .array.accumulator import Accumulator
 from .array.sequencer import Sequencer
 from .array.systolic import SystolicArray
+from .attention.depths import exponential_depth
+from .attention.score_unit import ScoreUnit
 from .bus.axi import Axi4LiteSignature, Axi4Signature
 from .bus.read_port import ReadPort
 from .bus.write_port import WritePort
@@ -80,7 +83,10 @@ class AcceleratorTop(wiring.Component):
             copier = Copier(config)
             m.submodules.copier = datapath_reset(copier)
         self._connect_bus(m, read_port, write_port)
-        self._connect_control(m, registers, processor, read_port, write_port, receiver, sequencer, drain, copier)
+        score_unit = ScoreUnit(config) if config.attention else None
+        self._connect_control(
+            m, registers, processor, read_port, write_port, receiver, sequencer, drain, score_unit, copier
+        )
         self._connect_reads(m, processor, read_port, fetcher, receiver, copier)
         self._connect_writes(m, write_port, drain, copier)
         connect(m, fetcher.job, receiver.job)
@@ -115,9 +121,50 @@ class AcceleratorTop(wiring.Component):
             drain.acc_row.eq(accumulator.drain_row),
         ]
         dropped = Signal.like(array.dropped)
-        self._connect_protection(m, processor, receiver, sequencer, array, accumulator, drain, dropped)
-        self._connect_counters(m, registers, processor, sequencer, receiver, drain, dropped)
+        if score_unit is not None:
+            m.submodules.score_unit = datapath_reset(score_unit)
+            self._connect_scores(m, processor, receiver, sequencer, array, accumulator, drain, score_unit)
+        self._connect_protection(m, processor, receiver, sequencer, array, accumulator, drain, score_unit, dropped)
+        self._connect_counters(m, registers, processor, sequencer, receiver, drain, score_unit, dropped)
         return m
+
+    def _connect_scores(
+        self,
+        m: Module,
+        processor: CommandProcessor,
+        receiver: Receiver,
+        sequencer: Sequencer,
+        array: SystolicArray,
+        accumulator: Accumulator,
+        drain: Drain,
+        score_unit: ScoreUnit,
+    ) -> None:
+        """Scores to exponentials, exponentials to the array, output scales to the drain."""
+        config = self.config
+        m.submodules.exponentials = memory = Memory(shape=8 * config.cols, depth=exponential_depth(config), init=[])
+        write, read = memory.write_port(), memory.read_port()
+        self._a_row = Signal(8 * config.rows, name="a_row")
+        from_exponentials = Signal()
+        m.d.sync += from_exponentials.eq(sequencer.from_exponentials)
+        m.d.comb += [
+            score_unit.params.eq(processor.params),
+            score_unit.start.eq(processor.start),
+            score_unit.scores_done.eq(sequencer.scores_done),
+            accumulator.score_enable.eq(score_unit.score_enable),
+            accumulator.score_address.eq(score_unit.score_address),
+            score_unit.score_row.eq(accumulator.score_row),
+            write.en.eq(score_unit.write_enable),
+            write.addr.eq(score_unit.write_address),
+            write.data.eq(score_unit.write_row),
+            read.en.eq(sequencer.a_enable & sequencer.from_exponentials),
+            read.addr.eq(sequencer.a_addr),
+            self._a_row.eq(Mux(from_exponentials, read.data, receiver.a_row)),
+            sequencer.exponentials_ready.eq(score_unit.exponentials_ready),
+            drain.scales_ready.eq(score_unit.scales_ready),
+            score_unit.scale_address.eq(drain.scale_address),
+            score_unit.scale_enable.eq(drain.scale_enable),
+            drain.scale.eq(score_unit.scale),
+        ]
 
     def _connect_protection(
         self,
@@ -128,6 +175,7 @@ class AcceleratorTop(wiring.Component):
         array: SystolicArray,
         accumulator: Accumulator,
         drain: Drain,
+        score_unit: ScoreUnit | None,
         dropped: Signal,
     ) -> None:
         """Timing errors and checksum units, as far as the configuration has them."""
@@ -149,7 +197,7 @@ class AcceleratorTop(wiring.Component):
                 array.a_row.eq(column_sums.out_row),
             ]
         else:
-            m.d.comb += array.a_row.eq(receiver.a_row)
+            m.d.comb += array.a_row.eq(receiver.a_row if score_unit is None else self._a_row)
         injector = None
         if config.error_model.draws:
             m.submodules.injector = injector = config.error_model.injector(config)
@@ -177,6 +225,12 @@ class AcceleratorTop(wiring.Component):
             row_checker.drain_address.eq(drain.acc_address),
             drain.syndromes.eq(row_checker.syndromes),
         ]
+        if score_unit is not None:
+            m.d.comb += [
+                row_checker.score_enable.eq(score_unit.score_enable),
+                row_checker.score_address.eq(score_unit.score_address),
+                score_unit.score_syndromes.eq(row_checker.score_syndromes),
+            ]
         if injector is not None:
             m.d.comb += [
                 row_checker.errors.eq(processor.errors),
@@ -216,6 +270,7 @@ class AcceleratorTop(wiring.Component):
         receiver: Receiver,
         sequencer: Sequencer,
         drain: Drain,
+        score_unit: ScoreUnit | None,
         copier: Copier | None,
     ) -> None:
         connect(m, wiring.flipped(self.s_axil), registers.axil)
@@ -229,7 +284,7 @@ class AcceleratorTop(wiring.Component):
             processor.bus_idle.eq(read_port.idle & write_port.idle),
             processor.bus_progress.eq(read_port.progress | write_port.progress),
             processor.engines_done.eq(drain.done),
-            processor.moving.eq(sequencer.moving | drain.moving),
+            processor.moving.eq(sequencer.moving | drain.moving | (0 if score_unit is None else score_unit.moving)),
             read_port.stop.eq(processor.stop),
             write_port.stop.eq(processor.stop),
         ]
@@ -316,6 +371,7 @@ class AcceleratorTop(wiring.Component):
         sequencer: Sequencer,
         receiver: Receiver,
         drain: Drain,
+        score_unit: ScoreUnit | None,
         dropped: Signal,
     ) -> None:
         config = self.config
@@ -346,8 +402,14 @@ class AcceleratorTop(wiring.Component):
             "dram_write_bytes": Mux(self.m_axi.wvalid & self.m_axi.wready, config.bus_bytes, 0),
             "commands": processor.command_done,
         }
+        if score_unit is not None:
+            values["sram_read_bytes"] += Mux(score_unit.score_enable, acc_bytes, 0)
+            values["sram_write_bytes"] += Mux(score_unit.write_enable, config.cols, 0)
         if config.checksum is not None:
             values |= {name: drain.increments[name] for name in drain.increments.shape().members}
+            if score_unit is not None:
+                for name in score_unit.increments.shape().members:
+                    values[name] = values[name] + score_unit.increments[name]
         if config.razor:
             values["dropped"] = dropped
         if config.error_model.errs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import BATCH_BITS, DIMENSION_BITS, AcceleratorConfig
@@ -19,6 +19,7 @@ class BlockWalker(wiring.Component):
     Members
     -------
     m, n, batch : dimensions, constant while walking
+    limited, most_rows : blocks of `most_rows` rows, the last one shorter; likewise, with an attention unit
     rows : rows of the block
     col_tiles : column tiles of the block
     cols : columns of the block
@@ -37,6 +38,7 @@ class BlockWalker(wiring.Component):
                 "m": In(DIMENSION_BITS),
                 "n": In(DIMENSION_BITS),
                 "batch": In(BATCH_BITS),
+                **({"limited": In(1), "most_rows": In(range(config.block_rows + 1))} if config.attention else {}),
                 "valid": Out(1),
                 "rows": Out(range(config.block_rows + 1)),
                 "col_tiles": Out(range(config.block_col_tiles + 1)),
@@ -46,6 +48,12 @@ class BlockWalker(wiring.Component):
                 "last": Out(1),
             }
         )
+
+    def walk(self, m: Module, params: data.View) -> None:
+        """Walk the product of a command."""
+        m.d.comb += [self.m.eq(params.m), self.n.eq(params.n), self.batch.eq(params.batch)]
+        if self.config.attention:
+            m.d.comb += [self.limited.eq(params.attention), self.most_rows.eq(params.block_rows)]
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -58,6 +66,9 @@ class BlockWalker(wiring.Component):
             self.rows.eq(split_size(m, m_left, largest=config.block_rows, unit=1, name="m")),
             self.col_tiles.eq(split_size(m, n_left, largest=config.block_col_tiles, unit=config.cols, name="n")),
         ]
+        if config.attention:
+            with m.If(self.limited):
+                m.d.comb += self.rows.eq(Mux(m_left < self.most_rows, m_left, self.most_rows))
         full_cols = Signal.like(self.cols)
         m.d.comb += [
             full_cols.eq(self.col_tiles * config.cols),

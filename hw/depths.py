@@ -11,6 +11,9 @@ BUFFERS = 2
 BANKS = 2
 """Accumulator banks."""
 
+SCORE_BANK, VALUE_BANK = 0, 1
+"""Accumulator banks of ATTENTION: of the scores, and of the sums of values."""
+
 JOB_QUEUE = 8
 """Jobs whose requests may be out before their data is in."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal
+from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 
 from ..config import ACC_BITS, AcceleratorConfig
+from ..depths import SCORE_BANK
 from .tag import accumulator_depth
 
 
@@ -26,6 +27,8 @@ class Accumulator(Elaboratable):
     total_row, stored_row : C * 32 bits
         The sum as it is in cycle t + 1, and what is stored of it: the same, unless timing errors come between.
     drain_enable, drain_bank : 1 bit
+    score_enable, score_address, score_row
+        Likewise of bank `SCORE_BANK`, whose scores are read while the drain reads the other; with an attention unit.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -42,6 +45,9 @@ class Accumulator(Elaboratable):
         self.drain_bank = Signal()
         self.drain_address = Signal(range(self.depth))
         self.drain_row = Signal(ACC_BITS * config.cols)
+        self.score_enable = Signal()
+        self.score_address = Signal(range(self.depth))
+        self.score_row = Signal(ACC_BITS * config.cols)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -64,9 +70,14 @@ class Accumulator(Elaboratable):
             read = memory.read_port()
             write = memory.write_port()
             summing = self.valid & (self.bank == index)
+            address: Value = self.drain_address
+            wanted: Value = self.drain_enable & (self.drain_bank == index)
+            if self.config.attention and index == SCORE_BANK:
+                address, wanted = Mux(self.score_enable, self.score_address, address), wanted | self.score_enable
+                m.d.comb += self.score_row.eq(read.data)
             m.d.comb += [
-                read.en.eq(summing | (self.drain_enable & (self.drain_bank == index))),
-                read.addr.eq(Mux(summing, self.address, self.drain_address)),
+                read.en.eq(summing | wanted),
+                read.addr.eq(Mux(summing, self.address, address)),
                 write.addr.eq(write_address),
                 write.en.eq(write_enable & (write_bank == index)),
             ]

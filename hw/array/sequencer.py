@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Array, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..block_walker import BlockWalker
 from ..config import AcceleratorConfig
-from ..depths import BANKS, BUFFERS
+from ..depths import BANKS, BUFFERS, SCORE_BANK, VALUE_BANK
 from ..load.receiver import activation_depth, weight_depth
+from ..attention.depths import exponential_depth
 from ..params import K_BITS, params_layout
 from ..split import split_size
 from .systolic import output_latency
 from .tag import accumulator_depth, row_tag_layout
+
+
+class _AttentionWalk:
+    """Where ATTENTION is in its block: at the scores, slab of keys by slab of keys, or at the sums of values."""
+
+    def __init__(self, m: Module, config: AcceleratorConfig, params: data.View) -> None:
+        self.most = config.block_col_tiles * config.cols
+        self.scores = Signal(name="scores")
+        self.values = Signal(name="values")
+        self.ready = Signal(range(exponential_depth(config) + 1), name="exponentials_waiting")  # column tiles
+        self.left = Signal(K_BITS, name="keys_left")
+        self.first_key = Signal(K_BITS, name="first_key")
+        self.last = Signal(name="keys_last")
+        self.cols = Signal(range(self.most + 1), name="keys_cols")
+        self.next_cols = Signal(range(self.most + 1), name="keys_next_cols")
+        self.acc_base = Signal(range(accumulator_depth(config) + config.block_rows), name="acc_base")
+        self.a_addr = Signal(range(exponential_depth(config) + config.block_rows), name="exponentials_addr")
+        later = Signal(K_BITS, name="keys_later")
+        m.d.comb += [
+            self.scores.eq(params.attention & ~self.values),
+            self.last.eq(self.left <= self.most),
+            self.cols.eq(Mux(self.last, self.left, self.most)),
+            later.eq(self.left - self.most),
+            self.next_cols.eq(Mux(later < self.most, later, self.most)),
+        ]
 
 
 class Sequencer(wiring.Component):
@@ -36,6 +62,9 @@ class Sequencer(wiring.Component):
     digit, group_first : with the scratchpads' data: the row is one of digits of column sums, the first of its group
     acc_valid, acc_tag : to the accumulator, one cycle before the row's sums are out
     block_done : pulse, all sums of a block are stored
+    from_exponentials : `a_addr` is one of exponentials, not of the scratchpad; with an attention unit, as the next two
+    scores_done : pulse, all scores of a block are stored
+    exponentials_ready : pulse, a column tile of exponentials is there
     moving : weights are loaded, or rows are in the array
     macs : useful multiply-accumulates of the row issued
     stall_load, stall_weight, stall_drain : why no row was issued
@@ -44,6 +73,9 @@ class Sequencer(wiring.Component):
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         self.acc_depth = accumulator_depth(config)
+        attention: dict[str, object] = {}
+        if config.attention:
+            attention = {"from_exponentials": Out(1), "scores_done": Out(1), "exponentials_ready": In(1)}
         super().__init__(
             {
                 "params": In(params_layout(config)),
@@ -54,7 +86,7 @@ class Sequencer(wiring.Component):
                 "slab_freed": Out(1),
                 "w_addr": Out(range(weight_depth(config))),
                 "w_enable": Out(1),
-                "a_addr": Out(range(activation_depth(config))),
+                "a_addr": Out(self._row_addresses()),
                 "a_enable": Out(1),
                 "row_valid": Out(1),
                 "load": Out(1),
@@ -69,15 +101,23 @@ class Sequencer(wiring.Component):
                 "stall_load": Out(1),
                 "stall_weight": Out(1),
                 "stall_drain": Out(1),
+                **attention,
             }
         )
 
+    def _row_addresses(self) -> range:
+        """Addresses of rows of activations, or of exponentials."""
+        most = activation_depth(self.config)
+        return range(max(most, exponential_depth(self.config)) if self.config.attention else most)
+
     def _pass_layout(self) -> data.StructLayout:
         config = self.config
+        attention = {"of_scores": 1, "of_values": 1} if config.attention else {}
         return data.StructLayout(
             {
+                **attention,
                 "rows": range(config.block_rows + 1),
-                "a_addr": range(activation_depth(config)),
+                "a_addr": self._row_addresses(),
                 "acc_address": range(self.acc_depth),
                 "bank": 1,
                 "first": 1,
@@ -125,6 +165,8 @@ class Sequencer(wiring.Component):
         a_addr = Signal(range(activation_depth(config) + config.block_rows))
         w_addr = Signal(range(weight_depth(config) + config.rows))
         acc_address = Signal(range(self.acc_depth + config.block_rows))
+        a_buffer = Signal(range(BUFFERS))  # that of weights, but for ATTENTION, whose queries are one slab of a block
+        half = config.slab_k_tiles * config.block_rows
 
         new_slab = Signal()
         new_tile = Signal()
@@ -154,26 +196,42 @@ class Sequencer(wiring.Component):
         no_bank = Signal()
         no_data = Signal()
         go = Signal()
+        waits_for_bank: Value = new_block & (banks_free == 0)
+        waits_for_slab: Value = new_slab & (slabs_ready == 0)
+        takes_bank: Value = new_block
+        takes_slab: Value = new_slab
+        attention = None
+        if config.attention:
+            attention = _AttentionWalk(m, config, params)
+            scores, values = attention.scores, attention.values
+            # Of the sums of values only one block is on chip; scores may overwrite those whose exponentials are used.
+            waits_for_bank = Mux(
+                params.attention,
+                values & ((new_block & (banks_free != BANKS)) | (new_tile & (attention.ready == 0))),
+                waits_for_bank,
+            )
+            takes_bank = new_block & ~scores
+            takes_slab = Mux(params.attention, new_block & scores, new_slab)
+            waits_for_slab = takes_slab & (slabs_ready == 0)
+            m.d.sync += attention.ready.eq(attention.ready + self.exponentials_ready - (go & new_tile & values))
         m.d.comb += [
-            no_bank.eq(walker.valid & new_block & (banks_free == 0)),
-            no_data.eq(walker.valid & ((new_slab & (slabs_ready == 0)) | (new_tile & (tiles_ready == 0)))),
+            no_bank.eq(walker.valid & waits_for_bank),
+            no_data.eq(walker.valid & (waits_for_slab | (new_tile & (tiles_ready == 0)))),
             go.eq(walker.valid & ~no_bank & ~no_data & ~pending_valid & (load_left <= 1)),
             self.stall_drain.eq(no_bank & ~pending_valid & (load_left == 0)),
             self.stall_load.eq(no_data & ~no_bank & ~pending_valid & (load_left == 0)),
         ]
         m.d.sync += [
-            slabs_ready.eq(slabs_ready + self.slab_loaded - (go & new_slab)),
+            slabs_ready.eq(slabs_ready + self.slab_loaded - (go & takes_slab)),
             tiles_ready.eq(tiles_ready + self.tile_loaded - (go & new_tile)),
-            banks_free.eq(banks_free + self.bank_freed - (go & new_block)),
+            banks_free.eq(banks_free + self.bank_freed - (go & takes_bank)),
             pending_fresh.eq(go),
             self.load.eq(self.w_enable & (load_left == config.rows)),
         ]
+        walker.walk(m, params)
         m.d.comb += [
-            walker.m.eq(params.m),
-            walker.n.eq(params.n),
-            walker.batch.eq(params.batch),
             walker.start.eq(self.start),
-            walker.advance.eq(go & last_k & last_col),
+            walker.advance.eq(go & last_k & last_col & (1 if attention is None else ~attention.scores)),
             self.w_enable.eq(load_left != 0),
         ]
         with m.If(load_left != 0):
@@ -235,6 +293,53 @@ class Sequencer(wiring.Component):
                     ]
                 with m.If(last_k):
                     m.d.sync += [bank.eq(~bank), new_block.eq(1)]
+            if attention is not None:
+                stride = Mux(attention.scores, params.block_rows, config.block_rows)
+                with m.If(params.attention):
+                    m.d.sync += [
+                        pending.a_addr.eq(Mux(attention.values, attention.a_addr, a_addr)),
+                        pending.bank.eq(Mux(attention.values, VALUE_BANK, SCORE_BANK)),
+                        pending.block_last.eq(last_k & last_col & (attention.values | attention.last)),
+                        pending.col.eq(attention.first_key + col_tile * config.cols),
+                        acc_address.eq(acc_address + stride),
+                    ]
+                m.d.sync += [pending.of_scores.eq(attention.scores), pending.of_values.eq(attention.values)]
+                with m.If(params.attention & last_col):
+                    m.d.sync += [
+                        acc_address.eq(attention.acc_base),
+                        n_left.eq(Mux(attention.scores, attention.cols, walker.cols)),
+                        # Slabs of weights are not slabs of queries.
+                        a_addr.eq(Mux(attention.scores, a_addr + config.block_rows, a_addr)),
+                        bank.eq(bank),
+                        attention.a_addr.eq(attention.a_addr + params.block_rows),
+                    ]
+                    with m.If(attention.scores & last_k):
+                        m.d.sync += [
+                            k_left.eq(params.k),
+                            n_left.eq(attention.next_cols),
+                            first_k.eq(1),
+                            new_block.eq(0),
+                            a_addr.eq(Mux(a_buffer, half, 0)),
+                            acc_address.eq(acc_address + stride),
+                            attention.acc_base.eq(acc_address + stride),
+                            attention.left.eq(attention.left - attention.cols),
+                            attention.first_key.eq(attention.first_key + attention.cols),
+                        ]
+                        with m.If(attention.last):
+                            m.d.sync += [
+                                k_left.eq(params.keys),
+                                n_left.eq(walker.cols),
+                                new_block.eq(1),
+                                a_buffer.eq(~a_buffer),
+                                a_addr.eq(Mux(a_buffer, 0, half)),
+                                acc_address.eq(0),
+                                attention.acc_base.eq(0),
+                                attention.a_addr.eq(0),
+                                attention.first_key.eq(0),
+                                attention.values.eq(1),
+                            ]
+                with m.Elif(slab_last_tile & last_col):
+                    m.d.sync += [a_buffer.eq(~a_buffer), a_addr.eq(Mux(a_buffer, 0, half))]
         if "first_row" in params_layout(config).members:
             with m.If(walker.advance):
                 m.d.sync += block_col.eq(block_col + walker.cols)
@@ -248,6 +353,16 @@ class Sequencer(wiring.Component):
         with m.If(entered):
             m.d.sync += [k_left.eq(params.k), n_left.eq(walker.cols), first_k.eq(1), new_block.eq(1)]
             m.d.comb += go.eq(0)
+            if attention is not None:
+                m.d.sync += [
+                    attention.values.eq(0),
+                    attention.left.eq(params.keys),
+                    attention.first_key.eq(0),
+                    attention.acc_base.eq(0),
+                ]
+                with m.If(params.attention):
+                    m.d.sync += [n_left.eq(Mux(params.keys < attention.most, params.keys, attention.most))]
+                    m.d.sync += acc_address.eq(0)
         return walker.valid
 
     def _row_half(self, m: Module, pending: data.View, pending_ready: Signal, taken: Signal) -> Signal:
@@ -300,6 +415,12 @@ class Sequencer(wiring.Component):
             tag.first.eq(current.first),
             tag.block_last.eq(current.block_last & last),
         ]
+        if config.attention:
+            m.d.comb += [
+                tag.of_scores.eq(current.of_scores),
+                tag.of_values.eq(current.of_values),
+                self.from_exponentials.eq(current.of_values),
+            ]
         for name in ("final", "tile", "col", "cols"):
             if name in row_tag_layout(config).members:
                 m.d.comb += getattr(tag, name).eq(getattr(current, name))
@@ -316,7 +437,15 @@ class Sequencer(wiring.Component):
             storing = Signal(name=f"storing_{stage}")
             m.d.sync += storing.eq(done)
             done = storing
-        m.d.sync += self.block_done.eq(done)
+        if not config.attention:
+            m.d.sync += self.block_done.eq(done)
+            return self.row_valid
+        of_scores = tag.of_scores
+        for stage in range(1 if config.checksum is None else 3):
+            of_scores_next = Signal(name=f"storing_scores_{stage}")
+            m.d.sync += of_scores_next.eq(of_scores)
+            of_scores = of_scores_next
+        m.d.sync += [self.block_done.eq(done & ~of_scores), self.scores_done.eq(done & of_scores)]
         return self.row_valid
 
     def _digit_rows(

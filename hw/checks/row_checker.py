@@ -8,6 +8,7 @@ from amaranth.lib.memory import Memory
 from ..arithmetic import residue, weighted_sum
 from ..array.tag import row_tag_layout
 from ..config import ACC_BITS, AcceleratorConfig
+from ..depths import SCORE_BANK
 from ..errors.draws import error_layout
 from .check_row import is_residue, widths
 
@@ -34,6 +35,8 @@ class RowChecker(Elaboratable):
         Syndromes of a row of data after the last k-tile, as they are stored.
     drain_enable, drain_bank, drain_address : read port
     syndromes : of all check columns, from the cycle after the enable on until the next one
+    score_enable, score_address, score_syndromes
+        Likewise of the bank of scores; with an attention unit.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -51,6 +54,9 @@ class RowChecker(Elaboratable):
         self.drain_bank = Signal()
         self.drain_address = Signal(range(syndrome_depth(config)))
         self.syndromes = Signal(sum(widths(config)))
+        self.score_enable = Signal()
+        self.score_address = Signal(range(syndrome_depth(config)))
+        self.score_syndromes = Signal(sum(widths(config)))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -77,9 +83,14 @@ class RowChecker(Elaboratable):
             read = memory.read_port()
             write = memory.write_port()
             summing = read_valid & (read_tag.bank == index)
+            address: Value = self.drain_address
+            wanted: Value = self.drain_enable & (self.drain_bank == index)
+            if config.attention and index == SCORE_BANK:
+                address, wanted = Mux(self.score_enable, self.score_address, address), wanted | self.score_enable
+                m.d.comb += self.score_syndromes.eq(read.data)
             m.d.comb += [
-                read.en.eq(summing | (self.drain_enable & (self.drain_bank == index))),
-                read.addr.eq(Mux(summing, read_tag.address, self.drain_address)),
+                read.en.eq(summing | wanted),
+                read.addr.eq(Mux(summing, read_tag.address, address)),
                 write.addr.eq(write_tag.address),
                 write.en.eq(write_valid & (write_tag.bank == index)),
                 write.data.eq(written),

@@ -121,7 +121,7 @@ class CommandProcessor(wiring.Component):
         reserved_set = Signal(len(known_opcodes(self.config)))
         beats_in = Signal(range(COMMAND_BYTES // bus_bytes + 1))
         fields = fields_of(command, Opcode.GEMM)
-        self._decode(m, fields)
+        self._decode(m, command, fields)
 
         pending = Signal()  # a doorbell that has not been looked at
         engines_finished = Signal()
@@ -157,6 +157,9 @@ class CommandProcessor(wiring.Component):
             self.lengths.eq(settings.lengths),
         ]
 
+        if self.config.attention and self.config.error_model.draws:
+            own = fields_of(command, Opcode.ATTENTION)
+            m.d.comb += settings.value_error_key.eq(own["value_error_key"])
         m.d.comb += [
             self.request.payload.addr.eq(ring.address),
             self.request.payload.len.eq(COMMAND_BYTES // bus_bytes - 1),
@@ -229,9 +232,12 @@ class CommandProcessor(wiring.Component):
             with m.State("CHECK"):
                 legal = field_checks.cause == ErrorCause.NONE
                 m.d.sync += self.cause.eq(field_checks.cause)
-                m.d.comb += extents.start.eq(legal & (fields["opcode"] == Opcode.GEMM))
+                product: Value = fields["opcode"] == Opcode.GEMM
+                if self.config.attention:
+                    product = product | (fields["opcode"] == Opcode.ATTENTION)
+                m.d.comb += extents.start.eq(legal & product)
                 m.next = "EXTENTS"
-                with m.If(fields["opcode"] != Opcode.GEMM):
+                with m.If(~product):
                     m.next = "SETTINGS_START"
                 if self.config.checksum is not None:
                     with m.If(fields["opcode"] == Opcode.COPY):
@@ -335,7 +341,9 @@ class CommandProcessor(wiring.Component):
                             with m.If(Cat(reserved).any()):
                                 m.d.sync += reserved_set[index].eq(1)
 
-    def _decode(self, m: Module, fields: dict[str, Value]) -> None:
+    def _decode(self, m: Module, command: Signal, fields: dict[str, Value]) -> None:
+        if self.config.attention:
+            fields = fields_of(command, Opcode.ATTENTION) | fields
         for name in params_layout(self.config).members:
             if name in fields:
                 m.d.comb += self.params[name].eq(fields[name])
@@ -343,3 +351,9 @@ class CommandProcessor(wiring.Component):
             assert flag.name is not None
             if flag.name.lower() in self.params.shape().members:
                 m.d.comb += self.params[flag.name.lower()].eq((fields["flags"] & flag) != 0)
+        if self.config.attention:
+            attention = fields["opcode"] == Opcode.ATTENTION
+            m.d.comb += self.params.attention.eq(attention)
+            with m.If(attention):
+                # Its output is int8.
+                m.d.comb += self.params.requant.eq(1)

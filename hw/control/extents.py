@@ -16,7 +16,7 @@ class Extents(wiring.Component):
     """Compares the last byte of each operand with its window, with one multiplier over several cycles.
 
     Before, of tiled operands, the stride with what a row takes in all tiles. 21 cycles, and with tiles those of
-    `TileRows`.
+    `TileRows`; 26 for ATTENTION.
 
     Members
     -------
@@ -47,7 +47,15 @@ class Extents(wiring.Component):
         stride = Signal(32)
         product = Signal(64)
         end = Signal(64)
-        requant = (fields["flags"] & GemmFlag.REQUANT) != 0
+        requant: Value = (fields["flags"] & GemmFlag.REQUANT) != 0
+        w_cols = fields["n"]
+        attention: Value = Const(0)
+        if self.config.attention:
+            own = fields_of(self.command, Opcode.ATTENTION)
+            attention = fields["opcode"] == Opcode.ATTENTION
+            requant = requant | attention
+            w_cols = Mux(attention, own["keys"], fields["n"])
+            fields = own | fields
         channel = (fields["flags"] & GemmFlag.CHANNEL) != 0
 
         def whole_beats(count: Value) -> Value:
@@ -74,9 +82,9 @@ class Extents(wiring.Component):
         one = Const(1, 32)
         # Tiles are full up to the stride.
         a_row = Mux(a_tiled, fields["lda"], whole_beats(fields["k"]))
-        w_row = Mux(w_tiled, fields["ldw"], whole_beats(fields["n"]))
+        w_row = Mux(w_tiled, fields["ldw"], whole_beats(w_cols))
         y_row = Mux(y_tiled, fields["ldy"], whole_beats(Mux(requant, fields["n"], fields["n"] << 2)))
-        operands = (
+        operands = [
             (ErrorCause.A_WINDOW, "a_addr", fields["m"], "lda", "a_batch_stride", a_row, read),
             (ErrorCause.W_WINDOW, "w_addr", fields["k"], "ldw", "w_batch_stride", w_row, read),
             (ErrorCause.Y_WINDOW, "y_addr", fields["m"], "ldy", "y_batch_stride", y_row, write),
@@ -89,7 +97,10 @@ class Extents(wiring.Component):
                 whole_beats(fields["n"] * CHANNEL_RECORD_BYTES),
                 read,
             ),
-        )
+        ]
+        if self.config.attention:
+            v_row = whole_beats(fields["n"])
+            operands.append((ErrorCause.V_WINDOW, "v_addr", fields["keys"], "ldv", "v_batch_stride", v_row, read))
         m.d.sync += product.eq(factor * stride)
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
@@ -130,6 +141,9 @@ class Extents(wiring.Component):
                     with m.If(outside & (channel if is_channel else 1) & (self.cause == ErrorCause.NONE)):
                         m.d.sync += self.cause.eq(error)
                     m.next = following
+                    if is_channel and self.config.attention:
+                        with m.If(~attention):
+                            m.next = "DONE"
             with m.State("DONE"):
                 m.d.comb += self.done.eq(1)
                 m.next = "IDLE"

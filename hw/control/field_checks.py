@@ -19,7 +19,7 @@ from ..commands import (
 from ..config import BATCH_BITS, DIMENSION_BITS, K_LIMIT, AcceleratorConfig
 from ..copy.copier import RUN_COUNT_BITS
 from ..depths import BURST_BOUNDARY_BYTES
-from ..params import THETA_BITS
+from ..params import MAX_OUT_SCALE, MAX_OUT_SHIFT, MAX_SCORE_SHIFT, THETA_BITS
 from .settings import lengths_columns
 
 PAGE_BITS = exact_log2(BURST_BOUNDARY_BYTES)
@@ -34,6 +34,8 @@ def known_opcodes(config: AcceleratorConfig) -> tuple[Opcode, ...]:
         known.append(Opcode.SET_ERRORS)
     if config.checksum is not None:
         known.append(Opcode.COPY)
+    if config.attention:
+        known.append(Opcode.ATTENTION)
     return tuple(known)
 
 
@@ -87,7 +89,11 @@ class FieldChecks(wiring.Component):
             unused = [own[f"rate_{point}"] for point in range(self.config.operating_points, 8)]
             if unused:
                 checks.append((ErrorCause.RATE, (opcode == Opcode.SET_ERRORS) & Cat(unused).any()))
-        for other, own_checks in ((Opcode.SET_POINT, self._point_checks), (Opcode.COPY, self._copy_checks)):
+        for other, own_checks in (
+            (Opcode.SET_POINT, self._point_checks),
+            (Opcode.COPY, self._copy_checks),
+            (Opcode.ATTENTION, self._attention_checks),
+        ):
             if other in known:
                 found = own_checks(fields_of(self.command, other))
                 checks += [(cause, (opcode == other) & wrong) for cause, wrong in found]
@@ -159,16 +165,9 @@ class FieldChecks(wiring.Component):
         check = (flags & GemmFlag.CHECK) != 0
         needs_check = GemmFlag.CORRECT | GemmFlag.SUPPRESS | GemmFlag.ZERO
         both = GemmFlag.SUPPRESS | GemmFlag.ZERO
-        known = sum(GemmFlag)
+        known = sum(GemmFlag) & ~GemmFlag.CAUSAL
         if self.config.checksum is None:
             known &= ~(needs_check | GemmFlag.CHECK)
-        log_addr, log_bytes = fields["log_addr"], fields["log_bytes"]
-        log_wrong = (
-            misaligned("log_addr")
-            | log_bytes[: exact_log2(self.config.log_record_bytes)].any()
-            | (log_addr < fields["write_base"])
-            | (log_addr + log_bytes > fields["write_limit"])
-        )
         row_bytes = Signal(DIMENSION_BITS + 2)
         m.d.comb += row_bytes.eq(Mux(requant, fields["n"], fields["n"] << 2))
         return [
@@ -199,5 +198,78 @@ class FieldChecks(wiring.Component):
             (ErrorCause.READ_WINDOW, self._bad_window(fields["read_base"], fields["read_limit"])),
             (ErrorCause.WRITE_WINDOW, self._bad_window(fields["write_base"], fields["write_limit"])),
             (ErrorCause.THETA, Mux(check, fields["theta"] >> THETA_BITS, fields["theta"]) != 0),
-            (ErrorCause.LOG, Mux(check & (log_bytes != 0), log_wrong, log_addr.any() | log_bytes.any())),
+            (ErrorCause.LOG, self._bad_log(fields, check)),
+        ]
+
+    def _bad_log(self, fields: dict[str, Value], check: Value) -> Value:
+        log_addr, log_bytes = fields["log_addr"], fields["log_bytes"]
+        wrong = (
+            (log_addr[: exact_log2(self.config.bus_bytes)] != 0)
+            | log_bytes[: exact_log2(self.config.log_record_bytes)].any()
+            | (log_addr < fields["write_base"])
+            | (log_addr + log_bytes > fields["write_limit"])
+        )
+        return Mux(check & (log_bytes != 0), wrong, log_addr.any() | log_bytes.any())
+
+    def _attention_checks(self, fields: dict[str, Value]) -> list[tuple[ErrorCause, Value]]:
+        config = self.config
+        bus_bits = exact_log2(config.bus_bytes)
+
+        def misaligned(name: str) -> Value:
+            return fields[name][:bus_bits] != 0
+
+        def out_of_range(name: str, most: int) -> Value:
+            return (fields[name] == 0) | (fields[name] > most)
+
+        flags = fields["flags"]
+        check = (flags & GemmFlag.CHECK) != 0
+        needs_check = GemmFlag.CORRECT | GemmFlag.SUPPRESS | GemmFlag.ZERO
+        both = GemmFlag.SUPPRESS | GemmFlag.ZERO
+        known = GemmFlag.CAUSAL
+        if config.checksum is not None:
+            known |= needs_check | GemmFlag.CHECK
+        key_tiles = (fields["keys"][: K_LIMIT.bit_length()] + config.cols - 1) // config.cols
+        thetas = (fields["theta"], fields["value_theta"])
+        return [
+            (
+                ErrorCause.FLAGS,
+                ((flags & ~Const(known, 16)) != 0)
+                | (((flags & needs_check) != 0) & ~check)
+                | ((flags & both) == both),
+            ),
+            (ErrorCause.BATCH, out_of_range("batch", (1 << BATCH_BITS) - 1)),
+            (ErrorCause.M, out_of_range("m", (1 << DIMENSION_BITS) - 1)),
+            (ErrorCause.N, out_of_range("n", config.block_col_tiles * config.cols)),
+            (ErrorCause.K, out_of_range("k", config.slab_k_tiles * config.rows)),
+            (ErrorCause.LDA, misaligned("lda")),
+            (ErrorCause.LDW, misaligned("ldw")),
+            (ErrorCause.LDY, misaligned("ldy") | (fields["ldy"] < fields["n"])),
+            (ErrorCause.A_ADDR, misaligned("a_addr")),
+            (ErrorCause.W_ADDR, misaligned("w_addr")),
+            (ErrorCause.Y_ADDR, misaligned("y_addr")),
+            (ErrorCause.A_BATCH_STRIDE, misaligned("a_batch_stride")),
+            (ErrorCause.W_BATCH_STRIDE, misaligned("w_batch_stride")),
+            (ErrorCause.Y_BATCH_STRIDE, misaligned("y_batch_stride")),
+            (ErrorCause.READ_WINDOW, self._bad_window(fields["read_base"], fields["read_limit"])),
+            (ErrorCause.WRITE_WINDOW, self._bad_window(fields["write_base"], fields["write_limit"])),
+            (
+                ErrorCause.THETA,
+                Mux(check, Cat(each >> THETA_BITS for each in thetas).any(), Cat(thetas).any()),
+            ),
+            (ErrorCause.LOG, self._bad_log(fields, check)),
+            (ErrorCause.KEYS, out_of_range("keys", K_LIMIT)),
+            (ErrorCause.V_ADDR, misaligned("v_addr")),
+            (ErrorCause.LDV, misaligned("ldv")),
+            (ErrorCause.V_BATCH_STRIDE, misaligned("v_batch_stride")),
+            (
+                ErrorCause.BLOCK_ROWS,
+                out_of_range("block_rows", config.block_rows)
+                | (fields["block_rows"] * key_tiles > config.block_rows * config.block_col_tiles),
+            ),
+            (
+                ErrorCause.SCALES,
+                out_of_range("score_shift", MAX_SCORE_SHIFT)
+                | out_of_range("out_shift", MAX_OUT_SHIFT)
+                | (fields["out_scale"] > MAX_OUT_SCALE),
+            ),
         ]

@@ -34,6 +34,7 @@ class Settings(wiring.Component):
     abort : pulse, give up what is being done
     clear : pulse, everything as after reset
     error_key : of the running product
+    value_error_key : of the product of exponentials and values; with an attention unit
     request, beat : reads of the table of lengths
     reading : beats belong to it
     capture : pulse, copy the counters
@@ -54,6 +55,7 @@ class Settings(wiring.Component):
                 "abort": In(1),
                 "clear": In(1),
                 "error_key": In(32),
+                **({"value_error_key": In(32)} if config.attention and config.error_model.draws else {}),
                 "request": Out(stream.Signature(burst_layout(config))),
                 "beat": In(stream.Signature(8 * config.bus_bytes)),
                 "reading": Out(1),
@@ -122,6 +124,12 @@ class Settings(wiring.Component):
             key.eq(mix(m, self.error_key, "mixed_key")),
             self.errors.base.eq(mix(m, seed + key, "base")),
         ]
+        if config.attention:
+            value_key = Signal(32)
+            m.d.sync += [
+                value_key.eq(mix(m, self.value_error_key, "mixed_value_key")),
+                self.errors.value_base.eq(mix(m, seed + value_key, "value_base")),
+            ]
         for domain in range(config.domains):
             m.d.sync += self.errors.rates[domain].eq(rates[self.points[domain]])
         with m.If(self.start & (fields["opcode"] == Opcode.SET_ERRORS)):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
 
 from ..array.tag import accumulator_depth
+from ..attention.divider import QUOTIENT_BITS
+from ..attention.score_unit import scale_depth
 from ..block_walker import BlockWalker
 from ..bus.bursts import RowBursts, beats_covering
 from ..bus.read_port import burst_layout
@@ -17,6 +19,7 @@ from ..checks.column_checker import group_layout
 from ..checks.corrector import Corrector, most_corrected
 from ..checks.log import SyndromeLog
 from ..config import ACC_BITS, AcceleratorConfig
+from ..depths import BUFFERS, VALUE_BANK
 from ..load.receiver import channel_depth, channel_entry_layout
 from ..log_record import LOG_RECORDS_PER_BLOCK
 from ..params import params_layout
@@ -70,6 +73,8 @@ class Drain(wiring.Component):
     syndromes : row checker's read port, enabled and addressed like the accumulator's; with checksum units
     group_tile, group_index, group : column checker's, enabled likewise; with column checks
     increments : `check_increments_layout`; with checksum units
+    scales_ready : pulse, the output scales of a block are there; with an attention unit
+    scale_address, scale_enable, scale : the score unit's read port of them; likewise
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -82,6 +87,14 @@ class Drain(wiring.Component):
                 "group_tile": Out(range(config.block_col_tiles)),
                 "group_index": Out(range(config.group_count)),
                 "group": In(group_layout(config)),
+            }
+        attention: dict[str, object] = {}
+        if config.attention:
+            attention = {
+                "scales_ready": In(1),
+                "scale_address": Out(range(scale_depth(config))),
+                "scale_enable": Out(1),
+                "scale": In(QUOTIENT_BITS),
             }
         super().__init__(
             {
@@ -103,6 +116,7 @@ class Drain(wiring.Component):
                 "done": Out(1),
                 "moving": Out(1),
                 **protection,
+                **attention,
             }
         )
 
@@ -126,13 +140,8 @@ class Drain(wiring.Component):
         tables_ready = Signal(range(3))
         begin = Signal()
         finish = Signal()
-        m.d.comb += [
-            walker.start.eq(self.start),
-            walker.advance.eq(finish),
-            walker.m.eq(params.m),
-            walker.n.eq(params.n),
-            walker.batch.eq(params.batch),
-        ]
+        walker.walk(m, params)
+        m.d.comb += [walker.start.eq(self.start), walker.advance.eq(finish)]
         m.d.sync += [
             blocks_ready.eq(blocks_ready + self.block_done - begin),
             tables_ready.eq(tables_ready + self.channels_loaded - (begin & params.channel)),
@@ -184,13 +193,18 @@ class Drain(wiring.Component):
             self._connect_reader(m, reader, requantiser)
             connect(m, requantiser.out, packer.chunk)
             empty: Value = requantiser.empty
+            row = reader.chunk.payload.row if config.attention else None
             log = None
         else:
             m.submodules.corrector = corrector = Corrector(config)
+            row = corrector.out.payload.row
             m.submodules.log = log = SyndromeLog(config)
             self._connect_corrector(m, walker, reader, corrector, requantiser, finish)
             log_place = self._connect_log(m, corrector, log, requantiser, packer)
             empty = requantiser.empty & corrector.empty
+        scales_ready: Value = Const(1)
+        if config.attention:
+            scales_ready = self._connect_scales(m, begin, finish, bank, requantiser, row)
 
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
@@ -201,7 +215,8 @@ class Drain(wiring.Component):
                 ]
                 m.next = "WAIT"
             with m.State("WAIT"):
-                m.d.comb += begin.eq((blocks_ready != 0) & (~params.channel | (tables_ready != 0)))
+                tables = ~params.channel | (tables_ready != 0)
+                m.d.comb += begin.eq((blocks_ready != 0) & tables & scales_ready)
                 with m.If(begin):
                     m.next = "WRITE"
             with m.State("WRITE"):
@@ -233,6 +248,28 @@ class Drain(wiring.Component):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
         return m
+
+    def _connect_scales(
+        self, m: Module, begin: Signal, finish: Signal, bank: Signal, requantiser: Requantiser, row: Value
+    ) -> Value:
+        """Sums of values are scaled row by row; returns whether those of the next block can be."""
+        params = self.params
+        waiting = Signal(range(BUFFERS + 1), name="scales_waiting")
+        buffer = Signal(range(BUFFERS), name="scales_buffer")
+        m.d.sync += waiting.eq(waiting + self.scales_ready - (begin & params.attention))
+        m.d.comb += [
+            self.scale_enable.eq(requantiser.chunk.ready),
+            self.scale_address.eq(Mux(buffer, self.config.block_rows, 0) + row),
+        ]
+        with m.If(params.attention):
+            m.d.comb += self.acc_bank.eq(VALUE_BANK)
+            m.d.sync += bank.eq(bank)
+            with m.If(finish):
+                m.d.sync += buffer.eq(~buffer)
+            for lane in range(self.config.lanes):
+                entry = requantiser.entries[lane]
+                m.d.comb += [entry.mult.eq(self.scale), entry.shift.eq(params.out_shift)]
+        return ~params.attention | (waiting != 0)
 
     def _connect_reader(self, m: Module, reader: VectorReader, requantiser: Requantiser) -> None:
         chunk = reader.chunk.payload
@@ -266,6 +303,7 @@ class Drain(wiring.Component):
         chunk = corrector.out.payload
         m.d.comb += [
             corrector.params.eq(params),
+            *([corrector.params.theta.eq(self._theta())] if config.attention else []),
             corrector.block_row.eq(block_row),
             corrector.block_col.eq(block_col),
             corrector.syndromes.eq(self.syndromes),
@@ -301,6 +339,10 @@ class Drain(wiring.Component):
                 with m.If(group_row == checksum.group_rows - 1):
                     m.d.comb += [row_next.eq(0), index_next.eq(group_index + 1)]
             m.d.sync += [group_index.eq(index_next), group_row.eq(row_next)]
+
+    def _theta(self) -> Value:
+        """That of what is drained: of ATTENTION, the sums of values."""
+        return Mux(self.params.attention, self.params.value_theta, self.params.theta)
 
     def _connect_log(
         self, m: Module, corrector: Corrector, log: SyndromeLog, requantiser: Requantiser, packer: Packer

@@ -16,7 +16,7 @@ def vector_chunk_layout(config: AcceleratorConfig) -> data.StructLayout:
 
     `elements`, their `count`, `row_end` (of the block's row), and `channel_addr`, the entry of the channel table that
     belongs to them. For checksum units also: `index` of the chunk in the vector; of the vector: `cols` inside N, column
-    `tile`, `row` of the block.
+    `tile`, `row` of the block; `row` with an attention unit too.
     """
     members: dict[str, object] = {
         "elements": ACC_BITS * config.lanes,
@@ -29,8 +29,9 @@ def vector_chunk_layout(config: AcceleratorConfig) -> data.StructLayout:
             "index": range(chunks_per_vector(config)),
             "cols": range(config.cols + 1),
             "tile": range(config.block_col_tiles + 1),
-            "row": range(config.block_rows + 1),
         }
+    if config.checksum is not None or config.attention:
+        members |= {"row": range(config.block_rows + 1)}
     return data.StructLayout(members)
 
 
@@ -110,8 +111,9 @@ class VectorReader(wiring.Component):
                 payload.index.eq(index),
                 payload.cols.eq(cols_here),
                 payload.tile.eq(tile),
-                payload.row.eq(row),
             ]
+        if "row" in payload.shape().members:
+            m.d.comb += payload.row.eq(row)
         n_left_next = Signal.like(n_left)
         m.d.comb += [
             n_left_next.eq(Mux(vector_last, self.cols, n_left - config.cols)),

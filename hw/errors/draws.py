@@ -14,9 +14,18 @@ RATE_BITS = 32
 
 
 def error_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """State of the model while a command runs: its key, the rate of every domain, thresholds of the bits."""
+    """State of the model while a command runs: its key, the rate of every domain, thresholds of the bits.
+
+    With an attention unit also the key of the product of exponentials and values.
+    """
+    second = {"value_base": 32} if config.attention else {}
     return data.StructLayout(
-        {"base": 32, "rates": data.ArrayLayout(RATE_BITS, config.domains), "bits": data.ArrayLayout(32, BIT_THRESHOLDS)}
+        {
+            "base": 32,
+            "rates": data.ArrayLayout(RATE_BITS, config.domains),
+            "bits": data.ArrayLayout(32, BIT_THRESHOLDS),
+            **second,
+        }
     )
 
 

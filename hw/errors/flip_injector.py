@@ -18,7 +18,10 @@ class FlipInjector(SumInjector):
         m = Module()
         config, errors, tag = self.config, self.errors, self.tag
         digit = tag.digit * DIGIT_STEP if config.group_count else 0
-        key = mix(m, errors.base + tag.row * ROW_STEP + digit, "key")
+        base: Value = errors.base
+        if config.attention:
+            base = Mux(tag.of_values, errors.value_base, errors.base)
+        key = mix(m, base + tag.row * ROW_STEP + digit, "key")
         row_key = Signal(32, name="row_key_now", reset_less=True)
         col = Signal(32, name="col_now", reset_less=True)
         cols = Signal(range(config.cols + 1), reset_less=True)

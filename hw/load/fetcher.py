@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
 
@@ -14,12 +14,33 @@ from ..commands import CHANNEL_RECORD_BYTES
 from ..config import AcceleratorConfig
 from ..depths import BUFFERS
 from ..params import K_BITS, params_layout
-from ..split import split_size
+from ..split import count_units, split_size
 from .jobs import JobKind, job_layout, most_job_rows, most_row_bytes
+
+
+class _KeyWalk:
+    """Where ATTENTION is among the keys of a block: slabs of transposed keys, then, as `values`, of V."""
+
+    def __init__(self, m: Module, config: AcceleratorConfig, params: data.View) -> None:
+        most = config.block_col_tiles * config.cols
+        self.values = Signal(name="values")
+        self.left = Signal(K_BITS, name="keys_left")
+        self.v_product = Signal(config.address_bits, name="v_product")
+        self.last = Signal(name="keys_last")
+        self.cols = Signal(range(most + 1), name="keys_cols")
+        self.tiles = Signal(range(config.block_col_tiles + 1), name="keys_tiles")
+        m.d.comb += [
+            self.last.eq(self.left <= most),
+            self.cols.eq(Mux(self.last, self.left, most)),
+            self.tiles.eq(count_units(self.cols, config.cols, config.block_col_tiles)),
+        ]
 
 
 class Fetcher(wiring.Component):
     """Walks blocks and, in each, slabs of K; every slab is one job for activations and one for weights.
+
+    ATTENTION has one slab of activations in a block, the queries; its further slabs are of weights alone: columns of
+    the transposed keys, then rows of V.
 
     With a channel table the block's records come first. A slab waits until one of two slab buffers is free, a
     channel table until one of two channel buffers is.
@@ -55,12 +76,8 @@ class Fetcher(wiring.Component):
             config, most_rows=most_job_rows(config), most_row_bytes=most_row_bytes(config)
         )
         connect(m, bursts.request, flipped(self.request))
-        m.d.comb += [
-            walker.start.eq(self.start),
-            walker.m.eq(params.m),
-            walker.n.eq(params.n),
-            walker.batch.eq(params.batch),
-        ]
+        walker.walk(m, params)
+        m.d.comb += walker.start.eq(self.start)
 
         slabs_free = Signal(range(BUFFERS + 1), init=BUFFERS)
         channels_free = Signal(range(BUFFERS + 1), init=BUFFERS)
@@ -107,8 +124,11 @@ class Fetcher(wiring.Component):
             self.job.valid.eq(issue),
         ]
 
+        keys = _KeyWalk(m, config, params) if config.attention else None
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
+                if keys is not None:
+                    m.d.sync += keys.v_product.eq(params.v_addr)
                 m.d.sync += [
                     a_product.eq(params.a_addr),
                     w_product.eq(params.w_addr),
@@ -119,6 +139,8 @@ class Fetcher(wiring.Component):
                 m.next = "BLOCK"
             with m.State("BLOCK"):
                 m.d.sync += [a_slab.eq(a_block), w_slab.eq(w_block), k_left.eq(params.k)]
+                if keys is not None:
+                    m.d.sync += [keys.left.eq(params.keys), keys.values.eq(0)]
                 with m.If(params.channel):
                     m.d.comb += [
                         addr.eq(channel_block),
@@ -164,6 +186,11 @@ class Fetcher(wiring.Component):
                 ]
                 with m.If(~params.w_tiled):
                     m.d.comb += bursts.stride.eq(params.ldw)
+                if keys is not None:
+                    with m.If(params.attention & keys.values):
+                        m.d.comb += bursts.stride.eq(params.ldv)
+                    with m.Elif(params.attention):
+                        m.d.comb += [job.elements.eq(keys.tiles), job.row_bytes.eq(keys.cols)]
                 with m.If(self.job.ready):
                     m.next = "WEIGHT_REQUESTS"
             with m.State("WEIGHT_REQUESTS"), m.If(~bursts.busy):
@@ -174,6 +201,22 @@ class Fetcher(wiring.Component):
                 m.next = "ACTIVATIONS"
                 with m.If(last_slab):
                     m.next = "NEXT_BLOCK"
+                if keys is not None:
+                    with m.If(params.attention & ~(keys.values & last_slab)):
+                        m.next = "WEIGHT_SLAB"
+                    with m.If(params.attention & ~keys.values):
+                        m.d.sync += [
+                            w_slab.eq(w_slab + keys.cols),
+                            k_left.eq(params.k),
+                            keys.left.eq(keys.left - keys.cols),
+                        ]
+                        with m.If(keys.last):
+                            m.d.sync += [w_slab.eq(keys.v_product), k_left.eq(params.keys), keys.values.eq(1)]
+            if keys is not None:
+                with m.State("WEIGHT_SLAB"):
+                    m.d.comb += slab_taken.eq(slabs_free != 0)
+                    with m.If(slab_taken):
+                        m.next = "WEIGHTS"
             with m.State("NEXT_BLOCK"):
                 a_next = Signal(config.address_bits)
                 a_product_next = Signal(config.address_bits)
@@ -201,6 +244,8 @@ class Fetcher(wiring.Component):
                         a_block.eq(a_product_next),
                         w_block.eq(w_product_next),
                     ]
+                    if keys is not None:
+                        m.d.sync += keys.v_product.eq(keys.v_product + params.v_batch_stride)
                 m.next = "BLOCK"
                 with m.If(walker.last):
                     m.next = "IDLE"

@@ -1,0 +1,1 @@
+"""Softmax between the two products of attention: only with `AcceleratorConfig.attention`."""
