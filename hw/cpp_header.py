@@ -34,6 +34,7 @@ from .log_record import (
     log_record_words,
 )
 from .residues import RESIDUE_BITS, RESIDUE_MODULUS
+from .attention.depths import LEAST_ROWS
 from .tiling import BALANCED_PIECES
 
 HARDWARE_HEADER = "brownout_hw.h"
@@ -52,6 +53,7 @@ CONSTANTS = {
     "RESIDUE_BITS": RESIDUE_BITS,
     "RESIDUE_MODULUS": RESIDUE_MODULUS,
     "BALANCED_PIECES": BALANCED_PIECES,
+    "SCORE_LEAST_ROWS": LEAST_ROWS,
     **{name: value for module in (depths, constants) for name, value in vars(module).items() if isinstance(value, int)},
     **{f"MIX_FACTOR_{i}": factor for i, factor in enumerate(constants.MIX_FACTORS)},
     **{f"DEFAULT_{spec.name.upper()}": int(getattr(MemoryConfig(), spec.name)) for spec in fields(MemoryConfig)},

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from brownout.hw.attention.depths import exponential_latency, scale_latency
 from brownout.hw.commands import (
     COMMAND_BYTES,
+    AttentionCommand,
     CopyCommand,
     GemmCommand,
     PlainCommand,
@@ -55,7 +57,7 @@ _DOMAIN_POINTS = tuple((d, p) for d in range(MAX_VOLTAGE_DOMAINS + 1) for p in r
 
 _COMMAND_NAMES, _COUNTER_NAMES = CommandWords.names(), CounterWords.names()
 
-Command = GemmCommand | CopyCommand | SetErrorsCommand | SetPointCommand | PlainCommand
+Command = GemmCommand | AttentionCommand | CopyCommand | SetErrorsCommand | SetPointCommand | PlainCommand
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,10 @@ class Runs:
     places: NDArray[np.uint32]
 
 
-def block_count(config: AcceleratorConfig, command: GemmCommand) -> int:
-    """Blocks of all products of a command."""
+def block_count(config: AcceleratorConfig, command: GemmCommand | AttentionCommand) -> int:
+    """Blocks of all products, or of all heads, of a command."""
+    if isinstance(command, AttentionCommand):
+        return command.batch * -(-command.m // command.block_rows)
     tiles = -(-command.n // config.cols)
     return command.batch * -(-command.m // config.block_rows) * -(-tiles // config.block_col_tiles)
 
@@ -117,6 +121,8 @@ def _config_words(config: AcceleratorConfig) -> ConfigWords:
         "checksum": int(checksum is not None),
         "group_rows": 1 if checksum is None else checksum.group_rows,
         "digits": 0 if checksum is None else checksum.digits,
+        "exponential_latency": exponential_latency(config),
+        "scale_latency": scale_latency(config),
         "lengths_columns": config.cols + len(config.check_columns) if config.error_model.settles else 0,
         "bandwidth": MemoryTiming.at_clock(config.memory).bandwidth,
     }
@@ -223,7 +229,7 @@ class CycleModel:
 
         Parameters
         ----------
-        commands : sequence of GemmCommand, CopyCommand, SetErrorsCommand, SetPointCommand or PlainCommand
+        commands : sequence of GemmCommand, AttentionCommand, CopyCommand, SetErrorsCommand, SetPointCommand or PlainCommand
             Commands that the hardware accepts.
         found : sequence of Found, Runs or None, optional
             What the checks find in the product of each command; None: nothing. The list of each `CopyCommand`.
@@ -300,19 +306,23 @@ class CycleModel:
         if isinstance(command, CopyCommand):
             self._check_copy(command, found)
             return
-        if not isinstance(command, GemmCommand):
+        if not isinstance(command, GemmCommand | AttentionCommand):
             if found is not None:
                 raise ValueError(f"found must be None for {type(command).__name__}, which checks nothing")
             return
         self._check_product(command)
         if isinstance(found, Runs):
-            raise ValueError("found must be a Found or None for GemmCommand, not Runs")
+            raise ValueError(f"found must be a Found or None for {type(command).__name__}, not Runs")
         if found is not None and len(found.records) not in (0, count := block_count(self.config, command)):
             raise ValueError(f"Found.records must have {count} entries, one per block, not {len(found.records)}")
         if found is not None and len(found.suppressed):
             elements = command.batch * command.m * command.n
             if (largest := int(found.suppressed.max())) >= elements:
                 raise ValueError(f"Found.suppressed must be below {elements}, the number of elements, not {largest}")
+
+    def _most_block_rows(self, keys: int) -> int:
+        config = self.config
+        return min(config.block_rows, config.block_rows * config.block_col_tiles // max(1, -(-keys // config.cols)))
 
     def _check_copy(self, command: CopyCommand, found: Found | Runs | None) -> None:
         if self.config.checksum is None:
@@ -335,12 +345,18 @@ class CycleModel:
             if not 0 <= (value := getattr(command, name)) < limit:
                 raise ValueError(f"SetPointCommand.{name} must be in 0..{limit - 1}, not {value}")
 
-    def _check_product(self, command: GemmCommand) -> None:
-        for name, most in _LIMITS:
+    def _check_product(self, command: GemmCommand | AttentionCommand) -> None:
+        kind, limits, aligned = type(command).__name__, list(_LIMITS), list(_ALIGNED)
+        if isinstance(command, AttentionCommand):
+            if not self.config.attention:
+                raise ValueError("AttentionCommand needs an AcceleratorConfig with attention=True")
+            limits += [("keys", K_LIMIT), ("block_rows", self._most_block_rows(command.keys))]
+            aligned = [*_ALIGNED[:-1], "v_addr", "ldv"]
+        for name, most in limits:
             if not 1 <= (value := getattr(command, name)) <= most:
-                raise ValueError(f"GemmCommand.{name} must be in 1..{most}, not {value}")
-        for name in _ALIGNED:
+                raise ValueError(f"{kind}.{name} must be in 1..{most}, not {value}")
+        for name in aligned:
             if (value := getattr(command, name)) % self.config.bus_bytes:
                 raise ValueError(
-                    f"GemmCommand.{name} must be a multiple of bus_bytes={self.config.bus_bytes}, not {value}"
+                    f"{kind}.{name} must be a multiple of bus_bytes={self.config.bus_bytes}, not {value}"
                 )

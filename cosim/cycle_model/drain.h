@@ -25,7 +25,7 @@ struct Drain {
     State state = IDLE;
     Walker walker;
     RowBursts bursts;
-    Credits blocks_ready, tables_ready;
+    Credits blocks_ready, tables_ready, scales_ready;
     uint64_t y_product = 0, y_rows = 0, y_block = 0;
     bool reading = false;
     uint32_t rows_left = 0, n_left = 0, chunk_left = 0;
@@ -54,7 +54,7 @@ struct Drain {
 
     void start(const Config& config, const Command& command) {
         walker.start(config, command);
-        blocks_ready = tables_ready = Credits{};
+        blocks_ready = tables_ready = scales_ready = Credits{};
         y_product = y_rows = y_block = command.y_addr;
         log_address = command.log_addr;
         block = 0;
@@ -67,6 +67,7 @@ struct Drain {
               Sequencer& sequencer, Credits& channels_free, Cycle& load_wake, const BlockLogs& logs) {
         blocks_ready.receive(t);
         tables_ready.receive(t);
+        scales_ready.receive(t);
         const bool packed = !bursts.busy && !in_row, logged = !log_busy;
         const bool finished = !reading && packed && !holds_chunk();
         const bool sent = wvalid(config) && memory.wready;
@@ -76,7 +77,9 @@ struct Drain {
         switch (state) {
         case IDLE: break;
         case WAIT:
-            if (blocks_ready.count && (!command.channel() || tables_ready.count)) begin(config, command, counters);
+            if (blocks_ready.count && (!command.channel() || tables_ready.count)
+                && (!command.attention() || scales_ready.count))
+                begin(config, command, counters);
             break;
         case WRITE:
             if (!finished) break;
@@ -93,7 +96,7 @@ struct Drain {
         case NEXT: next_block(config, command, t, channels_free, load_wake); break;
         }
         awake = state != before || state == WRITE || state == LOG_WRITE || port.awake();
-        wake = std::min(blocks_ready.next(), tables_ready.next());
+        wake = std::min({blocks_ready.next(), tables_ready.next(), scales_ready.next()});
     }
 
     template <class V>
@@ -238,6 +241,7 @@ private:
         const uint64_t row_bytes = walker.cols * command.output_bytes();
         --blocks_ready.count;
         tables_ready.count -= command.channel() != 0;
+        scales_ready.count -= command.attention();
         offset = uint32_t(y_block % config.bus_bytes);
         bursts.start(OUTPUT, y_block, command.y_tiled() ? whole_beats(config, row_bytes) : command.ldy, walker.rows,
                      ceil_div(offset + row_bytes, config.bus_bytes), unsigned(config.bus_bytes));

@@ -69,7 +69,10 @@ inline std::vector<uint64_t> blank_beats(const Config& config, const Command& co
         begin = end;
     }
     std::vector<uint64_t> row_blocks;  // first rows
-    for (uint64_t left = command.m; left; left -= Split::first(left, config.block_rows))
+    const auto rows_of = [&](uint64_t left) {
+        return command.attention() ? std::min(left, command.block_rows) : Split::first(left, config.block_rows);
+    };
+    for (uint64_t left = command.m; left; left -= rows_of(left))
         row_blocks.push_back(command.m - left);
 
     std::vector<uint64_t> places(found.suppressed, found.suppressed + found.suppressed_count), blank;

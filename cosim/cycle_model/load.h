@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "attention.h"
 #include "bursts.h"
 #include "memory.h"
 #include "queues.h"
@@ -62,6 +63,7 @@ struct Load {
         ACTIVATION_REQUESTS,
         WEIGHT_JOB,
         WEIGHT_REQUESTS,
+        WEIGHT_SLAB,
         NEXT_BLOCK
     };
 
@@ -76,6 +78,8 @@ struct Load {
     uint64_t a_product = 0, w_product = 0, a_block = 0, w_block = 0, channel_block = 0, a_slab = 0, w_slab = 0;
     uint64_t k_left = 0, slab = 0;
     uint32_t slab_tiles = 0, slab_rows = 0;
+    KeyWalk keys;
+    uint64_t v_product = 0;
     bool a_never_split = false, w_never_split = false, channels_never_split = false;
 
     // Read port.
@@ -96,6 +100,7 @@ struct Load {
         a_product = a_block = command.a_addr;
         w_product = w_block = command.w_addr;
         channel_block = command.channel_addr;
+        v_product = command.v_addr;
         weight_row = 0;
         state = BLOCK;
         awake = true;
@@ -160,12 +165,12 @@ struct Load {
 
 private:
     // Returns whether a job was handed to the receiver; it is then the last one in `jobs`.
-    bool issue(Operand kind, uint64_t addr, uint64_t stride, uint64_t rows, uint64_t zero_rows, uint64_t elements,
+    bool issue(Operand kind, Operand operand, uint64_t addr, uint64_t stride, uint64_t rows, uint64_t zero_rows, uint64_t elements,
                uint64_t row_bytes, bool never_split, uint64_t bus_bytes) {
         const uint64_t offset = addr % bus_bytes, beats = (offset + row_bytes + bus_bytes - 1) / bus_bytes;
         jobs.push({kind, uint32_t(rows), uint32_t(zero_rows), uint32_t(elements), uint32_t(row_bytes), uint32_t(beats),
                    uint32_t(offset)});
-        bursts.start(kind, addr, stride, rows, beats, unsigned(bus_bytes));
+        bursts.start(operand, addr, stride, rows, beats, unsigned(bus_bytes));
         bursts.never_split = never_split;
         return true;
     }
@@ -179,6 +184,7 @@ private:
             w_slab = w_block;
             slab = 0;
             k_left = command.k;
+            keys.begin(command);
             if (!command.channel()) {
                 begin_slab(config);
                 return false;
@@ -186,7 +192,7 @@ private:
             if (!channels_free.count || !job_ready) return false;
             --channels_free.count;
             state = CHANNEL_REQUESTS;
-            return issue(CHANNELS, channel_block, 0, 1, 0, walker.cols, uint64_t(walker.cols) * CHANNEL_RECORD_BYTES,
+            return issue(CHANNELS, CHANNELS, channel_block, 0, 1, 0, walker.cols, uint64_t(walker.cols) * CHANNEL_RECORD_BYTES,
                          channels_never_split, config.bus_bytes);
         case CHANNEL_REQUESTS:
             if (!bursts_busy) begin_slab(config);
@@ -195,7 +201,7 @@ private:
             if (!slabs_free.count || !job_ready) return false;
             --slabs_free.count;
             state = ACTIVATION_REQUESTS;
-            return issue(ACTIVATIONS, a_slab, command.a_tiled() ? whole_beats(config, slab_rows) : command.lda,
+            return issue(ACTIVATIONS, ACTIVATIONS, a_slab, command.a_tiled() ? whole_beats(config, slab_rows) : command.lda,
                          walker.rows, 0, slab_tiles, slab_rows, a_never_split, config.bus_bytes);
         case ACTIVATION_REQUESTS:
             if (bursts_busy) return false;
@@ -205,11 +211,21 @@ private:
         case WEIGHT_JOB:
             if (!job_ready) return false;
             state = WEIGHT_REQUESTS;
-            return issue(WEIGHTS, w_slab, command.w_tiled() ? whole_beats(config, walker.cols) : command.ldw,
+            if (command.attention() && !keys.values)
+                return issue(WEIGHTS, WEIGHTS, w_slab, command.ldw, slab_rows, slab_k - slab_rows,
+                             ceil_div(keys.cols(config), config.cols), keys.cols(config), false, config.bus_bytes);
+            if (command.attention())
+                return issue(WEIGHTS, VALUES, w_slab, command.ldv, slab_rows, slab_k - slab_rows, walker.col_tiles,
+                             walker.cols, false, config.bus_bytes);
+            return issue(WEIGHTS, WEIGHTS, w_slab, command.w_tiled() ? whole_beats(config, walker.cols) : command.ldw,
                          slab_rows, slab_k - slab_rows, walker.col_tiles, walker.cols, w_never_split,
                          config.bus_bytes);
         case WEIGHT_REQUESTS:
             if (bursts_busy) return false;
+            if (command.attention()) {
+                next_keys(config, command, slab_k);
+                return false;
+            }
             w_slab = bursts.row_addr;
             ++slab;
             if (k_left <= slab_k) {
@@ -219,9 +235,35 @@ private:
                 begin_slab(config);
             }
             return false;
+        case WEIGHT_SLAB:
+            if (!slabs_free.count) return false;
+            --slabs_free.count;
+            state = WEIGHT_JOB;
+            return false;
         case NEXT_BLOCK: next_block(config, command); return false;
         }
         return false;
+    }
+
+    // After a slab of keys or values.
+    void next_keys(const Config& config, const Command& command, uint64_t slab_k) {
+        if (keys.values && k_left <= slab_k) {
+            state = NEXT_BLOCK;
+            return;
+        }
+        if (keys.values) {
+            w_slab = bursts.row_addr;
+            k_left -= slab_k;
+        } else if (keys.last(config)) {
+            w_slab = v_product;
+            k_left = command.keys;
+            keys.values = true;
+        } else {
+            w_slab += keys.cols(config);
+            keys.left -= keys.cols(config);
+        }
+        begin_slab(config);
+        state = WEIGHT_SLAB;
     }
 
     void begin_slab(const Config& config) {
@@ -241,6 +283,7 @@ private:
         if (walker.last_in_product) {
             a_block = a_product += command.a_batch_stride;
             w_block = w_product += command.w_batch_stride;
+            v_product += command.v_batch_stride;
         }
         walker.advance(config);
         state = walker.valid ? BLOCK : IDLE;

@@ -14,15 +14,16 @@ constexpr size_t TRACE_LIMIT = 1 << 22;
 }  // namespace
 
 Machine::Machine(const Config& config, const Command& command, const Findings& findings, uint64_t tokens, bool step)
-    : m_config(config), m_command(command), m_logs(findings.logs), m_step(step), m_rows(config),
-      m_trace(config, m_rows, !step) {
+    : m_config(config), m_command(command), m_logs(findings.logs), m_step(step || command.attention()), m_rows(config),
+      m_trace(config, m_rows, !m_step) {
     m_trace.set_blank(findings.blank);
     m_memory.tokens = tokens;
     m_memory.served_read_last = true;  // the command itself
     m_load.start(config, command);
     m_drain.start(config, command);
     m_sequencer.start(config, command, 0);
-    find_split_rows();
+    // Blocks of ATTENTION are stepped through, whose rows may be anywhere.
+    if (!command.attention()) find_split_rows();
 }
 
 Outcome Machine::run() {
@@ -58,7 +59,7 @@ Outcome Machine::run() {
 void Machine::cycle(Cycle t, bool memory_due) {
     if (m_sequencer.wake <= t)
         m_sequencer.evaluate(m_config, m_command, t, m_counters, m_load.slabs_free, m_load.wake, m_drain.blocks_ready,
-                             m_drain.wake);
+                             m_drain.scales_ready, m_drain.wake);
     // All parts see the memory as it is before the edge.
     const Memory::Outputs out = m_memory.out;
     const bool wvalid = m_drain.wvalid(m_config);

@@ -56,7 +56,7 @@ Counters Model::run_one(const Command& command, const Found& found, uint64_t add
     const uint64_t activations = m_rows.activations();
     const Cycle check = fetch_command(address);
     Counters counters;
-    if (command.opcode == OPCODE_GEMM) multiply(command, found, check, counters);
+    if (command.opcode == OPCODE_GEMM || command.attention()) multiply(command, found, check, counters);
     else if (command.opcode == OPCODE_COPY) copy(command, found, check, counters);
     else change_settings(command, check, counters);
     spend(m_now);
@@ -69,13 +69,15 @@ Counters Model::run_one(const Command& command, const Found& found, uint64_t add
 }
 
 void Model::multiply(const Command& command, const Found& found, Cycle check, Counters& counters) {
-    const Cycle start = check + 1 + EXTENTS_CYCLES + tile_rows_cycles(m_config, command);
+    const Cycle start = check + 1 + EXTENTS_CYCLES
+                        + (command.attention() ? VALUE_EXTENT_CYCLES : tile_rows_cycles(m_config, command));
     m_memory.fill_tokens(m_config, start);
     const Findings findings(m_config, command, found);
     const auto finish = [&](const Command& simulated, const Outcome& outcome) {
         const int64_t shift[OPERANDS] = {
             int64_t(command.a_addr - simulated.a_addr), int64_t(command.w_addr - simulated.w_addr),
-            int64_t(command.channel_addr - simulated.channel_addr), int64_t(command.y_addr - simulated.y_addr), 0, 0};
+            int64_t(command.channel_addr - simulated.channel_addr), int64_t(command.y_addr - simulated.y_addr), 0, 0,
+            int64_t(command.v_addr - simulated.v_addr)};
         m_rows.append(outcome.banks, outcome.row_activations, shift);
         m_now = start + outcome.end;
         m_memory.tokens = outcome.tokens;
@@ -165,18 +167,21 @@ Model::Key Model::key(const Command& c, const Findings& findings, uint64_t token
     const unsigned row_bits = m_rows.row_bits();
     const uint64_t period = std::max<uint64_t>(PAGE_BYTES, m_config.banks << row_bits);
     const uint64_t last = c.batch - 1;
-    const std::array<Extent, 4> operands = {
+    const std::array<Extent, 5> operands = {
         extent(row_bits, c.a_addr, last * c.a_batch_stride, c.m, c.lda, c.a_tiled() ? c.lda : c.k),
-        extent(row_bits, c.w_addr, last * c.w_batch_stride, c.k, c.ldw, c.w_tiled() ? c.ldw : c.n),
+        extent(row_bits, c.w_addr, last * c.w_batch_stride, c.k, c.ldw,
+               c.attention() ? c.keys : c.w_tiled() ? c.ldw : c.n),
         extent(row_bits, c.y_addr, last * c.y_batch_stride, c.m, c.ldy,
                c.y_tiled() ? c.ldy : c.n * c.output_bytes()),
         extent(row_bits, c.channel_addr, 0, 1, 0, c.channel() ? c.n * CHANNEL_RECORD_BYTES : 0),
+        extent(row_bits, c.v_addr, last * c.v_batch_stride, c.keys, c.ldv, c.attention() ? c.n : 0),
     };
     // What happens with errors that are found takes no time of its own.
     const uint64_t shaping = uint64_t(c.channel()) | uint64_t(c.requant()) << 1 | uint64_t(c.check()) << 2;
     Key key = {shaping | uint64_t(findings.logs.of(0)) << 8 | c.tiled() << 16, c.batch, c.m, c.n, c.k, c.lda, c.ldw, c.ldy,
                c.a_batch_stride, c.w_batch_stride, c.y_batch_stride, tokens, m_config.latency_cycles,
-               m_config.bandwidth, c.a_addr % period};
+               m_config.bandwidth, c.a_addr % period, 0, 0, 0, 0, c.opcode, c.keys, c.block_rows, c.ldv,
+               c.v_batch_stride};
     uint64_t& sharing = key.back();
     for (size_t i = 1; i < operands.size(); ++i) {
         bool shares = false;

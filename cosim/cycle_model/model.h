@@ -40,7 +40,7 @@ public:
     BankRows& rows() { return m_rows; }
 
 private:
-    static constexpr size_t KEY_WORDS = 19;
+    static constexpr size_t KEY_WORDS = 25;
     using Key = std::array<uint64_t, KEY_WORDS>;
     struct Known {
         Command command;

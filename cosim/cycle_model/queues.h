@@ -31,12 +31,14 @@ private:
 struct Credits {
     uint32_t count = 0;
     Cycle since = 0;  // if count != 0: since when it has not been 0
+    Cycle latest = 0;  // when the last one came
     Ring<Cycle, 64> coming;
 
     void send(Cycle visible) { coming.push(visible); }
     void receive(Cycle now) {
         while (!coming.empty() && coming.front() <= now) {
             if (!count++) since = coming.front();
+            latest = coming.front();
             coming.pop();
         }
     }

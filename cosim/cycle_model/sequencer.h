@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "attention.h"
 #include "queues.h"
 #include "walker.h"
 
@@ -21,24 +22,28 @@ struct Sequencer {
     bool new_block = true, first_k = true;
     uint32_t k_tile = 0, col_tile = 0, tiles_left = 0;
     uint64_t k_left = 0, n_left = 0, slab = 0;
+    KeyWalk keys;
+    ScorePasses scores;
+    uint64_t key_tile = 0;
     bool began_slab = false, began_block = false;  // since they were cleared
 
     // `start` is high in cycle t.
     void start(const Config& config, const Command& command, Cycle t) {
         walker.start(config, command);
         banks.count = BANKS;
-        banks.since = t;
-        begin_block(command);
+        banks.since = banks.latest = t;
+        begin_block(config, command);
         // The walker shows the first block in t + 1; that cycle is lost to `entered`.
         wake = candidate = t + 2;
         rows_end = t;
         last_go = t - Cycle(config.rows) - 1;
         began_slab = began_block = false;
     }
-    void begin_block(const Command& command) {
+    void begin_block(const Config& config, const Command& command) {
         new_block = first_k = true;
         k_left = command.k;
-        n_left = walker.cols;
+        keys.begin(command);
+        n_left = command.attention() ? keys.cols(config) : walker.cols;
         k_tile = col_tile = 0;
         slab = 0;
     }
@@ -48,7 +53,7 @@ struct Sequencer {
     }
 
     void evaluate(const Config& config, const Command& command, Cycle t, Counters& counters, Credits& slabs_free,
-                  Cycle& load_wake, Credits& blocks_ready, Cycle& drain_wake) {
+                  Cycle& load_wake, Credits& blocks_ready, Credits& scales_ready, Cycle& drain_wake) {
         slabs.receive(t);
         tiles.receive(t);
         banks.receive(t);
@@ -59,14 +64,20 @@ struct Sequencer {
             return;
         }
         const bool new_tile = !col_tile, new_slab = new_tile && !k_tile;
-        if ((new_block && !banks.count) || (new_slab && !slabs.count) || (new_tile && !tiles.count)) {
-            wake = std::min({banks.next(), slabs.next(), tiles.next()});
+        const bool of_values = keys.values, of_scores = command.attention() && !of_values;
+        // Of the sums of values only one block is on chip, and they wait for exponentials.
+        const bool takes_bank = new_block && !of_scores;
+        const bool takes_slab = command.attention() ? new_block && of_scores : new_slab;
+        const Cycle exponentials_at = of_values && new_tile ? scores.exponentials(config, key_tile) : 0;
+        if ((takes_bank && banks.count < (of_values ? BANKS : 1u)) || (takes_slab && !slabs.count)
+            || (new_tile && !tiles.count) || t < exponentials_at) {
+            wake = std::min({banks.next(), slabs.next(), tiles.next(), t < exponentials_at ? exponentials_at : NEVER});
             return;
         }
-        const Cycle bank_at = new_block ? banks.since : 0;
-        const Cycle data_at = std::max(new_slab ? slabs.since : 0, new_tile ? tiles.since : 0);
-        banks.count -= new_block;
-        slabs.count -= new_slab;
+        const Cycle bank_at = std::max(takes_bank ? of_values ? banks.latest : banks.since : 0, exponentials_at);
+        const Cycle data_at = std::max(takes_slab ? slabs.since : 0, new_tile ? tiles.since : 0);
+        banks.count -= takes_bank;
+        slabs.count -= takes_slab;
         tiles.count -= new_tile;
         if (new_slab) {
             began_slab = true;
@@ -105,7 +116,17 @@ struct Sequencer {
             slabs_free.send(rows_end - Cycle(digits) + 1);
             load_wake = std::min(load_wake, slabs_free.next());
         }
-        if (last_col && last_k) {
+        if (last_col && last_k && of_scores && keys.last(config)) {
+            // As `blocks_ready` below: `scores_done`, `waiting`.
+            const Cycle stored = rows_end + Cycle(config.rows + config.cols) + (config.checksum ? 4 : 2);
+            scores = ScorePasses(config, rows, command.keys, stored);
+            scales_ready.send(scores.scaled);
+            drain_wake = std::min(drain_wake, scales_ready.next());
+            const uint64_t vectors = rows * ceil_div(command.keys, config.cols);
+            counters.sram_read_bytes += 2 * vectors * config.cols * ACC_BYTES;
+            counters.sram_write_bytes += vectors * config.cols;
+        }
+        if (last_col && last_k && !of_scores) {
             // R + C - 1 cycles through the array, one to store the sum, `storing`, `block_done`, `blocks_ready`.
             // With checksum units the last syndrome is stored two cycles after the last sum.
             blocks_ready.send(rows_end + Cycle(config.rows + config.cols) + (config.checksum ? 4 : 2));
@@ -118,17 +139,36 @@ struct Sequencer {
         if (!last_col) return;
         first_k = false;
         col_tile = 0;
-        n_left = walker.cols;
+        n_left = of_scores ? keys.cols(config) : walker.cols;
+        key_tile += of_values;
         ++k_tile;
         k_left -= config.rows;
         if (--tiles_left == 0) {
             k_tile = 0;
             ++slab;
         }
-        if (last_k) {
-            walker.advance(config);
-            if (walker.valid) begin_block(command);
+        if (!last_k) return;
+        if (of_scores) {
+            next_keys(config, command);
+            return;
         }
+        walker.advance(config);
+        if (walker.valid) begin_block(config, command);
+    }
+
+    // After a slab of keys.
+    void next_keys(const Config& config, const Command& command) {
+        first_k = true;
+        if (keys.last(config)) {
+            keys.values = new_block = true;
+            key_tile = 0;
+            k_left = command.keys;
+            n_left = walker.cols;
+            return;
+        }
+        keys.left -= keys.cols(config);
+        k_left = command.k;
+        n_left = keys.cols(config);
     }
 
     template <class V>

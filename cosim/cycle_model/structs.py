@@ -23,6 +23,7 @@ class ConfigWords(SharedStructure):
         Member("uint64_t", "digits", "rows after each group of `group_rows` rows, 0 without column checks"),
         Member("uint64_t", "lengths_columns", "bytes of a row of a table of settled carry lengths, 0 if there is none"),
         Member("uint64_t", "domains log_record_bytes"),
+        Member("uint64_t", "exponential_latency scale_latency", "of the score unit: hw/attention/depths.py"),
         Member("uint64_t", "latency_cycles"),
         Member("uint64_t", "bandwidth", "2^-16 byte per cycle"),
         Member("uint64_t", "banks row_bytes read_queue write_queue"),
@@ -36,6 +37,7 @@ class CommandWords(SharedStructure):
     members = (
         Member("uint64_t", "opcode flags batch m n k lda ldw ldy a_batch_stride w_batch_stride y_batch_stride"),
         Member("uint64_t", "a_addr w_addr y_addr channel_addr log_addr log_bytes"),
+        Member("uint64_t", "v_addr v_batch_stride ldv keys block_rows", "ATTENTION"),
         Member("uint64_t", "domain point transition_cycles lengths_addr lengths_stride", "SET_POINT"),
         Member("uint64_t", "runs source_addr target_addr list_addr", "COPY"),
     )

@@ -17,10 +17,11 @@ using Cycle = int64_t;
 constexpr Cycle NEVER = INT64_MAX / 4;
 
 constexpr Cycle EXTENTS_CYCLES = 21;  // EXTENTS of hw/control/command_processor.py: what its states add up to
+constexpr Cycle VALUE_EXTENT_CYCLES = 5;  // of these for V of ATTENTION
 constexpr unsigned PAGE_BYTES = BURST_BOUNDARY_BYTES;
 
 // What an address belongs to.
-enum Operand : uint8_t { ACTIVATIONS, WEIGHTS, CHANNELS, OUTPUT, RING, LOG, OPERANDS };
+enum Operand : uint8_t { ACTIVATIONS, WEIGHTS, CHANNELS, OUTPUT, RING, LOG, VALUES, OPERANDS };
 
 // What Python fills and reads is declared in cosim/cycle_model/structs.py.
 
@@ -32,8 +33,9 @@ struct Config : ConfigWords {
 static_assert(sizeof(Config) == sizeof(ConfigWords));
 
 struct Command : CommandWords {
+    bool attention() const { return opcode == OPCODE_ATTENTION; }
     bool channel() const { return flags & FLAG_CHANNEL; }
-    bool requant() const { return flags & FLAG_REQUANT; }
+    bool requant() const { return attention() || flags & FLAG_REQUANT; }
     bool check() const { return flags & FLAG_CHECK; }
     bool suppress() const { return flags & FLAG_SUPPRESS; }
     bool a_tiled() const { return flags & FLAG_A_TILED; }

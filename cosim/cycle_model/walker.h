@@ -2,12 +2,15 @@
 
 #pragma once
 
+#include <algorithm>
+
 #include "types.h"
 
 namespace brownout::cycles {
 
 struct Walker {
     uint64_t m = 0, n = 0, batch = 0;              // the product
+    uint64_t most_rows = 0;                        // of ATTENTION: its blocks are as large as it says
     uint64_t m_left = 0, n_left = 0, batch_left = 0;
     uint64_t row_block = 0, col_block = 0, product = 0;  // position, for skipping
     uint32_t rows = 0, col_tiles = 0, cols = 0;
@@ -18,6 +21,7 @@ struct Walker {
         n = n_left = command.n;
         batch = batch_left = command.batch;
         row_block = col_block = product = 0;
+        most_rows = command.attention() ? command.block_rows : 0;
         valid = true;
         update(config);
     }
@@ -40,7 +44,7 @@ struct Walker {
         else update(config);
     }
     void update(const Config& config) {
-        rows = uint32_t(Split::first(m_left, config.block_rows));
+        rows = uint32_t(most_rows ? std::min(m_left, most_rows) : Split::first(m_left, config.block_rows));
         col_tiles = uint32_t(Split::first(ceil_div(n_left, config.cols), config.block_col_tiles));
         last_in_row = n_left <= col_tiles * config.cols;
         cols = uint32_t(last_in_row ? n_left : col_tiles * config.cols);

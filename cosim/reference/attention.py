@@ -44,6 +44,8 @@ class AttentionResult:
         Likewise, of the sums of values.
     log : bytes
         Records written.
+    records : list of int
+        Flagged segments of the sums of values, block of queries by block.
     counters : dict of str to int
         As of `brownout.cosim.reference.result.ReferenceResult`: `COUNTED` of both products; ``log_records`` and
         ``log_dropped`` of the second.
@@ -54,6 +56,7 @@ class AttentionResult:
     marked_scores: NDArray[np.bool_]
     uncorrectable: NDArray[np.bool_]
     log: bytes = b""
+    records: list[int] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
 
 
@@ -144,6 +147,7 @@ def reference_attention(
             )
             room -= len(sums.log)
             result.log += sums.log
+            result.records.append(sums.counters["detected"])
             for row, (row_weights, row_sums) in enumerate(zip(weights, sums.corrected_sums[0], strict=True)):
                 total = sum(row_weights)
                 factor = scales.out_scale // total if total else 0
