@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brownout.hw.commands import AttentionCommand, GemmFlag
+from brownout.hw.commands import AttentionCommand
 from brownout.hw.config import AcceleratorConfig
 
 from .reference.attention import AttentionScales
@@ -158,10 +158,6 @@ class AttentionCase:
         if (wrong := np.flatnonzero(region != GUARD)).size:
             raise ScoreboardError(f"address {self._written + int(wrong[0])} was written, and belongs to nothing")
 
-    def _view(
-        self, memory: NDArray[np.uint8], name: str, shape: tuple[int, ...], origin: int = 0
-    ) -> NDArray[np.int8]:
+    def _view(self, memory: NDArray[np.uint8], name: str, shape: tuple[int, ...], origin: int = 0) -> NDArray[np.int8]:
         address, stride, batch = self._places[name]
-        return np.lib.stride_tricks.as_strided(
-            memory[address - origin :].view(np.int8), shape, (batch, stride, 1)
-        )
+        return np.lib.stride_tricks.as_strided(memory[address - origin :].view(np.int8), shape, (batch, stride, 1))

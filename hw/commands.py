@@ -56,7 +56,7 @@ class GemmFlag(enum.IntFlag):
     """W lies tile by tile, likewise."""
     Y_TILED = 256
     """Y is written tile by tile, likewise."""
-    CAUSAL = 1024
+    CAUSAL = 512
     """Of ATTENTION: a query attends to keys up to its own place only."""
 
 
@@ -179,7 +179,9 @@ ATTENTION_FIELDS = (
     Field("score_shift", 130, 8, "scores times score_mult, shifted right by so many bits, are in 2^-8 octaves; 1..47"),
     Field("out_shift", 131, 8, "sums of values times floor(out_scale / row sum), shifted right by so many bits; 1..62"),
     Field("score_mult", 132, 16, "see score_shift"),
-    Field("block_rows", 134, 16, "queries of a block; times the column tiles of keys they must fit an accumulator bank"),
+    Field(
+        "block_rows", 134, 16, "queries of a block; times the column tiles of keys they must fit an accumulator bank"
+    ),
     Field("log_addr", 136, 64, "syndrome log of the sums of values; bus-aligned, in the write window"),
     Field("log_bytes", 144, 32, "room in the log; whole records; zero for no log"),
     Field("keys", 148, 32, "keys: columns of the transposed keys, rows of V, 1..131071"),

@@ -217,8 +217,8 @@ class AcceleratorConfig:
     operating_points : int
         Operating points that domains choose from, 1..8; point 0 is the nominal one.
     attention : bool
-        A unit that keeps the scores of attention on the chip: the command ATTENTION (docs/attention.md). For arrays of as
-        many rows as columns, without column checks.
+        A unit that keeps the scores of attention on the chip: the command ATTENTION (docs/attention.md). For arrays of
+        as many rows as columns, without column checks.
     memory : MemoryConfig
         Size, timing, banks and queues of the simulated DRAM.
     """

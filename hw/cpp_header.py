@@ -12,6 +12,7 @@ from dataclasses import fields
 from functools import cache
 
 from . import depths
+from .attention.depths import LEAST_ROWS
 from .commands import CHANNEL_RECORD_BYTES, COMMAND_BYTES, RUN_BYTES, GemmFlag, Opcode
 from .config import (
     ACC_BITS,
@@ -34,7 +35,6 @@ from .log_record import (
     log_record_words,
 )
 from .residues import RESIDUE_BITS, RESIDUE_MODULUS
-from .attention.depths import LEAST_ROWS
 from .tiling import BALANCED_PIECES
 
 HARDWARE_HEADER = "brownout_hw.h"

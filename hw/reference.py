@@ -7,6 +7,7 @@ import inspect
 import re
 
 from .commands import (
+    ATTENTION_FIELDS,
     CHANNEL_RECORD_BYTES,
     COMMAND_BYTES,
     COPY_FIELDS,
@@ -162,7 +163,7 @@ def reference_markdown() -> str:
         + ", ".join(f"`{opcode.name}` is opcode {int(opcode)}" for opcode in Opcode)
         + ".",
         "`FENCE` and `SNAPSHOT` have no operands. `SET_POINT` needs a model of timing errors, `SET_ERRORS` the `flip`",
-        "model, `COPY` checksum units.",
+        "model, `COPY` checksum units, `ATTENTION` an attention unit.",
         "",
         "### SET_ERRORS",
         "",
@@ -176,6 +177,11 @@ def reference_markdown() -> str:
         f"List: one entry of {RUN_BYTES} bytes per run: offset in the region and number of bytes, each uint32. The",
         "bytes of a run go from the source region to the same offset of the target region, runs in their order; other",
         "bytes of the target keep their value. Where the regions overlap, the result is undefined.",
+        "",
+        "### ATTENTION",
+        "",
+        *_field_table(ATTENTION_FIELDS),
+        "[attention.md](attention.md) has its arithmetic. Flags are those of GEMM.",
         "",
         "## Log records",
         "",

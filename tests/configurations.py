@@ -95,3 +95,35 @@ PAIRS = AcceleratorConfig(
     memory=SMALL_MEMORY,
 )
 """Double errors are located; more lanes than the last segment has columns."""
+
+ATTENTION = protected(None, attention=True)
+"""Attention in many blocks, with several slabs of keys and of values."""
+
+ATTENTION_FLIP = AcceleratorConfig(
+    rows=8,
+    cols=8,
+    block_rows=16,
+    block_col_tiles=3,
+    slab_bytes=16,
+    attention=True,
+    timing_model="flip",
+    voltage_domains=2,
+    checksum=ChecksumConfig(scheme="residue", column_checks=False, segment_cols=4, pairs=True),
+    memory=SMALL_MEMORY,
+)
+"""Head sizes of two k-tiles; chunks of the drain are half a vector."""
+
+ATTENTION_CARRY = AcceleratorConfig(
+    rows=3,
+    cols=3,
+    bus_bytes=64,
+    block_rows=5,
+    block_col_tiles=4,
+    slab_bytes=9,
+    attention=True,
+    timing_model="carry",
+    razor=True,
+    checksum=ChecksumConfig(scheme="weighted", locators=2, column_checks=False, segment_cols=3),
+    memory=SMALL_MEMORY,
+)
+"""Segments as wide as the array, a bus wider than all rows."""

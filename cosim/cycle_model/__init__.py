@@ -229,7 +229,7 @@ class CycleModel:
 
         Parameters
         ----------
-        commands : sequence of GemmCommand, AttentionCommand, CopyCommand, SetErrorsCommand, SetPointCommand or PlainCommand
+        commands : sequence of Command
             Commands that the hardware accepts.
         found : sequence of Found, Runs or None, optional
             What the checks find in the product of each command; None: nothing. The list of each `CopyCommand`.
@@ -357,6 +357,4 @@ class CycleModel:
                 raise ValueError(f"{kind}.{name} must be in 1..{most}, not {value}")
         for name in aligned:
             if (value := getattr(command, name)) % self.config.bus_bytes:
-                raise ValueError(
-                    f"{kind}.{name} must be a multiple of bus_bytes={self.config.bus_bytes}, not {value}"
-                )
+                raise ValueError(f"{kind}.{name} must be a multiple of bus_bytes={self.config.bus_bytes}, not {value}")

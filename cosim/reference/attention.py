@@ -1,4 +1,4 @@
-"""One ATTENTION command from its operands to what it writes: two products of the reference, and softmax between them."""
+"""One ATTENTION command from its operands to what it writes: two products, and softmax between them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def exponential(distance: int) -> int:
 
 
 def scaled(value: int, factor: int, shift: int, least: int, most: int) -> int:
-    """value * factor / 2^shift, halves up, saturated."""
+    """Value * factor / 2^shift, halves up, saturated."""
     return max(least, min(most, (value * factor + (1 << (shift - 1))) >> shift))
 
 

@@ -6,11 +6,11 @@ from amaranth.hdl import Array, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..attention.depths import exponential_depth
 from ..block_walker import BlockWalker
 from ..config import AcceleratorConfig
 from ..depths import BANKS, BUFFERS, SCORE_BANK, VALUE_BANK
 from ..load.receiver import activation_depth, weight_depth
-from ..attention.depths import exponential_depth
 from ..params import K_BITS, params_layout
 from ..split import split_size
 from .systolic import output_latency

@@ -26,9 +26,7 @@ class Divider(wiring.Component):
     """
 
     def __init__(self) -> None:
-        super().__init__(
-            {"numerator": In(OUT_SCALE_BITS), "divisor": In(SUM_BITS), "quotient": Out(QUOTIENT_BITS)}
-        )
+        super().__init__({"numerator": In(OUT_SCALE_BITS), "divisor": In(SUM_BITS), "quotient": Out(QUOTIENT_BITS)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

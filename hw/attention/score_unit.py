@@ -77,8 +77,11 @@ class ScoreUnit(wiring.Component):
         )
 
     def _tag_layout(self) -> data.StructLayout:
-        """Of a row of a column tile: whether it is there, in the second pass, of the first or last tile, the block's last
-        row, the tile's last position; its place; its columns inside the scores, and those up to its own place."""
+        """Of a row of a column tile.
+
+        Whether it is there, in the second pass, of the first or last tile, the block's last row, the tile's last
+        position; its place; its columns inside the scores, and those up to the query's own place.
+        """
         config = self.config
         return data.StructLayout(
             {
@@ -207,9 +210,7 @@ class ScoreUnit(wiring.Component):
             m.d.comb += self.increments.eq(corrector.increments)
         return corrector.out, corrector.out_marked, 1 + CORRECTOR_STAGES
 
-    def _scaled(
-        self, m: Module, row: Value, marked: Value | None, tag: data.View
-    ) -> tuple[list[Signal], list[Signal]]:
+    def _scaled(self, m: Module, row: Value, marked: Value | None, tag: data.View) -> tuple[list[Signal], list[Signal]]:
         """Logarithms of the row two cycles later, and which of them count."""
         params = self.params
         largest, least = (1 << (SCORE_BITS - 1)) - 1, -(1 << (SCORE_BITS - 1))
@@ -235,7 +236,7 @@ class ScoreUnit(wiring.Component):
 
     def _largest(self, m: Module, scores: list[Signal], counts: list[Signal], tags: list[data.View]) -> None:
         """Keep the largest score of each row; `self._top` is that of the row of `scores`, in the second pass."""
-        early, here, late = tags
+        early, _, late = tags
         m.submodules.tops = memory = Memory(shape=RANK_BITS, depth=self.config.block_rows, init=[])
         read, write = memory.read_port(), memory.write_port()
         of_tile = Signal(RANK_BITS, reset_less=True)

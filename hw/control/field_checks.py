@@ -233,9 +233,7 @@ class FieldChecks(wiring.Component):
         return [
             (
                 ErrorCause.FLAGS,
-                ((flags & ~Const(known, 16)) != 0)
-                | (((flags & needs_check) != 0) & ~check)
-                | ((flags & both) == both),
+                ((flags & ~Const(known, 16)) != 0) | (((flags & needs_check) != 0) & ~check) | ((flags & both) == both),
             ),
             (ErrorCause.BATCH, out_of_range("batch", (1 << BATCH_BITS) - 1)),
             (ErrorCause.M, out_of_range("m", (1 << DIMENSION_BITS) - 1)),
