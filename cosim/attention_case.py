@@ -9,25 +9,25 @@ from numpy.typing import NDArray
 
 from brownout.hw.commands import AttentionCommand
 from brownout.hw.config import AcceleratorConfig
+from brownout.hw.tiling import attention_rows
 
 from .reference.attention import AttentionScales
 from .scoreboard import GUARD, GUARD_BYTES, ScoreboardError
 
 
 def largest_block(config: AcceleratorConfig, queries: int, keys: int) -> int:
-    """Queries of a block whose scores fit an accumulator bank, evened out over the blocks.
+    """As `brownout.hw.tiling.attention_rows`.
 
     Raises
     ------
     ValueError
         The scores of one query do not fit.
     """
-    room = config.block_rows * config.block_col_tiles // -(-keys // config.cols)
-    if not room:
+    rows = attention_rows(config, queries, keys)
+    if not rows:
         most = config.block_rows * config.block_col_tiles * config.cols
         raise ValueError(f"keys must be at most {most}, the scores of an accumulator bank, not {keys}")
-    blocks = -(-queries // min(room, config.block_rows))
-    return -(-queries // blocks)
+    return rows
 
 
 class AttentionCase:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .device.power.domain_points import DomainPoint
     from .device.power.energy import EnergyModel
     from .device.power.timing import DelayModel
+    from .device.product.attention import SoftmaxScales
     from .device.product.compare import Difference, first_difference
     from .device.product.operands import Requantisation, ResidentWeights
     from .device.product.protection import LogRecord, Outcome, Protection
@@ -79,6 +80,7 @@ _HOME = {
     "PipelineClosedError": "errors",
     "Protection": "device.product.protection",
     "Requantisation": "device.product.operands",
+    "SoftmaxScales": "device.product.attention",
     "ResidentWeights": "device.product.operands",
     "Rollback": "drift",
     "RunCheckpoint": "checkpoints",
@@ -142,6 +144,7 @@ __all__ = [
     "Sampling",
     "SelectivePolicy",
     "Sharing",
+    "SoftmaxScales",
     "State",
     "Stateful",
     "WeightsNotFoundError",

@@ -36,6 +36,12 @@ def blocks(config: AcceleratorConfig, m: int, n: int, batch: int = 1) -> Iterato
     return config.dataflow.blocks(config, m, n, batch)
 
 
+def attention_rows(config: AcceleratorConfig, queries: int, keys: int) -> int:
+    """Queries of a block of ATTENTION: as many as have room for their scores in a bank, evened out; 0 if none has."""
+    room = min(config.block_rows, config.block_rows * config.block_col_tiles // -(-keys // config.cols))
+    return -(-queries // -(-queries // room)) if room else 0
+
+
 def ideal_cycles(config: AcceleratorConfig, m: int, n: int, k: int, batch: int = 1) -> int:
     """Cycles of a product on an array that is never idle."""
     return config.dataflow.ideal_cycles(config, m, n, k, batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from .make import make_backend
 from .mixed.options import Coverage, MixedOptions
 from .power.energy import EnergyModel
 from .power.timing import DelayModel
+from .product.attention import SoftmaxScales, make_attention
 from .product.operands import (
     Requantisation,
     ResidentWeights,
@@ -239,6 +240,83 @@ class Accelerator(OperatingControls):
             if checks:
                 self._ledger.meter.add_checks(shape)
             self._ledger.ideal_cycles += self._ideal_cycles(shape.m, shape.n, shape.k, shape.batch)
+        return result
+
+    def attention(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        scales: SoftmaxScales,
+        *,
+        causal: bool = False,
+        out: torch.Tensor | None = None,
+        protection: Protection | None = None,
+        error_key: int = 0,
+        value_error_key: int = 1,
+        first_row: int = 0,
+        tally: Tally | None = None,
+    ) -> torch.Tensor:
+        """Attend: softmax of q k^T, times v, of a batch of heads, whose scores stay on the chip.
+
+        Parameters
+        ----------
+        q, k, v : torch.Tensor
+            int8 (B, L, E), (B, S, E), (B, S, V): queries, keys and values; any strides.
+        scales : SoftmaxScales
+            Factors of the scores and of the output.
+        causal : bool
+            Let queries attend to keys up to their own place only.
+        out : torch.Tensor, optional
+            int8 (B, L, V), written instead of a new tensor; suppressed elements keep the value that they have in it.
+        protection : Protection, optional
+            Use of the checksum units in both products; by default `Accelerator.protection`. Uncorrectable scores count
+            for nothing; `on_uncorrectable` is about elements of the output, and must not be ``"reload"``.
+        error_key, value_error_key : int
+            uint32 that name the products of queries and keys, and of exponentials and values, in draws of timing
+            errors.
+        first_row : int
+            uint32: place of the first query in a larger batch of which this is a piece, for draws and log.
+        tally : Tally, optional
+            Gets the cycles, as of `gemm`.
+
+        Returns
+        -------
+        torch.Tensor
+            int8 (B, L, V); docs/attention.md has the arithmetic.
+
+        Raises
+        ------
+        TypeError
+            An operand is no tensor or has the wrong dtype.
+        ValueError
+            The accelerator has no attention unit, shapes or devices do not fit, an extent is out of range, or the
+            protection needs checksum units, or `out`, or is ``"reload"``.
+        DeviceMemoryError, AcceleratorClosedError, brownout.cosim.errors.SimulatorError
+            As of `gemm`.
+        """
+        device = self._open()
+        chosen = self.protection if protection is None else protection
+        if chosen is not None and chosen.check and chosen.on_uncorrectable == "reload":
+            raise ValueError(
+                "on_uncorrectable must not be 'reload' in attention, whose scores have no checkpoint; choose 'suppress'"
+            )
+        scores = replace(command_options(self.config, chosen, out, error_key, first_row, 0), log_bytes=0)
+        values = command_options(self.config, chosen, out, value_error_key, first_row, 0)
+        attention, result = make_attention(
+            self.config, (q, k, v), scales, out, (scores, values), causal=causal, tally=tally
+        )
+        device.check_device("q", q.device)
+        with self._call:
+            if out is not None:
+                self._slots.take(out)
+            self._log = device.attention(attention)
+            operands = q.numel() + k.numel() + v.numel() + result.numel()
+            self._ledger.meter.add_operands(operands)
+            for shape in (attention.score_shape, attention.value_shape):
+                if chosen is not None and chosen.check:
+                    self._ledger.meter.add_checks(shape)
+                self._ledger.ideal_cycles += self._ideal_cycles(shape.m, shape.n, shape.k, shape.batch)
         return result
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:

@@ -7,20 +7,14 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from ..params import EXPONENT_STEPS, SCORE_BITS, SCORE_FRACTION_BITS
+from ..params import SCORE_BITS, SCORE_FRACTION_BITS
+from .table import TABLE, TABLE_FRACTION_BITS
 
-TABLE_FRACTION_BITS = 8
 EXPONENT_BITS = 7
 """Of exponentials, 0 .. 127."""
 
 OCTAVES = EXPONENT_BITS + 1
 """Exponentials so many octaves below the largest are less than half a step."""
-
-TABLE = tuple(
-    round(EXPONENT_STEPS * 2**TABLE_FRACTION_BITS * 2 ** (-j / 2**SCORE_FRACTION_BITS))
-    for j in range(2**SCORE_FRACTION_BITS)
-)
-"""127 * 2^8 * 2^(-j / 256)."""
 
 
 def ranked(score: Value, counts: Value) -> Value:

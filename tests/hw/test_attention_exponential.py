@@ -3,7 +3,8 @@
 from itertools import pairwise
 from math import floor
 
-from brownout.hw.attention.exponential import TABLE, Exponential
+from brownout.hw.attention.exponential import Exponential
+from brownout.hw.attention.table import TABLE
 
 from .amaranth_bench import simulate
 

@@ -14,6 +14,7 @@ from brownout.cosim.ownership import ProcessLock
 
 from ...errors import AcceleratorClosedError
 from ...storage.state import State
+from ..product.attention import Attention
 from ..product.operands import Product, ResidentWeights
 from ..product.reload import Places
 
@@ -59,6 +60,18 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def gemm(self, product: Product) -> bytes:
         """Fill ``product.out``; returns the log of the checks, empty without."""
+
+    def attention(self, attention: Attention) -> bytes:
+        """Fill ``attention.out``; returns the log of the sums of values, empty without checks.
+
+        Raises
+        ------
+        ValueError
+            This backend has no attention; with the remedy.
+        """
+        raise ValueError(
+            f"backend {self.name!r} has no attention on the chip; choose backend='twin' or 'rtl', or use two products"
+        )
 
     @abc.abstractmethod
     def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:

@@ -11,10 +11,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from brownout.hw.commands import CHANNEL_RECORD_BYTES, RUN_BYTES, CopyCommand, GemmCommand, GemmFlag, SetPointCommand
+from brownout.hw.commands import (
+    CHANNEL_RECORD_BYTES,
+    RUN_BYTES,
+    AttentionCommand,
+    CopyCommand,
+    GemmCommand,
+    GemmFlag,
+    SetPointCommand,
+)
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.matrix_layout import MatrixLayout, row_major, tiled_activations, tiled_output, tiled_weights
 
+from ..product.attention import Attention
 from ..product.operands import GemmShape, Product, ResidentWeights
 from ..product.reload import Places
 from ..twin.geometry import geometry
@@ -265,6 +274,73 @@ class Layout:
         """
         plan = self._plan_of(product)
         return self._command(plan, product, self.arena.top_place(plan.size_bytes))
+
+    @contextlib.contextmanager
+    def place_attention(self, attention: Attention) -> Iterator[AttentionCommand]:
+        """Command of `attention`, whose operands, row-major, have their memory until the context is left.
+
+        Raises
+        ------
+        ValueError, DeviceMemoryError
+            As `place_product`.
+        """
+        region = self.arena.allocate(self._attention(attention, 0).write_limit, from_top=True)
+        try:
+            yield self._attention(attention, region[0])
+        finally:
+            self.arena.free(region)
+
+    def attention_command(self, attention: Attention) -> AttentionCommand:
+        """Command of `attention` as `place_attention` would give it now."""
+        size = self._attention(attention, 0).write_limit
+        return self._attention(attention, self.arena.top_place(size))
+
+    def _attention(self, attention: Attention, base: int) -> AttentionCommand:
+        """Command of an attention whose region, Q, transposed K, V, log and Y, begins at `base`."""
+        scores, values = attention.score_shape, attention.value_shape
+        heads = scores.batch
+        matrices = {"a": (scores.m, scores.k), "w": (scores.k, scores.n), "v": (values.k, values.n)}
+        fields: dict[str, int] = {}
+        address = base
+        log_bytes = 0
+        if attention.values.check:
+            log_bytes = self.log_bytes(values, attention.values.log_bytes)
+        for name, (rows, cols) in {**matrices, "y": (values.m, values.n)}.items():
+            if name == "y":
+                fields |= {"read_limit": address, "log_addr": address if log_bytes else 0}
+                fields["write_base"] = address
+                address += self.row_bytes(log_bytes)
+            stride = self.row_bytes(cols)
+            batch_stride = rows * stride if heads > 1 else 0
+            for field, value in ((f"ld{name}", stride), (f"{name}_batch_stride", batch_stride)):
+                if value > STRIDE_LIMIT:
+                    raise ValueError(f"{field} must fit 32 bits, not {value}; split the heads")
+                fields[field] = value
+            fields[f"{name}_addr"] = address
+            address += heads * rows * stride
+        flags = attention.values.flags | (GemmFlag.CAUSAL if attention.causal else 0)
+        return AttentionCommand(
+            **fields,
+            batch=heads,
+            m=scores.m,
+            k=scores.k,
+            n=values.n,
+            keys=scores.n,
+            block_rows=attention.block_rows,
+            flags=int(flags),
+            error_key=attention.scores.error_key,
+            value_error_key=attention.values.error_key,
+            first_row=attention.scores.first_row,
+            theta=attention.scores.theta,
+            value_theta=attention.values.theta,
+            score_mult=attention.scales.score_mult,
+            score_shift=attention.scales.score_shift,
+            out_scale=attention.scales.out_scale,
+            out_shift=attention.scales.out_shift,
+            log_bytes=log_bytes,
+            read_base=base,
+            write_limit=address,
+        )
 
     def _plan_of(self, product: Product) -> _ProductPlan:
         options = product.options

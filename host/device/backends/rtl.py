@@ -17,6 +17,7 @@ from brownout.hw.matrix_layout import MatrixLayout, row_major
 from brownout.hw.tiling import ideal_cycles
 
 from ...storage.state import State
+from ..product.attention import Attention
 from ..product.operands import Product, ResidentWeights
 from ..product.reload import Places
 from ..twin.findings import COUNTERS, TRUTH
@@ -34,6 +35,11 @@ UNWRITTEN = 0xFF
 
 SLOWEST_CYCLES_PER_S = 5_000
 """Simulation speed below which a command counts as hung; tens of times below the slowest seen with waves on."""
+
+
+ATTENTION_CYCLES = 64
+"""Cycles of attention for one of an array that is never idle, at most: its passes wait for each other, and blocks of
+one query use a row of the array's time for each tile of weights."""
 
 
 class RtlBackend(Backend):
@@ -125,6 +131,39 @@ class RtlBackend(Backend):
                 product.tally.cycles += self._simulator.counters(("cycles",))["cycles"] - began
             self._load(product.out, command.y_addr, matrix)
             return self._written(self._simulator.memory[log]), command
+
+    def attention(self, attention: Attention) -> bytes:
+        with self._lock, self._layout.place_attention(attention) as command:
+            _keys, _width = attention.k.shape[1:]
+            heads, queries, columns = attention.out.shape
+            transposed = attention.k.mT
+            for values, address, stride in (
+                (attention.q, command.a_addr, command.lda),
+                (transposed, command.w_addr, command.ldw),
+                (attention.v, command.v_addr, command.ldv),
+            ):
+                self._store(values, address, row_major(*values.shape[1:], stride, 1))
+            matrix = row_major(queries, columns, command.ldy, 1)
+            if attention.values.suppress:
+                self._store(attention.out, command.y_addr, matrix)
+            log = slice(command.log_addr, command.log_addr + command.log_bytes)
+            self._simulator.memory[log] = bytes([UNWRITTEN]) * command.log_bytes
+            cycles = sum(
+                ideal_cycles(self.config, shape.m, shape.n, shape.k, heads)
+                for shape in (attention.score_shape, attention.value_shape)
+            )
+            began = self._simulator.counters(("cycles",))["cycles"] if attention.tally is not None else 0
+            deadline = self.deadline_s + ATTENTION_CYCLES * cycles / SLOWEST_CYCLES_PER_S
+            self._simulator.run([command.encode()], deadline_s=deadline)
+            if attention.tally is not None:
+                attention.tally.cycles += self._simulator.counters(("cycles",))["cycles"] - began
+            found = None
+            if self.config.error_model.errs:
+                # Into a copy, because it keeps suppressed elements too.
+                found = self._twin.find_attention(dataclasses.replace(attention, out=attention.out.clone()))
+            self._twin.follow(command, found)
+            self._load(attention.out, command.y_addr, matrix)
+            return self._written(self._simulator.memory[log])
 
     def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:
         with self._lock, self._layout.place_copy(source, places) as (command, runs):

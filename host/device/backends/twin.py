@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 
 from brownout.cosim.cycle_model import Command, CycleModel, Found, Runs
 from brownout.cosim.dram import MemoryTiming
-from brownout.hw.commands import SetPointCommand
+from brownout.hw.commands import GemmFlag, SetPointCommand
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.errors.state import ErrorState
+from brownout.hw.errors.state import CommandOptions, ErrorState
 from brownout.hw.log_record import LOG_RECORDS_PER_BLOCK
 
 from ...storage.state import State
-from ..product.operands import Product, ResidentWeights, Tally
+from ..product.attention import Attention
+from ..product.operands import GemmShape, Product, ResidentWeights, Tally
 from ..product.reload import Places
 from ..twin.call import Call
 from ..twin.error_models import TWIN_ERROR_MODELS
@@ -26,6 +28,7 @@ from ..twin.geometry import geometry
 from ..twin.history import OverwrittenValues
 from ..twin.matmul import exact_matmul
 from ..twin.requantise import add_bias_, requantise
+from ..twin.softmax import exponentials, means
 from .base import Backend, device_lock
 from .layout import Layout
 from .settings import DeviceSettings
@@ -179,6 +182,98 @@ class TwinBackend(Backend):
         if not any(counts.any() for counts in records):
             return log, None
         return log, Found(np.concatenate(records), np.concatenate(suppressed) if suppressed else np.zeros(0, np.uint64))
+
+    def attention(self, attention: Attention) -> bytes:
+        with self._lock:
+            command = self._layout.attention_command(attention)
+            log, found = self._attend(attention)
+            self._time(command, found, attention.tally)
+        return log
+
+    def find_attention(self, attention: Attention) -> Found | None:
+        """Fill ``attention.out`` and count errors; what the cycle model has to know of it."""
+        with self._lock:
+            return self._attend(attention)[1]
+
+    def _attend(self, attention: Attention) -> tuple[bytes, Found | None]:
+        """The log, and what the cycle model has to know."""
+        values, heads, queries = attention.value_shape, attention.q.shape[0], attention.q.shape[1]
+        room = attention.values.log_bytes // self.config.log_record_bytes
+        log = b""
+        records: list[NDArray[np.uint64]] = []
+        suppressed: list[NDArray[np.uint64]] = []
+        for head in range(heads):
+            for first in range(0, queries, attention.block_rows):
+                rows = slice(first, min(first + attention.block_rows, queries))
+                findings = self._attend_block(attention, head, rows)
+                records.append(findings.block_records)
+                if attention.values.suppress:
+                    row = head * queries + first + findings.uncorrectable_rows.astype(np.uint64)
+                    places = row * np.uint64(values.n) + findings.uncorrectable_cols.astype(np.uint64)
+                    suppressed.append(places)
+                size = self.config.log_record_bytes
+                written = findings.log[: room * size - len(log)]
+                unwritten = (len(findings.log) - len(written)) // size
+                findings.counts["log_records"] -= unwritten
+                findings.counts["log_dropped"] += unwritten
+                log += written
+                self._add(findings.counts)
+        if not any(counts.any() for counts in records):
+            return log, None
+        places = np.concatenate(suppressed) if suppressed else np.zeros(0, np.uint64)
+        return log, Found(np.concatenate(records), places)
+
+    def _attend_block(self, attention: Attention, head: int, rows: slice) -> Findings:
+        """Both products of a block of queries; returns what the checks made of the second."""
+        q, k, v = attention.q[head, rows], attention.k[head].mT, attention.v[head]
+        first_row = attention.scores.first_row + head * attention.q.shape[1] + rows.start
+        # Both are corrected here; what becomes of marked elements comes after.
+        kept = GemmFlag.CHECK | GemmFlag.CORRECT
+        scores, marks = self._sums(q, k, replace(attention.scores, flags=attention.scores.flags & kept), first_row)
+        for name in ("log_records", "log_dropped"):
+            marks.counts[name] = 0
+        self._add(marks.counts)
+        marked = None
+        if len(marks.uncorrectable_rows):
+            marked = np.zeros(scores.shape, np.uint8)
+            marked[marks.uncorrectable_rows, marks.uncorrectable_cols] = 1
+        weights, totals = exponentials(
+            scores.cpu(),
+            marked,
+            attention.scales.score_factor,
+            first_query=rows.start,
+            causal=attention.causal,
+            threads=self._threads(),
+        )
+        options = replace(attention.values, flags=attention.values.flags & kept)
+        sums, findings = self._sums(weights.to(q.device), v, options, first_row)
+        means_of = means(sums.cpu(), totals, attention.scales.out_factor, self._threads()).to(q.device)
+        places = findings.uncorrectable_rows, findings.uncorrectable_cols
+        if len(places[0]) and (attention.values.suppress or attention.values.zero):
+            at = tuple(torch.from_numpy(place.astype(np.int64)).to(q.device) for place in places)
+            means_of[at] = attention.out[head, rows][at] if attention.values.suppress else 0
+        attention.out[head, rows] = means_of
+        return findings
+
+    def _sums(
+        self, a: torch.Tensor, w: torch.Tensor, options: CommandOptions, first_row: int
+    ) -> tuple[torch.Tensor, Findings]:
+        """Corrected sums of a product that is a block of its own, and what the checks made of it."""
+        shape = GemmShape(1, a.shape[0], w.shape[1], a.shape[1])
+        out = torch.empty((shape.m, shape.n), dtype=torch.int32, device=a.device)
+        if not self._errs:
+            exact_matmul(a, w, out)
+            findings = Findings(np.zeros(1, np.uint64))
+            if options.check and self.config.checksum is not None:
+                findings.counts["checks"] = shape.m * self._segments(shape.n)
+            return out, findings
+        # Its rows of blocks are those that a product of these extents has; one, where they are at most a bank.
+        most = LOG_RECORDS_PER_BLOCK * geometry(self.config, shape.m, shape.n).blocks
+        call = Call(options, self.errors, first_row, most, self._threads())
+        product = Product(shape, a[None], w[None], None, None, out[None], options)
+        findings = self._erring(product, a, w, out, call)
+        self._observe(findings)
+        return out, findings
 
     def _segments(self, columns: int) -> int:
         """Segments of a row."""

@@ -29,6 +29,7 @@ KERNEL_SOURCES = (
     "history.cpp",
     "quantise.cpp",
     "layout.cpp",
+    "softmax.cpp",
 )
 
 KERNEL_FLAGS = (
