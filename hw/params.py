@@ -33,7 +33,7 @@ SCORE_BITS = 16
 def params_layout(config: AcceleratorConfig) -> data.StructLayout:
     """Fields that stay constant while a GEMM command runs."""
     address = config.address_bits
-    protection: dict[str, int] = {}
+    protection: dict[str, int | range] = {}
     if config.checksum is not None:
         protection |= {"check": 1, "correct": 1, "suppress": 1, "zero": 1, "theta": THETA_BITS}
         protection |= {"log_addr": address, "log_bytes": 32}

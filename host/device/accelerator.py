@@ -21,7 +21,7 @@ from .make import make_backend
 from .mixed.options import Coverage, MixedOptions
 from .power.energy import EnergyModel
 from .power.timing import DelayModel
-from .product.attention import SoftmaxScales, make_attention
+from .product.attention import SoftmaxScales, fits, make_attention
 from .product.operands import (
     Requantisation,
     ResidentWeights,
@@ -318,6 +318,10 @@ class Accelerator(OperatingControls):
                     self._ledger.meter.add_checks(shape)
                 self._ledger.ideal_cycles += self._ideal_cycles(shape.m, shape.n, shape.k, shape.batch)
         return result
+
+    def can_attend(self, queries: int, keys: int, width: int, columns: int) -> bool:
+        """Whether `attention` takes heads of these extents: queries, keys, head size, columns of values."""
+        return self._device is not None and self._device.attends and fits(self.config, queries, keys, width, columns)
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Let the accelerator copy an output to a checkpoint, to which ``on_uncorrectable="reload"`` goes back.

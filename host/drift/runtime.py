@@ -17,7 +17,7 @@ from ..device.power.timing import TRANSITION_S, DelayModel
 from ..device.product.operands import ResidentWeights
 from ..device.product.protection import UNCHECKED, Protection
 from ..offloading import offloaded_model
-from ..offloading.execution import CalledProduct, Execution, ProductCall, ProductOwner
+from ..offloading.execution import AttentionProducts, CalledProduct, Execution, ProductCall, ProductOwner
 from ..offloading.timesteps import timestep_reader
 from ..storage.decoding import Count, check
 from ..storage.state import State, join, split
@@ -206,15 +206,31 @@ class DriftExecution(Execution):
         return ProductSite(self.evaluation, self.timestep, name, block_of(name), kind_of_product(name, product.kind))
 
     def layer(self, call: ProductCall) -> torch.Tensor:
-        point = self.strategy.point_for(self.policy(self.site(call.product)))
+        point = self._point(call.product)
         # A layer may be called several times in an evaluation, with other inputs each time.
         place = (call.product.number, self.model.part)
         call = replace(call, occurrence=self._occurrences[place])
         self._occurrences[place] += 1
         return self.strategy.layer(self, call, point)
 
+    def attends(self, scores: CalledProduct, values: CalledProduct) -> bool:
+        protection = self.strategy.attention_protection()
+        # Who is told what checks find is told of products; and the command has one operating point.
+        if protection is None or (self.listener is not None and protection.check):
+            return False
+        return self._point(scores) == self._point(values)
+
+    def attention(self, call: AttentionProducts, out: torch.Tensor) -> None:
+        point = self._point(call.scores)
+        protection = self.strategy.attention_protection()
+        self.enter(point)
+        call.run(self.accelerator, out, UNCHECKED if self.is_safe(point) else protection)
+
+    def _point(self, product: CalledProduct) -> OperatingPoint:
+        return self.strategy.point_for(self.policy(self.site(product)))
+
     def attention_product(self, call: ProductCall, out: torch.Tensor) -> None:
-        point = self.strategy.point_for(self.policy(self.site(call.product)))
+        point = self._point(call.product)
         if self.is_safe(point):
             self.run(call, out, point)
         else:

@@ -12,8 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ..device.product.attention import SoftmaxScales
+from ..device.product.operands import GemmShape
 from . import kernels
 from .copies import NotCopied
+from .execution import AttentionProducts
 from .layer_calibration import LayerCalibration
 from .nonfinite import Met, bad_queries, bad_rows
 from .products import OffloadedModel, OffloadedProduct, check_attention, find, in_turn, register
@@ -94,6 +97,18 @@ def causal_mask(start: int, rows: int, keys: int, device: torch.device) -> torch
     return _additive(torch.arange(keys, device=device) <= places[:, None])
 
 
+def quantised(heads: Heads, input_scales: list[float], scratch: Scratch) -> tuple[list[torch.Tensor], list[Met]]:
+    """Query, key and value in int8, in memory that is used again, and what quantising them has met."""
+    operands, met = [], []
+    for name, input_scale in zip(("query", "key", "value"), input_scales, strict=True):
+        values = getattr(heads, name)
+        integers = scratch(name, tuple(values.shape), torch.int8, values.device)
+        multiplier = torch.tensor([1 / input_scale], dtype=torch.float32, device=values.device)
+        met.append(kernels.quantise(values, multiplier, integers))
+        operands.append(integers)
+    return operands, met
+
+
 def attend(
     heads: Heads,
     input_scales: list[float],
@@ -140,13 +155,7 @@ def attend(
     """
     query, key, value = heads.query, heads.key, heads.value
     device = query.device
-    operands, met = [], []
-    for name, values, input_scale in zip(("query", "key", "value"), (query, key, value), input_scales, strict=True):
-        quantized = scratch(name, tuple(values.shape), torch.int8, device)
-        met.append(
-            kernels.quantise(values, torch.tensor([1 / input_scale], dtype=torch.float32, device=device), quantized)
-        )
-        operands.append(quantized)
+    operands, met = quantised(heads, input_scales, scratch)
     bad_keys = None
     if look is not None and look((met[0], met[1], met[2])):
         bad_keys = bad_rows(key) | bad_rows(value)
@@ -247,6 +256,9 @@ def int8_attention(
     if call.gather is not None and (is_causal or mask is not None):
         raise ValueError(f"attention {call.name!r} has a mask, which cannot be divided over devices")
     refusing = refuse_mask if call.model.nonfinite == "raise" else None
+    out = call.attend_on_chip(heads, input_scales, 0 if group is None else int(group), scale, is_causal, keys, look)
+    if out is not None:
+        return out.to(query.dtype).reshape(heads.shape)
     products = (multiply(0), multiply(1))
     out = attend(heads, input_scales, scale, is_causal, products, scratch, call.gather, look, refusing)
     return out.to(query.dtype).reshape(heads.shape)
@@ -290,7 +302,69 @@ class AttentionCall(NotCopied, nn.Module):
             for part in ("qk", "pv")
         )
         self.gather: Gather | None = None
+        self.output_scales = None if calibration.output is None else calibration.output.tolist()
         self.number = register(self)
+
+    def attend_on_chip(
+        self,
+        heads: Heads,
+        input_scales: list[float],
+        group: int,
+        scale: float,
+        is_causal: bool,
+        keys: list[int],
+        look: Look,
+    ) -> torch.Tensor | None:
+        """Attention as one command, if the accelerator has a unit for it and the call fits; None otherwise.
+
+        Parameters
+        ----------
+        heads, input_scales, scale, is_causal
+            Arguments of `attend`.
+        group : int
+            Timestep group.
+        keys : list of int
+            Error keys of both products, once `look` was called.
+        look : callable
+            As of `attend`.
+
+        Returns
+        -------
+        torch.Tensor or None
+            As of `attend`, in steps of the calibrated scale of the output.
+        """
+        model = self.model
+        scores, values = self.products
+        if self.output_scales is None or self.gather is not None or model.observer is not None:
+            return None
+        batch, count, length, width = heads.query.shape
+        extents = (length, heads.key.shape[2], width, heads.value.shape[3])
+        if heads.mask is not None or not scale > 0 or not model.accelerator.can_attend(*extents):
+            return None
+        if not model.execution.attends(scores, values):
+            return None
+        out_scale = self.output_scales[group]
+        factors = scale * input_scales[0] * input_scales[1], input_scales[2] / out_scale
+        try:
+            scales = SoftmaxScales.from_factors(*factors)
+        except ValueError:
+            return None
+        operands, met = quantised(heads, input_scales, model.scratch)
+        bad_keys = None
+        if look((met[0], met[1], met[2])):
+            bad_keys = bad_rows(heads.key) | bad_rows(heads.value)
+        q, k, v = (operand.flatten(0, 1) for operand in operands)
+        steps = model.scratch("means", (batch * count, length, extents[3]), torch.int8, q.device)
+        call = AttentionProducts(scores, values, q, k, v, scales, is_causal, (keys[0], keys[1]))
+        model.execution.attention(call, steps)
+        scores.count_on_chip(GemmShape(batch * count, length, extents[1], width))
+        values.count_on_chip(GemmShape(batch * count, length, extents[3], extents[1]))
+        out = torch.empty((batch, length, count, extents[3]), device=q.device).transpose(1, 2)
+        torch.mul(steps.view(batch, count, length, -1), out_scale, out=out)
+        if bad_keys is not None:
+            mask = causal_mask(0, length, extents[1], q.device) if is_causal else None
+            out.masked_fill_(bad_queries(heads.query, bad_keys, mask, 0, length)[..., None], torch.nan)
+        return out
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> AttentionCall:
         scales = self.scales

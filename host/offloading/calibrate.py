@@ -164,6 +164,9 @@ class _Calibrator:
         calls: dict[str, list[list[ActivationObserver]]] = defaultdict(
             lambda: [[ActivationObserver() for _ in range(3)] for _ in range(groups)]
         )
+        outputs: dict[str, list[ActivationObserver]] = defaultdict(
+            lambda: [ActivationObserver() for _ in range(groups)]
+        )
         for layer, name in self.layers.items():
             if not weight_of(layer).isfinite().all():
                 raise _not_finite(name, "has NaN or infinite weights")
@@ -194,7 +197,10 @@ class _Calibrator:
                     check_attention(name, **operands)
                     for observer, (role, values) in zip(calls[name][self.groups.index], operands.items(), strict=True):
                         _observe(name, observer, values, f"as {role} ")
-                return function(*args, **kwargs)
+                result = function(*args, **kwargs)
+                if self._owns(owner) and result.isfinite().all():
+                    outputs[name][self.groups.index].update(result)
+                return result
 
         @contextlib.contextmanager
         def around() -> Iterator[None]:
@@ -244,7 +250,11 @@ class _Calibrator:
                 for each, scale in zip(three, row, strict=True)
             )
             found[name] = LayerCalibration(
-                ATTENTION, torch.tensor(rows, dtype=torch.float64), macs=macs[name], clipped=clipped
+                ATTENTION,
+                torch.tensor(rows, dtype=torch.float64),
+                macs=macs[name],
+                clipped=clipped,
+                output=self._output_scales(outputs[name], method, percentile),
             )
         self.macs = macs
         return found
@@ -303,6 +313,13 @@ class _Calibrator:
                 "run all timesteps in the calibration, choose fewer timestep_groups, or exclude it with filter_fn"
             )
         return observer.scale(method, percentile)
+
+    @staticmethod
+    def _output_scales(observers: list[ActivationObserver], method: Method, percentile: float) -> torch.Tensor | None:
+        """Scales of the output of a call of attention; None if it was not seen, or only zeros were, in some group."""
+        if not all(each.updates and each.absmax for each in observers):
+            return None
+        return torch.tensor([each.scale(method, percentile) for each in observers], dtype=torch.float64)
 
     def errors(self, found: dict[str, LayerCalibration]) -> dict[str, float | None]:
         """Measure the quantisation error of all layers and attention calls."""

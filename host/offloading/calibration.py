@@ -86,6 +86,8 @@ class Calibration:
         for name, layer in self.layers.items():
             if layer.smoothing is not None:
                 tensors[f"{name}/smoothing"] = layer.smoothing
+            if layer.output is not None:
+                tensors[f"{name}/output"] = layer.output
         details = {
             "layers": [[name, layer.kind, layer.sqnr_db] for name, layer in self.layers.items()],
             "method": self.method,
@@ -118,6 +120,8 @@ class Calibration:
             forms[f"{name}/scales"] = Form(torch.float64, shape, positive=True)
             if kind != ATTENTION and f"{name}/smoothing" in tensors:
                 forms[f"{name}/smoothing"] = Form(torch.float32, (None,), positive=True)
+            if kind == ATTENTION and f"{name}/output" in tensors:
+                forms[f"{name}/output"] = Form(torch.float64, (groups,), positive=True)
         check_tensors(tensors, forms, path)
         return cls(
             layers={
@@ -128,6 +132,7 @@ class Calibration:
                     sqnr_db,
                     details.macs.get(name),
                     details.clipped.get(name),
+                    tensors.get(f"{name}/output"),
                 )
                 for name, kind, sqnr_db in details.layers
             },

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 import torch
 
 from ..device.accelerator import Accelerator
+from ..device.product.attention import SoftmaxScales
 from ..device.product.operands import ResidentWeights, Tally
+from ..device.product.protection import Protection
 from ..storage.state import State
 from .history import History, HistoryKey
 
@@ -89,6 +91,46 @@ class ProductCall:
         return HistoryKey(self.product.number, self.product.model.part, self.occurrence)
 
 
+@dataclass(frozen=True)
+class AttentionProducts:
+    """One evaluation of both products of attention.
+
+    Attributes
+    ----------
+    scores, values : OffloadedProduct
+        What is called.
+    q, k, v : torch.Tensor
+        int8 (B, L, E), (B, S, E), (B, S, V).
+    scales : SoftmaxScales
+        Factors of the scores and of the output.
+    causal : bool
+        Whether keys after a query's own place count for nothing.
+    keys : (int, int)
+        Error keys of either product.
+    """
+
+    scores: CalledProduct
+    values: CalledProduct
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    scales: SoftmaxScales
+    causal: bool
+    keys: tuple[int, int]
+
+    def run(self, accelerator: Accelerator, out: torch.Tensor, protection: Protection | None) -> None:
+        """Run them; their cycles are those of the second."""
+        accelerator.attention(
+            *(self.q, self.k, self.v, self.scales),
+            causal=self.causal,
+            out=out,
+            protection=protection,
+            error_key=self.keys[0],
+            value_error_key=self.keys[1],
+            tally=self.values.tally,
+        )
+
+
 class Execution:
     """Runs products as the accelerator's protection says.
 
@@ -129,6 +171,18 @@ class Execution:
         else:
             out = model.scratch("sums", call.shape, torch.int32, call.a.device)
         return model.accelerator.gemm(call.a, call.w, out=out, error_key=call.key, tally=call.product.tally)
+
+    def attends(self, scores: CalledProduct, values: CalledProduct) -> bool:
+        """Whether both products of attention may be one command now; otherwise `attention_product` runs each."""
+        return True
+
+    def attention(self, call: AttentionProducts, out: torch.Tensor) -> None:
+        """Run both products of attention as one command into int8 `out`."""
+        accelerator = call.scores.model.accelerator
+        protection = accelerator.protection
+        if protection is not None and protection.on_uncorrectable in ("suppress", "reload"):
+            protection = replace(protection, on_uncorrectable="keep")
+        call.run(accelerator, out, protection)
 
     def attention_product(self, call: ProductCall, out: torch.Tensor) -> None:
         """Run a block of a product of attention into int32 `out`.

@@ -34,6 +34,9 @@ class LayerCalibration:
     clipped : float or None
         Largest share of the inputs of a timestep group, and of an operand of attention, that its scale saturated; None
         in files of earlier programs.
+    output : torch.Tensor or None
+        float64 (G,): scale of the output of attention for each timestep group, which an attention unit writes as int8;
+        None for layers, and in files of earlier programs.
     """
 
     kind: str
@@ -42,6 +45,7 @@ class LayerCalibration:
     sqnr_db: float | None = None
     macs: int | None = None
     clipped: float | None = None
+    output: torch.Tensor | None = None
 
 
 def smoothed(weight: torch.Tensor, factors: torch.Tensor | None, groups: int = 1) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 from brownout.hw.tiling import ideal_cycles
 
 from ..device.accelerator import Accelerator
-from ..device.product.operands import ResidentWeights, Tally
+from ..device.product.operands import GemmShape, ResidentWeights, Tally
 from ..errors import NonFiniteError, OffloadWarning
 from ..storage.decoding import Count, check
 from ..storage.state import State, Stateful, join, split
@@ -338,6 +338,14 @@ class OffloadedProduct:
         self._count(out, rows.shape[-1])
         return out
 
+    def count_on_chip(self, shape: GemmShape) -> None:
+        """Count a product whose sums nobody sees."""
+        self.calls += 1
+        self.rows += shape.batch * shape.m
+        self.k, self.n = shape.k, shape.n
+        self.macs += shape.macs
+        self.ideal_cycles += ideal_cycles(self.model.accelerator.config, shape.m, shape.n, shape.k, shape.batch)
+
     def multiply_pair(self, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, key: int, first_row: int) -> None:
         """Multiply two activations, int8 (B, M, K) and (B, K, N), into int32 `out`."""
         self.model.execution.attention_product(ProductCall(self, a, b, key, first_row=first_row), out)
@@ -346,11 +354,7 @@ class OffloadedProduct:
     def _count(self, out: torch.Tensor, k: int) -> None:
         batch = out.shape[0] if out.ndim == 3 else 1
         m, n = out.shape[-2:]
-        self.calls += 1
-        self.rows += batch * m
-        self.k, self.n = k, n
-        self.macs += batch * m * n * k
-        self.ideal_cycles += ideal_cycles(self.model.accelerator.config, m, n, k, batch)
+        self.count_on_chip(GemmShape(batch, m, n, k))
         if self.model.observer is not None:
             self.model.observer(self.name, out)
 

@@ -14,7 +14,7 @@ from ..device.product.operands import ResidentWeights
 from ..device.twin.matmul import exact_matmul
 from ..errors import AcceleratorClosedError, DeviceMemoryError, ForkedProcessError, NonFiniteError
 from .attention import AttentionCall
-from .execution import Execution, ProductCall
+from .execution import CalledProduct, Execution, ProductCall
 from .layer import OffloadedLayer
 from .products import OffloadedModel
 from .selection import exclusion
@@ -33,6 +33,9 @@ class TrialExecution(Execution):
         out = call.product.model.scratch("sums", call.shape, torch.int32, call.a.device)
         self.attention_product(call, out)
         return out
+
+    def attends(self, scores: CalledProduct, values: CalledProduct) -> bool:
+        return False
 
     def attention_product(self, call: ProductCall, out: torch.Tensor) -> None:
         w = call.w.values if isinstance(call.w, ResidentWeights) else call.w

@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 import torch
 
 from ..device.accelerator import Accelerator
+from ..device.product.attention import SoftmaxScales
 from ..device.product.operands import ResidentWeights, Tally
-from ..offloading.execution import Execution, ProductCall
+from ..offloading.execution import AttentionProducts, Execution, ProductCall
 from ..offloading.history import History
 from ..offloading.products import EVALUATION_BITS, NUMBER_BITS, PART_BITS
-from .trace import Workload
+from .trace import ModelProduct, Workload
 
 META = torch.device("meta")
+
+ANY_SCALES = SoftmaxScales(score_mult=1, score_shift=1, out_scale=1, out_shift=1)
+"""Costs do not depend on them."""
 
 
 @dataclass
@@ -80,21 +84,61 @@ class ShapedModel:
 
     def evaluate(self) -> None:
         """Run the products of one evaluation, in their order."""
-        for each in self.workload.products:
-            product, shape = self._products[each.name], each.shape
-            key = 0
-            for value, bits in (
-                (product.number, NUMBER_BITS),
-                (self.part, PART_BITS),
-                (self.evaluation, EVALUATION_BITS),
-            ):
-                key = key << bits | value % (1 << bits)
-            flat = product.weights is not None and len(product.weights.shape) == 2
-            size = (shape.m, shape.k) if flat else (shape.batch, shape.m, shape.k)
-            a = torch.empty(size, dtype=torch.int8, device=META)
-            if product.weights is not None:
-                self.execution.layer(ProductCall(product, a, product.weights, key))
+        products = self.workload.products
+        place = 0
+        while place < len(products):
+            each = products[place]
+            if each.is_of_attention and (end := self._attend(place)):
+                place = end
                 continue
-            w = torch.empty((shape.batch, shape.k, shape.n), dtype=torch.int8, device=META)
-            out = torch.empty((shape.batch, shape.m, shape.n), dtype=torch.int32, device=META)
-            self.execution.attention_product(ProductCall(product, a, w, key, first_row=each.first_row), out)
+            place += 1
+            self._run(each)
+
+    def _key(self, product: ShapedProduct) -> int:
+        key = 0
+        for value, bits in (
+            (product.number, NUMBER_BITS),
+            (self.part, PART_BITS),
+            (self.evaluation, EVALUATION_BITS),
+        ):
+            key = key << bits | value % (1 << bits)
+        return key
+
+    def _run(self, each: ModelProduct) -> None:
+        product, shape = self._products[each.name], each.shape
+        key = self._key(product)
+        flat = product.weights is not None and len(product.weights.shape) == 2
+        size = (shape.m, shape.k) if flat else (shape.batch, shape.m, shape.k)
+        a = torch.empty(size, dtype=torch.int8, device=META)
+        if product.weights is not None:
+            self.execution.layer(ProductCall(product, a, product.weights, key))
+            return
+        w = torch.empty((shape.batch, shape.k, shape.n), dtype=torch.int8, device=META)
+        out = torch.empty((shape.batch, shape.m, shape.n), dtype=torch.int32, device=META)
+        self.execution.attention_product(ProductCall(product, a, w, key, first_row=each.first_row), out)
+
+    def _attend(self, place: int) -> int:
+        """Run a call of attention as one command, as an offloaded model would; returns where the next call begins.
+
+        0 where it is run product by product.
+        """
+        products = self.workload.products
+        first, second = products[place : place + 2]
+        shape, columns = first.shape, second.shape.n
+        end, rows = place, 0
+        while end < len(products) and products[end].name == first.name and products[end].first_row >= rows:
+            rows += products[end].shape.m
+            end += 2
+        scores, values = self._products[first.name], self._products[second.name]
+        if first.masked or not self.accelerator.can_attend(rows, shape.n, shape.k, columns):
+            return 0
+        if not self.execution.attends(scores, values):
+            return 0
+        q, k, v, out = (
+            torch.empty((shape.batch, *size), dtype=torch.int8, device=META)
+            for size in ((rows, shape.k), (shape.n, shape.k), (shape.n, columns), (rows, columns))
+        )
+        keys = self._key(scores), self._key(values)
+        call = AttentionProducts(scores, values, q, k, v, ANY_SCALES, first.causal, keys)
+        self.execution.attention(call, out)
+        return end

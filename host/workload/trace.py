@@ -34,6 +34,10 @@ class ModelProduct:
         are batched over images and heads, and cut into `ROWS_AT_ONCE` query rows.
     first_row : int
         Argument that the model gives to `Accelerator.gemm`.
+    masked : bool
+        Whether it is of attention with a mask of its own, which no attention unit takes.
+    causal : bool
+        Whether it is of attention in which queries look back only.
     """
 
     name: str
@@ -41,6 +45,8 @@ class ModelProduct:
     block: str
     shape: GemmShape
     first_row: int = 0
+    masked: bool = False
+    causal: bool = False
 
     @property
     def is_of_attention(self) -> bool:
@@ -114,8 +120,8 @@ def trace_workload(model: nn.Module, run: Callable[[nn.Module], object], filter_
     owners = {module: name for name, module in model.named_modules()}
     products: list[ModelProduct] = []
 
-    def add(name: str, kind: str, shape: GemmShape, first_row: int = 0) -> None:
-        products.append(ModelProduct(name, kind, block_of(name), shape, first_row))
+    def add(name: str, kind: str, shape: GemmShape, **of_call: Any) -> None:
+        products.append(ModelProduct(name, kind, block_of(name), shape, **of_call))
 
     def after(layer: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> None:
         layer_type = layer_type_of(layer)
@@ -130,11 +136,13 @@ def trace_workload(model: nn.Module, run: Callable[[nn.Module], object], filter_
             batch, count, length, depth = heads.query.shape
             keys, width = heads.value.shape[2:]
             name = call_name(owners[owner], index)
+            given = named.get("attn_mask") is not None or (len(args) > 3 and args[3] is not None)
+            causal = bool(named.get("is_causal", False))
             for start in range(0, length, ROWS_AT_ONCE):
                 rows = min(ROWS_AT_ONCE, length - start)
-                first_row = start * batch * count
-                add(f"{name}.qk", ATTENTION, GemmShape(batch * count, rows, keys, depth), first_row)
-                add(f"{name}.pv", ATTENTION, GemmShape(batch * count, rows, width, keys), first_row)
+                of_call = {"first_row": start * batch * count, "masked": given, "causal": causal}
+                add(f"{name}.qk", ATTENTION, GemmShape(batch * count, rows, keys, depth), **of_call)
+                add(f"{name}.pv", ATTENTION, GemmShape(batch * count, rows, width, keys), **of_call)
         return function(*args, **kwargs)
 
     handles = [layer.register_forward_hook(after) for layer in layers]

@@ -42,6 +42,8 @@ class Backend(abc.ABC):
 
     name: str
     """How `Accelerator` calls it."""
+    attends: bool = False
+    """Whether it has `attention`."""
 
     @abc.abstractmethod
     def check_device(self, name: str, device: torch.device) -> None:

@@ -62,6 +62,7 @@ class RtlBackend(Backend):
     """
 
     name = "rtl"
+    attends = True
 
     def __init__(
         self,
@@ -136,13 +137,12 @@ class RtlBackend(Backend):
         with self._lock, self._layout.place_attention(attention) as command:
             _keys, _width = attention.k.shape[1:]
             heads, queries, columns = attention.out.shape
-            transposed = attention.k.mT
             for values, address, stride in (
                 (attention.q, command.a_addr, command.lda),
-                (transposed, command.w_addr, command.ldw),
+                (attention.k.mT, command.w_addr, command.ldw),
                 (attention.v, command.v_addr, command.ldv),
             ):
-                self._store(values, address, row_major(*values.shape[1:], stride, 1))
+                self._store(values, address, row_major(values.shape[1], values.shape[2], stride, 1))
             matrix = row_major(queries, columns, command.ldy, 1)
             if attention.values.suppress:
                 self._store(attention.out, command.y_addr, matrix)

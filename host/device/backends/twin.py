@@ -61,6 +61,7 @@ class TwinBackend(Backend):
     """
 
     name = "twin"
+    attends = True
 
     def __init__(self, config: AcceleratorConfig, *, layout: str = "row-major") -> None:
         self.config, self._errs = config, config.error_model.errs

@@ -137,6 +137,18 @@ class Attention:
         return GemmShape(heads, queries, self.v.shape[2], self.k.shape[1])
 
 
+def fits(config: AcceleratorConfig, queries: int, keys: int, width: int, columns: int) -> bool:
+    """Whether a head of these extents, and head size and columns of values, can be attended to by a command."""
+    return (
+        config.attention
+        and queries <= DIMENSION_LIMIT
+        and width <= config.slab_k_tiles * config.rows
+        and columns <= config.block_col_tiles * config.cols
+        and keys <= K_LIMIT
+        and attention_rows(config, queries, keys) > 0
+    )
+
+
 def check_operands(config: AcceleratorConfig, q: Any, k: Any, v: Any) -> None:
     """Refuse what an accelerator cannot attend to.
 

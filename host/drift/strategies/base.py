@@ -180,6 +180,10 @@ class Strategy(abc.ABC):
         """What a product runs at, from what the policy says."""
         return planned
 
+    def attention_protection(self) -> Protection | None:
+        """Use of the checks where both products of attention are one command; None where they must be apart."""
+        return None
+
     @abc.abstractmethod
     def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         """Run a layer's product; the int32 sums may lie in memory that is used again."""

@@ -48,7 +48,8 @@ class Rollback(Strategy):
         Syndromes below 2^theta are let pass.
     attempts : int
         Most repetitions of a product of attention, 0 to 3. With 0, what cannot be corrected becomes zero: a score of
-        the mean, or a weighted value that adds nothing.
+        the mean, or a weighted value that adds nothing; and where the accelerator has an attention unit, scores stay on
+        the chip, of which an uncorrectable one counts for nothing.
     """
 
     name = "rollback"
@@ -72,6 +73,11 @@ class Rollback(Strategy):
             run.clean += 1
             return run.run(call, out, run.safe)
         return run.run(call, out, point, Protection(on_uncorrectable="suppress", theta=self.theta, log_records=0))
+
+    def attention_protection(self) -> Protection | None:
+        if self.attempts:
+            return None
+        return Protection(on_uncorrectable="zero", theta=self.theta, log_records=0)
 
     def attention_product(self, run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor) -> None:
         if not self.attempts:

@@ -9,6 +9,7 @@ import torch
 
 from brownout.hw.config import AcceleratorConfig
 
+from ...device.product.protection import UNCHECKED, Protection
 from ...device.twin.geometry import geometry
 from ...offloading.execution import ProductCall
 from ..operating_point import GUARD_BAND, OperatingPoint
@@ -25,6 +26,9 @@ class Unprotected(Strategy):
 
     def attention_product(self, run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor) -> None:
         run.run(call, out, point)
+
+    def attention_protection(self) -> Protection:
+        return UNCHECKED
 
 
 class GuardBand(Unprotected):

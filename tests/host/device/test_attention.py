@@ -1,4 +1,4 @@
-"""Attention on the chip from PyTorch: the twin against the reference and the RTL, softmax in floating point, refusals."""
+"""Attention on the chip from PyTorch: the twin against the reference, the RTL and floating point; refusals."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("heads, rows, columns", {"q": torch.zeros(2, 2, dtype=torch.int8)}),
     ("as many heads", {"q": torch.zeros(2, 2, 2, dtype=torch.int8)}),
     ("do not fit", {"q": torch.zeros(1, 2, 3, dtype=torch.int8)}),
-    ("head size must be at most 8", {"q": torch.zeros(1, 2, 9, dtype=torch.int8), "k": torch.zeros(1, 2, 9, dtype=torch.int8)}),
+    ("head size must be at most 8", {name: torch.zeros(1, 2, 9, dtype=torch.int8) for name in "qk"}),
     ("columns of v must be at most 8", {"v": torch.zeros(1, 2, 9, dtype=torch.int8)}),
     ("keys must be at most 64", {name: torch.zeros(1, 65, 2, dtype=torch.int8) for name in "kv"}),
     ("checksum units", {"protection": Protection()}),
