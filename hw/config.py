@@ -368,10 +368,7 @@ class AcceleratorConfig:
     @property
     def rtl_hash(self) -> str:
         """16 hexadecimal digits over all that shapes the RTL; names the build folder."""
-        fields = {name: value for name, value in dataclasses.asdict(self).items() if name != "memory"}
-        if not self.attention:
-            # Without the unit the hardware is what it was before there was one.
-            del fields["attention"]
+        fields = {name: value for name, value in self.to_dict().items() if name != "memory"}
         text = json.dumps({"revision": RTL_REVISION, **fields}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -382,7 +379,11 @@ class AcceleratorConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-compatible form."""
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        if not self.attention:
+            # Without the unit the hardware, and files that name it, are what they were before there was one.
+            del fields["attention"]
+        return fields
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> AcceleratorConfig:
