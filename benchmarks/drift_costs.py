@@ -54,6 +54,7 @@ from brownout.host.drift.operating_point import OperatingPoint
 from brownout.host.drift.strategies import PublishedDrift
 from brownout.host.drift.strategies.checksums import classic
 from brownout.host.workload.trace import Workload
+from brownout.hw.config import AcceleratorConfig
 from brownout.hw.configurations import SERVER
 from denoisers.published import DENOISERS
 
@@ -210,7 +211,14 @@ def conventions(scheme: Scheme, rate: float) -> dict[str, float]:
 
 
 def priced(
-    workload: Workload, variant: Variant, rate: float, steps: int, *, delay: DelayModel | None = None, **options: Any
+    workload: Workload,
+    variant: Variant,
+    rate: float,
+    steps: int,
+    *,
+    delay: DelayModel | None = None,
+    config: AcceleratorConfig = SERVER,
+    **options: Any,
 ) -> ImageCost:
     """An image of a variant at the lowest voltage with an error rate, by a curve of delay."""
     law = DELAYS["table"] if delay is None else delay
@@ -219,7 +227,7 @@ def priced(
     strategy = variant.make()
     period = strategy.interval if isinstance(strategy, PublishedDrift) else 1
     return protected_image(
-        *(SERVER, workload, strategy, variant.policy(low, law=law)),
+        *(config, workload, strategy, variant.policy(low, law=law)),
         **{"steps": steps, "settled": SETTLED - 1 + period, "period": period, "delay_model": law, **options},
     )
 

@@ -221,21 +221,22 @@ class Bench:
 
     BASE = AcceleratorConfig(rows=32, cols=32, memory=MemoryConfig(bytes_per_cycle=32))
 
-    def __init__(self, name: str, timing: str, steps: int | None) -> None:
+    def __init__(self, name: str, timing: str, steps: int | None, *, attention: bool = False) -> None:
+        self.attention = attention
         self.spec = get_spec(name)
         self.timing, self.steps = timing, self.spec.num_inference_steps if steps is None else steps
         self.model, self.classifier = load_denoiser(name), load_classifier(name)
         self.calibration = calibration_run(self.spec)
         self.held_out = extract_features(load_dataset(self.spec.dataset).test_images, self.classifier)
         self.base = replace(self.BASE, timing_model=timing)
-        self._clean: dict[int, torch.Tensor] = {}
+        self._clean: dict[tuple[int, bool], torch.Tensor] = {}
 
     def identity(self, name: str) -> str:
         """Digest of what a point depends on beside its key: hardware, weights, scales, strategy, noise."""
         variant = VARIANTS[name]
         strategy = variant.make()
         facts = {
-            "hardware": strategy.hardware(self.base).to_dict(),
+            "hardware": self.hardware(strategy).to_dict(),
             "strategy": strategy.describe(),
             "variant": [variant.check_voltage, list(variant.nominal)],
             **({} if variant.lowers == "block linears" else {"lowers": variant.lowers}),
@@ -246,14 +247,27 @@ class Bench:
         }
         return digest_of(self.model.state_dict(), facts)[:12]
 
-    def clean(self, batch: int) -> torch.Tensor:
-        """Images of the clean int8 run."""
-        if batch not in self._clean:
-            self._clean[batch] = self._draw(Unprotected(), published(NOMINAL), batch)[0]
-        return self._clean[batch]
+    def hardware(self, strategy: Strategy) -> AcceleratorConfig:
+        """Accelerator for a strategy; with an attention unit, if it is wanted and of use."""
+        unit = self.attention and strategy.attention_protection() is not None
+        return strategy.hardware(self.with_unit if unit else self.base)
 
-    def _draw(self, strategy: Strategy, policy: SelectivePolicy, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
-        with Accelerator(strategy.hardware(self.base), backend="twin") as accelerator:
+    @property
+    def with_unit(self) -> AcceleratorConfig:
+        """Accelerator with an attention unit, and room for heads and scores of the shipped models."""
+        return replace(self.base, attention=True, block_col_tiles=8, slab_bytes=128)
+
+    def clean(self, batch: int, *, unit: bool = False) -> torch.Tensor:
+        """Images of the clean int8 run, of a machine with or without an attention unit."""
+        if (batch, unit) not in self._clean:
+            config = self.with_unit if unit else self.base
+            self._clean[batch, unit] = self._draw(config, Unprotected(), published(NOMINAL), batch)[0]
+        return self._clean[batch, unit]
+
+    def _draw(
+        self, config: AcceleratorConfig, strategy: Strategy, policy: SelectivePolicy, batch: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        with Accelerator(config, backend="twin") as accelerator:
             offload(self.model, accelerator, calibration=self.calibration)
             try:
                 with protect(self.model, strategy, policy, seed=batch + 1) as run:
@@ -307,8 +321,10 @@ class Bench:
 
     def point(self, variant: Variant, voltage_v: float, batch: int) -> dict[str, Any]:
         """Quality and cost of a batch."""
-        images, stats = self._draw(variant.make(), variant.policy(variant.low(voltage_v)), batch)
-        clean = self.clean(batch)
+        strategy = variant.make()
+        config = self.hardware(strategy)
+        images, stats = self._draw(config, strategy, variant.policy(variant.low(voltage_v)), batch)
+        clean = self.clean(batch, unit=config.attention)
         labels = torch.arange(BATCH) % self.spec.num_classes
         return {
             "distance": [round(x, 7) for x in perceptual_distance_per_image(images, clean, self.classifier).tolist()],
@@ -383,6 +399,7 @@ def main(
     steps: Annotated[int | None, typer.Option(help="of DDIM; by default the model's")] = None,
     variants: Annotated[str, typer.Option(help="comma-separated; by default each strategy")] = ",".join(COMPARED),
     rates: Annotated[str, typer.Option(help="comma-separated, or all")] = ",".join(map(str, FEW_RATES)),
+    attention: Annotated[bool, typer.Option("--attention", help="with an attention unit, where it is of use")] = False,
 ) -> None:
     """Draw what is missing, and write the figures."""
     if images < BATCH or images % BATCH:
@@ -391,7 +408,7 @@ def main(
     if unknown := sorted(set(names) - set(VARIANTS)):
         raise typer.BadParameter(f"unknown variants {', '.join(unknown)}; choose of {', '.join(VARIANTS)}")
     torch.set_num_threads(1)
-    bench = Bench(model, timing, steps)
+    bench = Bench(model, timing, steps, attention=attention)
     store = Store(results_root() / "results" / "drift_quality" / f"{model}_{timing}_{bench.steps}.jsonl")
     points = sorted(RATES) if rates == "all" else [float(text) for text in rates.split(",")]
     metrics: dict[str, float] = {"images": images, "steps": bench.steps}
@@ -413,7 +430,8 @@ def main(
             metrics[f"quality_rate_{name}"] = rate
             metrics[f"quality_rate_ratio_{name}"] = rate / reference
     settings = {**bench.base.to_dict(), "model": model, "timing": timing, "steps": bench.steps, "variants": names}
-    path = write_results(f"drift_quality_{model}_{timing}", metrics, config=settings)
+    ending = "_attention" if attention else ""
+    path = write_results(f"drift_quality_{model}_{timing}{ending}", metrics, config=settings)
     for name, value in metrics.items():
         if name.startswith("quality_rate"):
             print(f"{name} {value:.4g}")

@@ -24,6 +24,9 @@ SERVER = AcceleratorConfig(
 """For denoisers of 0.5 to 1 G parameters: 33 TMAC/s at 2 GHz, fed by 256 GB/s. Weights of a tile are used for 1,024
 rows, activations for 512 columns, so that products of K >= 1,024 are bound by the array."""
 
+SERVER_ATTENTION = replace(SERVER, attention=True)
+"""The same, and scores of attention stay on the chip (docs/attention.md)."""
+
 SERVER_FLIP = replace(
     SERVER,
     timing_model=BY_RATE,

@@ -1,0 +1,176 @@
+"""Offloaded attention as one command: where the accelerator has the unit and the call fits, and not elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from brownout.host import Accelerator, OperatingPoint, Rollback, SelectivePolicy, calibrate, offload, protect, report
+from brownout.host.device.backends.shapes import ShapeBackend
+from brownout.host.drift.strategies import Unprotected
+from brownout.host.offloading import Calibration, offloaded_model, restore
+from brownout.host.workload.shaped import ShapedModel
+from brownout.host.workload.trace import trace_workload
+from brownout.hw.config import AcceleratorConfig, ChecksumConfig
+
+UNIT = AcceleratorConfig(rows=8, cols=8, block_rows=32, block_col_tiles=4, slab_bytes=16, attention=True)
+ERRING = dataclasses.replace(
+    UNIT,
+    timing_model="flip",
+    checksum=ChecksumConfig(scheme="residue", column_checks=False, segment_cols=16, pairs=True),
+)
+LOW = OperatingPoint(voltage_v=0.66)
+
+
+class Attend(nn.Module):
+    """Queries, keys and values of tokens by layers, and attention of heads of 8."""
+
+    def __init__(self, **settings: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+        self.settings = settings
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        heads = (layer(tokens).unflatten(-1, (2, 8)).transpose(-2, -3) for layer in self.layers)
+        return F.scaled_dot_product_attention(*heads, attn_mask=mask, **self.settings).transpose(-2, -3).flatten(-2)
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    return torch.randn(3, 21, 16, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def unit():
+    with Accelerator(UNIT, "twin") as accelerator:
+        yield accelerator
+
+
+def make(**settings: bool) -> Attend:
+    torch.manual_seed(1)
+    return Attend(**settings).eval()
+
+
+def commands(accelerator: Accelerator, net: nn.Module, *arguments: torch.Tensor) -> tuple[torch.Tensor, int]:
+    before = accelerator.stats["commands"]
+    with torch.no_grad():
+        out = net(*arguments)
+    return out, int(accelerator.stats["commands"] - before)
+
+
+@pytest.mark.parametrize("settings", [{}, {"is_causal": True}], ids=["all keys", "causal"])
+def test_one_command_close_to_float(unit: Accelerator, tokens: torch.Tensor, settings: dict[str, bool]) -> None:
+    net = make(**settings)
+    wanted = net(tokens)
+    offload(net, unit, calibration=lambda m: m(tokens))
+    out, count = commands(unit, net, tokens)
+    assert count == 4
+    assert out.shape == wanted.shape
+    error = (out - wanted).square().mean() / wanted.square().mean()
+    assert 10 * math.log10(error.item()) < -30
+    scores, values = (each for each in report(net) if each.kind == "attention")
+    assert scores.macs == values.macs == 3 * 2 * 21 * 21 * 8
+    assert values.cycles > 0
+    restore(net)
+
+
+def test_the_same_bits_on_rtl_twin_and_in_threads_of_any_number(unit: Accelerator, tokens: torch.Tensor) -> None:
+    outs = []
+    for threads in (1, 2):
+        net, kept = make(), torch.get_num_threads()
+        try:
+            torch.set_num_threads(threads)
+            offload(net, unit, calibration=lambda m: m(tokens))
+            outs.append(commands(unit, net, tokens)[0])
+        finally:
+            torch.set_num_threads(kept)
+    assert torch.equal(*outs)
+
+
+def test_calls_that_do_not_fit_are_two_products(unit: Accelerator, tokens: torch.Tensor) -> None:
+    net = make()
+    calibration = calibrate(net, lambda m: m(tokens))
+    offload(net, unit, calibration=calibration)
+    mask = torch.rand(3, 1, 21, 21) < 0.9
+    assert commands(unit, net, tokens, mask | torch.eye(21, dtype=torch.bool))[1] == 5
+    many = torch.randn(1, 1025, 16)
+    assert commands(unit, net, many)[1] > 5, "more keys than an accumulator bank has room for"
+    restore(net)
+    layers = {name: dataclasses.replace(each, output=None) for name, each in calibration.layers.items()}
+    offload(net, unit, calibration=dataclasses.replace(calibration, layers=layers))
+    assert commands(unit, net, tokens)[1] == 5, "a calibration of earlier programs has no scale of the output"
+    restore(net)
+    seen = []
+    offload(net, unit, calibration=calibration, observer=lambda name, sums: seen.append(name))
+    assert commands(unit, net, tokens)[1] == 5, "an observer sees all sums"
+    assert len(seen) == 5
+
+
+def test_output_scales_are_kept_in_files(tokens: torch.Tensor, tmp_path) -> None:
+    found = calibrate(make(), lambda m: m(tokens))
+    found.save(tmp_path / "calibration.safetensors")
+    loaded = Calibration.load(tmp_path / "calibration.safetensors")
+    (name,) = (name for name, each in found.layers.items() if each.kind == "attention")
+    assert found.layers[name].output is not None
+    assert torch.equal(found.layers[name].output, loaded.layers[name].output)
+
+
+def test_what_is_not_finite(unit: Accelerator, tokens: torch.Tensor) -> None:
+    net = make(is_causal=True)
+    offload(net, unit, calibration=lambda m: m(tokens))
+    clean, _ = commands(unit, net, tokens)
+    bad = tokens.clone()
+    bad[1, 7, 3] = math.nan
+    out, count = commands(unit, net, bad)
+    assert count == 4
+    assert out[1, 7:].isnan().all()
+    good = torch.ones(3, 21, dtype=torch.bool)
+    good[1, 7:] = False
+    assert torch.equal(out[good], clean[good])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "together"),
+    [(Rollback(attempts=0), True), (Rollback(attempts=2), False), (Unprotected(), True)],
+    ids=["zero", "repeat", "unprotected"],
+)
+def test_strategies_that_need_no_products_apart(strategy, together: bool, tokens: torch.Tensor, monkeypatch) -> None:
+    config = strategy.hardware(ERRING)
+    net = make()
+    policy = SelectivePolicy(low=LOW, kinds=("attention",))
+    with Accelerator(config, "twin") as accelerator:
+        offload(net, accelerator, calibration=lambda m: m(tokens))
+        clean, _ = commands(accelerator, net, tokens)
+        points = []
+        attend = accelerator.attention
+
+        def watched(*arguments, **named):
+            points.append(accelerator.operating_points[0].voltage_v)
+            return attend(*arguments, **named)
+
+        monkeypatch.setattr(accelerator, "attention", watched)
+        with protect(net, strategy, policy, seed=3):
+            out, _ = commands(accelerator, net, tokens)
+        assert points == [0.66] * together
+        assert accelerator.stats["injected"] > 0
+        assert not torch.equal(out, clean)
+
+
+def test_a_workload_costs_what_the_model_does(tokens: torch.Tensor) -> None:
+    net = make()
+    workload = trace_workload(net, lambda m: m(tokens))
+    with Accelerator(UNIT, "twin") as twin, Accelerator(UNIT, ShapeBackend(UNIT)) as shapes:
+        offload(net, twin, calibration=lambda m: m(tokens))
+        twin.reset_stats()
+        commands(twin, net, tokens)
+        executed = dict(twin.stats)
+        model = ShapedModel(shapes, workload)
+        shapes.reset_stats()
+        model.evaluate()
+        assert dict(shapes.stats) == executed
+        assert offloaded_model(net).products
