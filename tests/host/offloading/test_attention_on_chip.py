@@ -14,6 +14,7 @@ from brownout.host import Accelerator, OperatingPoint, Rollback, SelectivePolicy
 from brownout.host.device.backends.shapes import ShapeBackend
 from brownout.host.drift.strategies import Unprotected
 from brownout.host.offloading import Calibration, offloaded_model, restore
+from brownout.host.workload.product_site import ATTENTION_KINDS
 from brownout.host.workload.shaped import ShapedModel
 from brownout.host.workload.trace import trace_workload
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
@@ -142,7 +143,7 @@ def test_what_is_not_finite(unit: Accelerator, tokens: torch.Tensor) -> None:
 def test_strategies_that_need_no_products_apart(strategy, together: bool, tokens: torch.Tensor, monkeypatch) -> None:
     config = strategy.hardware(ERRING)
     net = make()
-    policy = SelectivePolicy(low=LOW, kinds=("attention",))
+    policy = SelectivePolicy(low=LOW, kinds=ATTENTION_KINDS)
     with Accelerator(config, "twin") as accelerator:
         offload(net, accelerator, calibration=lambda m: m(tokens))
         clean, _ = commands(accelerator, net, tokens)
