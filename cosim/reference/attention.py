@@ -162,4 +162,7 @@ def reference_attention(
                 result.counters[name] += scores.counters[name] + sums.counters[name]
             for name in ("log_records", "log_dropped"):
                 result.counters[name] += sums.counters[name]
+            if config.razor:
+                dropped = scores.counters["dropped"] + sums.counters["dropped"]
+                result.counters["dropped"] = result.counters.get("dropped", 0) + dropped
     return result

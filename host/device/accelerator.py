@@ -308,9 +308,11 @@ class Accelerator(OperatingControls):
         )
         device.check_device("q", q.device)
         with self._call:
-            if out is not None:
-                self._slots.take(out)
-            self._log = device.attention(attention)
+            # A new tensor is no slot.
+            fresh = out is not None and self._slots.take(out)
+            attended = device.attention(attention)
+            self._log = attended.log
+            self._ledger.suppressed_unwritten += attended.suppressed if fresh else 0
             operands = q.numel() + k.numel() + v.numel() + result.numel()
             self._ledger.meter.add_operands(operands)
             for shape in (attention.score_shape, attention.value_shape):

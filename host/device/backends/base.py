@@ -14,7 +14,7 @@ from brownout.cosim.ownership import ProcessLock
 
 from ...errors import AcceleratorClosedError
 from ...storage.state import State
-from ..product.attention import Attention
+from ..product.attention import Attended, Attention
 from ..product.operands import Product, ResidentWeights
 from ..product.reload import Places
 
@@ -63,8 +63,8 @@ class Backend(abc.ABC):
     def gemm(self, product: Product) -> bytes:
         """Fill ``product.out``; returns the log of the checks, empty without."""
 
-    def attention(self, attention: Attention) -> bytes:
-        """Fill ``attention.out``; returns the log of the sums of values, empty without checks.
+    def attention(self, attention: Attention) -> Attended:
+        """Fill ``attention.out``.
 
         Raises
         ------

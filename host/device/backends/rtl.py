@@ -17,7 +17,7 @@ from brownout.hw.matrix_layout import MatrixLayout, row_major
 from brownout.hw.tiling import ideal_cycles
 
 from ...storage.state import State
-from ..product.attention import Attention
+from ..product.attention import Attended, Attention
 from ..product.operands import Product, ResidentWeights
 from ..product.reload import Places
 from ..twin.findings import COUNTERS, TRUTH
@@ -133,7 +133,7 @@ class RtlBackend(Backend):
             self._load(product.out, command.y_addr, matrix)
             return self._written(self._simulator.memory[log]), command
 
-    def attention(self, attention: Attention) -> bytes:
+    def attention(self, attention: Attention) -> Attended:
         with self._lock, self._layout.place_attention(attention) as command:
             _keys, _width = attention.k.shape[1:]
             heads, queries, columns = attention.out.shape
@@ -163,7 +163,7 @@ class RtlBackend(Backend):
                 found = self._twin.find_attention(dataclasses.replace(attention, out=attention.out.clone()))
             self._twin.follow(command, found)
             self._load(attention.out, command.y_addr, matrix)
-            return self._written(self._simulator.memory[log])
+            return Attended(self._written(self._simulator.memory[log]), 0 if found is None else len(found.suppressed))
 
     def copy(self, source: torch.Tensor, target: torch.Tensor, places: Places | None) -> None:
         with self._lock, self._layout.place_copy(source, places) as (command, runs):

@@ -18,7 +18,7 @@ from brownout.hw.errors.state import CommandOptions
 from brownout.hw.log_record import LOG_BITS_WORD, LOG_MASK_WORD, LOG_RECORDS_PER_BLOCK, WORD_BITS
 
 from ..power.domain_points import RATE_ONE
-from ..product.attention import Attention
+from ..product.attention import Attended, Attention
 from ..product.operands import GemmShape, Product, ResidentWeights
 from ..product.reload import Places
 from ..twin.call import Call
@@ -175,13 +175,14 @@ class ShapeBackend(TwinBackend):
         records = self._expected_records(product)
         return log, Found(records) if records.any() else None
 
-    def _attend(self, attention: Attention) -> tuple[bytes, Found | None]:
+    def _attend(self, attention: Attention) -> tuple[Attended, Found | None]:
         scores, values = attention.score_shape, attention.value_shape
         dropped = self._counts.get("log_dropped", 0)
         self._compute(Product(scores, attention.q, attention.k, None, None, attention.out, attention.scores))
         if "log_dropped" in self._counts:
             # Scores are counted, not logged.
             self._counts["log_dropped"] = dropped
+        marked = self._counts.get("suppressed", 0)
         logs, records = [], []
         for first in range(0, values.m, attention.block_rows):
             rows = min(attention.block_rows, values.m - first)
@@ -192,7 +193,8 @@ class ShapeBackend(TwinBackend):
             records.append(np.zeros(values.batch, np.uint64) if found is None else found.records)
         # Blocks of a head come one after the other.
         of_blocks = np.stack(records, axis=1).ravel()
-        return b"".join(logs), Found(of_blocks) if of_blocks.any() else None
+        kept = self._counts.get("suppressed", 0) - marked if attention.values.suppress else 0
+        return Attended(b"".join(logs), kept), Found(of_blocks) if of_blocks.any() else None
 
     def _sample(self, product: Product) -> _Sample:
         """What checks find at the present points; of each point and use of the checks one sample is run."""

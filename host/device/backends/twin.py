@@ -18,7 +18,7 @@ from brownout.hw.errors.state import CommandOptions, ErrorState
 from brownout.hw.log_record import LOG_RECORDS_PER_BLOCK
 
 from ...storage.state import State
-from ..product.attention import Attention
+from ..product.attention import Attended, Attention
 from ..product.operands import GemmShape, Product, ResidentWeights, Tally
 from ..product.reload import Places
 from ..twin.call import Call
@@ -184,20 +184,20 @@ class TwinBackend(Backend):
             return log, None
         return log, Found(np.concatenate(records), np.concatenate(suppressed) if suppressed else np.zeros(0, np.uint64))
 
-    def attention(self, attention: Attention) -> bytes:
+    def attention(self, attention: Attention) -> Attended:
         with self._lock:
             command = self._layout.attention_command(attention)
-            log, found = self._attend(attention)
+            attended, found = self._attend(attention)
             self._time(command, found, attention.tally)
-        return log
+        return attended
 
     def find_attention(self, attention: Attention) -> Found | None:
         """Fill ``attention.out`` and count errors; what the cycle model has to know of it."""
         with self._lock:
             return self._attend(attention)[1]
 
-    def _attend(self, attention: Attention) -> tuple[bytes, Found | None]:
-        """The log, and what the cycle model has to know."""
+    def _attend(self, attention: Attention) -> tuple[Attended, Found | None]:
+        """What is told, and what the cycle model has to know."""
         values, heads, queries = attention.value_shape, attention.q.shape[0], attention.q.shape[1]
         room = attention.values.log_bytes // self.config.log_record_bytes
         log = b""
@@ -220,9 +220,9 @@ class TwinBackend(Backend):
                 log += written
                 self._add(findings.counts)
         if not any(counts.any() for counts in records):
-            return log, None
+            return Attended(log), None
         places = np.concatenate(suppressed) if suppressed else np.zeros(0, np.uint64)
-        return log, Found(np.concatenate(records), places)
+        return Attended(log, len(places)), Found(np.concatenate(records), places)
 
     def _attend_block(self, attention: Attention, head: int, rows: slice) -> Findings:
         """Both products of a block of queries; returns what the checks made of the second."""

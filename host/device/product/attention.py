@@ -92,6 +92,22 @@ def _closest(factor: float, limit: int, most_shift: int, name: str, given: float
 
 
 @dataclass(frozen=True)
+class Attended:
+    """What a backend tells of a call of attention.
+
+    Attributes
+    ----------
+    log : bytes
+        Log of the sums of values, empty without checks.
+    suppressed : int
+        Elements of the output that were not written.
+    """
+
+    log: bytes = b""
+    suppressed: int = 0
+
+
+@dataclass(frozen=True)
 class Attention:
     """A validated call of attention.
 

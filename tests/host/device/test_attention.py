@@ -196,6 +196,40 @@ def test_shapes_expect_what_the_twin_finds() -> None:
     assert counted[1]["cycles"] == pytest.approx(counted[0]["cycles"], rel=0.01)
 
 
+def test_elements_of_a_new_slot_that_were_never_written_are_counted() -> None:
+    values = operands(2, 21, 9, 40, 13)
+    protection = Protection(on_uncorrectable="suppress")
+    with Accelerator(ATTENTION_FLIP, "twin") as accelerator:
+        accelerator.set_error_rate(0.1, seed=11)
+        slot = accelerator.new_slot(2, 21, 13, dtype=torch.int8)
+        errors = accelerator._device.settings.errors
+        wanted = reference(ATTENTION_FLIP, values, protection, errors, slot.clone(), causal=False)
+        for _ in range(2):
+            accelerator.attention(
+                *values, SCALES, out=slot, protection=protection, error_key=7, value_error_key=8, first_row=3
+            )
+        assert accelerator.stats["suppressed_unwritten"] == wanted.uncorrectable.sum() > 0
+        assert accelerator.stats["suppressed"] > 2 * wanted.uncorrectable.sum()
+
+
+def test_dropped_sums() -> None:
+    """Of Razor elements with drawn errors."""
+    config = dataclasses.replace(ATTENTION_FLIP, razor=True, checksum=None)
+    values = operands(2, 21, 9, 40, 13)
+    with Accelerator(config, "twin") as accelerator:
+        accelerator.set_error_rate(0.05, seed=11)
+        errors = accelerator._device.settings.errors
+        wanted = reference(config, values, None, errors, torch.zeros(2, 21, 13, dtype=torch.int8), causal=True)
+        out = accelerator.attention(*values, SCALES, causal=True, error_key=7, value_error_key=8, first_row=3)
+        assert out.numpy().tobytes() == wanted.output.tobytes()
+        assert accelerator.stats["dropped"] == wanted.counters["dropped"] > 0
+
+
+def test_mixed_refuses() -> None:
+    with Accelerator(ATTENTION, "mixed") as accelerator, pytest.raises(ValueError, match="backend='twin' or 'rtl'"):
+        accelerator.attention(*operands(1, 2, 2, 2, 2), SCALES)
+
+
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("attention=True", {"config": AcceleratorConfig()}),
     ("int8", {"q": torch.zeros(1, 2, 2)}),
