@@ -88,11 +88,14 @@ class ShapedModel:
         place = 0
         while place < len(products):
             each = products[place]
-            if each.is_of_attention and (end := self._attend(place)):
+            end = self._attend(place) if each.is_of_attention else 0
+            if end:
                 place = end
                 continue
-            place += 1
-            self._run(each)
+            # Both products of attention, so that the next one is the first of another call or piece.
+            for _ in range(2 if each.is_of_attention else 1):
+                self._run(products[place])
+                place += 1
 
     def _key(self, product: ShapedProduct) -> int:
         key = 0

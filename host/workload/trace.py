@@ -137,7 +137,7 @@ def trace_workload(model: nn.Module, run: Callable[[nn.Module], object], filter_
             keys, width = heads.value.shape[2:]
             name = call_name(owners[owner], index)
             given = named.get("attn_mask") is not None or (len(args) > 3 and args[3] is not None)
-            causal = bool(named.get("is_causal", False))
+            causal = bool(named.get("is_causal", args[5] if len(args) > 5 else False))
             for start in range(0, length, ROWS_AT_ONCE):
                 rows = min(ROWS_AT_ONCE, length - start)
                 of_call = {"first_row": start * batch * count, "masked": given, "causal": causal}

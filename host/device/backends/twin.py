@@ -43,6 +43,9 @@ errors."""
 COMMAND_BYTES = 1 << 10
 """Memory of a command alone, about."""
 
+MOST_SCORES = 1 << 20
+"""Scores of attention at once, at least those of a block."""
+
 
 class TwinBackend(Backend):
     """Computes on whatever torch device the operands are on.
@@ -203,13 +206,18 @@ class TwinBackend(Backend):
         log = b""
         records: list[NDArray[np.uint64]] = []
         suppressed: list[NDArray[np.uint64]] = []
+        # Many blocks at once, because a block may be of few rows; a shorter one at the end, alone.
+        whole = queries - queries % attention.block_rows
+        at_once = attention.block_rows * max(1, MOST_SCORES // (attention.block_rows * values.k))
+        pieces = [slice(first, min(first + at_once, whole)) for first in range(0, whole, at_once)]
+        if whole < queries:
+            pieces.append(slice(whole, queries))
         for head in range(heads):
-            for first in range(0, queries, attention.block_rows):
-                rows = slice(first, min(first + attention.block_rows, queries))
-                findings = self._attend_block(attention, head, rows)
+            for rows in pieces:
+                findings = self._attend_rows(attention, head, rows)
                 records.append(findings.block_records)
                 if attention.values.suppress:
-                    row = head * queries + first + findings.uncorrectable_rows.astype(np.uint64)
+                    row = head * queries + rows.start + findings.uncorrectable_rows.astype(np.uint64)
                     places = row * np.uint64(values.n) + findings.uncorrectable_cols.astype(np.uint64)
                     suppressed.append(places)
                 size = self.config.log_record_bytes
@@ -224,13 +232,15 @@ class TwinBackend(Backend):
         places = np.concatenate(suppressed) if suppressed else np.zeros(0, np.uint64)
         return Attended(log, len(places)), Found(np.concatenate(records), places)
 
-    def _attend_block(self, attention: Attention, head: int, rows: slice) -> Findings:
-        """Both products of a block of queries; returns what the checks made of the second."""
+    def _attend_rows(self, attention: Attention, head: int, rows: slice) -> Findings:
+        """Both products of whole blocks of queries; returns what the checks made of the second."""
         q, k, v = attention.q[head, rows], attention.k[head].mT, attention.v[head]
         first_row = attention.scores.first_row + head * attention.q.shape[1] + rows.start
         # Both are corrected here; what becomes of marked elements comes after.
         kept = GemmFlag.CHECK | GemmFlag.CORRECT
-        scores, marks = self._sums(q, k, replace(attention.scores, flags=attention.scores.flags & kept), first_row)
+        cut = replace(self.config, block_rows=attention.block_rows)
+        options = replace(attention.scores, flags=attention.scores.flags & kept)
+        scores, marks = self._sums(cut, q, k, options, first_row)
         for name in ("log_records", "log_dropped"):
             marks.counts[name] = 0
         self._add(marks.counts)
@@ -247,7 +257,7 @@ class TwinBackend(Backend):
             threads=self._threads(),
         )
         options = replace(attention.values, flags=attention.values.flags & kept)
-        sums, findings = self._sums(weights.to(q.device), v, options, first_row)
+        sums, findings = self._sums(cut, weights.to(q.device), v, options, first_row)
         means_of = means(sums.cpu(), totals, attention.scales.out_factor, self._threads()).to(q.device)
         places = findings.uncorrectable_rows, findings.uncorrectable_cols
         if len(places[0]) and (attention.values.suppress or attention.values.zero):
@@ -257,22 +267,21 @@ class TwinBackend(Backend):
         return findings
 
     def _sums(
-        self, a: torch.Tensor, w: torch.Tensor, options: CommandOptions, first_row: int
+        self, cut: AcceleratorConfig, a: torch.Tensor, w: torch.Tensor, options: CommandOptions, first_row: int
     ) -> tuple[torch.Tensor, Findings]:
-        """Corrected sums of a product that is a block of its own, and what the checks made of it."""
+        """Corrected sums of a product in the blocks of `cut`, and what the checks made of it."""
         shape = GemmShape(1, a.shape[0], w.shape[1], a.shape[1])
         out = torch.empty((shape.m, shape.n), dtype=torch.int32, device=a.device)
         if not self._errs:
             exact_matmul(a, w, out)
-            findings = Findings(np.zeros(1, np.uint64))
+            findings = Findings(np.zeros(geometry(cut, shape.m, shape.n).blocks, np.uint64))
             if options.check and self.config.checksum is not None:
                 findings.counts["checks"] = shape.m * self._segments(shape.n)
             return out, findings
-        # Its rows of blocks are those that a product of these extents has; one, where they are at most a bank.
-        most = LOG_RECORDS_PER_BLOCK * geometry(self.config, shape.m, shape.n).blocks
+        most = LOG_RECORDS_PER_BLOCK * geometry(cut, shape.m, shape.n).blocks
         call = Call(options, self.errors, first_row, most, self._threads())
         product = Product(shape, a[None], w[None], None, None, out[None], options)
-        findings = self._erring(product, a, w, out, call)
+        findings = self._erring(product, a, w, out, call, cut)
         self._observe(findings)
         return out, findings
 
@@ -322,13 +331,23 @@ class TwinBackend(Backend):
         elif sums is not out:
             out.copy_(sums)
 
-    def _erring(self, product: Product, a: torch.Tensor, w: torch.Tensor, out: torch.Tensor, call: Call) -> Findings:
+    def _erring(
+        self,
+        product: Product,
+        a: torch.Tensor,
+        w: torch.Tensor,
+        out: torch.Tensor,
+        call: Call,
+        cut: AcceleratorConfig | None = None,
+    ) -> Findings:
+        """Fill `out` of one product of a batch; `cut`: the accelerator with rows of blocks that are the command's."""
         options, shape = product.options, product.shape
+        config = self.config if cut is None else cut
         on_cpu = out.device.type == "cpu"
         history = OverwrittenValues(self.config, out)
         model = TWIN_ERROR_MODELS.get(self.config.timing_model)
         if self.config.error_model.draws:
-            drawn = model.draw(self.config, shape.m, shape.n, call)
+            drawn = model.draw(config, shape.m, shape.n, call)
             # In place where that is possible: a copy of the sums costs more than all checks.
             in_place = on_cpu and product.requant is None and out.is_contiguous()
             sums = out if in_place else self._buffer("sums", product)
@@ -336,13 +355,13 @@ class TwinBackend(Backend):
                 history.save(drawn)
             exact_matmul(a, w, sums)
             known = sums if on_cpu else sums.cpu()
-            findings = model.inject(self.config, a.cpu().numpy(), w.cpu().numpy(), known.numpy(), drawn, call)
+            findings = model.inject(config, a.cpu().numpy(), w.cpu().numpy(), known.numpy(), drawn, call)
         else:
             clean, sums = self._buffer("clean", product), self._buffer("sums", product)
             exact_matmul(a, w, clean)
             known = sums if on_cpu else torch.empty(sums.shape, dtype=torch.int32)
             left, right = a.cpu().numpy(), w.cpu().numpy()
-            findings = model.compute(self.config, left, right, clean.cpu().numpy(), known.numpy(), call)
+            findings = model.compute(config, left, right, clean.cpu().numpy(), known.numpy(), call)
         if known is not sums:
             sums.copy_(known)
         keep = history.values_at(findings.uncorrectable_rows, findings.uncorrectable_cols) if options.suppress else None

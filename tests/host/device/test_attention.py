@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from brownout.cosim.reference.attention import AttentionScales, reference_attention
 from brownout.host import Accelerator, Protection, SoftmaxScales
+from brownout.host.device.backends import twin as twin_backend
 from brownout.host.device.backends.shapes import ShapeBackend
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 from brownout.hw.errors.state import CommandOptions, ErrorState
@@ -98,6 +99,37 @@ def test_threads_change_nothing(threads: int) -> None:
         finally:
             torch.set_num_threads(kept)
     assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 1 << 20], ids=str)
+@pytest.mark.parametrize("queries", [7, 16, 29])
+@pytest.mark.parametrize("config", [ATTENTION_FLIP, ATTENTION_CARRY], ids=["flip", "carry"])
+def test_blocks_are_those_of_the_command_however_many_run_at_once(
+    config: AcceleratorConfig, queries: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of few rows, the last one shorter; records are dropped block by block."""
+    monkeypatch.setattr(twin_backend, "MOST_SCORES", at_once)
+    columns = config.block_col_tiles * config.cols
+    values = operands(2, queries, 8, 15, columns)
+    protection = Protection(on_uncorrectable="zero")
+    previous = torch.zeros(2, queries, columns, dtype=torch.int8)
+    rng = np.random.default_rng(2)
+    with Accelerator(config, "twin") as accelerator:
+        if config.error_model.settles:
+            accelerator.set_carry_lengths(
+                rng.integers(5, 15, (config.rows, config.cols + len(config.check_columns)), np.uint8)
+            )
+        else:
+            accelerator.set_error_rate(0.3, seed=11)
+        wanted = reference(config, values, protection, accelerator._device.settings.errors, previous, causal=True)
+        out = accelerator.attention(
+            *values, SCALES, causal=True, protection=protection, error_key=7, value_error_key=8, first_row=3
+        )
+        assert out.numpy().tobytes() == wanted.output.tobytes()
+        assert accelerator._log == wanted.log
+        assert accelerator.check_counts["log_dropped"] == wanted.counters["log_dropped"]
+        if config is ATTENTION_FLIP and queries > 8:
+            assert wanted.counters["log_dropped"] > 0
 
 
 def test_late_carries() -> None:
