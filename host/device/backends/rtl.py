@@ -135,7 +135,6 @@ class RtlBackend(Backend):
 
     def attention(self, attention: Attention) -> Attended:
         with self._lock, self._layout.place_attention(attention) as command:
-            _keys, _width = attention.k.shape[1:]
             heads, queries, columns = attention.out.shape
             for values, address, stride in (
                 (attention.q, command.a_addr, command.lda),
