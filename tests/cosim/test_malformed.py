@@ -328,6 +328,9 @@ def test_every_cause_is_provoked_here() -> None:
         *(ErrorCause.RING_TAIL, ErrorCause.STALLED),
         # In test_copy.py.
         *(ErrorCause.RUNS, ErrorCause.SOURCE, ErrorCause.TARGET, ErrorCause.LIST, ErrorCause.RUN),
+        # In test_attention.py.
+        *(ErrorCause.KEYS, ErrorCause.V_ADDR, ErrorCause.LDV, ErrorCause.V_BATCH_STRIDE),
+        *(ErrorCause.BLOCK_ROWS, ErrorCause.SCALES, ErrorCause.V_WINDOW),
     }
     assert by_field | elsewhere == set(ErrorCause)
 
