@@ -59,6 +59,11 @@ class CountedWorkload:
         *,
         requantise: bool = False,
     ) -> None:
+        if config.attention:
+            raise ValueError(
+                "CountedWorkload counts products one by one, but attention=True makes one command of two; count with "
+                "brownout.host.workload.shaped.ShapedModel, or without the unit"
+            )
         self.workload, self.requantise = workload, requantise
         self.accelerator = Accelerator(config, ShapeBackend(config), energy_model=energy_model, delay_model=delay_model)
         self._weights: dict[str, ResidentWeights] = {}

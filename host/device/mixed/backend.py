@@ -52,7 +52,7 @@ class MixedBackend(Backend):
     Raises
     ------
     ValueError
-        Faulty passes are wanted, but nothing can err.
+        Faulty passes are wanted, but nothing can err; or the accelerator has an attention unit.
     """
 
     name = "mixed"
@@ -65,6 +65,11 @@ class MixedBackend(Backend):
         *,
         layout: str = "row-major",
     ) -> None:
+        if config.attention:
+            raise ValueError(
+                "backend='mixed' replays products, not attention on the chip, and without the unit images are others; "
+                "choose backend='twin' or 'rtl', or an AcceleratorConfig with attention=False"
+            )
         if options.selection == "faulty" and not config.error_model.errs:
             raise ValueError(
                 "MixedOptions.selection='faulty' needs an AcceleratorConfig with a timing_model, in which passes can "

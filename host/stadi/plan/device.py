@@ -33,7 +33,8 @@ class DeviceSpec:
     Raises
     ------
     ValueError
-        The operating point is beyond what the delay model covers, or it errs and nothing protects the device.
+        The operating point is beyond what the delay model covers, it errs and nothing protects the device, or the
+        accelerator has an attention unit.
     """
 
     name: str
@@ -48,6 +49,11 @@ class DeviceSpec:
             raise ValueError("DeviceSpec.name must not be empty")
         if not self.frequency_hz > 0:
             raise ValueError(f"DeviceSpec.frequency_hz must be positive, not {self.frequency_hz!r}")
+        if self.config.attention:
+            raise ValueError(
+                f"device {self.name!r} has an attention unit, which takes no keys and values that are divided over "
+                "devices, and an image must not depend on how it is divided; give it a config with attention=False"
+            )
         if self.error_rate and (self.config.checksum is None or not self.config.error_model.draws):
             raise ValueError(
                 f"device {self.name!r} errs at {self.voltage_v:g} V and {self.frequency_hz:g} Hz "

@@ -15,6 +15,9 @@ from brownout.cosim.reference.attention import AttentionScales, reference_attent
 from brownout.host import Accelerator, Protection, SoftmaxScales
 from brownout.host.device.backends import twin as twin_backend
 from brownout.host.device.backends.shapes import ShapeBackend
+from brownout.host.stadi.plan.device import DeviceSpec
+from brownout.host.workload.counting import CountedWorkload
+from brownout.host.workload.trace import Workload
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 from brownout.hw.errors.state import CommandOptions, ErrorState
 from brownout.hw.tiling import attention_rows
@@ -150,12 +153,13 @@ def test_late_carries() -> None:
 
 
 @pytest.mark.xdist_group("attention")
+@pytest.mark.parametrize("layout", ["row-major", "tiled"])
 @pytest.mark.parametrize("config", [ATTENTION, ATTENTION_FLIP], ids=["plain", "flip"])
-def test_rtl_and_twin_are_the_same(config: AcceleratorConfig) -> None:
+def test_rtl_and_twin_are_the_same(config: AcceleratorConfig, layout: str) -> None:
     """Bits, and every counter, energies included."""
     results, stats = [], []
     for backend in ("rtl", "twin"):
-        with Accelerator(config, backend, deadline_s=60) as accelerator:
+        with Accelerator(config, backend, deadline_s=60, layout=layout) as accelerator:
             protection = None
             if config.checksum is not None:
                 accelerator.set_error_rate(0.02, seed=3)
@@ -257,9 +261,14 @@ def test_dropped_sums() -> None:
         assert accelerator.stats["dropped"] == wanted.counters["dropped"] > 0
 
 
-def test_mixed_refuses() -> None:
-    with Accelerator(ATTENTION, "mixed") as accelerator, pytest.raises(ValueError, match="backend='twin' or 'rtl'"):
-        accelerator.attention(*operands(1, 2, 2, 2, 2), SCALES)
+def test_mixed_and_fleets_refuse() -> None:
+    """They would give other images."""
+    with pytest.raises(ValueError, match="attention=False"):
+        Accelerator(ATTENTION, "mixed")
+    with pytest.raises(ValueError, match=r"device 'a' has an attention unit.*attention=False"):
+        DeviceSpec(name="a", config=ATTENTION)
+    with pytest.raises(ValueError, match="ShapedModel"):
+        CountedWorkload(ATTENTION, Workload((), {}))
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [

@@ -15,8 +15,6 @@ from brownout.host.drift.runtime import protect
 from brownout.host.drift.strategies import PublishedDrift, Rollback
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 
-from ...configurations import ATTENTION
-
 CONFIG = AcceleratorConfig(
     rows=8,
     cols=8,
@@ -139,14 +137,6 @@ def test_errors_are_those_of_the_same_products(twin, commands, generator):
 
 @pytest.mark.rtl
 @pytest.mark.xdist_group("attention")
-def test_the_mixed_backend_runs_two_products(generator):
-    operands = draw(generator, *[(1, 2, 9, 8)] * 3)
-    with Accelerator(ATTENTION, backend="mixed") as mixed:
-        assert not mixed.can_attend(9, 9, 8, 8)
-        net = offloaded(Attend(), mixed, operands)
-        assert net(*operands).isfinite().all()
-
-
 def test_products_at_different_points_are_two_commands(generator, monkeypatch):
     operands = draw(generator, *[(1, 2, 9, 8)] * 3)
     with Accelerator(ERRING, backend="twin") as twin:
