@@ -17,7 +17,14 @@ from ..device.power.timing import TRANSITION_S, DelayModel
 from ..device.product.operands import ResidentWeights
 from ..device.product.protection import UNCHECKED, Protection
 from ..offloading import offloaded_model
-from ..offloading.execution import AttentionProducts, CalledProduct, Execution, ProductCall, ProductOwner
+from ..offloading.execution import (
+    AttentionProducts,
+    CalledProduct,
+    Execution,
+    ProductCall,
+    ProductOwner,
+    knows_of,
+)
 from ..offloading.timesteps import timestep_reader
 from ..storage.decoding import Count, check
 from ..storage.state import State, join, split
@@ -214,6 +221,8 @@ class DriftExecution(Execution):
         return self.strategy.layer(self, call, point)
 
     def attends(self, scores: CalledProduct, values: CalledProduct) -> bool:
+        if not knows_of(type(self.strategy), "attention_protection", "attention_product"):
+            return False
         protection = self.strategy.attention_protection()
         # Who is told what checks find is told of products; and the command has one operating point.
         if protection is None or (self.listener is not None and protection.check):

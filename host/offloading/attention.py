@@ -303,6 +303,7 @@ class AttentionCall(NotCopied, nn.Module):
         )
         self.gather: Gather | None = None
         self.output_scales = None if calibration.output is None else calibration.output.tolist()
+        self._calibrated = calibration.scales.tolist()
         self.number = register(self)
 
     def attend_on_chip(
@@ -336,6 +337,9 @@ class AttentionCall(NotCopied, nn.Module):
         model = self.model
         scores, values = self.products
         if self.output_scales is None or self.gather is not None or model.observer is not None:
+            return None
+        if input_scales != self._calibrated[group]:
+            # Those of another calibration were loaded, whose outputs may be larger.
             return None
         batch, count, length, width = heads.query.shape
         extents = (length, heads.key.shape[2], width, heads.value.shape[3])

@@ -15,6 +15,15 @@ from ..storage.state import State
 from .history import History, HistoryKey
 
 
+def knows_of(kind: type, name: str, of: str) -> bool:
+    """Whether a class, or one that it is made from, defines `name` no earlier than `of`, which it stands for.
+
+    Who changes `of` in a subclass, and does not say what becomes of `name`, has not thought of it.
+    """
+    places = [next(i for i, each in enumerate(kind.__mro__) if which in vars(each)) for which in (name, of)]
+    return places[0] <= places[1]
+
+
 class ProductOwner(Protocol):
     """Offloaded model of a product: an `OffloadedModel`."""
 
@@ -173,8 +182,11 @@ class Execution:
         return model.accelerator.gemm(call.a, call.w, out=out, error_key=call.key, tally=call.product.tally)
 
     def attends(self, scores: CalledProduct, values: CalledProduct) -> bool:
-        """Whether both products of attention may be one command now; otherwise `attention_product` runs each."""
-        return True
+        """Whether both products of attention may be one command now; otherwise `attention_product` runs each.
+
+        A subclass with an `attention_product` of its own runs each, unless it has an `attends` too.
+        """
+        return knows_of(type(self), "attends", "attention_product")
 
     def attention(self, call: AttentionProducts, out: torch.Tensor) -> None:
         """Run both products of attention as one command into int8 `out`."""

@@ -14,6 +14,7 @@ from brownout.host import Accelerator, OperatingPoint, Rollback, SelectivePolicy
 from brownout.host.device.backends.shapes import ShapeBackend
 from brownout.host.drift.strategies import Unprotected
 from brownout.host.offloading import Calibration, offloaded_model, restore
+from brownout.host.offloading.execution import Execution, knows_of
 from brownout.host.workload.product_site import ATTENTION_KINDS
 from brownout.host.workload.shaped import ShapedModel
 from brownout.host.workload.trace import trace_workload
@@ -160,6 +161,47 @@ def test_strategies_that_need_no_products_apart(strategy, together: bool, tokens
         assert points == [0.66] * together
         assert accelerator.stats["injected"] > 0
         assert not torch.equal(out, clean)
+
+
+class Counting(Execution):
+    """Wants to see each product of attention."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def attention_product(self, call, out) -> None:
+        self.seen += 1
+        super().attention_product(call, out)
+
+
+class Repeating(Unprotected):
+    def attention_product(self, run, call, point, out) -> None:
+        for _ in range(2):
+            super().attention_product(run, call, point, out)
+
+
+def test_who_changes_products_of_attention_gets_them(unit: Accelerator, tokens: torch.Tensor) -> None:
+    net = make()
+    model = offload(net, unit, calibration=lambda m: m(tokens))
+    model.execution = Counting()
+    assert commands(unit, net, tokens)[1] == 5
+    assert model.execution.seen == 2
+    assert knows_of(Unprotected, "attention_protection", "attention_product")
+    assert not knows_of(Repeating, "attention_protection", "attention_product")
+
+
+def test_scales_of_another_calibration_are_for_two_products(unit: Accelerator, tokens: torch.Tensor) -> None:
+    """Their outputs may be larger than the scale of the output allows."""
+    net, other = make(), make()
+    offload(net, unit, calibration=lambda m: m(tokens))
+    assert commands(unit, net, tokens)[1] == 4
+    offload(other, unit, calibration=lambda m: m(30 * tokens))
+    net.load_state_dict(other.state_dict())
+    out, count = commands(unit, net, 30 * tokens)
+    assert count == 5
+    restore(other)
+    wanted = other(30 * tokens)
+    assert (out - wanted).square().mean() < 1e-2 * wanted.square().mean()
 
 
 def test_a_workload_costs_what_the_model_does(tokens: torch.Tensor) -> None:
