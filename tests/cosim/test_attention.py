@@ -257,6 +257,37 @@ def test_malformed(plain: Bench, cause: ErrorCause, changes: dict[str, int]) -> 
     assert (untouched == untouched[0]).all()
 
 
+def test_an_aborted_command_leaves_nothing_behind() -> None:
+    """Memory that answers with an error in the middle of a command; then attention and a product as ever."""
+    values = operands(random_int8, 2, 13, 8, 30, 8)
+    case = AttentionCase(ATTENTION, *values, SCALES, base=4096)
+    wanted = reference_attention(
+        *(ATTENTION, *values),
+        scales=SCALES,
+        block_rows=case.block_rows,
+        options=CommandOptions(),
+        value_error_key=0,
+        value_theta=0,
+        errors=ErrorState(),
+    )
+    rng = np.random.default_rng(6)
+    product = GemmCase(ATTENTION, random_int8(rng, 19, 7), random_int8(rng, 7, 10), base=1 << 16)
+    with Simulator(ATTENTION, deadline_s=60, check_axi=False) as simulator:
+        memory = memory_array(simulator)
+        for operand in ("a", "w", "v"):
+            case.write(memory)
+            product.write(memory)
+            # The second head lies beyond the memory.
+            changes = {f"{operand}_batch_stride": 1 << 30, "read_limit": 1 << 31}
+            with pytest.raises(CommandError, match="AXI_READ"):
+                simulator.run([case.command(**changes).encode()])
+            case.write(memory)
+            simulator.run([case.command().encode(), product.command().encode()])
+            case.check(memory, wanted.output)
+            product.check(memory)
+        del memory
+
+
 def test_reserved_bytes(plain: Bench) -> None:
     case = AttentionCase(plain.config, *operands(random_int8, 1, 2, 2, 2, 2), SCALES)
     for low, high in reserved_ranges(ATTENTION_FIELDS):

@@ -11,6 +11,7 @@ from brownout.cosim import Simulator
 from brownout.cosim.attention_case import AttentionCase
 from brownout.cosim.cycle_model import CycleModel, Found
 from brownout.cosim.reference.attention import AttentionScales, reference_attention
+from brownout.hw.checks.scheme import CHECK_SCHEMES
 from brownout.hw.commands import GemmFlag, SetErrorsCommand
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 from brownout.hw.errors.state import CommandOptions, ErrorState
@@ -35,7 +36,7 @@ def random_config(rng: random.Random) -> AcceleratorConfig:
             column_checks=False,
             locators=rng.randint(1, 2),
             segment_cols=rng.randint(lanes, side),
-            pairs=scheme == "residue" and rng.random() < 0.5,
+            pairs=CHECK_SCHEMES.get(scheme).locates_doubles and rng.random() < 0.5,
         )
     return AcceleratorConfig(
         rows=side,
