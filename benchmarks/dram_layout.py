@@ -17,7 +17,7 @@ from brownout.cosim.cycle_model import CycleModel
 from brownout.host import Accelerator, Requantisation, write_results
 from brownout.host.device.backends.layout import LAYOUTS, Layout
 from brownout.host.device.product.operands import make_product
-from brownout.hw.commands import GemmCommand, GemmFlag
+from brownout.hw.commands import GemmCommand, GemmFlag, output_item_bytes
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 from brownout.hw.configurations import SERVER
 from brownout.hw.errors.state import CommandOptions
@@ -129,7 +129,7 @@ def survey() -> dict[str, float]:
 def tile_one(config: AcceleratorConfig, command: GemmCommand, operand: str) -> GemmCommand:
     """A command with one operand in tiles, from one with none; no tile needs more room than the rows it is cut from."""
     m, n, k = command.m, command.n, command.k
-    item_bytes = 1 if command.flags & GemmFlag.REQUANT else 4
+    item_bytes = output_item_bytes(command.flags)
     tiled: dict[str, tuple[GemmFlag, str, MatrixLayout]] = {
         "a": (GemmFlag.A_TILED, "lda", tiled_activations(config, m, k)),
         "w": (GemmFlag.W_TILED, "ldw", tiled_weights(config, k, n)),

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ from brownout.host.drift.strategies import (
 from brownout.host.models.data import load_dataset
 from brownout.host.models.evaluate import calibration_run, draw
 from brownout.host.models.spec import get_spec
+from brownout.host.offloading import Outputs
 from brownout.host.offloading.execution import Execution, ProductCall
 from brownout.host.quality import (
     extract_features,
@@ -221,8 +222,10 @@ class Bench:
 
     BASE = AcceleratorConfig(rows=32, cols=32, memory=MemoryConfig(bytes_per_cycle=32))
 
-    def __init__(self, name: str, timing: str, steps: int | None, *, attention: bool = False) -> None:
-        self.attention = attention
+    def __init__(
+        self, name: str, timing: str, steps: int | None, *, attention: bool = False, outputs: Outputs = "int32"
+    ) -> None:
+        self.attention, self.outputs = attention, outputs
         self.spec = get_spec(name)
         self.timing, self.steps = timing, self.spec.num_inference_steps if steps is None else steps
         self.model, self.classifier = load_denoiser(name), load_classifier(name)
@@ -241,6 +244,7 @@ class Bench:
             "variant": [variant.check_voltage, list(variant.nominal)],
             **({} if variant.lowers == "block linears" else {"lowers": variant.lowers}),
             **({} if variant.attention == 1 else {"attention": variant.attention}),
+            **({} if self.outputs == "int32" else {"outputs": self.outputs}),
             "noise": [SEED, BATCH],
             "guidance": self.spec.guidance_scale,
             "scales": {layer: each.scales.tolist() for layer, each in self.calibration.layers.items()},
@@ -268,7 +272,7 @@ class Bench:
         self, config: AcceleratorConfig, strategy: Strategy, policy: SelectivePolicy, batch: int
     ) -> tuple[torch.Tensor, dict[str, float]]:
         with Accelerator(config, backend="twin") as accelerator:
-            offload(self.model, accelerator, calibration=self.calibration)
+            offload(self.model, accelerator, calibration=self.calibration, outputs=self.outputs)
             try:
                 with protect(self.model, strategy, policy, seed=batch + 1) as run:
                     # Keys of errors begin anew in every batch, so every batch has a seed.
@@ -400,6 +404,7 @@ def main(
     variants: Annotated[str, typer.Option(help="comma-separated; by default each strategy")] = ",".join(COMPARED),
     rates: Annotated[str, typer.Option(help="comma-separated, or all")] = ",".join(map(str, FEW_RATES)),
     attention: Annotated[bool, typer.Option("--attention", help="with an attention unit, where it is of use")] = False,
+    outputs: Annotated[str, typer.Option(help="of layers, as offload has them: int32, int16, int8 or auto")] = "int32",
 ) -> None:
     """Draw what is missing, and write the figures."""
     if images < BATCH or images % BATCH:
@@ -408,7 +413,9 @@ def main(
     if unknown := sorted(set(names) - set(VARIANTS)):
         raise typer.BadParameter(f"unknown variants {', '.join(unknown)}; choose of {', '.join(VARIANTS)}")
     torch.set_num_threads(1)
-    bench = Bench(model, timing, steps, attention=attention)
+    if outputs not in get_args(Outputs):
+        raise typer.BadParameter(f"--outputs must be one of {', '.join(get_args(Outputs))}, not {outputs}")
+    bench = Bench(model, timing, steps, attention=attention, outputs=cast(Outputs, outputs))
     store = Store(results_root() / "results" / "drift_quality" / f"{model}_{timing}_{bench.steps}.jsonl")
     points = sorted(RATES) if rates == "all" else [float(text) for text in rates.split(",")]
     metrics: dict[str, float] = {"images": images, "steps": bench.steps}
@@ -430,7 +437,7 @@ def main(
             metrics[f"quality_rate_{name}"] = rate
             metrics[f"quality_rate_ratio_{name}"] = rate / reference
     settings = {**bench.base.to_dict(), "model": model, "timing": timing, "steps": bench.steps, "variants": names}
-    ending = "_attention" if attention else ""
+    ending = ("_attention" if attention else "") + ("" if outputs == "int32" else f"_{outputs}")
     path = write_results(f"drift_quality_{model}_{timing}{ending}", metrics, config=settings)
     for name, value in metrics.items():
         if name.startswith("quality_rate"):

@@ -79,7 +79,9 @@ class GemmCase:
     channels : ChannelTable, optional
         Bias and scale of each output channel.
     requantise : bool
-        int8 output instead of int32.
+        Scaled output instead of int32.
+    bits : int
+        Of scaled outputs: 8 or 16.
     base : int
         Where in memory the case begins.
     row_padding : int
@@ -97,6 +99,7 @@ class GemmCase:
         *,
         channels: ChannelTable | None = None,
         requantise: bool = False,
+        bits: int = 8,
         base: int = 0,
         row_padding: int = 0,
         tiled: int = 0,
@@ -107,11 +110,11 @@ class GemmCase:
         self._next = base + GUARD_BYTES
         batch = len(a) if a.ndim == 3 else 1
         self._a, self._w = a, w
-        self._channels, self._requantise = channels, requantise
+        self._channels, self._requantise, self._bits = channels, requantise, bits
         self._tiled = GemmFlag(tiled)
         (m, k), n = a.shape[-2:], w.shape[-1]
         a_layout, w_layout = self._row_major(m, k, 1), self._row_major(k, n, 1)
-        item_bytes = 1 if requantise else 4
+        item_bytes = bits // 8 if requantise else 4
         y_layout = self._row_major(m, n, item_bytes)
         if tiled & GemmFlag.A_TILED:
             a_layout = tiled_activations(config, m, k)
@@ -150,7 +153,7 @@ class GemmCase:
         if self._channels is not None:
             flags |= GemmFlag.CHANNEL
         if self._requantise:
-            flags |= GemmFlag.REQUANT
+            flags |= GemmFlag.REQUANT | (GemmFlag.INT16 if self._bits == 16 else 0)
         fields: dict[str, Any] = {
             **{"m": m, "n": n, "k": k, "batch": batch, "flags": int(flags)},
             **{"a_addr": self._a_at.address, "w_addr": self._w_at.address, "y_addr": self._y_at.address},
@@ -179,17 +182,17 @@ class GemmCase:
         memory[self._base : self.end] = self.image()
 
     def fill_output(self, memory: NDArray[np.uint8], values: NDArray[Any]) -> None:
-        """Put `values` (B, M, N), int32 or int8 like the output, where the output will be."""
+        """Put `values` (B, M, N), int32, int16 or int8 like the output, where the output will be."""
         self._y_at.write(memory, values)
 
     def expected(self) -> NDArray[Any]:
-        """What the golden model says: (B, M, N), int32 or int8."""
-        result = golden.gemm(self._a, self._w, self._channels, self._requantise)
+        """What the golden model says: (B, M, N), int32, int16 or int8."""
+        result = golden.gemm(self._a, self._w, self._channels, self._requantise, self._bits)
         return result.reshape(self._y_at.shape)
 
     def result(self, memory: NDArray[np.uint8]) -> NDArray[Any]:
-        """What lies in `memory`: (B, M, N), int32 or int8."""
-        return self._y_at.read(memory).view(np.int8 if self._requantise else np.int32)
+        """What lies in `memory`: (B, M, N), int32, int16 or int8."""
+        return self._y_at.read(memory).view(f"int{self._bits if self._requantise else 32}")
 
     def check(self, memory: NDArray[np.uint8]) -> None:
         """Compare the output with the golden model and everything around it with what was there before.

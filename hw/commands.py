@@ -41,7 +41,7 @@ class GemmFlag(enum.IntFlag):
     CHANNEL = 1
     """Add the bias of the channel table."""
     REQUANT = 2
-    """Scale to int8 by mult and shift of the channel table (needs CHANNEL); otherwise int32 is written."""
+    """Scale by mult and shift of the channel table to int8 or int16 (needs CHANNEL); otherwise int32 is written."""
     CHECK = 4
     """Run the checks: find, mark and log errors."""
     CORRECT = 8
@@ -58,6 +58,15 @@ class GemmFlag(enum.IntFlag):
     """Y is written tile by tile, likewise."""
     CAUSAL = 512
     """Of ATTENTION: a query attends to keys up to its own place only."""
+    INT16 = 1024
+    """Scale to int16, not to int8 (needs REQUANT)."""
+
+
+def output_item_bytes(flags: int) -> int:
+    """Bytes of an element that a GEMM command with these `GemmFlag` bits writes."""
+    if not flags & GemmFlag.REQUANT:
+        return 4
+    return 2 if flags & GemmFlag.INT16 else 1
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ GEMM_FIELDS = (
     ),
     Field("a_addr", 32, 64, "A: int8; bus-aligned"),
     Field("w_addr", 40, 64, "W: int8; bus-aligned"),
-    Field("y_addr", 48, 64, "Y: int32 or int8; bus-aligned"),
+    Field("y_addr", 48, 64, "Y: int32, int16 or int8; bus-aligned"),
     Field("channel_addr", 56, 64, "channel table, N records; bus-aligned; zero without CHANNEL"),
     Field("a_batch_stride", 64, 32, "bytes from A of one product to the next, 0 for one A; bus-aligned"),
     Field("w_batch_stride", 68, 32, "bytes from W of one product to the next, 0 for one W; bus-aligned"),

@@ -74,6 +74,7 @@ def params_layout(config: AcceleratorConfig) -> data.StructLayout:
             "y_batch_stride": STRIDE_BITS,
             "channel": 1,
             "requant": 1,
+            "int16": 1,
             "a_tiled": 1,
             "w_tiled": 1,
             "y_tiled": 1,

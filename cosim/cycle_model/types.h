@@ -36,13 +36,14 @@ struct Command : CommandWords {
     bool attention() const { return opcode == OPCODE_ATTENTION; }
     bool channel() const { return flags & FLAG_CHANNEL; }
     bool requant() const { return attention() || flags & FLAG_REQUANT; }
+    bool int16() const { return flags & FLAG_INT16; }
     bool check() const { return flags & FLAG_CHECK; }
     bool suppress() const { return flags & FLAG_SUPPRESS; }
     bool a_tiled() const { return flags & FLAG_A_TILED; }
     bool w_tiled() const { return flags & FLAG_W_TILED; }
     bool y_tiled() const { return flags & FLAG_Y_TILED; }
     uint64_t tiled() const { return flags & (FLAG_A_TILED | FLAG_W_TILED | FLAG_Y_TILED); }
-    uint64_t output_bytes() const { return requant() ? 1 : ACC_BYTES; }
+    uint64_t output_bytes() const { return requant() ? 1 + int16() : ACC_BYTES; }
 };
 static_assert(sizeof(Command) == sizeof(CommandWords));
 

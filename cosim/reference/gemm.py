@@ -21,7 +21,7 @@ from .numbers import Ints, wrap
 from .result import ReferenceResult, SegmentOutcome
 
 
-def _finish(sums: Ints, channels: ChannelTable | None, requantise: bool) -> NDArray[Any]:
+def _finish(sums: Ints, channels: ChannelTable | None, requantise: bool, bits: int) -> NDArray[Any]:
     """Bias and requantisation."""
     total = wrap(sums.astype(np.int64) + (0 if channels is None else channels.bias), 32)
     if not requantise:
@@ -29,7 +29,8 @@ def _finish(sums: Ints, channels: ChannelTable | None, requantise: bool) -> NDAr
     if channels is None:
         raise ValueError("requantisation needs a channel table")
     scaled = (total * channels.mult + (np.int64(1) << (channels.shift - 1))) >> channels.shift
-    return np.clip(scaled, -128, 127).astype(np.int8)
+    limit = 2 ** (bits - 1)
+    return np.clip(scaled, -limit, limit - 1).astype(f"int{bits}")
 
 
 def reference_gemm(
@@ -41,6 +42,7 @@ def reference_gemm(
     errors: ErrorState,
     channels: ChannelTable | None = None,
     requantise: bool = False,
+    bits: int = 8,
     previous: NDArray[Any] | None = None,
 ) -> ReferenceResult:
     """Carry out one GEMM command with timing errors and checks.
@@ -58,7 +60,9 @@ def reference_gemm(
     channels : brownout.cosim.reference.golden.ChannelTable, optional
         The command's channel table.
     requantise : bool
-        Whether the output is int8, requantised.
+        Whether the output is requantised.
+    bits : int
+        Of requantised outputs: 8 or 16.
     previous : array like the output, optional
         What memory holds before, and suppressed elements keep; zeros by default.
 
@@ -116,7 +120,7 @@ def reference_gemm(
     result.counters["missed"] = int((wrong & ~result.uncorrectable & ~result.corrected).sum())
     result.counters["wrong"] = int((wrong & result.corrected).sum())
 
-    output = _finish(result.corrected_sums, channels, requantise)
+    output = _finish(result.corrected_sums, channels, requantise, bits)
     if options.flags & GemmFlag.SUPPRESS:
         kept = np.zeros_like(output) if previous is None else previous.reshape(output.shape)
         output = np.where(result.uncorrectable, kept, output)

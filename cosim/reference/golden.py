@@ -41,7 +41,11 @@ def wrap32(values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def gemm(
-    a: NDArray[np.int8], w: NDArray[np.int8], channels: ChannelTable | None = None, requantise: bool = False
+    a: NDArray[np.int8],
+    w: NDArray[np.int8],
+    channels: ChannelTable | None = None,
+    requantise: bool = False,
+    bits: int = 8,
 ) -> NDArray[Any]:
     """Product as the accelerator writes it.
 
@@ -52,11 +56,14 @@ def gemm(
     channels : ChannelTable, optional
         Adds its bias; with `requantise` also scales.
     requantise : bool
-        int8 output: ``clamp((wrap32(acc + bias) * mult + 2^(shift-1)) >> shift, -128, 127)`` in 64 bits.
+        Scaled output: ``clamp((wrap32(acc + bias) * mult + 2^(shift-1)) >> shift, -2^(bits-1), 2^(bits-1) - 1)`` in 64
+        bits.
+    bits : int
+        Of scaled outputs: 8 or 16.
 
     Returns
     -------
-    int32 or int8 array (..., M, N)
+    int32, int16 or int8 array (..., M, N)
     """
     total = np.matmul(a.astype(np.int64), w.astype(np.int64))
     if channels is not None:
@@ -66,4 +73,5 @@ def gemm(
         return total.astype(np.int32)
     assert channels is not None, "requantisation needs a channel table"
     scaled = (total * channels.mult + (np.int64(1) << (channels.shift - 1))) >> channels.shift
-    return np.clip(scaled, -128, 127).astype(np.int8)
+    half = 1 << (bits - 1)
+    return np.clip(scaled, -half, half - 1).astype(np.int8 if bits == 8 else np.int16)

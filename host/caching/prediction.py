@@ -85,7 +85,7 @@ def write_predictions(
     Parameters
     ----------
     slot : torch.Tensor
-        int32 or int8, (M, N) or (B, M, N), contiguous: the output of the present evaluation.
+        int32, int16 or int8, (M, N) or (B, M, N), contiguous: the output of the present evaluation.
     latest, earlier : torch.Tensor
         Outputs of the same shape and dtype: the outputs of the evaluation before, and of the one before that; without
         an earlier one it is the latest value that is written.
@@ -146,7 +146,7 @@ class ProductPredictor:
     damping : float
         0: the latest value, 1: undamped extrapolation.
     dtype : torch.dtype
-        int32, or int8 for requantised products.
+        int32, or int8 or int16 for requantised products.
 
     Raises
     ------

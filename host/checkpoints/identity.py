@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..offloading import OffloadedModel
+from ..offloading.layer import OffloadedLayer
 from ..storage.files import digest_of
 
 
@@ -28,6 +29,20 @@ def identity(module: nn.Module, model: OffloadedModel | None) -> dict[str, Any]:
             "timestep_bounds": model.groups.bounds.tolist(),
             "products": [[product.name, product.kind] for product in model.products],
             "stateful": sorted(model.stateful),
+            **_outputs(module),
             **model.execution.describe(),
         }
     return {**facts, "weights": digest_of(module.state_dict(), None)}
+
+
+def _outputs(module: nn.Module) -> dict[str, Any]:
+    """How layers write outputs, if some write them narrow: bits and scales of each."""
+    formats = {
+        name: each.format
+        for name, each in module.named_modules()
+        if isinstance(each, OffloadedLayer) and each.format is not None
+    }
+    if not formats:
+        return {}
+    bits = {name: each.bits for name, each in formats.items()}
+    return {"outputs": bits, "output_scales": digest_of({name: each.scale for name, each in formats.items()}, None)}

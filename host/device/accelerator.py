@@ -162,7 +162,7 @@ class Accelerator(OperatingControls):
         bias : torch.Tensor, optional
             int32 (N,), added modulo 2^32.
         requant : Requantisation, optional
-            Per-channel scaling to int8.
+            Per-channel scaling to int8 or int16.
         out : torch.Tensor, optional
             Written instead of a new tensor; suppressed elements keep the value that they have in it. See `new_slot`.
         checkpoint : torch.Tensor, optional
@@ -181,7 +181,7 @@ class Accelerator(OperatingControls):
         Returns
         -------
         torch.Tensor
-            int32, or int8 with `requant`: (M, N), or (B, M, N).
+            int32, or int8 or int16 with `requant`: (M, N), or (B, M, N).
 
         Raises
         ------
@@ -333,7 +333,7 @@ class Accelerator(OperatingControls):
         Parameters
         ----------
         source, target : torch.Tensor
-            int32 or int8, (M, N) or (B, M, N), of the same shape and dtype; any strides.
+            int32, int16 or int8, (M, N) or (B, M, N), of the same shape and dtype; any strides.
 
         Raises
         ------
@@ -403,7 +403,7 @@ class Accelerator(OperatingControls):
         shape : int
             (M, N), or (B, M, N).
         dtype : torch.dtype
-            int32, or int8 for requantised products.
+            int32, or int8 or int16 for requantised products.
         device : torch.device
             That of the operands.
         """
@@ -416,7 +416,7 @@ class Accelerator(OperatingControls):
         Parameters
         ----------
         values : torch.Tensor
-            int32 or int8, (M, N) or (B, M, N).
+            int32, int16 or int8, (M, N) or (B, M, N).
         unwritten : bool
             Whether no product has been written to it (`is_unwritten`).
         device : torch.device

@@ -220,6 +220,10 @@ class DriftExecution(Execution):
         self._occurrences[place] += 1
         return self.strategy.layer(self, call, point)
 
+    def narrows(self) -> bool:
+        known = knows_of(type(self), "narrows", "layer") and knows_of(type(self.strategy), "takes_narrow", "layer")
+        return known and self.strategy.takes_narrow()
+
     def attends(self, scores: CalledProduct, values: CalledProduct) -> bool:
         if not knows_of(type(self.strategy), "attention_protection", "attention_product"):
             return False
@@ -262,6 +266,7 @@ class DriftExecution(Execution):
         result = self.accelerator.gemm(
             call.a,
             call.w,
+            requant=call.requant,
             out=out,
             checkpoint=checkpoint,
             protection=protection,
@@ -280,13 +285,16 @@ class DriftExecution(Execution):
         self.strategy.forget_product(number)
 
     def scratch(self, name: str, call: ProductCall) -> torch.Tensor:
-        """int32 memory of the shape of a product's sums."""
-        return self.model.scratch(name, call.shape, torch.int32, call.a.device)
+        """Memory for the outputs of a product."""
+        return self.model.scratch(name, call.shape, call.dtype, call.a.device)
 
     def history(self, call: ProductCall) -> tuple[torch.Tensor, bool]:
-        """Slot of a product with the sums of the evaluation before, and whether there are any."""
+        """Slot of a product with the outputs of the evaluation before, and whether there are any."""
         return self.model.history.slot(
-            call.history_key, call.shape, call.a.device, scale=call.scale, evaluation=self.evaluation
+            *(call.history_key, call.shape, call.a.device),
+            scale=call.scale,
+            evaluation=self.evaluation,
+            dtype=call.dtype,
         )
 
     def recompute_rows(self, call: ProductCall, out: torch.Tensor, rows: torch.Tensor) -> None:
@@ -306,7 +314,7 @@ class DriftExecution(Execution):
         self.recomputed_rows += len(rows)
         rows = rows.to(call.a.device)
         part = replace(call, a=call.a[rows])
-        again = self.model.scratch("rows again", part.shape, torch.int32, call.a.device)
+        again = self.model.scratch("rows again", part.shape, call.dtype, call.a.device)
         out[rows] = self.run(part, again, self.safe)
 
     def recompute_columns(
@@ -334,8 +342,9 @@ class DriftExecution(Execution):
             product = int(rows[0]) // call.a.shape[1]
             a, sums, rows = a[product], out[product], rows - product * call.a.shape[1]
         rows = rows.to(a.device)
-        part = replace(call, a=a[rows], w=w)
-        again = self.model.scratch("rows again", part.shape, torch.int32, a.device)
+        requant = None if call.requant is None else call.requant.of_columns(columns)
+        part = replace(call, a=a[rows], w=w, requant=requant)
+        again = self.model.scratch("rows again", part.shape, call.dtype, a.device)
         sums[rows, columns] = self.run(part, again, self.safe)
 
 

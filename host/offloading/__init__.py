@@ -13,6 +13,7 @@ from .layer_types.conv2d import OffloadedConv2d, int8_conv2d
 from .layer_types.linear import OffloadedLinear, int8_linear
 from .nonfinite import Nonfinite
 from .offload import Unsupported, calibration_of, offload, offloaded_model, restore
+from .output_format import OutputFormat, Outputs
 from .products import OffloadedModel, OffloadedProduct
 from .report import LayerReport, Report, report
 from .row_window import RowWindow
@@ -34,6 +35,8 @@ __all__ = [
     "OffloadedLinear",
     "OffloadedModel",
     "OffloadedProduct",
+    "OutputFormat",
+    "Outputs",
     "Report",
     "RowWindow",
     "Unsupported",

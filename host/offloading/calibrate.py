@@ -170,6 +170,7 @@ class _Calibrator:
         for layer, name in self.layers.items():
             if not weight_of(layer).isfinite().all():
                 raise _not_finite(name, "has NaN or infinite weights")
+        ranges = {name: _OutputRange() for name in self.layers.values()}
         macs: Counter[str] = Counter()
         owners: dict[str, nn.Module] = {}
         differences: dict[nn.Module, str | None] = {}
@@ -183,6 +184,7 @@ class _Calibrator:
             if name in self.smoothing:
                 values = layer_type_of(layer).channels_last(values).float() / self.smoothing[name]
             _observe(name, layers[name][self.groups.index], values)
+            ranges[name].see(layer, result)
 
         def watch_call(
             owner: nn.Module, index: int, function: Callable[..., torch.Tensor], args: Any, kwargs: dict[str, Any]
@@ -238,6 +240,8 @@ class _Calibrator:
                 self.smoothing.get(name),
                 macs=macs[name],
                 clipped=max(each.clipped(scale) for each, scale in zip(layers[name], scales, strict=True)),
+                peaks=ranges[name].peaks,
+                power=ranges[name].power,
             )
         for name, by_group in calls.items():
             rows = [
@@ -352,6 +356,39 @@ class _Calibrator:
 
         self._run(_watch_layers(self.layers, watch), watch_attention(self.module, watch_call))
         return {name: error.sqnr_db for name, error in errors.items()}
+
+
+class _OutputRange:
+    """What is seen of the outputs of a layer, without bias.
+
+    Attributes
+    ----------
+    peaks : torch.Tensor or None
+        float64 (N,): largest magnitude of each channel; None before the first finite output.
+    """
+
+    def __init__(self) -> None:
+        self.peaks: torch.Tensor | None = None
+        self._squares, self._count = 0.0, 0
+
+    @property
+    def power(self) -> float | None:
+        """Mean square."""
+        return self._squares / self._count if self._count else None
+
+    def see(self, layer: nn.Module, result: torch.Tensor) -> None:
+        """Take an output into account, unless it has NaN or infinity."""
+        layer_type = layer_type_of(layer)
+        bias = layer_type.broadcast_bias(layer)
+        sums = result.detach() if bias is None else result.detach() - bias.detach()
+        sums = layer_type.channels_last(sums)
+        sums = sums.reshape(-1, sums.shape[-1]).double()
+        if not sums.numel() or not sums.isfinite().all():
+            return
+        peaks = sums.abs().amax(0).cpu()
+        self.peaks = peaks if self.peaks is None else torch.maximum(self.peaks, peaks)
+        self._squares += float(sums.square().sum())
+        self._count += sums.numel()
 
 
 def _observe(name: str, observer: ActivationObserver, values: torch.Tensor, role: str = "") -> None:

@@ -22,6 +22,8 @@ KIND = "calibration"
 
 NonNegative = Annotated[int, Ge(0)]
 
+Magnitude = Annotated[float, Ge(0)]
+
 Share = Annotated[float, Interval(ge=0, le=1)]
 
 
@@ -38,6 +40,7 @@ class _Details:
     macs: dict[str, NonNegative] = field(default_factory=dict)
     left: list[tuple[str, str, NonNegative, str]] = field(default_factory=list)
     clipped: dict[str, Share] = field(default_factory=dict)
+    power: dict[str, Magnitude] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [name for name, _, _ in self.layers]
@@ -88,6 +91,8 @@ class Calibration:
                 tensors[f"{name}/smoothing"] = layer.smoothing
             if layer.output is not None:
                 tensors[f"{name}/output"] = layer.output
+            if layer.peaks is not None:
+                tensors[f"{name}/peaks"] = layer.peaks
         details = {
             "layers": [[name, layer.kind, layer.sqnr_db] for name, layer in self.layers.items()],
             "method": self.method,
@@ -96,6 +101,7 @@ class Calibration:
             "timestep_bounds": self.timestep_bounds,
             "macs": {name: layer.macs for name, layer in self.layers.items() if layer.macs is not None},
             "clipped": {name: layer.clipped for name, layer in self.layers.items() if layer.clipped is not None},
+            "power": {name: layer.power for name, layer in self.layers.items() if layer.power is not None},
             "left": [[each.name, each.kind, each.macs, each.reason] for each in self.left],
         }
         write_tensors(Path(path), KIND, tensors, details)
@@ -122,6 +128,8 @@ class Calibration:
                 forms[f"{name}/smoothing"] = Form(torch.float32, (None,), positive=True)
             if kind == ATTENTION and f"{name}/output" in tensors:
                 forms[f"{name}/output"] = Form(torch.float64, (groups,), positive=True)
+            if kind != ATTENTION and f"{name}/peaks" in tensors:
+                forms[f"{name}/peaks"] = Form(torch.float64, (None,))
         check_tensors(tensors, forms, path)
         return cls(
             layers={
@@ -133,6 +141,8 @@ class Calibration:
                     details.macs.get(name),
                     details.clipped.get(name),
                     tensors.get(f"{name}/output"),
+                    tensors.get(f"{name}/peaks"),
+                    details.power.get(name),
                 )
                 for name, kind, sqnr_db in details.layers
             },

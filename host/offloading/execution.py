@@ -9,7 +9,7 @@ import torch
 
 from ..device.accelerator import Accelerator
 from ..device.product.attention import SoftmaxScales
-from ..device.product.operands import ResidentWeights, Tally
+from ..device.product.operands import Requantisation, ResidentWeights, Tally
 from ..device.product.protection import Protection
 from ..storage.state import State
 from .history import History, HistoryKey
@@ -74,11 +74,13 @@ class ProductCall:
     key : int
         Error key of the evaluation.
     scale : float
-        Scale of `a`, on which the meaning of the sums depends; 1 for attention.
+        Scale of `a`, on which the meaning of the sums depends; 1 for attention, and for narrow outputs.
     first_row : int
         Place of the first row in the whole product, for draws of errors.
     occurrence : int
         Which call of the layer in its evaluation it is, for those who count.
+    requant : Requantisation or None
+        Scales of narrow outputs; None for the int32 sums.
     """
 
     product: CalledProduct
@@ -88,6 +90,12 @@ class ProductCall:
     scale: float = 1.0
     first_row: int = 0
     occurrence: int = 0
+    requant: Requantisation | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the outputs."""
+        return torch.int32 if self.requant is None else self.requant.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -170,16 +178,27 @@ class Execution:
         Returns
         -------
         torch.Tensor
-            int32 sums, in memory that the next call may reuse.
+            `ProductCall.dtype`: sums, or scaled ones, in memory that the next call may reuse.
         """
         model = call.product.model
         protection = model.accelerator.protection
         if protection is not None and protection.check and protection.on_uncorrectable == "suppress":
             key, device = call.history_key, call.a.device
-            out, _ = model.history.slot(key, call.shape, device, scale=call.scale, evaluation=model.evaluation)
+            out, _ = model.history.slot(
+                *(key, call.shape, device), scale=call.scale, evaluation=model.evaluation, dtype=call.dtype
+            )
         else:
-            out = model.scratch("sums", call.shape, torch.int32, call.a.device)
-        return model.accelerator.gemm(call.a, call.w, out=out, error_key=call.key, tally=call.product.tally)
+            out = model.scratch("sums", call.shape, call.dtype, call.a.device)
+        return model.accelerator.gemm(
+            call.a, call.w, requant=call.requant, out=out, error_key=call.key, tally=call.product.tally
+        )
+
+    def narrows(self) -> bool:
+        """Whether `layer` may be asked for narrow outputs; otherwise it gives sums, which the host scales.
+
+        A subclass with a `layer` of its own gives sums, unless it has a `narrows` too.
+        """
+        return knows_of(type(self), "narrows", "layer")
 
     def attends(self, scores: CalledProduct, values: CalledProduct) -> bool:
         """Whether both products of attention may be one command now; otherwise `attention_product` runs each.

@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass
 import torch
 
 from ..device.accelerator import Accelerator
+from ..device.product.operands import OUTPUT_DTYPES
 from ..storage.decoding import Count, Form, Positive, check, check_tensors
 from ..storage.state import State
 
@@ -39,9 +40,9 @@ class HistorySlot:
     Attributes
     ----------
     sums : torch.Tensor
-        int32 (M, N) or (B, M, N).
+        int32, int16 or int8 (M, N) or (B, M, N).
     scale : float
-        Scale of the input with which they were made.
+        Scale of the input with which they were made; 1 of narrow outputs, which have a scale of their own.
     evaluation : int
         Evaluation of the model, that wrote it last.
     """
@@ -79,12 +80,19 @@ class History:
         self._slots: dict[HistoryKey, HistorySlot] = {}
 
     def slot(
-        self, key: HistoryKey, shape: tuple[int, ...], device: torch.device, *, scale: float = 1.0, evaluation: int = 0
+        self,
+        key: HistoryKey,
+        shape: tuple[int, ...],
+        device: torch.device,
+        *,
+        scale: float = 1.0,
+        evaluation: int = 0,
+        dtype: torch.dtype = torch.int32,
     ) -> tuple[torch.Tensor, bool]:
         """Output of an evaluation that is about to be written.
 
-        A new shape or device makes a new slot, and the values that were in the old one are gone. If the input's scale
-        has changed, the values are converted to the new one: the host reads and writes them.
+        A new shape, dtype or device makes a new slot, and the values that were in the old one are gone. If the input's
+        scale has changed, the values are converted to the new one: the host reads and writes them.
 
         Parameters
         ----------
@@ -98,21 +106,24 @@ class History:
             Scale of the input now.
         evaluation : int
             Evaluation of the model, now.
+        dtype : torch.dtype
+            int32, int16 or int8.
 
         Returns
         -------
         sums : torch.Tensor
-            int32: those of the evaluation before, or zeros.
+            `dtype`: those of the evaluation before, or zeros.
         valid : bool
             Whether there was one.
         """
         held = self._slots.get(key)
-        if held is None or tuple(held.sums.shape) != shape or held.sums.device != device:
-            sums = self.accelerator.new_slot(*shape, device=device)
+        if held is None or (tuple(held.sums.shape), held.sums.dtype, held.sums.device) != (shape, dtype, device):
+            sums = self.accelerator.new_slot(*shape, dtype=dtype, device=device)
             self._slots[key] = HistorySlot(sums, scale, evaluation)
             return sums, False
         if held.scale != scale:
-            rescaled = (held.sums.double() * (held.scale / scale)).round_().clamp_(-INT32_LIMIT - 1, INT32_LIMIT)
+            limits = torch.iinfo(dtype)
+            rescaled = (held.sums.double() * (held.scale / scale)).round_().clamp_(limits.min, limits.max)
             held.sums.copy_(rescaled)
             self.accelerator.add_host_traffic(2 * held.sums.numel() * held.sums.element_size())
         age = evaluation - held.evaluation
@@ -148,7 +159,7 @@ class History:
     def load_state(self, state: State) -> None:
         """Make the slots of a state anew; those that were there are gone."""
         values = check(state.values, _Values, "the state of the histories")
-        forms = {str(place): Form(torch.int32) for place in range(len(values.slots))}
+        forms = {str(place): Form(OUTPUT_DTYPES) for place in range(len(values.slots))}
         check_tensors(state.tensors, forms, "the state of the histories")
         self._slots.clear()
         self.ages = dict(state.values["ages"])

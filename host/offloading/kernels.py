@@ -20,8 +20,8 @@ def _library() -> ctypes.CDLL:
     pointer = c_void_p
     signatures: dict[str, list[Any]] = {
         "quantise": [*[pointer] * 4, c_int64, *[pointer] * 3, c_int32],
-        "dequantise": [pointer, c_int64, c_int64, *[pointer] * 3, c_int64, c_int32],
-        "dequantise_turned": [pointer, *[c_int64] * 3, *[pointer] * 3, c_int64, c_int32],
+        "dequantise": [pointer, *[c_int64] * 3, *[pointer] * 3, c_int64, pointer, c_int32],
+        "dequantise_turned": [pointer, *[c_int64] * 4, *[pointer] * 3, c_int64, pointer, c_int32],
         "exponentials": [pointer, pointer, c_float, *[pointer] * 4, c_int32],
         "weighted_means": [*[pointer] * 3, c_float, pointer, pointer, c_int32],
         "patches": [*[pointer] * 4, c_int32],
@@ -76,26 +76,26 @@ def quantise(values: torch.Tensor, multiplier: torch.Tensor, out: torch.Tensor) 
     return Met(met[0], bool(met[1]))
 
 
-def dequantise(sums: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """As `reference.dequantise`, of contiguous sums (M, N)."""
+def dequantise(sums: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, int]:
+    """As `reference.dequantise`, of contiguous outputs (M, N); also `reference.at_ends` of them."""
     if sums.device.type != "cpu":
-        return reference.dequantise(sums, scale, bias)
+        return reference.dequantise(sums, scale, bias), reference.at_ends(sums)
     rows, columns = sums.shape
-    out = torch.empty(rows, columns)
+    out, ends = torch.empty(rows, columns), _words((0,))
     _library().brownout_dequantise(
-        *(sums.data_ptr(), rows, columns, scale.data_ptr(), _pointer(bias), out.data_ptr(), columns),
-        torch.get_num_threads(),
+        *(sums.data_ptr(), sums.element_size(), rows, columns, scale.data_ptr(), _pointer(bias), out.data_ptr()),
+        *(columns, ends, torch.get_num_threads()),
     )
-    return out
+    return out, ends[0]
 
 
-def dequantise_image(sums: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:
-    """As `reference.dequantise`, into an image whose channels are planes.
+def dequantise_image(sums: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> int:
+    """As `reference.dequantise`, into an image whose channels are planes; returns `reference.at_ends`.
 
     Parameters
     ----------
     sums : torch.Tensor
-        int32 (B, P, N), contiguous.
+        int32, int16 or int8 (B, P, N), contiguous.
     scale, bias : torch.Tensor
         float32 (N,); `bias` may be None.
     out : torch.Tensor
@@ -103,11 +103,13 @@ def dequantise_image(sums: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor
     """
     if sums.device.type != "cpu":
         out.copy_(reference.dequantise(sums, scale, bias).mT)
-        return
+        return reference.at_ends(sums)
+    ends = _words((0,))
     _library().brownout_dequantise_turned(
-        *(sums.data_ptr(), *sums.shape, scale.data_ptr(), _pointer(bias), out.data_ptr(), out.stride(0)),
-        torch.get_num_threads(),
+        *(sums.data_ptr(), sums.element_size(), *sums.shape, scale.data_ptr(), _pointer(bias), out.data_ptr()),
+        *(out.stride(0), ends, torch.get_num_threads()),
     )
+    return ends[0]
 
 
 def exponentials(sums: torch.Tensor, factor: float, mask: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from ..errors import NonFiniteError
 from .adoption import adopt
 from .copies import NotCopied
 from .layer_calibration import LayerCalibration, smoothed
+from .output_format import OutputFormat, output_format
 from .products import OffloadedModel, OffloadedProduct, register
 from .quantization import quantize_weight
 from .row_window import Halo, RowWindow
@@ -54,6 +55,8 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
     ----------
     groups : int
         Groups of channels, each a product of its own.
+    format : OutputFormat or None
+        Of outputs that leave the accelerator narrow; None for int32 sums.
     row_window : RowWindow or None
         Rows of pixels that a row of the output reads; None where rows of the product are tokens.
     halo : callable or None
@@ -72,6 +75,7 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
     smoothing: torch.Tensor | None
     multiplier: torch.Tensor
     output_scale: torch.Tensor
+    format: OutputFormat | None
     groups: int = 1
     row_window: RowWindow | None = None
     halo: Halo | None = None
@@ -91,6 +95,7 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
         device, smoothing = replaced.weight.device, calibration.smoothing
         self.register_buffer("input_scale", calibration.scales.to(device, copy=True))
         self.register_buffer("smoothing", None if smoothing is None else smoothing.to(device, copy=True))
+        self.format = output_format(calibration, model.outputs, self.groups)
         self._loaded = False
         self.product = OffloadedProduct(model, name, calibration.kind, calibration.sqnr_db, calibration.clipped)
         self.number = register(self)
@@ -225,13 +230,24 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
 
     def _upload(self) -> None:
         self._derive()
-        self.product.load(self.matrix(), self.input_scale.tolist())
+        self._load_product()
+
+    def _load_product(self) -> None:
+        """Let the accelerator have the weights, and what it needs to scale outputs."""
+        requants = None
+        if self.format is not None:
+            requants, _ = self.format.present(self.weight_scale * self.input_scale[:, None])
+        self.product.load(self.matrix(), self.input_scale.tolist(), requants)
 
     def _derive(self) -> None:
         scales = self.input_scale[:, None]
+        output_scale = self.weight_scale * scales
+        if self.format is not None:
+            _, narrow = self.format.present(output_scale)
+            output_scale = narrow.expand_as(output_scale)
         divisor = scales if self.smoothing is None else scales * self.smoothing
         # Rounded once: scales are float64.
-        derived = {"multiplier": 1 / divisor, "output_scale": self.weight_scale * scales}
+        derived = {"multiplier": 1 / divisor, "output_scale": output_scale}
         for name, values in derived.items():
             rounded, held = values.to(torch.float32), self._buffers.get(name)
             if held is not None and (held.dtype, held.device) == (rounded.dtype, rounded.device):
@@ -319,7 +335,7 @@ class OffloadedLayer(NotCopied, nn.Module, abc.ABC):
             self._derive()
         if self.integers.device != device:
             # The weights have to be resident there.
-            self.product.load(self.matrix(), self.input_scale.tolist())
+            self._load_product()
         if self._loaded and self._source.is_made_later:
             self._source.make_later(self._dequantise())
         return self

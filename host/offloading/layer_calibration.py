@@ -37,6 +37,11 @@ class LayerCalibration:
     output : torch.Tensor or None
         float64 (G,): scale of the output of attention for each timestep group, which an attention unit writes as int8;
         None for layers, and in files of earlier programs.
+    peaks : torch.Tensor or None
+        float64 (N,): largest magnitude of each output channel of a layer, without bias; None for attention, and in
+        files of earlier programs.
+    power : float or None
+        Mean square of these outputs; likewise.
     """
 
     kind: str
@@ -46,6 +51,8 @@ class LayerCalibration:
     macs: int | None = None
     clipped: float | None = None
     output: torch.Tensor | None = None
+    peaks: torch.Tensor | None = None
+    power: float | None = None
 
 
 def smoothed(weight: torch.Tensor, factors: torch.Tensor | None, groups: int = 1) -> torch.Tensor:

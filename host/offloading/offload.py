@@ -23,6 +23,7 @@ from .layer_calibration import ATTENTION, LayerCalibration
 from .layer_types import layer_type_of
 from .left_in_float import left_in_float
 from .nonfinite import Nonfinite
+from .output_format import Outputs
 from .products import OffloadedModel, ProductObserver
 from .selection import EXCLUDED, ONLY_ZEROS, FilterFn, Selection, call_name, exclusion, select_layers
 from .timesteps import TimestepGroups
@@ -177,6 +178,7 @@ def offload(
     observer: ProductObserver | None = None,
     unsupported: Unsupported = "float",
     nonfinite: Nonfinite = "nan",
+    outputs: Outputs = "int32",
 ) -> OffloadedModel:
     """Let layers and attention, in place, run in int8 on an accelerator.
 
@@ -197,7 +199,8 @@ def offload(
         ``filter_fn(layer, name)`` selects layers of registered types and modules that call
         ``F.scaled_dot_product_attention``; by default all.
     observer : callable, optional
-        ``observer(name, sums)`` sees the int32 sums of every product, (M, N) or (B, M, N), valid until it returns.
+        ``observer(name, sums)`` sees the outputs of every product, (M, N) or (B, M, N), valid until it returns: int32
+        sums, or what `outputs` says.
     unsupported : {"float", "refuse"}
         What becomes of selected layers that compute something else than their weights say, or that the calibration did
         not call, or gave only zeros: they stay in float and are listed in `OffloadedModel.left_in_float`, or they are
@@ -205,6 +208,10 @@ def offload(
     nonfinite : {"nan", "raise"}
         What becomes of NaN and infinity in inputs, keys, values and masks: outputs that depend on them are NaN, or a
         `NonFiniteError` names layer and evaluation.
+    outputs : {"int32", "int16", "int8", "auto"}
+        How wide the outputs of layers leave the accelerator: as sums, or scaled for each channel by its largest
+        magnitude in calibration; ``"auto"`` takes int8 where that adds little to a layer's quantisation error, int16
+        elsewhere. Grouped convolutions, and layers of calibrations of earlier programs, write int32.
 
     Returns
     -------
@@ -227,12 +234,14 @@ def offload(
     -----
     OffloadWarning
         More than 1 % of the model's MACs stay in float, though nobody excluded them. Later: more than 2 % of a layer's
-        inputs in a run, or twice the share of its calibration if that is more, saturate.
+        inputs in a run, or twice the share of its calibration if that is more, saturate; or of its narrow outputs.
     """
     if unsupported not in get_args(Unsupported):
         raise ValueError(f"unsupported must be one of 'float', 'refuse', not {unsupported!r}")
     if nonfinite not in get_args(Nonfinite):
         raise ValueError(f"nonfinite must be one of 'nan', 'raise', not {nonfinite!r}")
+    if outputs not in get_args(Outputs):
+        raise ValueError(f"outputs must be one of {', '.join(map(repr, get_args(Outputs)))}, not {outputs!r}")
     if hasattr(module, _STATE):
         raise ValueError(f"{type(module).__name__} is offloaded already; call restore first")
     selection = select_layers(module, filter_fn)
@@ -251,7 +260,7 @@ def offload(
     wanted = {*selection.layers.values(), *(name for name, reason in selection.left.values() if reason != EXCLUDED)}
     if not layers and not owners and not any(each.macs and each.name in wanted for each in left):
         raise OffloadError(f"{type(module).__name__} has no layer to offload")
-    model = OffloadedModel(accelerator, TimestepGroups(calibration.timestep_bounds), observer, nonfinite)
+    model = OffloadedModel(accelerator, TimestepGroups(calibration.timestep_bounds), observer, nonfinite, outputs)
     state = _build(module, model, calibration, layers, owners)
     state.model.left_in_float = tuple(left)
     state.put_in(module)

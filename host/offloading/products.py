@@ -16,7 +16,8 @@ import torch
 from brownout.hw.tiling import ideal_cycles
 
 from ..device.accelerator import Accelerator
-from ..device.product.operands import GemmShape, ResidentWeights, Tally
+from ..device.product.operands import GemmShape, Requantisation, ResidentWeights, Tally
+from ..device.twin.requantise import requantise
 from ..errors import NonFiniteError, OffloadWarning
 from ..storage.decoding import Count, check
 from ..storage.state import State, Stateful, join, split
@@ -25,16 +26,18 @@ from .execution import Execution, ProductCall
 from .float_modules import FloatModule
 from .history import History
 from .nonfinite import Met, Nonfinite
+from .output_format import Outputs
 from .timesteps import TimestepGroups
 
 ProductObserver = Callable[[str, torch.Tensor], None]
-"""Called with the name of a product and the int32 (M, N) or (B, M, N) sums of each call, valid until it returns."""
+"""Called with the name of a product and the (M, N) or (B, M, N) outputs of each call, valid until it returns: int32
+sums, or int16 and int8 where layers write that."""
 
 EVALUATION_BITS, PART_BITS, NUMBER_BITS = 16, 4, 12
 """Of an error key, from the lowest bit on: evaluation, part of the batch, number of the product."""
 
 
-_COUNTS = ("calls", "rows", "macs", "ideal_cycles", "k", "n", "inputs", "saturated")
+_COUNTS = ("calls", "rows", "macs", "ideal_cycles", "k", "n", "inputs", "saturated", "outputs", "clamped")
 
 SATURATION_LIMIT = 0.02
 """Share of a product's inputs in a run that may saturate without a warning."""
@@ -55,9 +58,11 @@ class _Counts:
     n: Count
     cycles: Count
     evaluations: list[tuple[int, Count]]
-    # States of earlier programs have neither.
+    # States of earlier programs have none of these.
     inputs: Count = 0
     saturated: Count = 0
+    outputs: Count = 0
+    clamped: Count = 0
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,8 @@ class OffloadedModel(NotCopied):
         Sees all sums.
     nonfinite : {"nan", "raise"}
         What becomes of NaN and infinity in inputs.
+    outputs : {"int32", "int16", "int8", "auto"}
+        How wide outputs of layers leave the accelerator (`output_format`).
 
     Attributes
     ----------
@@ -117,8 +124,10 @@ class OffloadedModel(NotCopied):
         groups: TimestepGroups,
         observer: ProductObserver | None = None,
         nonfinite: Nonfinite = "nan",
+        outputs: Outputs = "int32",
     ) -> None:
         self.accelerator = accelerator
+        self.outputs = outputs
         self.groups = groups
         self.observer = observer
         self.nonfinite = nonfinite
@@ -170,6 +179,7 @@ class OffloadedModel(NotCopied):
     def scratch(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Memory that is used again and again: fresh memory costs as much as a product."""
         held: dict[str, torch.Tensor] = self._scratch.__dict__
+        name = f"{name} {dtype}"
         wanted = torch.Size(shape).numel()
         tensor = held.get(name)
         if tensor is None or tensor.numel() < wanted or tensor.device != device:
@@ -207,6 +217,8 @@ class OffloadedProduct:
         Extents of the last call.
     inputs, saturated : int
         Values that were quantised, and those of them that saturated.
+    outputs, clamped : int
+        Narrow outputs, and those of them at the ends of what they can hold.
     """
 
     def __init__(
@@ -218,10 +230,13 @@ class OffloadedProduct:
         model.products.append(self)
         self.weights: ResidentWeights | None = None
         self.scales: list[float] = [1.0]
+        self.requants: list[Requantisation] | None = None
         self.evaluations: dict[int, int] = {}
         self.calls = self.rows = self.macs = self.ideal_cycles = self.k = self.n = self.inputs = self.saturated = 0
+        self.outputs = self.clamped = 0
         self._before_run = (0, 0)
-        self._warned = False
+        self._outputs_before_run = (0, 0)
+        self._warned = self._warned_of_outputs = False
         self.tally = Tally()
 
     def counts(self) -> dict[str, Any]:
@@ -240,6 +255,8 @@ class OffloadedProduct:
             setattr(self, name, counts.get(name, 0))
         inputs, saturated = self._before_run
         self._before_run = (min(inputs, self.inputs), min(saturated, self.saturated))
+        outputs, clamped = self._outputs_before_run
+        self._outputs_before_run = (min(outputs, self.outputs), min(clamped, self.clamped))
         self.tally.cycles = counts["cycles"]
         self.evaluations = dict(counts["evaluations"])
 
@@ -247,6 +264,7 @@ class OffloadedProduct:
         """Count evaluations from zero, and the share of inputs that saturates anew."""
         self.evaluations.clear()
         self._before_run = (self.inputs, self.saturated)
+        self._outputs_before_run = (self.outputs, self.clamped)
 
     def meet(self, met: Met, *operands: torch.Tensor) -> bool:
         """Count inputs that were quantised, and warn if too many of them saturate.
@@ -302,17 +320,53 @@ class OffloadedProduct:
                 stacklevel=2,
             )
 
-    def load(self, weights: torch.Tensor, scales: list[float]) -> None:
-        """Make int8 (K, N) or (B, K, N) resident, for inputs with these scales (for each timestep group).
+    def meet_outputs(self, clamped: int, outputs: torch.Tensor) -> None:
+        """Count narrow outputs of a call, and warn if too many are at the ends of what they can hold.
+
+        Parameters
+        ----------
+        clamped : int
+            How many are (`reference.at_ends`).
+        outputs : torch.Tensor
+            All of them; int32 sums do not count.
+        """
+        if outputs.dtype == torch.int32 or self.model.on_trial:
+            return
+        self.outputs += outputs.numel()
+        self.clamped += clamped
+        before, clamped_before = self._outputs_before_run
+        share = (self.clamped - clamped_before) / (self.outputs - before)
+        # Timing errors go to the ends too, and are better there than beyond.
+        if share > SATURATION_LIMIT and not self._warned_of_outputs and type(self.model.execution) is Execution:
+            self._warned_of_outputs = True
+            warnings.warn(
+                f"{100 * share:.3g} % of the outputs of layer {self.name!r} are clamped in this run, more than "
+                f"{100 * SATURATION_LIMIT:.3g} %: they are larger than in its calibration; calibrate on data and "
+                'weights like these, or offload with outputs="int32"',
+                OffloadWarning,
+                stacklevel=2,
+            )
+
+    def load(self, weights: torch.Tensor, scales: list[float], requants: list[Requantisation] | None = None) -> None:
+        """Make int8 (K, N) or (B, K, N) resident.
 
         Histories of sums with other weights are forgotten.
+
+        Parameters
+        ----------
+        weights : torch.Tensor
+            int8 (K, N) or (B, K, N).
+        scales : list of float
+            Scale of the inputs for each timestep group.
+        requants : list of Requantisation, optional
+            Scaling to narrow outputs for each timestep group; by default sums are written.
         """
         self.model.history.forget_product(self.number)
         self.model.execution.forget_product(self.number)
         # The old ones first: there need not be room for both.
         self.weights = None
         self.weights = self.model.accelerator.upload(weights)
-        self.scales = scales
+        self.scales, self.requants = scales, requants
 
     def begin(self) -> int:
         """Error key of the evaluation that begins: of no other evaluation, and the same in every run.
@@ -328,13 +382,31 @@ class OffloadedProduct:
         return key
 
     def multiply(self, rows: torch.Tensor, group: int) -> torch.Tensor:
-        """Multiply by the resident weights: int8 (M, K) or (B, M, K) to int32, in memory that the next call reuses.
+        """Multiply by the resident weights, into memory that the next call reuses.
 
-        `group` is the timestep group, by whose scale `rows` were quantised.
+        Parameters
+        ----------
+        rows : torch.Tensor
+            int8 (M, K) or (B, M, K).
+        group : int
+            Timestep group by whose scale they were quantised.
+
+        Returns
+        -------
+        torch.Tensor
+            (M, N) or (B, M, N): int32 sums, or what `requants` make of them.
         """
         assert self.weights is not None
-        call = ProductCall(self, rows, self.weights, self.begin(), self.scales[group])
-        out = self.model.execution.layer(call)
+        execution, key, scale = self.model.execution, self.begin(), self.scales[group]
+        requant = None if self.requants is None else self.requants[group]
+        if requant is None:
+            out = execution.layer(ProductCall(self, rows, self.weights, key, scale))
+        elif execution.narrows():
+            out = execution.layer(ProductCall(self, rows, self.weights, key, requant=requant))
+        else:
+            sums = execution.layer(ProductCall(self, rows, self.weights, key, scale))
+            out = self.model.scratch("narrow", tuple(sums.shape), requant.dtype, sums.device)
+            requantise(sums, requant.mult, requant.shift, out)
         self._count(out, rows.shape[-1])
         return out
 

@@ -51,7 +51,7 @@ def dequantise(sums: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | Non
     Parameters
     ----------
     sums : torch.Tensor
-        int32 (..., N).
+        int32, int16 or int8 (..., N): sums, or scaled ones.
     scale : torch.Tensor
         float32 (N,).
     bias : torch.Tensor, optional
@@ -65,6 +65,14 @@ def dequantise(sums: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | Non
     # Two steps, not a fused multiply-add: a vector unit may fuse where the scalar tail of the same loop does not.
     result = sums.to(torch.float32) * scale
     return result if bias is None else result + bias
+
+
+def at_ends(outputs: torch.Tensor) -> int:
+    """How many narrow outputs of a product are the least or the largest that their dtype holds; 0 of int32."""
+    if outputs.dtype == torch.int32:
+        return 0
+    limits = torch.iinfo(outputs.dtype)
+    return int(((outputs == limits.min) | (outputs == limits.max)).sum())
 
 
 def exponential(x: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,8 @@ from .layer import OffloadedLayer
 from .layer_calibration import ATTENTION
 from .layer_types import check_kind, find_layer_type
 from .nonfinite import Nonfinite
-from .offload import calibration_of, offload, restore
+from .offload import calibration_of, offload, offloaded_model, restore
+from .output_format import Outputs
 from .products import OffloadedModel, ProductObserver
 
 KIND = "offloaded model"
@@ -36,6 +37,8 @@ class _Details:
 
     architecture: str
     layers: dict[str, str]
+    # Files of earlier programs have none.
+    outputs: Outputs = "int32"
 
     def __post_init__(self) -> None:
         for name, kind in self.layers.items():
@@ -68,7 +71,8 @@ def save_offloaded(module: nn.Module, folder: Path | str) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     calibration.save(folder / CALIBRATION_FILE)
-    details = {"architecture": type(module).__name__, "layers": _offloaded_names(module)}
+    details: dict[str, Any] = {"architecture": type(module).__name__, "layers": _offloaded_names(module)}
+    details["outputs"] = offloaded_model(module).outputs
     write_tensors(folder / MODEL_FILE, KIND, module.state_dict(), details)
 
 
@@ -121,6 +125,7 @@ def load_offloaded(
         filter_fn=lambda _, name: name in details.layers,
         observer=observer,
         nonfinite=nonfinite,
+        outputs=details.outputs,
     )
     try:
         _check_tensors(module, folder, tensors)

@@ -24,6 +24,7 @@ from ..offloading import (
     FilterFn,
     Nonfinite,
     OffloadedModel,
+    Outputs,
     Report,
     Unsupported,
     calibration_of,
@@ -103,6 +104,7 @@ class OffloadedPipeline:
         filter_fn: FilterFn | None = None,
         unsupported: Unsupported = "float",
         nonfinite: Nonfinite = "nan",
+        outputs: Outputs = "int32",
     ) -> Self:
         """Offload the denoiser of a pipeline, in place.
 
@@ -114,7 +116,7 @@ class OffloadedPipeline:
             Where the denoiser's products run; it must stay open until `close`.
         calibration : Calibration or list of dict
             What `calibrate_pipeline` returned, or keyword arguments of calls with which to calibrate.
-        filter_fn, unsupported, nonfinite
+        filter_fn, unsupported, nonfinite, outputs
             As in `offload`.
 
         Raises
@@ -130,7 +132,12 @@ class OffloadedPipeline:
         else:
             chosen = calibration_runs(pipeline, calibration)
         offload(
-            denoiser, accelerator, calibration=chosen, filter_fn=filter_fn, unsupported=unsupported, nonfinite=nonfinite
+            *(denoiser, accelerator),
+            calibration=chosen,
+            filter_fn=filter_fn,
+            unsupported=unsupported,
+            nonfinite=nonfinite,
+            outputs=outputs,
         )
         return cls(pipeline)
 
@@ -144,6 +151,7 @@ class OffloadedPipeline:
         filter_fn: FilterFn | None = None,
         unsupported: Unsupported = "float",
         nonfinite: Nonfinite = "nan",
+        outputs: Outputs = "int32",
         **options: Any,
     ) -> Self:
         """Load a pipeline of diffusers and offload its denoiser.
@@ -152,7 +160,7 @@ class OffloadedPipeline:
         ----------
         name : str or Path
             Folder or hub id.
-        accelerator, calibration, filter_fn, unsupported, nonfinite
+        accelerator, calibration, filter_fn, unsupported, nonfinite, outputs
             As in `from_pipe`.
         **options
             Of ``DiffusionPipeline.from_pretrained``, for example ``dtype``, ``local_files_only``, or components in
@@ -175,6 +183,7 @@ class OffloadedPipeline:
             filter_fn=filter_fn,
             unsupported=unsupported,
             nonfinite=nonfinite,
+            outputs=outputs,
         )
 
     @classmethod
@@ -187,6 +196,7 @@ class OffloadedPipeline:
         filter_fn: FilterFn | None = None,
         unsupported: Unsupported = "float",
         nonfinite: Nonfinite = "nan",
+        outputs: Outputs = "int32",
     ) -> Self:
         """Offload a shipped model: ``OffloadedPipeline.shipped("mnist", accelerator)([0, 1, 2], seed=0)``.
 
@@ -194,7 +204,7 @@ class OffloadedPipeline:
         ----------
         name : str
             ``digits`` or ``mnist``.
-        accelerator, filter_fn, unsupported, nonfinite
+        accelerator, filter_fn, unsupported, nonfinite, outputs
             As in `from_pipe`.
         calibration : Calibration or list of dict, optional
             Argument of `from_pipe`; by default two images of each class.
@@ -209,7 +219,12 @@ class OffloadedPipeline:
         pipeline = ShippedPipeline(name)
         chosen = calibration_run(pipeline.spec) if calibration is None else calibration
         return cls.from_pipe(
-            pipeline, accelerator, calibration=chosen, filter_fn=filter_fn, unsupported=unsupported, nonfinite=nonfinite
+            *(pipeline, accelerator),
+            calibration=chosen,
+            filter_fn=filter_fn,
+            unsupported=unsupported,
+            nonfinite=nonfinite,
+            outputs=outputs,
         )
 
     @classmethod

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 
 from ..device.accelerator import Accelerator
 from ..device.product.attention import SoftmaxScales
-from ..device.product.operands import ResidentWeights, Tally
+from ..device.product.operands import Requantisation, ResidentWeights, Tally
 from ..offloading.execution import AttentionProducts, Execution, ProductCall
 from ..offloading.history import History
 from ..offloading.products import EVALUATION_BITS, NUMBER_BITS, PART_BITS
@@ -18,6 +19,13 @@ META = torch.device("meta")
 
 ANY_SCALES = SoftmaxScales(score_mult=1, score_shift=1, out_scale=1, out_shift=1)
 """Costs do not depend on them."""
+
+
+@cache
+def any_requantisation(channels: int, bits: int) -> Requantisation:
+    """Scales to outputs of so many bits, on the meta device."""
+    channel = torch.empty(channels, dtype=torch.int64, device=META)
+    return Requantisation(channel, channel, bits)
 
 
 @dataclass
@@ -114,7 +122,9 @@ class ShapedModel:
         size = (shape.m, shape.k) if flat else (shape.batch, shape.m, shape.k)
         a = torch.empty(size, dtype=torch.int8, device=META)
         if product.weights is not None:
-            self.execution.layer(ProductCall(product, a, product.weights, key))
+            narrow = each.output_bits < 32 and self.execution.narrows()
+            requant = any_requantisation(shape.n, each.output_bits) if narrow else None
+            self.execution.layer(ProductCall(product, a, product.weights, key, requant=requant))
             return
         w = torch.empty((shape.batch, shape.k, shape.n), dtype=torch.int8, device=META)
         out = torch.empty((shape.batch, shape.m, shape.n), dtype=torch.int32, device=META)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,8 @@ class ModelProduct:
         Whether it is of attention with a mask of its own, which no attention unit takes.
     causal : bool
         Whether it is of attention in which queries look back only.
+    output_bits : int
+        Of a layer's outputs as they leave the accelerator: 32 for sums, 16 or 8 for scaled ones.
     """
 
     name: str
@@ -47,6 +49,7 @@ class ModelProduct:
     first_row: int = 0
     masked: bool = False
     causal: bool = False
+    output_bits: int = 32
 
     @property
     def is_of_attention(self) -> bool:
@@ -88,6 +91,20 @@ class Workload:
     def macs(self) -> int:
         """Useful multiply-accumulates."""
         return sum(product.shape.macs for product in self.products)
+
+    def with_outputs(self, bits: Callable[[ModelProduct], int]) -> Workload:
+        """The same, with outputs of layers of so many bits: 32, 16 or 8.
+
+        Parameters
+        ----------
+        bits : callable
+            Called with each product of a layer. Those of several groups have 32 in any case, as `offload` has it.
+        """
+        products = tuple(
+            each if each.is_of_attention or each.shape.batch > 1 else replace(each, output_bits=bits(each))
+            for each in self.products
+        )
+        return replace(self, products=products)
 
     @property
     def blocks(self) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ class Extents(wiring.Component):
         product = Signal(64)
         end = Signal(64)
         requant: Value = (fields["flags"] & GemmFlag.REQUANT) != 0
+        int16 = (fields["flags"] & GemmFlag.INT16) != 0
         w_cols = fields["n"]
         attention: Value = Const(0)
         if self.config.attention:
@@ -67,6 +68,7 @@ class Extents(wiring.Component):
             tile_rows.k.eq(fields["k"]),
             tile_rows.n.eq(fields["n"]),
             tile_rows.requant.eq(requant),
+            tile_rows.int16.eq(int16),
         ]
         a_tiled, w_tiled, y_tiled = (
             (fields["flags"] & flag) != 0 for flag in (GemmFlag.A_TILED, GemmFlag.W_TILED, GemmFlag.Y_TILED)
@@ -83,7 +85,7 @@ class Extents(wiring.Component):
         # Tiles are full up to the stride.
         a_row = Mux(a_tiled, fields["lda"], whole_beats(fields["k"]))
         w_row = Mux(w_tiled, fields["ldw"], whole_beats(w_cols))
-        y_row = Mux(y_tiled, fields["ldy"], whole_beats(Mux(requant, fields["n"], fields["n"] << 2)))
+        y_row = Mux(y_tiled, fields["ldy"], whole_beats(fields["n"] << Mux(requant, int16, 2)))
         operands = [
             (ErrorCause.A_WINDOW, "a_addr", fields["m"], "lda", "a_batch_stride", a_row, read),
             (ErrorCause.W_WINDOW, "w_addr", fields["k"], "ldw", "w_batch_stride", w_row, read),

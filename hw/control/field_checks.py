@@ -162,6 +162,7 @@ class FieldChecks(wiring.Component):
         flags = fields["flags"]
         channel = (flags & GemmFlag.CHANNEL) != 0
         requant = (flags & GemmFlag.REQUANT) != 0
+        int16 = (flags & GemmFlag.INT16) != 0
         check = (flags & GemmFlag.CHECK) != 0
         needs_check = GemmFlag.CORRECT | GemmFlag.SUPPRESS | GemmFlag.ZERO
         both = GemmFlag.SUPPRESS | GemmFlag.ZERO
@@ -169,12 +170,13 @@ class FieldChecks(wiring.Component):
         if self.config.checksum is None:
             known &= ~(needs_check | GemmFlag.CHECK)
         row_bytes = Signal(DIMENSION_BITS + 2)
-        m.d.comb += row_bytes.eq(Mux(requant, fields["n"], fields["n"] << 2))
+        m.d.comb += row_bytes.eq(fields["n"] << Mux(requant, int16, 2))
         return [
             (
                 ErrorCause.FLAGS,
                 ((flags & ~Const(known, 16)) != 0)
                 | (requant & ~channel)
+                | (int16 & ~requant)
                 | (((flags & needs_check) != 0) & ~check)
                 | ((flags & both) == both),
             ),

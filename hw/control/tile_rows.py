@@ -20,7 +20,7 @@ class TileRows(wiring.Component):
     -------
     start : pulse, begin with the extents
     k, n : extents, constant until `done`
-    requant : outputs are bytes, otherwise 32-bit words
+    requant, int16 : outputs are bytes, or 16-bit words, otherwise 32-bit words
     lda, ldw, ldy : bytes of a row of A, W, Y in all tiles, once `done`
     done : from the cycle after `start` on: the sums are complete
     """
@@ -33,6 +33,7 @@ class TileRows(wiring.Component):
                 "k": In(K_BITS),
                 "n": In(DIMENSION_BITS),
                 "requant": In(1),
+                "int16": In(1),
                 "lda": Out(STRIDE_BITS),
                 "ldw": Out(STRIDE_BITS),
                 "ldy": Out(STRIDE_BITS),
@@ -48,11 +49,13 @@ class TileRows(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
+        halves = Signal(STRIDE_BITS)
         words = Signal(STRIDE_BITS)
         k_done = self._sum(m, "k", self.k, config.rows, config.slab_k_tiles, ((self.lda, 1),))
-        item_bytes = ACC_BITS // 8
-        n_done = self._sum(m, "n", self.n, config.cols, config.block_col_tiles, ((self.ldw, 1), (words, item_bytes)))
-        m.d.comb += [self.ldy.eq(Mux(self.requant, self.ldw, words)), self.done.eq(k_done & n_done)]
+        sums = ((self.ldw, 1), (halves, 2), (words, ACC_BITS // 8))
+        n_done = self._sum(m, "n", self.n, config.cols, config.block_col_tiles, sums)
+        scaled = Mux(self.int16, halves, self.ldw)
+        m.d.comb += [self.ldy.eq(Mux(self.requant, scaled, words)), self.done.eq(k_done & n_done)]
         return m
 
     def _sum(

@@ -152,8 +152,10 @@ class Drain(wiring.Component):
         y_block = Signal(config.address_bits)  # first row of the block, first column of the block
         row_bytes = Signal(range(config.block_col_tiles * config.cols * 4 + 1))
         offset = Signal(exact_log2(config.bus_bytes))
+        size = Signal(2)  # bytes of an element, as a power of two
         m.d.comb += [
-            row_bytes.eq(Mux(params.requant, walker.cols, walker.cols << 2)),
+            size.eq(Mux(params.requant, params.int16, exact_log2(ACC_BITS // 8))),
+            row_bytes.eq(walker.cols << size),
             offset.eq(y_block[: len(offset)]),
             bursts.addr.eq(y_block),
             bursts.rows.eq(walker.rows),
@@ -161,9 +163,10 @@ class Drain(wiring.Component):
             bursts.stride.eq(Mux(params.y_tiled, bursts.beats << exact_log2(config.bus_bytes), params.ldy)),
             bursts.start.eq(begin),
             packer.offset.eq(offset),
-            packer.narrow.eq(params.requant),
+            packer.size.eq(size),
             requantiser.channel.eq(params.channel),
             requantiser.requant.eq(params.requant),
+            requantiser.int16.eq(params.int16),
             requantiser.entries.eq(self.channel_row),
             self.channel_enable.eq(requantiser.chunk.ready),
             self.moving.eq(
@@ -395,7 +398,7 @@ class Drain(wiring.Component):
             with m.If(count == 0):
                 m.next = "NEXT"
         with m.State("LOG_WRITE"):
-            m.d.comb += [packer.offset.eq(offset), packer.narrow.eq(0)]
+            m.d.comb += [packer.offset.eq(offset), packer.size.eq(exact_log2(ACC_BITS // 8))]
             with m.If(~log.busy & ~bursts.busy & packer.empty):
                 m.d.sync += [emitting.eq(0), address.eq(address + (count << record_bits)), room.eq(room - count)]
                 m.next = "NEXT"

@@ -21,7 +21,7 @@ class Packer(wiring.Component):
     Members
     -------
     offset : byte offset of every row, constant while rows are in flight
-    narrow : elements are bytes, otherwise 32-bit words
+    size : elements are of 2^size bytes: 0 to 2
     suppress : strobes of marked elements stay low; only with checksum units
     chunk : stream of chunks
     beat : stream of beats
@@ -33,7 +33,7 @@ class Packer(wiring.Component):
         super().__init__(
             {
                 "offset": In(exact_log2(config.bus_bytes)),
-                "narrow": In(1),
+                "size": In(2),
                 "suppress": In(1),
                 "chunk": In(stream.Signature(chunk_layout(config))),
                 "beat": Out(stream.Signature(write_beat_layout(config))),
@@ -84,7 +84,7 @@ class Packer(wiring.Component):
         m.d.comb += [
             self.chunk.ready.eq((row_sent | ~flush) & (base_level < bus_bytes)),
             taken.eq(self.chunk.valid & self.chunk.ready),
-            count.eq(Mux(self.narrow, self.chunk.payload.count, self.chunk.payload.count << 2)),
+            count.eq(self.chunk.payload.count << self.size),
             fresh_bytes.eq(Cat(count > index for index in range(chunk_bytes))),
             fresh_strobes.eq(fresh_bytes & self._kept(chunk_bytes)),
             fresh.eq(self.chunk.payload.elements),
@@ -112,5 +112,5 @@ class Packer(wiring.Component):
             return Const(-1, chunk_bytes)
         dropped = Mux(self.suppress, self.chunk.payload.marked, 0)
         lanes = range(self.config.lanes)
-        words = Cat(dropped[lane].replicate(ACC_BITS // 8) for lane in lanes)
-        return ~Mux(self.narrow, dropped, words)
+        halves, words = (Cat(dropped[lane].replicate(size) for lane in lanes) for size in (2, ACC_BITS // 8))
+        return ~Mux(self.size == 0, dropped, Mux(self.size == 1, halves, words))

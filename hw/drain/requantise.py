@@ -22,18 +22,18 @@ class Requantiser(wiring.Component):
     """Three pipeline stages: bias, multiplication, rounding shift with saturation; one chunk per cycle.
 
     With `channel`, s = wrap32(acc + bias), else s = acc. With `requant` a lane yields
-    clamp((s * mult + 2^(shift-1)) >> shift, -128, 127) in 64-bit arithmetic, in the low 8 bits of a byte-packed
-    output; without, s itself. The channel entries must be at `entries` one cycle after their chunk was taken and
-    stay there while `stalled`.
+    clamp((s * mult + 2^(shift-1)) >> shift, -128, 127) in 64-bit arithmetic, with `int16` too
+    clamp(..., -2^15, 2^15-1), packed without gaps from the lowest bit on; without, s itself. The channel entries must
+    be at `entries` one cycle after their chunk was taken and stay there while `stalled`.
 
     Members
     -------
-    channel, requant : constant while chunks are in flight
+    channel, requant, int16 : constant while chunks are in flight
     zero : marked elements leave as zero; likewise
     chunk : stream of accumulator chunks
     entries : channel entries of the chunk taken last
     stalled : no chunk moves
-    out : stream of chunks, int8 in the low `8 * lanes` bits when `requant`
+    out : stream of chunks; int8 in the low `8 * lanes` bits when `requant`, int16 in `16 * lanes` with `int16` too
     empty : no chunk is inside
     """
 
@@ -43,6 +43,7 @@ class Requantiser(wiring.Component):
             {
                 "channel": In(1),
                 "requant": In(1),
+                "int16": In(1),
                 "zero": In(1),
                 "chunk": In(stream.Signature(chunk_layout(config))),
                 "entries": In(data.ArrayLayout(channel_entry_layout(), config.lanes)),
@@ -79,6 +80,8 @@ class Requantiser(wiring.Component):
             ]
         wide = []
         narrow = []
+        largest = Signal(signed(64))
+        m.d.comb += largest.eq(Mux(self.int16, (1 << 15) - 1, (1 << 7) - 1))
         for lane in range(lanes):
             entry = self.entries[lane]
             biased = Signal(signed(ACC_BITS), name=f"biased_{lane}", reset_less=True)
@@ -101,22 +104,23 @@ class Requantiser(wiring.Component):
                 ]
             half = Signal(signed(64), name=f"half_{lane}")
             rounded = Signal(signed(64), name=f"rounded_{lane}")
-            quantised = Signal(8, name=f"quantised_{lane}")
+            quantised = Signal(16, name=f"quantised_{lane}")
             m.d.comb += [
                 half.eq((1 << shift_2) >> 1),
                 rounded.eq((product + half) >> shift_2),
                 quantised.eq(rounded),
             ]
-            with m.If(rounded > 127):
-                m.d.comb += quantised.eq(127)
-            with m.Elif(rounded < -128):
-                m.d.comb += quantised.eq(-128)
+            with m.If(rounded > largest):
+                m.d.comb += quantised.eq(largest)
+            with m.Elif(rounded < ~largest):
+                m.d.comb += quantised.eq(~largest)
             wide.append(raw)
             narrow.append(quantised)
         if self.config.checksum is not None:
             m.d.comb += self.out.payload.marked.eq(tags[2].marked)
             hidden = [tags[2].marked[lane] & self.zero for lane in range(lanes)]
-            narrow = [Mux(hide, 0, value)[:8] for hide, value in zip(hidden, narrow, strict=True)]
+            narrow = [Mux(hide, 0, value)[:16] for hide, value in zip(hidden, narrow, strict=True)]
             wide = [Mux(hide, 0, value)[:ACC_BITS] for hide, value in zip(hidden, wide, strict=True)]
-        m.d.comb += self.out.payload.elements.eq(Mux(self.requant, Cat(narrow), Cat(wide)))
+        scaled = Mux(self.int16, Cat(narrow), Cat(value[:8] for value in narrow))
+        m.d.comb += self.out.payload.elements.eq(Mux(self.requant, scaled, Cat(wide)))
         return m

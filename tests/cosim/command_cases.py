@@ -17,12 +17,15 @@ from brownout.hw.commands import (
     PlainCommand,
     SetErrorsCommand,
     SetPointCommand,
+    output_item_bytes,
 )
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
 from brownout.hw.matrix_layout import tiled_activations, tiled_output, tiled_weights
 from brownout.hw.registers import CHECK_COUNTERS
 
-FLAGS = (GemmFlag(0), GemmFlag.CHANNEL, GemmFlag.CHANNEL | GemmFlag.REQUANT)
+SCALED = GemmFlag.CHANNEL | GemmFlag.REQUANT
+
+FLAGS = (GemmFlag(0), GemmFlag.CHANNEL, SCALED, SCALED | GemmFlag.INT16)
 CHECK_FLAGS = (
     GemmFlag(0),
     GemmFlag.CHECK,
@@ -55,7 +58,7 @@ def place_command(
     def row_bytes(count: int) -> int:
         return (-(-count // bus) + padding) * bus
 
-    item_bytes = 1 if flags & GemmFlag.REQUANT else 4
+    item_bytes = output_item_bytes(flags)
     lda, ldw, ldy = row_bytes(k), row_bytes(n), row_bytes(n * item_bytes)
     if flags & GemmFlag.A_TILED:
         lda = tiled_activations(config, m, k).row_bytes

@@ -219,6 +219,7 @@ def test_late_carries_and_dropped_products() -> None:
 
 REFUSED: list[tuple[ErrorCause, dict[str, int]]] = [
     (ErrorCause.FLAGS, {"flags": int(GemmFlag.REQUANT)}),
+    (ErrorCause.FLAGS, {"flags": int(GemmFlag.INT16)}),
     (ErrorCause.FLAGS, {"flags": int(CHECK)}),
     (ErrorCause.BATCH, {"batch": 0}),
     (ErrorCause.M, {"m": 0}),

@@ -47,6 +47,7 @@ def test_every_kind_of_tail(open_simulator: Open, rows: int, cols: int) -> None:
             *(simulator.config, random_int8(rng, m, k), random_int8(rng, k, n)),
             channels=channels,
             requantise=index % 3 == 2,
+            bits=8 << (index // 3 % 2),
             base=-(-base // 128) * 128,
             row_padding=index % 2,
         )
@@ -64,8 +65,9 @@ def test_blocks_larger_than_the_accumulators(open_simulator: Open, rows: int, co
     n = (2 * config.block_col_tiles + 1) * cols - 1
     k = (2 * config.slab_k_tiles + 1) * rows + 1
     a, w = random_int8(rng, m, k), random_int8(rng, k, n)
-    for requantise in (False, True):
-        run_cases(simulator, [GemmCase(config, a, w, channels=random_channels(rng, n), requantise=requantise)])
+    for requantise, bits in ((False, 8), (True, 8), (True, 16)):
+        case = GemmCase(config, a, w, channels=random_channels(rng, n), requantise=requantise, bits=bits)
+        run_cases(simulator, [case])
 
 
 def test_extreme_operands_and_wrapping_sums(open_simulator: Open) -> None:
@@ -75,8 +77,9 @@ def test_extreme_operands_and_wrapping_sums(open_simulator: Open) -> None:
         m, n, k = (int(v) for v in rng.integers(1, 40, 3))
         a, w = extreme_int8(rng, m, k), extreme_int8(rng, k, n)
         channels = extreme_channels(rng, n)
-        for requantise in (False, True):
-            run_cases(simulator, [GemmCase(simulator.config, a, w, channels=channels, requantise=requantise)])
+        for requantise, bits in ((False, 8), (True, 8), (True, 16)):
+            case = GemmCase(simulator.config, a, w, channels=channels, requantise=requantise, bits=bits)
+            run_cases(simulator, [case])
 
 
 def test_largest_k_of_most_negative_operands(open_simulator: Open) -> None:
@@ -152,6 +155,7 @@ def test_back_pressure_on_every_channel_changes_nothing(seed: int) -> None:
                 *(simulator.config, random_int8(rng, m, k), random_int8(rng, k, n)),
                 channels=random_channels(rng, n),
                 requantise=bool(rng.integers(2)),
+                bits=int(rng.choice([8, 16])),
                 row_padding=int(rng.integers(3)),
             )
             run_cases(simulator, [case])

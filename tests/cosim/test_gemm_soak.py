@@ -42,6 +42,7 @@ def random_case(config: AcceleratorConfig, rng: np.random.Generator, largest: in
         *(config, draw(rng, *batch, m, k), draw(rng, *batch, k, n)),
         channels=channels,
         requantise=channels is not None and bool(rng.integers(2)),
+        bits=int(rng.choice([8, 16])),
         row_padding=int(rng.integers(3)),
     )
 

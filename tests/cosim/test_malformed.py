@@ -71,6 +71,7 @@ FIELD_CASES: list[tuple[ErrorCause, dict[str, Any]]] = [
     (ErrorCause.VERSION, {"version": COMMAND_VERSION + 1}),
     (ErrorCause.FLAGS, {"flags": 1 << 15}),
     (ErrorCause.FLAGS, {"flags": int(GemmFlag.REQUANT), "channel_addr": 0}),
+    (ErrorCause.FLAGS, {"flags": int(GemmFlag.CHANNEL | GemmFlag.INT16)}),
     (ErrorCause.BATCH, {"batch": 0}),
     (ErrorCause.BATCH, {"batch": 1 << 16}),
     (ErrorCause.M, {"m": 0}),

@@ -49,6 +49,7 @@ def test_every_choice_of_tiled_operands_in_batches_of_odd_shapes(open_simulator:
                 *(config, random_int8(rng, batch, m, k), w),
                 channels=random_channels(rng, n) if index % 3 else None,
                 requantise=index % 3 == 2,
+                bits=8 << (index // 3 % 2),
                 base=base,
                 row_padding=index % 2,
                 tiled=tiled,
@@ -67,6 +68,7 @@ def test_blocks_in_all_directions(open_simulator: Open) -> None:
         *(config, random_int8(rng, m, k), random_int8(rng, k, n)),
         channels=random_channels(rng, n),
         requantise=True,
+        bits=16,
         base=4096 - 64,
         tiled=ALL,
     )
@@ -83,10 +85,15 @@ def test_strides_that_are_not_those_of_the_tiles_are_refused(open_simulator: Ope
     bus = simulator.config.bus_bytes
     rng = np.random.default_rng(3)
     memory = memory_array(simulator)
-    for requantise in (False, True):
+    for requantise, bits in ((False, 8), (True, 8), (True, 16)):
         a, w = random_int8(rng, 6, 77), random_int8(rng, 77, 131)
         case = GemmCase(
-            *(simulator.config, a, w), channels=random_channels(rng, 131), requantise=requantise, base=8192, tiled=ALL
+            *(simulator.config, a, w),
+            channels=random_channels(rng, 131),
+            requantise=requantise,
+            bits=bits,
+            base=8192,
+            tiled=ALL,
         )
         good = case.command()
         for name, cause in STRIDES.items():

@@ -1,6 +1,6 @@
 import random
 
-from brownout.hw.commands import ErrorCause, GemmCommand, GemmFlag
+from brownout.hw.commands import ErrorCause, GemmCommand, GemmFlag, output_item_bytes
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.control.extents import Extents
 from brownout.hw.matrix_layout import tiled_activations, tiled_output, tiled_weights
@@ -9,6 +9,7 @@ from .amaranth_bench import simulate
 
 CONFIG = AcceleratorConfig(rows=3, cols=5, bus_bytes=4, block_col_tiles=2, slab_bytes=6, address_bits=32)
 BUS = CONFIG.bus_bytes
+SCALED = GemmFlag.CHANNEL | GemmFlag.REQUANT
 TILED = ((GemmFlag.A_TILED, "lda"), (GemmFlag.W_TILED, "ldw"), (GemmFlag.Y_TILED, "ldy"))
 
 
@@ -19,8 +20,8 @@ def beats(count):
 def random_command(rng):
     m, n, k, batch = (rng.choice([1, 2, rng.randint(1, 50)]) for _ in range(4))
     flags = sum(flag for flag in (*GemmFlag,) if flag >= GemmFlag.A_TILED and rng.random() < 0.4)
-    flags |= rng.choice([0, GemmFlag.CHANNEL, GemmFlag.CHANNEL | GemmFlag.REQUANT])
-    item_bytes = 1 if flags & GemmFlag.REQUANT else 4
+    flags |= rng.choice([0, GemmFlag.CHANNEL, SCALED, SCALED | GemmFlag.INT16])
+    item_bytes = output_item_bytes(flags)
     strides = {
         "lda": tiled_activations(CONFIG, m, k).row_bytes if flags & GemmFlag.A_TILED else beats(k) + BUS,
         "ldw": tiled_weights(CONFIG, k, n).row_bytes if flags & GemmFlag.W_TILED else beats(n) + BUS,
@@ -39,7 +40,7 @@ def random_command(rng):
 def last_bytes(command):
     """Per operand: cause, first byte, byte after the last one, window."""
     c = command
-    item_bytes = 1 if c.flags & GemmFlag.REQUANT else 4
+    item_bytes = output_item_bytes(c.flags)
     read, write = (c.read_base, c.read_limit), (c.write_base, c.write_limit)
     rows = (
         ("A", c.a_addr, c.m, c.lda, c.a_batch_stride, beats(c.k), GemmFlag.A_TILED, read),
@@ -55,7 +56,7 @@ def last_bytes(command):
 
 def expected_cause(command):
     c = command
-    item_bytes = 1 if c.flags & GemmFlag.REQUANT else 4
+    item_bytes = output_item_bytes(c.flags)
     row_bytes = {
         "lda": tiled_activations(CONFIG, c.m, c.k).row_bytes,
         "ldw": tiled_weights(CONFIG, c.k, c.n).row_bytes,

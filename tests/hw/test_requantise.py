@@ -8,10 +8,11 @@ from brownout.hw.drain.requantise import Requantiser
 from .amaranth_bench import simulate
 
 
-def golden(acc, bias, mult, shift):
+def golden(acc, bias, mult, shift, bits):
     """The stated rule in unbounded Python integers."""
     total = (acc + bias + 2**31) % 2**32 - 2**31
-    return max(-128, min(127, (total * mult + (1 << (shift - 1))) >> shift))
+    limit = 1 << (bits - 1)
+    return max(-limit, min(limit - 1, (total * mult + (1 << (shift - 1))) >> shift))
 
 
 def extremes():
@@ -39,14 +40,19 @@ def random_cases(seed, count):
         yield rng.randint(-(2**20), 2**20), rng.randint(-(2**12), 2**12), rng.randrange(2**24), rng.randint(20, 40)
 
 
-@pytest.mark.parametrize("cases", [extremes(), halves(), random_cases(5, 600)], ids=["extremes", "halves", "random"])
-def test_requantisation_follows_the_stated_rule(cases):
-    cases = list(cases)
+CASES = {"extremes": list(extremes()), "halves": list(halves()), "random": list(random_cases(5, 600))}
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("name", CASES)
+def test_requantisation_follows_the_stated_rule(name, bits):
+    cases = CASES[name]
     requantiser = Requantiser(AcceleratorConfig(cols=1, drain_lanes=1))
 
     async def bench(ctx):
         ctx.set(requantiser.channel, 1)
         ctx.set(requantiser.requant, 1)
+        ctx.set(requantiser.int16, bits == 16)
         ctx.set(requantiser.out.ready, 1)
         got = []
         for index in range(len(cases) + 3):
@@ -61,9 +67,9 @@ def test_requantisation_follows_the_stated_rule(cases):
                 ctx.set(requantiser.entries[0].mult, mult)
                 ctx.set(requantiser.entries[0].shift, shift)
             if ctx.get(requantiser.out.valid):
-                byte = ctx.get(requantiser.out.payload.elements) & 0xFF
-                got.append(byte - 256 if byte > 127 else byte)
+                value = ctx.get(requantiser.out.payload.elements) & ((1 << bits) - 1)
+                got.append(value - (1 << bits) if value >> (bits - 1) else value)
             await ctx.tick()
-        assert got == [golden(*case) for case in cases]
+        assert got == [golden(*case, bits) for case in cases]
 
     simulate(requantiser, bench)

@@ -13,7 +13,7 @@ from .arena import PAGE_BYTES, round_up
 CANDIDATES = 4
 """Places in a turn of the banks that are tried."""
 
-SHAPING = GemmFlag.CHANNEL | GemmFlag.REQUANT | GemmFlag.CHECK
+SHAPING = GemmFlag.CHANNEL | GemmFlag.REQUANT | GemmFlag.INT16 | GemmFlag.CHECK
 """Flags on which the time depends in which what is read and written."""
 
 

@@ -82,7 +82,7 @@ class Backend(abc.ABC):
         Parameters
         ----------
         source, target : torch.Tensor
-            int32 or int8 (B, M, N), alike.
+            int32, int16 or int8 (B, M, N), alike.
         places : Places, optional
             The elements, at least one; by default all.
         """

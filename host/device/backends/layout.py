@@ -375,6 +375,8 @@ class Layout:
         _check_strides(shape, lda, ldw, ldy)
         channels = biased or requantised
         flags = (GemmFlag.CHANNEL if channels else 0) | (GemmFlag.REQUANT if requantised else 0)
+        if requantised and item_bytes == 2:
+            flags |= GemmFlag.INT16
         if self.tiled:
             flags |= GemmFlag.A_TILED | GemmFlag.W_TILED | GemmFlag.Y_TILED
         batched = shape.batch > 1

@@ -18,7 +18,7 @@ from brownout.hw.tiling import ideal_cycles
 
 from ...storage.state import State
 from ..product.attention import Attended, Attention
-from ..product.operands import Product, ResidentWeights
+from ..product.operands import OUTPUT_DTYPES, Product, ResidentWeights
 from ..product.reload import Places
 from ..twin.findings import COUNTERS, TRUTH
 from .base import Backend, device_lock
@@ -87,6 +87,7 @@ class RtlBackend(Backend):
         with torch.inference_mode(False):
             self._bytes = torch.frombuffer(self._simulator.memory, dtype=torch.int8)
             self._words = self._bytes.view(torch.int32)
+            self._memory = {dtype: self._bytes.view(dtype) for dtype in OUTPUT_DTYPES}
 
     def check_device(self, name: str, device: torch.device) -> None:
         if device.type != "cpu":
@@ -257,6 +258,7 @@ class RtlBackend(Backend):
     def _restart(self) -> None:
         # A mapping with exported buffers cannot be closed, should the simulator want a fresh one.
         self._bytes = self._words = torch.empty(0)
+        self._memory = {}
         self._simulator.restart()
         self._map()
         for weights, address in list(self._layout.resident.items()):
@@ -278,6 +280,7 @@ class RtlBackend(Backend):
 
     def _free(self) -> None:
         self._bytes = self._words = torch.empty(0)
+        self._memory = {}
         self._simulator.close()
 
     def _tiles(
@@ -285,7 +288,7 @@ class RtlBackend(Backend):
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Of matrices (B, rows, columns) in memory, one behind the other: each tile of `values`, and its memory."""
         size = values.element_size()
-        memory = self._words if values.dtype == torch.int32 else self._bytes
+        memory = self._memory[values.dtype]
         for tile in layout.tiles():
             rows = slice(tile.first_row, tile.first_row + tile.rows)
             part = values[:, rows, tile.first_col : tile.first_col + tile.cols]

@@ -327,7 +327,7 @@ class TwinBackend(Backend):
         if product.bias is not None:
             add_bias_(sums, product.bias)
         if product.requant is not None:
-            out.copy_(requantise(sums, product.requant.mult, product.requant.shift))
+            requantise(sums, product.requant.mult, product.requant.shift, out)
         elif sums is not out:
             out.copy_(sums)
 

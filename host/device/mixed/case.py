@@ -36,7 +36,7 @@ class Result:
     Attributes
     ----------
     output : torch.Tensor
-        int32 or int8 (rows, cols).
+        int32, int16 or int8 (rows, cols).
     log : bytes
         Syndrome records of the pass.
     counters : mapping
@@ -112,7 +112,7 @@ class Case:
         a, w = self.a[:, first:end].contiguous(), self.w[first:end].contiguous()
         requant = None
         if self.mult is not None and self.shift is not None:
-            requant = Requantisation(self.mult, self.shift)
+            requant = Requantisation(self.mult, self.shift, 8 * self.output.element_size())
         shape = GemmShape(1, self.tile.rows, self.tile.cols, a.shape[1])
         return Product(shape, a[None], w[None], self.bias, requant, self.output.clone()[None], self.options)
 
@@ -302,7 +302,10 @@ def _forms(facts: _Facts, given: Mapping[str, torch.Tensor], path: Path) -> dict
     k = given["a"].shape[-1] if "a" in given and given["a"].ndim else 0
     if not facts.k_tile * config.rows < k <= K_LIMIT:
         raise FileRefusedError(path, f"replays k-tile {facts.k_tile} of operands with K = {k}")
-    out = Form(torch.int8 if "mult" in given else torch.int32, (rows, cols))
+    dtype = torch.int32
+    if "mult" in given:
+        dtype = torch.int16 if "output" in given and given["output"].dtype == torch.int16 else torch.int8
+    out = Form(dtype, (rows, cols))
     forms = {
         "a": Form(torch.int8, (rows, k)),
         "w": Form(torch.int8, (k, cols)),

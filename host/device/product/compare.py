@@ -9,6 +9,8 @@ import torch
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.tiling import blocks
 
+from .operands import OUTPUT_DTYPES
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -60,7 +62,7 @@ def first_difference(expected: torch.Tensor, actual: torch.Tensor, config: Accel
     Parameters
     ----------
     expected, actual : torch.Tensor
-        int32 or int8, (M, N) or (B, M, N).
+        int32, int16 or int8, (M, N) or (B, M, N).
     config : AcceleratorConfig
         The accelerator that computed them; it decides the order of the blocks.
 
@@ -78,9 +80,9 @@ def first_difference(expected: torch.Tensor, actual: torch.Tensor, config: Accel
         raise ValueError(
             f"expected is {expected.dtype} {tuple(expected.shape)} but actual is {actual.dtype} {tuple(actual.shape)}"
         )
-    if expected.dtype not in (torch.int8, torch.int32) or expected.ndim not in (2, 3):
+    if expected.dtype not in OUTPUT_DTYPES or expected.ndim not in (2, 3):
         raise ValueError(
-            "results of a product are int32 or int8 with 2 or 3 dimensions, "
+            "results of a product are int32, int16 or int8 with 2 or 3 dimensions, "
             f"not {expected.dtype} {tuple(expected.shape)}"
         )
     differs = expected != actual

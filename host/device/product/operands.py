@@ -20,6 +20,12 @@ BATCH_LIMIT = (1 << BATCH_BITS) - 1
 MULT_LIMIT = (1 << 31) - 1
 SHIFT_LIMIT = 62
 
+NARROW_DTYPES = {8: torch.int8, 16: torch.int16}
+"""Of requantised outputs, by their bits."""
+
+OUTPUT_DTYPES = (torch.int32, *NARROW_DTYPES.values())
+"""Of what a product writes."""
+
 _INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -63,10 +69,10 @@ class ResidentWeights:
 
 
 class Requantisation:
-    """Per-channel fixed-point scaling of int32 sums to int8.
+    """Per-channel fixed-point scaling of int32 sums to int8 or int16.
 
-    The hardware computes ``clamp((sum * mult + 2^(shift-1)) >> shift, -128, 127)`` in 64 bits, with an
-    arithmetic shift: ties round towards plus infinity.
+    The hardware computes ``clamp((sum * mult + 2^(shift-1)) >> shift, -2^(bits-1), 2^(bits-1) - 1)`` in 64 bits, with
+    an arithmetic shift: ties round towards plus infinity.
 
     Parameters
     ----------
@@ -74,16 +80,21 @@ class Requantisation:
         Integers (N,) in 0..2^31-1.
     shift : torch.Tensor
         Integers (N,) in 1..62.
+    bits : {8, 16}
+        Width of the outputs.
 
     Raises
     ------
     TypeError
         `mult` or `shift` is not an integer tensor.
     ValueError
-        They differ in shape, are not 1-D, or a value is out of range.
+        They differ in shape, are not 1-D, or a value is out of range; `bits` is neither 8 nor 16.
     """
 
-    def __init__(self, mult: torch.Tensor, shift: torch.Tensor) -> None:
+    def __init__(self, mult: torch.Tensor, shift: torch.Tensor, bits: int = 8) -> None:
+        if bits not in NARROW_DTYPES:
+            raise ValueError(f"bits must be 8 or 16, not {bits!r}; leave requant out for the int32 sums")
+        self.bits = bits
         for name, value in (("mult", mult), ("shift", shift)):
             _require_tensor(name, value)
             if value.dtype not in _INTEGER_DTYPES:
@@ -99,8 +110,17 @@ class Requantisation:
         self.mult = mult.to(torch.int64, copy=True)
         self.shift = shift.to(torch.int64, copy=True)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the outputs."""
+        return NARROW_DTYPES[self.bits]
+
+    def of_columns(self, columns: slice) -> Requantisation:
+        """That of some columns of the product."""
+        return Requantisation(self.mult[columns], self.shift[columns], self.bits)
+
     @classmethod
-    def from_scale(cls, scale: torch.Tensor) -> Requantisation:
+    def from_scale(cls, scale: torch.Tensor, bits: int = 8) -> Requantisation:
         """Closest fixed-point form of real factors.
 
         Parameters
@@ -108,6 +128,8 @@ class Requantisation:
         scale : torch.Tensor
             Floating-point (N,), from 2^-31 up to, but not including, 2^30; the relative error of the
             result is at most 2^-31.
+        bits : {8, 16}
+            Width of the outputs.
 
         Raises
         ------
@@ -119,7 +141,7 @@ class Requantisation:
         mantissa, exponent = torch.frexp(scale.to(torch.float64))
         # A mantissa that rounds up to 1 would need 32 bits.
         mult = torch.round(mantissa * 2.0**31).to(torch.int64).clamp_(max=MULT_LIMIT)
-        return cls(mult, 31 - exponent.to(torch.int64))
+        return cls(mult, 31 - exponent.to(torch.int64), bits)
 
 
 @dataclass
@@ -150,9 +172,9 @@ class Product:
     bias : torch.Tensor or None
         int32 (n,).
     requant : Requantisation or None
-        Scales of int8 output; None for raw int32.
+        Scales of int8 or int16 output; None for raw int32.
     out : torch.Tensor
-        int32 or int8 (batch, m, n), any strides; every element is written but those that are suppressed.
+        int32, int16 or int8 (batch, m, n), any strides; every element is written but those that are suppressed.
     options : CommandOptions
         What the command says about timing errors and checksums.
     tally : Tally or None
@@ -195,6 +217,8 @@ def _require_tensor(name: str, value: Any) -> None:
 
 
 def _require_range(name: str, value: torch.Tensor, low: int, high: int) -> None:
+    if value.is_meta:
+        return
     outside = (value < low) | (value > high)
     if bool(outside.any()):
         index = int(outside.nonzero()[0])
@@ -253,13 +277,13 @@ def check_output(name: str, value: Any) -> None:
     Raises
     ------
     TypeError
-        Not a tensor, or neither int32 nor int8.
+        Not a tensor, or not int32, int16 or int8.
     ValueError
         Not (M, N) or (B, M, N), or empty.
     """
     _require_tensor(name, value)
-    if value.dtype not in (torch.int32, torch.int8):
-        raise TypeError(f"{name} must be int32 or int8, not {value.dtype}")
+    if value.dtype not in OUTPUT_DTYPES:
+        raise TypeError(f"{name} must be int32, int16 or int8, not {value.dtype}")
     if value.ndim not in (2, 3) or 0 in value.shape:
         raise ValueError(f"{name} must have shape (M, N) or (B, M, N), not {tuple(value.shape)}")
 
@@ -343,7 +367,7 @@ def make_product(
         if requant.mult.shape[0] != shape.n:
             raise ValueError(f"requant must have {shape.n} channels, one per column of w, not {requant.mult.shape[0]}")
         _require_same_device(a, "requant.mult", requant.mult)
-    dtype = torch.int32 if requant is None else torch.int8
+    dtype = torch.int32 if requant is None else requant.dtype
     wanted = (*a.shape[:-1], shape.n)
     if out is None:
         out = torch.empty(wanted, dtype=dtype, device=a.device)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
+from .operands import OUTPUT_DTYPES
+
 
 class Slots:
     """Remembers which of the tensors that it made are still unwritten."""
@@ -23,8 +25,8 @@ class Slots:
         ValueError
             It could not be the output of a product.
         """
-        if dtype not in (torch.int32, torch.int8):
-            raise ValueError(f"dtype must be torch.int32 or torch.int8, not {dtype}")
+        if dtype not in OUTPUT_DTYPES:
+            raise ValueError(f"dtype must be torch.int32, torch.int16 or torch.int8, not {dtype}")
         if len(shape) not in (2, 3) or min(shape) < 1:
             raise ValueError(f"a slot must have shape (M, N) or (B, M, N), not {tuple(shape)}")
         # Written to in inference mode and outside of it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_int64, c_void_p
+from ctypes import POINTER, c_int32, c_int64, c_void_p
 from functools import cache, lru_cache
 from typing import Any
 
@@ -31,6 +31,7 @@ def load_kernels() -> ctypes.CDLL:
     library = load_library(build_kernels(), layout_digest(STRUCTURES))
     pointer = c_void_p
     signatures: dict[str, tuple[Any, list[Any]]] = {
+        "requantise": (None, [pointer, c_int64, c_int64, *[pointer] * 3, c_int64, pointer, c_int32]),
         "draw": (None, [POINTER(FlipTask)]),
         "flip": (None, [POINTER(FlipTask)]),
         "save_segments": (None, [pointer, c_int64, pointer, c_int64, c_int64, c_int64, pointer, pointer]),

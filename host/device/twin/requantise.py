@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
+
+from .kernels import load_kernels
 
 
 def add_bias_(acc: torch.Tensor, bias: torch.Tensor) -> None:
@@ -20,8 +24,8 @@ def add_bias_(acc: torch.Tensor, bias: torch.Tensor) -> None:
     acc += bias
 
 
-def requantise(acc: torch.Tensor, mult: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """Scale sums to int8: ``clamp((acc * mult + 2^(shift-1)) >> shift, -128, 127)`` in 64 bits.
+def requantise(acc: torch.Tensor, mult: torch.Tensor, shift: torch.Tensor, out: torch.Tensor) -> None:
+    """Scale sums: ``(acc * mult + 2^(shift-1)) >> shift`` in 64 bits, clamped to what the output's dtype holds.
 
     Parameters
     ----------
@@ -29,11 +33,16 @@ def requantise(acc: torch.Tensor, mult: torch.Tensor, shift: torch.Tensor) -> to
         Sums, int32 (M, N).
     mult, shift : torch.Tensor
         int64 (N,) in 0..2^31-1 and 1..62. The largest magnitude, 2^31 * 2^31 + 2^61, fits 64 bits.
-
-    Returns
-    -------
-    torch.Tensor
-        int8 (M, N).
+    out : torch.Tensor
+        int8 or int16 (M, N), any strides; overwritten.
     """
+    if acc.device.type == "cpu" and acc.is_contiguous():
+        mult, shift = mult.contiguous(), shift.contiguous()
+        load_kernels().brownout_requantise(
+            *(acc.data_ptr(), *acc.shape, mult.data_ptr(), shift.data_ptr(), out.data_ptr(), out.element_size()),
+            *((ctypes.c_int64 * 2)(*out.stride()), torch.get_num_threads()),
+        )
+        return
+    limits = torch.iinfo(out.dtype)
     half = torch.ones_like(shift) << (shift - 1)
-    return (((acc.to(torch.int64) * mult) + half) >> shift).clamp_(-128, 127).to(torch.int8)
+    out.copy_((((acc.to(torch.int64) * mult) + half) >> shift).clamp_(limits.min, limits.max))

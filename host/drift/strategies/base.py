@@ -71,10 +71,10 @@ class DriftRun(Protocol):
         """Run a product at an operating point into `out`; further attempts (1 to 3) have errors of their own."""
 
     def scratch(self, name: str, call: ProductCall) -> torch.Tensor:
-        """int32 memory of the shape of a product's sums."""
+        """Memory for the outputs of a product."""
 
     def history(self, call: ProductCall) -> tuple[torch.Tensor, bool]:
-        """Slot of a product with the sums of the evaluation before, and whether there are any."""
+        """Slot of a product with the outputs of the evaluation before, and whether there are any."""
 
     def recompute_rows(self, call: ProductCall, out: torch.Tensor, rows: torch.Tensor) -> None:
         """Compute some rows (int64, ascending) again at the safe point."""
@@ -184,9 +184,13 @@ class Strategy(abc.ABC):
         """Use of the checks where both products of attention are one command; None where they must be apart."""
         return None
 
+    def takes_narrow(self) -> bool:
+        """Whether `layer` serves calls with a requantisation; otherwise it gets none, and the host scales the sums."""
+        return False
+
     @abc.abstractmethod
     def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
-        """Run a layer's product; the int32 sums may lie in memory that is used again."""
+        """Run a layer's product; the outputs, of `ProductCall.dtype`, may lie in memory that is used again."""
 
     @abc.abstractmethod
     def attention_product(self, run: DriftRun, call: ProductCall, point: OperatingPoint, out: torch.Tensor) -> None:

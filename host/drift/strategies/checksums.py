@@ -8,6 +8,7 @@ import torch
 
 from brownout.hw.config import ChecksumConfig
 
+from ...device.product.operands import OUTPUT_DTYPES
 from ...device.product.protection import UNCHECKED, Protection
 from ...offloading.execution import ProductCall
 from ...offloading.history import HistoryKey
@@ -51,6 +52,9 @@ class ZeroingAbft(Strategy):
     def __init__(self, theta: int = 10, *, tile: int = PUBLISHED_TILE) -> None:
         self.theta, self.checksum = theta, classic(tile)
 
+    def takes_narrow(self) -> bool:
+        return True
+
     def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         out = run.scratch("sums", call)
         self.attention_product(run, call, point, out)
@@ -84,6 +88,9 @@ class PublishedDrift(Strategy):
         self.theta, self.interval, self.checksum = theta, interval, classic(tile)
         self._checkpoints: dict[HistoryKey, torch.Tensor] = {}
 
+    def takes_narrow(self) -> bool:
+        return True
+
     def begin_run(self, run: DriftRun) -> None:
         self._checkpoints.clear()
 
@@ -97,7 +104,7 @@ class PublishedDrift(Strategy):
 
     def load_state(self, state: State, run: DriftRun) -> None:
         checkpoints = check(state.values, _Checkpoints, "the state of the strategy").checkpoints
-        forms = {str(place): Form(torch.int32) for place in range(len(checkpoints))}
+        forms = {str(place): Form(OUTPUT_DTYPES) for place in range(len(checkpoints))}
         check_tensors(state.tensors, forms, "the state of the strategy")
         self._checkpoints = {
             HistoryKey(*key): run.accelerator.load_slot(state.tensors[str(place)], unwritten=False, device=device)
@@ -108,6 +115,8 @@ class PublishedDrift(Strategy):
         key = call.history_key
         out, valid = run.history(call)
         checkpoint = self._checkpoints.get(key) if valid else None
+        if checkpoint is not None and checkpoint.dtype != call.dtype:
+            checkpoint = None
         if checkpoint is None or run.is_safe(point):
             if not run.is_safe(point):
                 run.clean += 1
@@ -118,7 +127,9 @@ class PublishedDrift(Strategy):
             run.run(call, out, point, reload, checkpoint=checkpoint)
         if checkpoint is None or run.evaluation % self.interval == 0:
             if checkpoint is None:
-                checkpoint = self._checkpoints[key] = run.accelerator.new_slot(*call.shape, device=out.device)
+                checkpoint = self._checkpoints[key] = run.accelerator.new_slot(
+                    *call.shape, dtype=call.dtype, device=out.device
+                )
             run.accelerator.copy(out, checkpoint)
         return out
 

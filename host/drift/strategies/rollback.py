@@ -11,6 +11,7 @@ import torch
 from brownout.hw.config import AcceleratorConfig, ChecksumConfig
 
 from ...caching import ProductPredictor
+from ...device.product.operands import OUTPUT_DTYPES
 from ...device.product.protection import Protection
 from ...device.product.reload import Places
 from ...offloading.execution import ProductCall
@@ -59,6 +60,9 @@ class Rollback(Strategy):
         if not 0 <= attempts <= ATTEMPTS_LIMIT:
             raise ValueError(f"attempts must be in 0..{ATTEMPTS_LIMIT}, not {attempts!r}")
         self.checksum, self.theta, self.attempts = checksum, theta, attempts
+
+    def takes_narrow(self) -> bool:
+        return True
 
     def checksum_for(self, config: AcceleratorConfig) -> ChecksumConfig:
         if self.checksum is not None:
@@ -151,18 +155,23 @@ class PredictedRollback(Rollback):
     def load_state(self, state: State, run: DriftRun) -> None:
         check(state.values, _Values, "the state of the strategy")
         for name, slot in state.tensors.items():
-            Form(torch.int32).check(name, slot, "the state of the strategy")
+            Form(OUTPUT_DTYPES).check(name, slot, "the state of the strategy")
         self._held.clear()
         for place, (*key, scale, nodes) in enumerate(state.values["held"]):
-            predictor = ProductPredictor(run.accelerator, damping=self.damping)
             slots = {f"slot{index}": state.tensors.get(f"{place}.slot{index}") for index in range(2)}
-            predictor.load_state({"nodes": nodes, **{name: slot for name, slot in slots.items() if slot is not None}})
+            there = {name: slot for name, slot in slots.items() if slot is not None}
+            dtype = next((slot.dtype for slot in there.values()), torch.int32)
+            predictor = ProductPredictor(run.accelerator, damping=self.damping, dtype=dtype)
+            predictor.load_state({"nodes": nodes, **there})
             self._held[HistoryKey(*key)] = _Held(predictor, scale)
+
+    def takes_narrow(self) -> bool:
+        return True
 
     def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         held = self._held.get(call.history_key)
-        if held is None or held.scale != call.scale:
-            predictor = ProductPredictor(run.accelerator, damping=self.damping)
+        if held is None or (held.scale, held.predictor.dtype) != (call.scale, call.dtype):
+            predictor = ProductPredictor(run.accelerator, damping=self.damping, dtype=call.dtype)
             held = self._held[call.history_key] = _Held(predictor, call.scale)
         predictor = held.predictor
         out = predictor.slot(call.shape, call.a.device)

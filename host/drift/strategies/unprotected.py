@@ -21,6 +21,9 @@ class Unprotected(Strategy):
 
     name = "unprotected"
 
+    def takes_narrow(self) -> bool:
+        return True
+
     def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         return run.run(call, run.scratch("sums", call), point)
 
@@ -68,6 +71,9 @@ class Dmr(Strategy):
     name = "dmr"
     reads_values = True
     priced_by_measurement = True
+
+    def takes_narrow(self) -> bool:
+        return True
 
     def layer(self, run: DriftRun, call: ProductCall, point: OperatingPoint) -> torch.Tensor:
         out = run.scratch("sums", call)

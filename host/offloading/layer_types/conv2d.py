@@ -111,14 +111,19 @@ def int8_conv2d(
         touched = bad_pixels(image, groups, windows[0], windows[1], windows[2], edges, beyond)
         touched = touched.repeat_interleave(outputs, 1)
     if groups == 1 and _channels_last(image):
-        pixels = kernels.dequantise(sums, scale[index], offset).view(batch, rows, columns, -1).permute(0, 3, 1, 2)
+        pixels, clamped = kernels.dequantise(sums, scale[index], offset)
+        product.meet_outputs(clamped, sums)
+        pixels = pixels.view(batch, rows, columns, -1).permute(0, 3, 1, 2)
         if touched is not None:
             pixels.masked_fill_(touched, torch.nan)
         return pixels.to(image.dtype)
     result = torch.empty((batch, scale.shape[1], rows * columns), device=image.device)
     for number, part in enumerate(sums.view(groups, batch, rows * columns, outputs)):
         piece = slice(number * outputs, (number + 1) * outputs)
-        kernels.dequantise_image(part, scale[index, piece], None if offset is None else offset[piece], result[:, piece])
+        clamped = kernels.dequantise_image(
+            part, scale[index, piece], None if offset is None else offset[piece], result[:, piece]
+        )
+        product.meet_outputs(clamped, part)
     if touched is not None:
         result.masked_fill_(touched.flatten(2), torch.nan)
     return result.to(image.dtype).view(batch, -1, rows, columns)

@@ -37,7 +37,7 @@ def int8_linear(
     multiplier : torch.Tensor
         float32 (G, 1) or (G, K): reciprocal of the input scale (times smoothing), for each timestep group.
     scale : torch.Tensor
-        float32 (G, N): scale of each sum.
+        float32 (G, N): scale of what the accelerator writes.
     bias : torch.Tensor, optional
         (N,).
     group : torch.Tensor, optional
@@ -61,7 +61,8 @@ def int8_linear(
     rows = product.model.scratch("rows", tuple(spread.shape), torch.int8, values.device)
     bad = product.meet(kernels.quantise(spread, multiplier[index], rows), spread)
     sums = product.multiply(rows.view(-1, count), index)
-    result = kernels.dequantise(sums, scale[index], None if bias is None else bias.to(torch.float32))
+    result, clamped = kernels.dequantise(sums, scale[index], None if bias is None else bias.to(torch.float32))
+    product.meet_outputs(clamped, sums)
     if bad:
         result.masked_fill_(bad_rows(spread).view(-1, 1), torch.nan)
     return result.to(values.dtype).view(*values.shape[:-1], scale.shape[1])

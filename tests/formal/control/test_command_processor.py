@@ -53,7 +53,7 @@ def test_every_command_is_started_or_done_or_refused():
 def legal_fields_spec():
     spec, unit, _, fields = at_once_spec()
     flags = fields["flags"]
-    requant, channel = flags[1], flags[0]
+    int16, requant, channel = flags[10], flags[1], flags[0]
 
     def aligned(*names):
         return Cat(fields[name][:7] == 0 for name in names).all()
@@ -68,11 +68,12 @@ def legal_fields_spec():
             aligned("lda", "ldw", "ldy", "a_addr", "w_addr", "y_addr"),
             aligned("a_batch_stride", "w_batch_stride", "y_batch_stride", "read_base", "read_limit"),
             aligned("write_base", "write_limit"),
-            fields["ldy"] >= Mux(requant, fields["n"], 4 * fields["n"]),
+            fields["ldy"] >= fields["n"] << Mux(requant, int16, 2),
             ~requant | channel,
+            ~int16 | requant,
             Mux(channel, aligned("channel_addr"), fields["channel_addr"] == 0),
             # No checksum units: neither their flags nor their fields.
-            (flags & 0xFE3C) == 0,
+            (flags & 0xFA3C) == 0,
             (fields["theta"] == 0) & (fields["log_addr"] == 0) & (fields["log_bytes"] == 0),
             (fields["read_base"] < fields["read_limit"]) & (fields["read_limit"] <= 1 << 32),
             (fields["write_base"] < fields["write_limit"]) & (fields["write_limit"] <= 1 << 32),

@@ -16,21 +16,22 @@ CONFIG = AcceleratorConfig(
 
 
 def packer_spec():
-    """Any byte of any row is watched, under any back-pressure, at any offset, in words or bytes."""
+    """Any byte of any row is watched, under any back-pressure, at any offset, in words, halves or bytes."""
     spec = Spec()
     m = spec.module
     m.submodules.unit = unit = Packer(CONFIG)
-    spec.free(unit, driven=(unit.offset, unit.narrow, unit.suppress))
-    settings = spec.constant(4, name="settings")
+    spec.free(unit, driven=(unit.offset, unit.size, unit.suppress))
+    settings = spec.constant(5, name="settings")
     row, position = spec.constant(2, name="row"), spec.constant(5, name="position")
     chunk, beat = unit.chunk, unit.beat
     taken, sent = Signal(), Signal()
     count = Signal(4)
     m.d.comb += [
-        Cat(unit.offset, unit.narrow, unit.suppress).eq(settings),
+        Cat(unit.offset, unit.size, unit.suppress).eq(settings),
+        Assume(unit.size != 3),
         taken.eq(chunk.valid & chunk.ready),
         sent.eq(beat.valid & beat.ready),
-        count.eq(Mux(unit.narrow, chunk.payload.count, chunk.payload.count << 2)),
+        count.eq(chunk.payload.count << unit.size),
         Assume((chunk.payload.count != 0) & (chunk.payload.count <= LANES)),
     ]
     # What came: rows, bytes of the current row with the offset before them.
@@ -46,7 +47,7 @@ def packer_spec():
         with m.If((rows_in == row) & (position >= here) & (position < here + count)):
             byte = Signal(3)
             m.d.comb += byte.eq(position - here)
-            lane = Mux(unit.narrow, byte, byte >> 2)
+            lane = byte >> unit.size
             marked = Array(chunk.payload.marked)[lane[0]]
             m.d.sync += [
                 seen.eq(1),

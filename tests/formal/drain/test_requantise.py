@@ -16,7 +16,7 @@ def test_chunks_keep_their_order_under_back_pressure():
     spec = Spec()
     m = spec.module
     m.submodules.unit = unit = Requantiser(CONFIG)
-    spec.free(unit, driven=(unit.channel, unit.requant, unit.zero))
+    spec.free(unit, driven=(unit.channel, unit.requant, unit.int16, unit.zero))
     watched = spec.constant(4, name="watched")
     came, left = Signal(4), Signal(4)
     chunk = Signal.like(Value.cast(unit.chunk.payload))

@@ -9,7 +9,7 @@ import numpy as np
 
 from brownout.cosim.reference import reference_gemm
 from brownout.cosim.reference.golden import ChannelTable
-from brownout.hw.commands import COMMAND_BYTES, COMMAND_FIELDS, GemmFlag, Opcode
+from brownout.hw.commands import COMMAND_BYTES, COMMAND_FIELDS, GemmFlag, Opcode, output_item_bytes
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.errors.state import CommandOptions, ErrorState, check_columns
 from brownout.hw.registers import COUNTERS
@@ -23,7 +23,7 @@ class FakeDiedError(Exception):
     """The fake was told to die."""
 
 
-def golden_gemm(a, w, bias=None, mult=None, shift=None):
+def golden_gemm(a, w, bias=None, mult=None, shift=None, bits=8):
     """int64 reference: wrap to 32 bits, then the published rounding rule, written out with floor division."""
     total = a.astype(np.int64) @ w.astype(np.int64)
     if bias is not None:
@@ -35,7 +35,8 @@ def golden_gemm(a, w, bias=None, mult=None, shift=None):
         [(int(value) * int(m) + 2 ** (int(s) - 1)) // 2 ** int(s) for value, m, s in zip(row, mult, shift, strict=True)]
         for row in total.reshape(-1, total.shape[-1])
     ]
-    return np.clip(np.array(scaled, dtype=object), -128, 127).astype(np.int8).reshape(total.shape)
+    limit = 2 ** (bits - 1)
+    return np.clip(np.array(scaled, dtype=object), -limit, limit - 1).astype(f"int{bits}").reshape(total.shape)
 
 
 class FakeSimulator:
@@ -156,7 +157,7 @@ class FakeSimulator:
             a = self._matrix("i1", f["a_addr"] + index * f["a_batch_stride"], f["m"], f["k"], f["lda"], read)
             w = self._matrix("i1", f["w_addr"] + index * f["w_batch_stride"], f["k"], f["n"], f["ldw"], read)
             y_addr = f["y_addr"] + index * f["y_batch_stride"]
-            y = self._matrix("i1" if requant else "<i4", y_addr, f["m"], f["n"], f["ldy"], write)
+            y = self._matrix(f"<i{output_item_bytes(f['flags'])}", y_addr, f["m"], f["n"], f["ldy"], write)
             if self.config.timing_model != "none" or f["flags"] & GemmFlag.CHECK:
                 self._protected(f, a, w, y, records, index)
                 continue
@@ -166,6 +167,7 @@ class FakeSimulator:
                 None if records is None else records[:, 0],
                 records[:, 1] if requant else None,
                 records[:, 2] if requant else None,
+                16 if f["flags"] & GemmFlag.INT16 else 8,
             )
         self._counts["commands"] += 1
         self._counts["macs"] += rows * f["n"] * f["k"]
@@ -192,6 +194,7 @@ class FakeSimulator:
             errors=self.errors,
             channels=channels,
             requantise=bool(f["flags"] & GemmFlag.REQUANT),
+            bits=16 if f["flags"] & GemmFlag.INT16 else 8,
             previous=y[None].copy(),
         )
         y[:] = result.output[0]

@@ -130,7 +130,7 @@ def test_what_is_remembered_of_shapes_changes_no_command(kind: str) -> None:
         )
         bias = torch.zeros(n, dtype=torch.int32) if rng.random() < 0.5 else None
         channels = torch.ones(n, dtype=torch.int64)
-        requant = Requantisation(channels, channels) if rng.random() < 0.5 else None
+        requant = Requantisation(channels, channels, rng.choice([8, 16])) if rng.random() < 0.5 else None
         product, _ = make_product(a, w, bias, requant, None, options, None)
         other._plans.clear()
         found = one.command(product)

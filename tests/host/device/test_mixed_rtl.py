@@ -45,7 +45,7 @@ def journey(accelerator):
     """Results, logs and counters of a few products between changes of operating points."""
     generator, model = torch.Generator().manual_seed(1), accelerator.config.timing_model
     m, k, n, found = 37, 11, 21, []
-    slots = accelerator.new_slot(2, m, n), accelerator.new_slot(2, m, n, dtype=torch.int8)
+    slots = [accelerator.new_slot(2, m, n, dtype=dtype) for dtype in (torch.int32, torch.int8, torch.int16)]
     weights = accelerator.upload(random_int8(generator, 2, k, n))
     for step in range(6):
         if step == 1 and model == "flip":
@@ -56,10 +56,10 @@ def journey(accelerator):
         if step == 3:
             accelerator.set_operating_point(voltage_v=0.66, domain=0, seed=9 if model == "flip" else None)
         settings = {}
-        if step == 4:
-            scales = Requantisation(torch.full((n,), 1 << 20), torch.full((n,), 30))
+        if step >= 4:
+            scales = Requantisation(torch.full((n,), 1 << 20), torch.full((n,), 30), 8 if step == 4 else 16)
             settings = {"requant": scales, "bias": torch.arange(n, dtype=torch.int32)}
-        out = slots[step == 4]
+        out = slots[max(step - 3, 0)]
         a = random_int8(generator, 2, m, k)
         accelerator.gemm(a, weights, out=out, error_key=step, first_row=3, first_col=8, **settings)
         found.append((out.clone(), accelerator.last_log, dict(accelerator.stats)))

@@ -169,16 +169,17 @@ class Bench:
         batch = (int(rng.integers(1, 4)),) if not rng.integers(3) else ()
         a, w = random_int8(rng, *batch, m, k), random_int8(rng, *batch, k, n)
         channels = random_channels(rng, n) if rng.integers(2) else None
-        requantise = channels is not None and bool(rng.integers(2))
+        requantise, bits = channels is not None and bool(rng.integers(2)), int(rng.choice([8, 16]))
         case = GemmCase(
             *(config, a, w),
             channels=channels,
             requantise=requantise,
+            bits=bits,
             row_padding=int(rng.integers(2)),
             tiled=int(rng.choice(TILED)),
         )
         case.write(memory)
-        before = rng.integers(-128, 128, case.result(memory).shape).astype(np.int8 if requantise else np.int32)
+        before = rng.integers(-128, 128, case.result(memory).shape).astype(f"int{bits if requantise else 32}")
         case.fill_output(memory, before)
         log_addr = -(-case.end // 128) * 128
         memory[log_addr : log_addr + LOG_ROOM] = GUARD
@@ -200,6 +201,7 @@ class Bench:
             errors=errors,
             channels=channels,
             requantise=requantise,
+            bits=bits,
             previous=before,
         )
         counted = self.simulator.counters()

@@ -125,13 +125,14 @@ def random_finish(rng, n):
     kind = rng.integers(3)
     bias = rng.integers(-(2**31), 2**31, n).astype(np.int32)
     if kind == 0:
-        return None, False, {}
+        return None, None, {}
     if kind == 1:
-        return ChannelTable(bias, np.ones(n, np.int64), np.ones(n, np.int64)), False, {"bias": torch.from_numpy(bias)}
+        return ChannelTable(bias, np.ones(n, np.int64), np.ones(n, np.int64)), None, {"bias": torch.from_numpy(bias)}
     bias //= 1 << 12
     mult, shift = rng.integers(1, 1 << 12, n), rng.integers(10, 24, n)
-    requant = Requantisation(torch.from_numpy(mult), torch.from_numpy(shift))
-    return ChannelTable(bias, mult, shift), True, {"bias": torch.from_numpy(bias), "requant": requant}
+    bits = int(rng.choice([8, 16]))
+    requant = Requantisation(torch.from_numpy(mult), torch.from_numpy(shift), bits)
+    return ChannelTable(bias, mult, shift), bits, {"bias": torch.from_numpy(bias), "requant": requant}
 
 
 def compare_findings(config, operands, errors, options, result, place):
@@ -171,8 +172,8 @@ def compare_random_commands(model, kind, seeds, **fields):
         config = dataclasses.replace(random_config(rng, model, kind), **fields)
         a, w = random_operands(rng, config)
         errors, options = random_errors(rng, config), random_options(rng, config)
-        channels, requantise, finish = random_finish(rng, w.shape[2])
-        dtype = np.int8 if requantise else np.int32
+        channels, bits, finish = random_finish(rng, w.shape[2])
+        dtype = f"int{bits or 32}"
         previous = rng.integers(-100, 100, (*a.shape[:2], w.shape[2])).astype(dtype)
         expected = reference_gemm(
             config,
@@ -181,7 +182,8 @@ def compare_random_commands(model, kind, seeds, **fields):
             options=options,
             errors=errors,
             channels=channels,
-            requantise=requantise,
+            requantise=bits is not None,
+            bits=bits or 8,
             previous=previous,
         )
 

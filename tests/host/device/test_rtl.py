@@ -73,7 +73,12 @@ def test_bias_requantisation_and_batch_agree_with_their_counters(rtl, twin, gene
     mult = torch.randint(0, 2**31, (21,), generator=generator)
     shift = torch.randint(1, 63, (21,), generator=generator)
     rtl.reset_stats()
-    for options in ({}, {"bias": bias}, {"bias": bias, "requant": Requantisation(mult, shift)}):
+    for options in (
+        {},
+        {"bias": bias},
+        {"requant": Requantisation(mult, shift)},
+        {"bias": bias, "requant": Requantisation(mult, shift, 16)},
+    ):
         assert_same(rtl, twin, a, w, **options)
     assert_counts_agree(rtl, twin)
 

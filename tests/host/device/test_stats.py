@@ -107,9 +107,11 @@ def random_call(rng, generator, pair):
             options["bias"] = torch.randint(-1000, 1000, (n,), dtype=torch.int32, generator=generator)
         if rng.random() < 0.5:
             mult = torch.randint(0, 2**31, (n,), generator=generator)
-            options["requant"] = Requantisation(mult, torch.full((n,), 40))
+            options["requant"] = Requantisation(mult, torch.full((n,), 40), rng.choice([8, 16]))
         if rng.random() < 0.3:
-            options["out"] = torch.empty(*batch, n, m, dtype=torch.int8 if "requant" in options else torch.int32).mT
+            options["out"] = torch.empty(
+                *batch, n, m, dtype=options["requant"].dtype if "requant" in options else torch.int32
+            ).mT
         pair.gemm(random_int8(generator, *batch, m, k), w, **options)
 
 
@@ -161,10 +163,9 @@ def protected_call(rng, generator, pair):
             options["bias"] = torch.randint(-1000, 1000, (n,), dtype=torch.int32, generator=generator)
         dtype = torch.int32
         if rng.random() < 0.4:
-            dtype = torch.int8
-            options["requant"] = Requantisation(
-                torch.randint(0, 2**20, (n,), generator=generator), torch.full((n,), 30)
-            )
+            mult = torch.randint(0, 2**20, (n,), generator=generator)
+            options["requant"] = Requantisation(mult, torch.full((n,), 30), rng.choice([8, 16]))
+            dtype = options["requant"].dtype
         protection = random_protection(rng)
         a, w = random_int8(generator, *batch, m, k), random_int8(generator, *batch, k, n)
         for _ in range(rng.choice([1, 1, 2])):

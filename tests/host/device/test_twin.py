@@ -117,16 +117,17 @@ def test_requantisation_rounds_ties_towards_plus_infinity(twin):
     assert twin.gemm(a, w, requant=half).flatten().tolist() == [-1, -1, 0, 0, 1, 1, 2]
 
 
+@pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("mult", [0, 1, 3, 2**30, 2**31 - 1])
 @pytest.mark.parametrize("shift", [1, 2, 17, 31, 61, 62])
-def test_requantisation_is_exact_over_its_range(twin, generator, mult, shift):
+def test_requantisation_is_exact_over_its_range(twin, generator, mult, shift, bits):
     a = torch.cat([random_int8(generator, 6, 40), torch.full((1, 40), -128, dtype=torch.int8)])
     w = torch.cat([random_int8(generator, 40, 2), torch.full((40, 1), -128, dtype=torch.int8)], dim=1)
     bias = torch.tensor([2**31 - 1, -(2**31), 5], dtype=torch.int32)
-    scales = Requantisation(torch.full((3,), mult), torch.full((3,), shift))
+    scales = Requantisation(torch.full((3,), mult), torch.full((3,), shift), bits)
     got = twin.gemm(a, w, bias=bias, requant=scales)
-    assert got.dtype == torch.int8
-    expected = golden_gemm(a.numpy(), w.numpy(), bias.numpy(), [mult] * 3, [shift] * 3)
+    assert got.dtype == {8: torch.int8, 16: torch.int16}[bits]
+    expected = golden_gemm(a.numpy(), w.numpy(), bias.numpy(), [mult] * 3, [shift] * 3, bits)
     assert np.array_equal(got.numpy(), expected)
 
 
@@ -198,12 +199,12 @@ def test_dram_bytes_equal_a_walk_over_all_blocks(config):
     for batch, m, n, k in ((1, 1, 1, 1), (2, 9, 35, 20), (3, 13, 70, 7), (1, 150, 17, 65)):
         a, w = torch.zeros(batch, m, k, dtype=torch.int8), torch.zeros(batch, k, n, dtype=torch.int8)
         unit = torch.ones(n, dtype=torch.int64)
-        for requant in (None, Requantisation(unit, unit)):
+        for requant, item_bytes in ((None, 4), (Requantisation(unit, unit), 1), (Requantisation(unit, unit, 16), 2)):
             with Accelerator(config, backend="twin") as twin:
                 twin.gemm(a, w, requant=requant)
                 stats = twin.stats
             shape = (batch, m, n, k)
-            read, write = counts_by_walking(config, shape, 4 if requant is None else 1, requant is not None)
+            read, write = counts_by_walking(config, shape, item_bytes, requant is not None)
             assert (stats["dram_read_bytes"], stats["dram_write_bytes"]) == (read, write)
             assert stats["dram_bytes"] == read + write
 

@@ -47,15 +47,20 @@ def test_quantise_rounds_half_to_even_and_saturates():
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_dequantise(shape, with_bias, generator):
-    sums = sums_of(shape[1:], generator)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.int8])
+def test_dequantise(shape, with_bias, dtype, generator):
+    sums = sums_of(shape[1:], generator).to(dtype)
+    limits = torch.iinfo(dtype)
+    at_ends = 0 if dtype == torch.int32 else int(np.isin(sums.numpy(), (limits.min, limits.max)).sum())
     scale = torch.rand(shape[3], generator=generator)
     bias = torch.randn(shape[3], generator=generator) if with_bias else None
     expected = sums.numpy().astype(np.float32) * scale.numpy() + (bias.numpy() if with_bias else 0)
-    assert np.array_equal(kernels.dequantise(sums.flatten(0, 1), scale, bias).numpy(), expected.reshape(-1, shape[3]))
+    flat, count = kernels.dequantise(sums.flatten(0, 1), scale, bias)
+    assert np.array_equal(flat.numpy(), expected.reshape(-1, shape[3]))
+    assert count == reference.at_ends(sums) == at_ends
     assert np.array_equal(reference.dequantise(sums, scale, bias).numpy(), expected)
     image = torch.empty(sums.mT.shape)
-    kernels.dequantise_image(sums, scale, bias, image)
+    assert kernels.dequantise_image(sums, scale, bias, image) == at_ends
     assert np.array_equal(image.numpy(), expected.swapaxes(1, 2))
 
 
@@ -106,8 +111,9 @@ def test_patches(kernel, stride, dilation, generator):
 def test_an_element_does_not_depend_on_its_neighbours(generator):
     sums, scale = sums_of((40, 100), generator), torch.rand(100, generator=generator)
     bias = torch.randn(100, generator=generator)
-    whole = kernels.dequantise(sums, scale, bias)
+    whole, _ = kernels.dequantise(sums, scale, bias)
     for start in (0, 3, 50):
         piece = slice(start, start + 37)
-        alone = kernels.dequantise(sums[5:9, piece].contiguous(), scale[piece].contiguous(), bias[piece].contiguous())
+        part = sums[5:9, piece].contiguous()
+        alone, _ = kernels.dequantise(part, scale[piece].contiguous(), bias[piece].contiguous())
         assert torch.equal(alone, whole[5:9, piece])

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "parallel.h"
@@ -18,6 +19,7 @@ typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef float UnalignedFloats __attribute__((vector_size(4 * kLanes), aligned(4)));
 typedef int8_t Bytes __attribute__((vector_size(kLanes)));
 typedef int8_t UnalignedBytes __attribute__((vector_size(kLanes), aligned(1)));
+typedef int16_t UnalignedHalves __attribute__((vector_size(2 * kLanes), aligned(2)));
 
 /// Adding it leaves no bit below one in the significand: that rounds, half to even, and the low bits are the integer.
 constexpr float kRound = 12582912.0f;
@@ -131,12 +133,42 @@ inline Floats load_some(const float *from, int lanes, float rest) {
     return load_floats(values);
 }
 
-inline Floats load_some(const int32_t *from, int lanes) {
-    if (lanes == kLanes) return __builtin_convertvector(load_ints(from), Floats);
-    int32_t values[kLanes];
-    for (int i = 0; i < kLanes; ++i) values[i] = i < lanes ? from[i] : 0;
-    return __builtin_convertvector(load_ints(values), Floats);
+inline Ints widen(const int32_t *from) { return load_ints(from); }
+inline Ints widen(const int16_t *from) {
+    return __builtin_convertvector(*reinterpret_cast<const UnalignedHalves *>(from), Ints);
 }
+inline Ints widen(const int8_t *from) {
+    return __builtin_convertvector(*reinterpret_cast<const UnalignedBytes *>(from), Ints);
+}
+
+/// Outputs of a product, zeros after them.
+template <typename T>
+inline Ints load_outputs(const T *from, int lanes) {
+    if (lanes == kLanes) return widen(from);
+    T values[kLanes] = {};
+    for (int i = 0; i < lanes; ++i) values[i] = from[i];
+    return widen(values);
+}
+
+inline Floats load_some(const int32_t *from, int lanes) {
+    return __builtin_convertvector(load_outputs(from, lanes), Floats);
+}
+
+/// How many outputs are at the ends of what their type holds, lane by lane.
+template <typename T>
+struct AtEnds {
+    Ints count{};
+
+    void see(Ints value) {
+        if (sizeof(T) < 4) count -= (value == std::numeric_limits<T>::max()) | (value == std::numeric_limits<T>::min());
+    }
+
+    void add_to(int64_t *total) const {
+        int64_t sum = 0;
+        for (int lane = 0; lane < kLanes; ++lane) sum += count[lane];
+        if (sum) __atomic_fetch_add(total, sum, __ATOMIC_RELAXED);
+    }
+};
 
 inline void store_some(float *to, Floats value, int lanes) {
     if (lanes == kLanes) return store_floats(to, value);
@@ -242,35 +274,45 @@ extern "C" void brownout_quantise(const float *x, const int64_t *sizes, const in
     });
 }
 
-/// Sums (rows, columns) times `scale`, plus `bias` unless null, of each column; output of the same shape.
-extern "C" void brownout_dequantise(const int32_t *sums, int64_t rows, int64_t columns, const float *scale,
-                                    const float *bias, float *out, int64_t out_stride, int32_t threads) {
-    for_rows(rows, columns, threads, [&](int64_t row) {
-        const int32_t *from = sums + row * columns;
-        float *to = out + row * out_stride;
-        for_vectors(columns, [=](int64_t i, int lanes) {
-            Floats value = load_some(from + i, lanes) * load_some(scale + i, lanes, 0);
-            if (bias) value += load_some(bias + i, lanes, 0);
-            store_some(to + i, value, lanes);
-        });
+namespace {
+
+template <typename T>
+void dequantise(const T *sums, int64_t rows, int64_t columns, const float *scale, const float *bias, float *out,
+                int64_t out_stride, int64_t *at_ends, int32_t threads) {
+    for_pieces(rows, columns, threads, [&](int64_t first, int64_t last) {
+        AtEnds<T> ends;
+        for (int64_t row = first; row < last; ++row) {
+            const T *from = sums + row * columns;
+            float *to = out + row * out_stride;
+            for_vectors(columns, [&](int64_t i, int lanes) {
+                const Ints integers = load_outputs(from + i, lanes);
+                ends.see(integers);
+                Floats value = __builtin_convertvector(integers, Floats) * load_some(scale + i, lanes, 0);
+                if (bias) value += load_some(bias + i, lanes, 0);
+                store_some(to + i, value, lanes);
+            });
+        }
+        ends.add_to(at_ends);
     });
 }
 
-/// The same with rows as the last dimension of the output: sums (batch, rows, columns), output (batch, columns, rows).
-extern "C" void brownout_dequantise_turned(const int32_t *sums, int64_t batch, int64_t rows, int64_t columns,
-                                           const float *scale, const float *bias, float *out, int64_t out_batch_stride,
-                                           int32_t threads) {
+template <typename T>
+void dequantise_turned(const T *sums, int64_t batch, int64_t rows, int64_t columns, const float *scale,
+                       const float *bias, float *out, int64_t out_batch_stride, int64_t *at_ends, int32_t threads) {
     const int64_t tiles = (rows + kLanes - 1) / kLanes;
     for_rows(batch * tiles, kLanes * columns, threads, [&](int64_t index) {
+        AtEnds<T> ends;
         const int64_t first = index % tiles * kLanes, height = std::min<int64_t>(kLanes, rows - first);
-        const int32_t *from = sums + (index / tiles * rows + first) * columns;
+        const T *from = sums + (index / tiles * rows + first) * columns;
         float *to = out + index / tiles * out_batch_stride + first;
         float tile[kLanes][kLanes];
         for_vectors(columns, [&](int64_t i, int lanes) {
             const Floats factor = load_some(scale + i, lanes, 0);
             const Floats offset = bias ? load_some(bias + i, lanes, 0) : Floats{};
             for (int64_t row = 0; row < height; ++row) {
-                Floats value = load_some(from + row * columns + i, lanes) * factor;
+                const Ints integers = load_outputs(from + row * columns + i, lanes);
+                ends.see(integers);
+                Floats value = __builtin_convertvector(integers, Floats) * factor;
                 if (bias) value += offset;
                 store_floats(tile[row], value);
             }
@@ -279,7 +321,64 @@ extern "C" void brownout_dequantise_turned(const int32_t *sums, int64_t batch, i
                 for (int64_t row = 0; row < height; ++row) column[row] = tile[row][lane];
             }
         });
+        ends.add_to(at_ends);
     });
+}
+
+/// Calls `work` with outputs of 1, 2 or 4 bytes.
+template <typename Work>
+void with_outputs(const void *outputs, int64_t item_bytes, const Work &work) {
+    if (item_bytes == 1) return work(static_cast<const int8_t *>(outputs));
+    if (item_bytes == 2) return work(static_cast<const int16_t *>(outputs));
+    work(static_cast<const int32_t *>(outputs));
+}
+
+template <typename T>
+void requantise(const int32_t *sums, int64_t rows, int64_t columns, const int64_t *mult, const int64_t *shift, T *out,
+                const int64_t *out_strides, int32_t threads) {
+    std::vector<int64_t> half(columns);
+    for (int64_t i = 0; i < columns; ++i) half[i] = int64_t(1) << (shift[i] - 1);
+    for_rows(rows, columns, threads, [&](int64_t row) {
+        const int32_t *from = sums + row * columns;
+        T *to = out + row * out_strides[0];
+        const int64_t step = out_strides[1];
+        for (int64_t i = 0; i < columns; ++i) {
+            int64_t value = (from[i] * mult[i] + half[i]) >> shift[i];
+            value = std::min<int64_t>(std::max<int64_t>(value, std::numeric_limits<T>::min()), std::numeric_limits<T>::max());
+            to[i * step] = T(value);
+        }
+    });
+}
+
+}  // namespace
+
+/// Outputs (rows, columns) of a product, of `item_bytes` bytes, times `scale`, plus `bias` unless null, of each column;
+/// output of the same shape. To `at_ends` is added how many narrow ones are the least or the largest that there is.
+extern "C" void brownout_dequantise(const void *outputs, int64_t item_bytes, int64_t rows, int64_t columns,
+                                    const float *scale, const float *bias, float *out, int64_t out_stride,
+                                    int64_t *at_ends, int32_t threads) {
+    with_outputs(outputs, item_bytes, [&](auto *typed) {
+        dequantise(typed, rows, columns, scale, bias, out, out_stride, at_ends, threads);
+    });
+}
+
+/// The same with rows as the last dimension of the output: sums (batch, rows, columns), output (batch, columns, rows).
+extern "C" void brownout_dequantise_turned(const void *outputs, int64_t item_bytes, int64_t batch, int64_t rows,
+                                           int64_t columns, const float *scale, const float *bias, float *out,
+                                           int64_t out_batch_stride, int64_t *at_ends, int32_t threads) {
+    with_outputs(outputs, item_bytes, [&](auto *typed) {
+        dequantise_turned(typed, batch, rows, columns, scale, bias, out, out_batch_stride, at_ends, threads);
+    });
+}
+
+/// Sums (rows, columns) without gaps to int8 or int16 (`item_bytes`), as the hardware's requantiser.
+extern "C" void brownout_requantise(const int32_t *sums, int64_t rows, int64_t columns, const int64_t *mult,
+                                    const int64_t *shift, void *out, int64_t item_bytes, const int64_t *out_strides,
+                                    int32_t threads) {
+    if (item_bytes == 1)
+        requantise(sums, rows, columns, mult, shift, static_cast<int8_t *>(out), out_strides, threads);
+    else
+        requantise(sums, rows, columns, mult, shift, static_cast<int16_t *>(out), out_strides, threads);
 }
 
 /// Exponentials of scores (batch, heads, rows, keys), less each row's largest, in steps of 1/127.
