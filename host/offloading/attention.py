@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -37,6 +38,10 @@ their scales, and whether a key or value is NaN or infinite, to those of all tok
 
 Look = Callable[[tuple[Met, Met, Met]], bool]
 """Gets what quantising query, key and value has met, and tells whether some of them are NaN or infinite."""
+
+
+RULED_OUT = -1e4
+"""What is added to the score of a key that does not count: so much or less. Models of diffusers add exactly that."""
 
 
 class Scratch(Protocol):
@@ -95,6 +100,41 @@ def causal_mask(start: int, rows: int, keys: int, device: torch.device) -> torch
     """float32 (rows, keys) for query rows from `start` on: -inf for keys after the row's own place."""
     places = torch.arange(start, start + rows, device=device)
     return _additive(torch.arange(keys, device=device) <= places[:, None])
+
+
+def kept_keys(mask: torch.Tensor) -> torch.Tensor | None:
+    """Keys that a mask keeps, where it does nothing but keep some keys of an image and rule out the others.
+
+    Parameters
+    ----------
+    mask : torch.Tensor
+        float32 (B, H, L, S), added to scores.
+
+    Returns
+    -------
+    torch.Tensor or None
+        bool (B, S), at least one of each image; None of a mask that says more, or that was not broadcast to queries:
+        what a call costs is to follow from shapes.
+    """
+    if mask.shape[2] > 1 and mask.stride(2) != 0:
+        return None
+    of_heads = mask[:, :, 0]
+    first = of_heads[:, 0]
+    kept = first == 0
+    if not bool((kept | (first <= RULED_OUT)).all() & (of_heads == first[:, None]).all() & kept.any(-1).all()):
+        return None
+    return kept
+
+
+def pieces_of(kept: torch.Tensor | None, batch: int) -> list[tuple[slice, torch.Tensor | None]]:
+    """Images one behind the other that attend to the same keys, and those keys (int64); None for all of them."""
+    if kept is None or bool(kept.all()):
+        return [(slice(0, batch), None)]
+    starts = [0, *(index for index in range(1, batch) if not torch.equal(kept[index], kept[index - 1])), batch]
+    return [
+        (slice(first, end), None if bool(kept[first].all()) else kept[first].nonzero()[:, 0])
+        for first, end in pairwise(starts)
+    ]
 
 
 def quantised(heads: Heads, input_scales: list[float], scratch: Scratch) -> tuple[list[torch.Tensor], list[Met]]:
@@ -343,7 +383,10 @@ class AttentionCall(NotCopied, nn.Module):
             return None
         batch, count, length, width = heads.query.shape
         extents = (length, heads.key.shape[2], width, heads.value.shape[3])
-        if heads.mask is not None or not scale > 0 or not model.accelerator.can_attend(*extents):
+        if not scale > 0 or not model.accelerator.can_attend(*extents):
+            return None
+        kept = None if heads.mask is None else kept_keys(heads.mask)
+        if heads.mask is not None and kept is None:
             return None
         if not model.execution.attends(scores, values):
             return None
@@ -359,14 +402,21 @@ class AttentionCall(NotCopied, nn.Module):
             bad_keys = bad_rows(heads.key) | bad_rows(heads.value)
         q, k, v = (operand.flatten(0, 1) for operand in operands)
         steps = model.scratch("means", (batch * count, length, extents[3]), torch.int8, q.device)
-        call = AttentionProducts(scores, values, q, k, v, scales, is_causal, (keys[0], keys[1]))
-        model.execution.attention(call, steps)
-        scores.count_on_chip(GemmShape(batch * count, length, extents[1], width))
-        values.count_on_chip(GemmShape(batch * count, length, extents[3], extents[1]))
+        for images, present in pieces_of(kept, batch):
+            of_heads = slice(images.start * count, images.stop * count)
+            one_k, one_v = (x[of_heads] if present is None else x[of_heads][:, present] for x in (k, v))
+            call = AttentionProducts(
+                *(scores, values, q[of_heads], one_k, one_v, scales, is_causal, (keys[0], keys[1])),
+                first_row=of_heads.start * length,
+            )
+            model.execution.attention(call, steps[of_heads])
+            number = of_heads.stop - of_heads.start
+            scores.count_on_chip(GemmShape(number, length, one_k.shape[1], width))
+            values.count_on_chip(GemmShape(number, length, extents[3], one_k.shape[1]))
         out = torch.empty((batch, length, count, extents[3]), device=q.device).transpose(1, 2)
         torch.mul(steps.view(batch, count, length, -1), out_scale, out=out)
         if bad_keys is not None:
-            mask = causal_mask(0, length, extents[1], q.device) if is_causal else None
+            mask = causal_mask(0, length, extents[1], q.device) if is_causal else heads.mask
             out.masked_fill_(bad_queries(heads.query, bad_keys, mask, 0, length)[..., None], torch.nan)
         return out
 

@@ -124,6 +124,8 @@ class AttentionProducts:
         Whether keys after a query's own place count for nothing.
     keys : (int, int)
         Error keys of either product.
+    first_row : int
+        Place of the first query in the whole batch, for draws of errors.
     """
 
     scores: CalledProduct
@@ -134,6 +136,7 @@ class AttentionProducts:
     scales: SoftmaxScales
     causal: bool
     keys: tuple[int, int]
+    first_row: int = 0
 
     def run(self, accelerator: Accelerator, out: torch.Tensor, protection: Protection | None) -> None:
         """Run them; their cycles are those of the second."""
@@ -144,6 +147,7 @@ class AttentionProducts:
             protection=protection,
             error_key=self.keys[0],
             value_error_key=self.keys[1],
+            first_row=self.first_row,
             tally=self.values.tally,
         )
 

@@ -35,7 +35,8 @@ class ModelProduct:
     first_row : int
         Argument that the model gives to `Accelerator.gemm`.
     masked : bool
-        Whether it is of attention with a mask of its own, which no attention unit takes.
+        Whether it is of attention with a mask that may say other things to other queries, which no attention unit
+        takes. One that is broadcast to them rules out keys, which are left out; here all of them count.
     causal : bool
         Whether it is of attention in which queries look back only.
     output_bits : int
@@ -153,7 +154,8 @@ def trace_workload(model: nn.Module, run: Callable[[nn.Module], object], filter_
             batch, count, length, depth = heads.query.shape
             keys, width = heads.value.shape[2:]
             name = call_name(owners[owner], index)
-            given = named.get("attn_mask") is not None or (len(args) > 3 and args[3] is not None)
+            mask = named.get("attn_mask", args[3] if len(args) > 3 else None)
+            given = mask is not None and (mask.ndim > 1 and mask.shape[-2] > 1)
             causal = bool(named.get("is_causal", args[5] if len(args) > 5 else False))
             for start in range(0, length, ROWS_AT_ONCE):
                 rows = min(ROWS_AT_ONCE, length - start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -217,3 +218,84 @@ def test_a_workload_costs_what_the_model_does(tokens: torch.Tensor) -> None:
         model.evaluate()
         assert dict(shapes.stats) == executed
         assert offloaded_model(net).products
+
+
+def key_mask(*kept: Sequence[int], dtype: torch.dtype = torch.bool) -> torch.Tensor:
+    """(B, 1, 1, 21): keys that each image keeps; as -1e4 of the others where numbers are added."""
+    mask = torch.zeros(len(kept), 1, 1, 21, dtype=torch.bool)
+    for image, keys in zip(mask, kept, strict=True):
+        image[..., list(keys)] = True
+    return mask if dtype == torch.bool else torch.zeros(mask.shape).masked_fill_(~mask, -1e4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+@pytest.mark.parametrize(
+    ("kept", "count"),
+    [
+        ([range(21)] * 3, 1),
+        ([range(5)] * 3, 1),
+        ([range(9), range(9), range(2)], 2),
+        ([[0, 3, 20], [7], [0, 3, 20]], 3),
+    ],
+    ids=["all keys", "the same keys", "two lengths", "holes"],
+)
+def test_keys_that_a_mask_rules_out_are_left_out(
+    unit: Accelerator, tokens: torch.Tensor, dtype: torch.dtype, kept: list[Sequence[int]], count: int
+) -> None:
+    """A command for images one behind the other with the same keys, each with the bits of the image alone, cut."""
+    net = make()
+    wanted = net(tokens, key_mask(*kept))
+    offload(net, unit, calibration=lambda m: m(tokens, key_mask(*kept)))
+    out, commands_sent = commands(unit, net, tokens, key_mask(*kept, dtype=dtype))
+    assert commands_sent == 3 + count
+    error = (out - wanted).square().mean() / wanted.square().mean()
+    assert 10 * math.log10(error.item()) < -25
+    for index, keys in enumerate(kept):
+        alone, _ = commands(unit, net, tokens[index : index + 1], key_mask(keys, dtype=dtype))
+        assert torch.equal(out[index], alone[0])
+
+
+def test_masked_values_do_not_matter_unless_they_are_no_numbers(unit: Accelerator, tokens: torch.Tensor) -> None:
+    net = make()
+    offload(net, unit, calibration=lambda m: m(tokens))
+    mask = key_mask(*[range(15)] * 3)
+    wanted = net(tokens, mask)[:, :15]
+    other = tokens.clone()
+    other[:, 15:] = 0.1
+    assert torch.equal(net(other, mask)[:, :15], wanted)
+    other[:, 15:] = torch.nan
+    # At -inf they do not count; at -1e4 NaN stays NaN, as in float.
+    assert torch.equal(net(other, mask)[:, :15], wanted)
+    assert net(other, key_mask(*[range(15)] * 3, dtype=torch.float32)).isnan().all()
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        torch.zeros(21, 21),
+        torch.full((3, 1, 1, 21), 0.5),
+        torch.full((3, 1, 1, 21), -1e4),
+        torch.zeros(3, 2, 1, 21).index_put((torch.tensor(0), torch.tensor(1)), torch.tensor(-torch.inf)),
+    ],
+    ids=["of queries", "of numbers", "of no key", "of a head"],
+)
+def test_other_masks_are_two_products(unit: Accelerator, tokens: torch.Tensor, mask: torch.Tensor) -> None:
+    net = make()
+    wanted = net(tokens, mask)
+    offload(net, unit, calibration=lambda m: m(tokens))
+    out, count = commands(unit, net, tokens, mask)
+    assert count == 5
+    assert torch.allclose(out, wanted, atol=0.05)
+
+
+def test_errors_of_pieces_are_those_of_the_whole(tokens: torch.Tensor) -> None:
+    """Draws know the place in the batch: cutting it into commands, because of a key, changes no other image."""
+    found = []
+    for last in (range(21), range(20)):
+        with Accelerator(ERRING, "twin") as erring:
+            net = make()
+            offload(net, erring, calibration=lambda m: m(tokens))
+            erring.set_error_rate(0.05, seed=3)
+            found.append(net(tokens, key_mask(range(21), range(21), last)))
+            assert erring.stats["injected"] > 20
+    assert torch.equal(found[0][:2], found[1][:2])

@@ -32,10 +32,13 @@ CHECKSUM = ChecksumConfig(scheme="residue", column_checks=False, segment_cols=8)
 LOW = OperatingPoint(voltage_v=0.7, check_voltage_v=0.8)
 
 
+MASKS = {"queries": (13, 13), "keys": (2, 1, 1, 13)}
+
+
 class Block(nn.Module):
     """First heads of so many features, then of 16; the last product of the model is one of attention."""
 
-    def __init__(self, features, *, causal=False, masked=False):
+    def __init__(self, features, *, causal=False, masked=""):
         super().__init__()
         self.causal, self.masked = causal, masked
         self.before = nn.Linear(8, 2 * features)
@@ -43,7 +46,7 @@ class Block(nn.Module):
 
     def forward(self, x):
         heads = self.before(x).unflatten(-1, (2, -1)).transpose(1, 2)
-        mask = torch.zeros(x.shape[1], x.shape[1]) if self.masked else None
+        mask = torch.zeros(*MASKS[self.masked]) if self.masked else None
         mixed = F.scaled_dot_product_attention(heads, heads, heads, mask, 0.0, self.causal)
         heads = self.between(mixed.transpose(1, 2).flatten(2)).unflatten(-1, (2, -1)).transpose(1, 2)
         return F.scaled_dot_product_attention(heads, heads, heads, mask, is_causal=self.causal)
@@ -52,7 +55,8 @@ class Block(nn.Module):
 BLOCKS = {
     "fits": {"features": 8},
     "causal": {"features": 6, "causal": True},
-    "masked": {"features": 8, "masked": True},
+    "masked": {"features": 8, "masked": "queries"},
+    "keys masked": {"features": 8, "masked": "keys"},
     # Its keys are few enough to be the features of a head, and the next layer's columns to be those of values.
     "head too wide": {"features": 20},
 }
