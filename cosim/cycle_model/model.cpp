@@ -177,7 +177,8 @@ Model::Key Model::key(const Command& c, const Findings& findings, uint64_t token
         extent(row_bits, c.v_addr, last * c.v_batch_stride, c.keys, c.ldv, c.attention() ? c.n : 0),
     };
     // What happens with errors that are found takes no time of its own.
-    const uint64_t shaping = uint64_t(c.channel()) | uint64_t(c.requant()) << 1 | uint64_t(c.check()) << 2;
+    const uint64_t shaping = uint64_t(c.channel()) | uint64_t(c.requant()) << 1 | uint64_t(c.check()) << 2
+                             | uint64_t(c.keep()) << 3;
     Key key = {shaping | uint64_t(findings.logs.of(0)) << 8 | c.tiled() << 16, c.batch, c.m, c.n, c.k, c.lda, c.ldw, c.ldy,
                c.a_batch_stride, c.w_batch_stride, c.y_batch_stride, tokens, m_config.latency_cycles,
                m_config.bandwidth, c.a_addr % period, 0, 0, 0, 0, c.opcode, c.keys, c.block_rows, c.ldv,
