@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import lru_cache
 
 from .config import AcceleratorConfig
 from .dataflow import Block
@@ -32,6 +33,7 @@ def split_extent(total: int, largest: int) -> Iterator[tuple[int, int]]:
         start += size
 
 
+@lru_cache(maxsize=256)
 def with_block_rows(config: AcceleratorConfig, block_rows: int) -> AcceleratorConfig:
     """Configuration whose blocks are those of a GEMM command with that `block_rows`; 0 for its own."""
     return dataclasses.replace(config, block_rows=block_rows) if block_rows else config

@@ -141,7 +141,12 @@ class Receiver(wiring.Component):
         m.submodules.activations = memory = Memory(shape=8 * config.rows, depth=depth, init=[])
         write = memory.write_port()
         read = memory.read_port()
+        buffer = Signal(range(BUFFERS))
+        row = Signal(range(config.block_rows))
+        tile_base = Signal(range(depth + config.block_rows))
+        address = self._ring_address(m, unpacker) if config.keeps_activations else tile_base + row
         m.d.comb += [
+            write.addr.eq(address),
             write.data.eq(unpacker.element),
             write.en.eq(unpacker.valid),
             self.a_written.eq(write.en),
@@ -151,12 +156,7 @@ class Receiver(wiring.Component):
         ]
         m.d.sync += self.slab_loaded.eq(unpacker.valid & unpacker.job_end)
         if config.keeps_activations:
-            self._advance_ring(m, unpacker, write.addr)
             return
-        buffer = Signal(range(BUFFERS))
-        row = Signal(range(config.block_rows))
-        tile_base = Signal(range(depth + config.block_rows))
-        m.d.comb += write.addr.eq(tile_base + row)
         buffer_base = Array([index * config.slab_k_tiles * config.block_rows for index in range(BUFFERS)])
         with m.If(unpacker.valid):
             m.d.sync += tile_base.eq(tile_base + config.block_rows)
@@ -165,14 +165,13 @@ class Receiver(wiring.Component):
             with m.If(unpacker.job_end):
                 m.d.sync += [tile_base.eq(buffer_base[~buffer]), row.eq(0), buffer.eq(~buffer)]
 
-    def _advance_ring(self, m: Module, unpacker: Unpacker, address: Value) -> None:
-        """Drive the address at which the next vector of activations is written."""
+    def _ring_address(self, m: Module, unpacker: Unpacker) -> Signal:
+        """Where the next vector of activations is written."""
         config = self.config
         depth = activation_depth(config)
         rows = Signal(range(config.block_rows + 1), name="slab_rows")  # vectors from a k-tile to the next
         here = Signal(range(depth), name="ring_address")
         row_start = Signal(range(depth), name="ring_row")
-        m.d.comb += address.eq(here)
         with m.If(unpacker.start):
             m.d.sync += rows.eq(unpacker.job.rows)
         with m.If(unpacker.valid):
@@ -181,6 +180,7 @@ class Receiver(wiring.Component):
                 m.d.sync += [here.eq(ring_sum(row_start, 1, depth)), row_start.eq(ring_sum(row_start, 1, depth))]
             with m.If(unpacker.job_end):
                 m.d.sync += [here.eq(ring_sum(here, 1, depth)), row_start.eq(ring_sum(here, 1, depth))]
+        return here
 
     def _store_weights(self, m: Module, unpacker: Unpacker) -> None:
         config = self.config
