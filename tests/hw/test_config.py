@@ -62,7 +62,7 @@ def test_every_field_but_the_memory_changes_the_rtl_hash():
         "rows": 8, "cols": 8, "bus_bytes": 32, "address_bits": 48, "block_rows": 64, "block_col_tiles": 2,
         "slab_bytes": 32, "drain_lanes": 2, "read_outstanding": 8, "write_outstanding": 8,
         "checksum": ChecksumConfig(), "timing_model": "carry", "voltage_domains": 2, "operating_points": 3,
-        "attention": True,
+        "attention": True, "activation_vectors": 1024,
     }  # fmt: skip
     names = {field.name for field in dataclasses.fields(AcceleratorConfig)} - {"memory"}
     assert names == set(changed) | {"razor"}
