@@ -12,9 +12,7 @@ def count_units(extent: Value, unit: int, most: int) -> Value:
     return sum((extent > unit * index for index in range(most)), start=Cat())
 
 
-def split_size(
-    m: Module, left: Value, *, largest: int, unit: int, name: str, chosen: Signal | None = None
-) -> Signal:
+def split_size(m: Module, left: Value, *, largest: int, unit: int, name: str, chosen: Signal | None = None) -> Signal:
     """Size of the next piece, in units, when `left` is still to be cut into pieces of at most `largest` units.
 
     `unit` is 1 or the side of a tile; an incomplete last tile counts as one. With `chosen`, pieces are of at most so

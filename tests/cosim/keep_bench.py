@@ -24,6 +24,7 @@ from .conftest import memory_array
 from .gemm_cases import random_int8
 
 CHECK, SUPPRESS = GemmFlag.CHECK, GemmFlag.SUPPRESS
+NOTHING = GemmFlag(0)
 UNWRITTEN = 0x5A
 SCALES = AttentionScales(score_mult=40_000, score_shift=23, out_scale=127 << 20, out_shift=21)
 
@@ -97,8 +98,8 @@ class KeepBench:
         *,
         block_rows: int = 0,
         keep: bool = True,
-        flags: GemmFlag = GemmFlag(0),
-        tiled: GemmFlag = GemmFlag(0),
+        flags: GemmFlag = NOTHING,
+        tiled: GemmFlag = NOTHING,
         channels: ChannelTable | None = None,
         requantise: bool = False,
         row_padding: int = 0,

@@ -1,4 +1,4 @@
-"""KEEP_ACTIVATIONS on the RTL: bits of the reference, cycles of the cycle model, each activation read once; refusals."""
+"""KEEP_ACTIVATIONS on the RTL: bits of the reference, cycles of the cycle model, activations read once; refusals."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def random_flags(rng: random.Random, config: AcceleratorConfig) -> GemmFlag:
     return GemmFlag.CHECK | rng.choice([GemmFlag.CORRECT, GemmFlag(0)]) | last
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(12))
 def test_random_products(seed: int) -> None:
     rng, numbers = random.Random(seed), np.random.default_rng(seed)
     config = random_config(rng)

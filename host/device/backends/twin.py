@@ -68,9 +68,7 @@ class TwinBackend(Backend):
     name = "twin"
     attends = True
 
-    def __init__(
-        self, config: AcceleratorConfig, *, layout: str = "row-major", loop_order: str = "searched"
-    ) -> None:
+    def __init__(self, config: AcceleratorConfig, *, layout: str = "row-major", loop_order: str = "searched") -> None:
         self.config, self._errs = config, config.error_model.errs
         if self._errs:
             # That it is there is known before anything is computed.
