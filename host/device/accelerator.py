@@ -248,7 +248,8 @@ class Accelerator(OperatingControls):
             )
             self._ledger.meter.add_operands(moved)
             if checks:
-                self._ledger.meter.add_checks(shape, device.blocks_of(product))
+                self._logs.blocks = device.blocks_of(product)
+                self._ledger.meter.add_checks(shape, self._logs.blocks)
             self._ledger.ideal_cycles += self._ideal_cycles(shape.m, shape.n, shape.k, shape.batch)
         return result
 
@@ -370,6 +371,12 @@ class Accelerator(OperatingControls):
         At most 64 of each block and `Protection.log_records` in all; ``stats["log_dropped"]`` counts the others.
         """
         return parse_log(self._log, self.config.log_record_bytes)
+
+    @property
+    def last_blocks(self) -> AcceleratorConfig:
+        """`config` with the blocks of this thread's last checked product, in whose order `last_log` is."""
+        blocks: AcceleratorConfig = getattr(self._logs, "blocks", self.config)
+        return blocks
 
     def last_uncorrectable(self, first_row: int = 0, first_col: int = 0) -> Places:
         """Elements that `last_log` says are uncorrectable in the product, which had this first row and column."""
