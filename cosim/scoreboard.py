@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from brownout.hw.commands import GemmCommand, GemmFlag
 from brownout.hw.config import AcceleratorConfig
 from brownout.hw.matrix_layout import MatrixLayout, row_major, tiled_activations, tiled_output, tiled_weights
+from brownout.hw.tiling import with_block_rows
 
 from .reference import golden
 from .reference.golden import ChannelTable
@@ -89,6 +90,10 @@ class GemmCase:
         products of a batch.
     tiled : int
         Which operands lie in tiles: `GemmFlag` bits A_TILED, W_TILED, Y_TILED.
+    block_rows : int
+        Most rows of a block; 0 for the configuration's.
+    keep : bool
+        Whether KEEP_ACTIVATIONS is set.
     """
 
     def __init__(
@@ -103,6 +108,8 @@ class GemmCase:
         base: int = 0,
         row_padding: int = 0,
         tiled: int = 0,
+        block_rows: int = 0,
+        keep: bool = False,
     ) -> None:
         self._bus_bytes = config.bus_bytes
         self._padding = row_padding * config.bus_bytes
@@ -111,7 +118,9 @@ class GemmCase:
         batch = len(a) if a.ndim == 3 else 1
         self._a, self._w = a, w
         self._channels, self._requantise, self._bits = channels, requantise, bits
-        self._tiled = GemmFlag(tiled)
+        self._flags = GemmFlag(tiled) | (GemmFlag.KEEP_ACTIVATIONS if keep else GemmFlag(0))
+        self._block_rows = block_rows
+        config = with_block_rows(config, block_rows)
         (m, k), n = a.shape[-2:], w.shape[-1]
         a_layout, w_layout = self._row_major(m, k, 1), self._row_major(k, n, 1)
         item_bytes = bits // 8 if requantise else 4
@@ -149,13 +158,13 @@ class GemmCase:
         """The command; `changes` replace fields of it."""
         (batch, m, n), k = self._y_at.shape, self._a.shape[-1]
         operands = (self._a_at, self._w_at, self._y_at)
-        flags = self._tiled
+        flags = self._flags
         if self._channels is not None:
             flags |= GemmFlag.CHANNEL
         if self._requantise:
             flags |= GemmFlag.REQUANT | (GemmFlag.INT16 if self._bits == 16 else 0)
         fields: dict[str, Any] = {
-            **{"m": m, "n": n, "k": k, "batch": batch, "flags": int(flags)},
+            **{"m": m, "n": n, "k": k, "batch": batch, "flags": int(flags), "block_rows": self._block_rows},
             **{"a_addr": self._a_at.address, "w_addr": self._w_at.address, "y_addr": self._y_at.address},
             **{name: at.layout.row_bytes for name, at in zip(("lda", "ldw", "ldy"), operands, strict=True)},
             **{"a_batch_stride": self._a_at.batch_stride, "w_batch_stride": self._w_at.batch_stride},

@@ -120,6 +120,8 @@ class AcceleratorTop(wiring.Component):
             accumulator.drain_address.eq(drain.acc_address),
             drain.acc_row.eq(accumulator.drain_row),
         ]
+        if config.keeps_activations:
+            m.d.comb += fetcher.vectors_freed.eq(sequencer.vectors_freed)
         dropped = Signal.like(array.dropped)
         if score_unit is not None:
             m.submodules.score_unit = datapath_reset(score_unit)

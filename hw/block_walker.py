@@ -20,9 +20,11 @@ class BlockWalker(wiring.Component):
     -------
     m, n, batch : dimensions, constant while walking
     limited, most_rows : blocks of `most_rows` rows, the last one shorter; likewise, with an attention unit
+    largest_rows : most rows of a block otherwise; likewise, where activations can be kept
     rows : rows of the block
     col_tiles : column tiles of the block
     cols : columns of the block
+    first_in_row : the first block of a row of blocks; where activations can be kept
     last_in_row : the last block of a row of blocks, after which N starts over
     last_in_product : the last block of one product of the batch
     last : the last block of all
@@ -31,6 +33,11 @@ class BlockWalker(wiring.Component):
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         block_cols = config.block_col_tiles * config.cols
+        members: dict[str, object] = {}
+        if config.attention:
+            members |= {"limited": In(1), "most_rows": In(range(config.block_rows + 1))}
+        if config.keeps_activations:
+            members |= {"largest_rows": In(range(config.block_rows + 1)), "first_in_row": Out(1)}
         super().__init__(
             {
                 "start": In(1),
@@ -38,7 +45,7 @@ class BlockWalker(wiring.Component):
                 "m": In(DIMENSION_BITS),
                 "n": In(DIMENSION_BITS),
                 "batch": In(BATCH_BITS),
-                **({"limited": In(1), "most_rows": In(range(config.block_rows + 1))} if config.attention else {}),
+                **members,
                 "valid": Out(1),
                 "rows": Out(range(config.block_rows + 1)),
                 "col_tiles": Out(range(config.block_col_tiles + 1)),
@@ -54,6 +61,8 @@ class BlockWalker(wiring.Component):
         m.d.comb += [self.m.eq(params.m), self.n.eq(params.n), self.batch.eq(params.batch)]
         if self.config.attention:
             m.d.comb += [self.limited.eq(params.attention), self.most_rows.eq(params.block_rows)]
+        if self.config.keeps_activations:
+            m.d.comb += self.largest_rows.eq(Mux(params.block_rows == 0, self.config.block_rows, params.block_rows))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -62,8 +71,9 @@ class BlockWalker(wiring.Component):
         n_left = Signal(DIMENSION_BITS)
         batch_left = Signal(BATCH_BITS)
 
+        largest_rows = self.largest_rows if config.keeps_activations else None
         m.d.comb += [
-            self.rows.eq(split_size(m, m_left, largest=config.block_rows, unit=1, name="m")),
+            self.rows.eq(split_size(m, m_left, largest=config.block_rows, unit=1, name="m", chosen=largest_rows)),
             self.col_tiles.eq(split_size(m, n_left, largest=config.block_col_tiles, unit=config.cols, name="n")),
         ]
         if config.attention:
@@ -87,4 +97,7 @@ class BlockWalker(wiring.Component):
                 m.d.sync += [m_left.eq(self.m), batch_left.eq(batch_left - 1)]
             with m.If(self.last):
                 m.d.sync += self.valid.eq(0)
+        if config.keeps_activations:
+            with m.If(self.start | self.advance):
+                m.d.sync += self.first_in_row.eq(self.start | self.last_in_row)
         return m

@@ -127,6 +127,9 @@ def c_header_text(config: AcceleratorConfig, name: str | None = None) -> str:
         define("SLAB_K_TILES", f"{config.slab_k_tiles}u", "most units of ROWS columns of A of a piece of K"),
         define("BALANCED_PIECES", f"{BALANCED_PIECES}u", "so many last pieces of an extent are made equal"),
     ]
+    if config.keeps_activations:
+        vectors = define("ACTIVATION_VECTORS", f"{config.activation_vectors}u", "vectors of ROWS bytes of the buffer")
+        lines += ["", "/* KEEP_ACTIVATIONS */", vectors]
     if config.checksum is not None:
         lines += ["", *_log_lines(config, define)]
     return "\n".join([*lines, "", f"#endif /* {guard} */", ""])

@@ -60,6 +60,8 @@ class GemmFlag(enum.IntFlag):
     """Of ATTENTION: a query attends to keys up to its own place only."""
     INT16 = 1024
     """Scale to int16, not to int8 (needs REQUANT)."""
+    KEEP_ACTIVATIONS = 2048
+    """Read the activations of a row of blocks once, in its first block (needs a deeper activation buffer)."""
 
 
 def output_item_bytes(flags: int) -> int:
@@ -114,6 +116,10 @@ GEMM_FIELDS = (
     Field("write_base", 112, 64, "first byte that may be written; bus-aligned"),
     Field("write_limit", 120, 64, "first byte after those that may be written; bus-aligned"),
     Field("theta", 128, 8, "syndromes below 2^theta in magnitude are not flagged; zero without CHECK"),
+    Field(
+        *("block_rows", 134, 16),
+        "most rows of a block, 0 for the configuration's; reserved without a deeper activation buffer; whole groups",
+    ),
     Field("log_addr", 136, 64, "syndrome log; bus-aligned, in the write window; zero without CHECK"),
     Field("log_bytes", 144, 32, "room in the log; whole records; zero for no log"),
 )
@@ -295,6 +301,7 @@ class ErrorCause(enum.IntEnum):
     BLOCK_ROWS = 53
     SCALES = 54
     V_WINDOW = 55
+    KEPT = 56
 
 
 RING_CAUSES = (ErrorCause.RING_BASE, ErrorCause.RING_ENTRIES, ErrorCause.RING_HEAD, ErrorCause.RING_TAIL)
@@ -355,9 +362,11 @@ ERROR_MEANING = {
     ErrorCause.V_ADDR: "v_addr is not bus-aligned",
     ErrorCause.LDV: "ldv is not bus-aligned",
     ErrorCause.V_BATCH_STRIDE: "v_batch_stride is not bus-aligned",
-    ErrorCause.BLOCK_ROWS: "block_rows is zero or above the configuration's, or its scores do not fit a bank",
+    ErrorCause.BLOCK_ROWS: "block_rows is above the configuration's or cuts a group of rows; "
+    "of ATTENTION: is zero or above the configuration's, or its scores do not fit a bank",
     ErrorCause.SCALES: "score_shift is not in 1..47, out_shift not in 1..62, or out_scale not below 127 * 2^31",
     ErrorCause.V_WINDOW: "V reaches outside the read window",
+    ErrorCause.KEPT: "the activations of a row of blocks do not fit the activation buffer",
 }
 
 
@@ -402,6 +411,7 @@ class GemmCommand:
     first_row: int = 0
     first_col: int = 0
     theta: int = 0
+    block_rows: int = 0
     log_addr: int = 0
     log_bytes: int = 0
     opcode: int = Opcode.GEMM

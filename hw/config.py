@@ -11,6 +11,7 @@ from typing import Any
 
 from .checks.scheme import CHECK_SCHEMES, DEFAULT_SCHEME, SYNDROME_BITS, CheckScheme
 from .dataflow import DATAFLOWS, WEIGHT_STATIONARY, Dataflow
+from .depths import BUFFERS
 from .errors.model import ERROR_FREE, TIMING_ERROR_MODELS, TimingErrorModel, erring_models
 from .log_record import WORD_BITS, log_record_words
 
@@ -30,6 +31,8 @@ MAX_SLAB_K_TILES = 16
 """Bounds the control logic of arrays with very few rows."""
 
 MAX_BUS_BYTES = 128
+
+MAX_ACTIVATION_VECTORS = 1 << 20
 
 MAX_VOLTAGE_DOMAINS = 8
 """Those of the array; the checksum units have one more."""
@@ -200,6 +203,9 @@ class AcceleratorConfig:
         it sets the size of the accumulator memory.
     slab_bytes : int
         Bytes of each row of A fetched at once, rounded down to whole k-tiles (1..16 of them).
+    activation_vectors : int
+        Vectors of `rows` bytes in the activation buffer; 0 for those of two slabs of `block_rows` rows. With more, a
+        GEMM can keep the activations of a row of blocks for all its columns (docs/loop-order.md).
     drain_lanes : int
         Output elements requantised and packed per cycle.
     read_outstanding, write_outstanding : int
@@ -230,6 +236,7 @@ class AcceleratorConfig:
     block_rows: int = 128
     block_col_tiles: int = 4
     slab_bytes: int = 64
+    activation_vectors: int = 0
     drain_lanes: int = 4
     read_outstanding: int = 64
     write_outstanding: int = 16
@@ -251,6 +258,12 @@ class AcceleratorConfig:
         _check_int(owner, "block_rows", self.block_rows, 1, 4096)
         _check_int(owner, "block_col_tiles", self.block_col_tiles, 1, 64)
         _check_int(owner, "slab_bytes", self.slab_bytes, 1, 4096)
+        _check_int(owner, "activation_vectors", self.activation_vectors, 0, MAX_ACTIVATION_VECTORS)
+        if 0 < self.activation_vectors < self.two_slabs:
+            raise ValueError(
+                f"{owner}.activation_vectors must be 0 or at least those of two slabs, {self.two_slabs}, "
+                f"not {self.activation_vectors!r}"
+            )
         _check_int(owner, "drain_lanes", self.drain_lanes, 1, 128)
         _check_int(owner, "read_outstanding", self.read_outstanding, 1, 255)
         _check_int(owner, "write_outstanding", self.write_outstanding, 1, 255)
@@ -321,6 +334,16 @@ class AcceleratorConfig:
         return max(1, min(MAX_SLAB_K_TILES, self.slab_bytes // self.rows))
 
     @property
+    def two_slabs(self) -> int:
+        """Vectors of two slabs of activations of a full block."""
+        return BUFFERS * self.slab_k_tiles * self.block_rows
+
+    @property
+    def keeps_activations(self) -> bool:
+        """Whether the activation buffer is one that a GEMM can keep a row of blocks in."""
+        return self.activation_vectors != 0
+
+    @property
     def lanes(self) -> int:
         """Drain lanes in use: never more than there are columns."""
         return min(self.drain_lanes, self.cols)
@@ -383,6 +406,8 @@ class AcceleratorConfig:
         if not self.attention:
             # Without the unit the hardware, and files that name it, are what they were before there was one.
             del fields["attention"]
+        if not self.activation_vectors:
+            del fields["activation_vectors"]
         return fields
 
     @classmethod

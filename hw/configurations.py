@@ -27,6 +27,10 @@ rows, activations for 512 columns, so that products of K >= 1,024 are bound by t
 SERVER_ATTENTION = replace(SERVER, attention=True)
 """The same, and scores of attention stay on the chip (docs/attention.md)."""
 
+SERVER_KEEP = replace(SERVER_ATTENTION, slab_bytes=384, activation_vectors=9216)
+"""The same 5.5 MiB of SRAM with an eighth of a MiB moved from weights to activations: those of 1,024 rows of K <= 1,152
+are kept and read once (docs/loop-order.md)."""
+
 SERVER_FLIP = replace(
     SERVER,
     timing_model=BY_RATE,

@@ -39,6 +39,8 @@ def params_layout(config: AcceleratorConfig) -> data.StructLayout:
         protection |= {"log_addr": address, "log_bytes": 32}
     if config.checksum is not None or config.error_model.draws:
         protection |= {"error_key": 32, "first_row": 32, "first_col": 32}
+    if config.keeps_activations:
+        protection |= {"keep_activations": 1, "block_rows": range(config.block_rows + 1)}
     if config.attention:
         protection |= {
             "attention": 1,

@@ -149,6 +149,8 @@ def reference_markdown() -> str:
         *_field_table(GEMM_FIELDS),
         "Flags: " + ", ".join(f"bit {flag.bit_length() - 1} `{flag.name}`" for flag in GemmFlag) + ".",
         "",
+        "`KEEP_ACTIVATIONS` and `block_rows` need `activation_vectors`; see [loop-order.md](loop-order.md).",
+        "",
         f"Channel table: one record of {CHANNEL_RECORD_BYTES} bytes per output column: `bias` int32, `mult` uint31 in",
         "4 bytes, `shift` in 1 byte (1..62), 7 bytes of zeros.",
         "",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
+from functools import lru_cache
 
 from .config import AcceleratorConfig
 from .dataflow import Block
@@ -29,6 +31,18 @@ def split_extent(total: int, largest: int) -> Iterator[tuple[int, int]]:
         size = largest if pieces > BALANCED_PIECES else -(-left // pieces)
         yield start, size
         start += size
+
+
+@lru_cache(maxsize=256)
+def with_block_rows(config: AcceleratorConfig, block_rows: int) -> AcceleratorConfig:
+    """Configuration whose blocks are those of a GEMM command with that `block_rows`; 0 for its own."""
+    return dataclasses.replace(config, block_rows=block_rows) if block_rows else config
+
+
+def keeps(config: AcceleratorConfig, m: int, k: int, block_rows: int = 0) -> bool:
+    """Whether the activations of a row of blocks can be kept: the rule by which the hardware refuses commands."""
+    rows = min(m, block_rows or config.block_rows)
+    return rows * -(-k // config.rows) <= config.activation_vectors
 
 
 def blocks(config: AcceleratorConfig, m: int, n: int, batch: int = 1) -> Iterator[Block]:

@@ -127,3 +127,29 @@ ATTENTION_CARRY = AcceleratorConfig(
     memory=SMALL_MEMORY,
 )
 """Segments as wide as the array, a bus wider than all rows."""
+
+KEEP = protected(None, activation_vectors=41, attention=True)
+"""Activations of five k-tiles of a full block can be kept, and an odd vector more; with attention."""
+
+KEEP_FLIP = protected(
+    ChecksumConfig(scheme="residue", group_rows=4, segment_cols=4),
+    **{"rows": 5, "cols": 7, "block_rows": 12, "slab_bytes": 10, "read_outstanding": 2},
+    timing_model="flip",
+    activation_vectors=53,
+)
+"""Groups of rows with column checks, and a buffer hardly larger than two slabs."""
+
+KEEP_CARRY = AcceleratorConfig(
+    rows=3,
+    cols=4,
+    bus_bytes=64,
+    block_rows=6,
+    block_col_tiles=1,
+    slab_bytes=3,
+    activation_vectors=100,
+    timing_model="carry",
+    razor=True,
+    checksum=ChecksumConfig(scheme="weighted", locators=2, column_checks=False, segment_cols=4),
+    memory=SMALL_MEMORY,
+)
+"""Blocks of one column tile, slabs of one k-tile, and room for many of them."""

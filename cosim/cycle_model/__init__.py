@@ -20,6 +20,7 @@ from brownout.hw.commands import (
     AttentionCommand,
     CopyCommand,
     GemmCommand,
+    GemmFlag,
     PlainCommand,
     SetErrorsCommand,
     SetPointCommand,
@@ -95,7 +96,8 @@ def block_count(config: AcceleratorConfig, command: GemmCommand | AttentionComma
     if isinstance(command, AttentionCommand):
         return command.batch * -(-command.m // command.block_rows)
     tiles = -(-command.n // config.cols)
-    return command.batch * -(-command.m // config.block_rows) * -(-tiles // config.block_col_tiles)
+    rows = command.block_rows or config.block_rows
+    return command.batch * -(-command.m // rows) * -(-tiles // config.block_col_tiles)
 
 
 @functools.cache
@@ -345,6 +347,18 @@ class CycleModel:
             if not 0 <= (value := getattr(command, name)) < limit:
                 raise ValueError(f"SetPointCommand.{name} must be in 0..{limit - 1}, not {value}")
 
+    def _check_blocks(self, command: GemmCommand) -> None:
+        config, keep = self.config, bool(command.flags & GemmFlag.KEEP_ACTIVATIONS)
+        if (keep or command.block_rows) and not config.keeps_activations:
+            raise ValueError("KEEP_ACTIVATIONS and block_rows need an AcceleratorConfig with activation_vectors")
+        if command.block_rows > config.block_rows:
+            raise ValueError(f"GemmCommand.block_rows must be in 0..{config.block_rows}, not {command.block_rows}")
+        rows = min(command.m, command.block_rows or config.block_rows)
+        if keep and (vectors := rows * -(-command.k // config.rows)) > config.activation_vectors:
+            raise ValueError(
+                f"a row of blocks of GemmCommand must fit activation_vectors={config.activation_vectors}, not {vectors}"
+            )
+
     def _check_product(self, command: GemmCommand | AttentionCommand) -> None:
         kind, limits, aligned = type(command).__name__, list(_LIMITS), list(_ALIGNED)
         if isinstance(command, AttentionCommand):
@@ -352,6 +366,8 @@ class CycleModel:
                 raise ValueError("AttentionCommand needs an AcceleratorConfig with attention=True")
             limits += [("keys", K_LIMIT), ("block_rows", self._most_block_rows(command.keys))]
             aligned = [*_ALIGNED[:-1], "v_addr", "ldv"]
+        else:
+            self._check_blocks(command)
         for name, most in limits:
             if not 1 <= (value := getattr(command, name)) <= most:
                 raise ValueError(f"{kind}.{name} must be in 1..{most}, not {value}")

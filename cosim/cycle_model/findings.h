@@ -70,7 +70,8 @@ inline std::vector<uint64_t> blank_beats(const Config& config, const Command& co
     }
     std::vector<uint64_t> row_blocks;  // first rows
     const auto rows_of = [&](uint64_t left) {
-        return command.attention() ? std::min(left, command.block_rows) : Split::first(left, config.block_rows);
+        const uint64_t largest = command.largest_rows(config);
+        return command.attention() ? std::min(left, largest) : Split::first(left, largest);
     };
     for (uint64_t left = command.m; left; left -= rows_of(left))
         row_blocks.push_back(command.m - left);

@@ -75,6 +75,7 @@ struct Load {
     Walker walker;
     RowBursts bursts;
     Credits slabs_free, channels_free;
+    Room room;
     uint64_t a_product = 0, w_product = 0, a_block = 0, w_block = 0, channel_block = 0, a_slab = 0, w_slab = 0;
     uint64_t k_left = 0, slab = 0;
     uint32_t slab_tiles = 0, slab_rows = 0;
@@ -97,6 +98,8 @@ struct Load {
         walker.start(config, command);
         slabs_free = channels_free = Credits{};
         slabs_free.count = channels_free.count = BUFFERS;
+        room = Room{};
+        room.vectors = config.activation_vectors;
         a_product = a_block = command.a_addr;
         w_product = w_block = command.w_addr;
         channel_block = command.channel_addr;
@@ -113,6 +116,7 @@ struct Load {
         const unsigned bus_bytes = unsigned(config.bus_bytes);
         slabs_free.receive(t);
         channels_free.receive(t);
+        room.receive(t);
         const bool bursts_busy = bursts.busy, job_ready = levels.writable(JOB_QUEUE);
 
         const bool beat = unpacker.needs_beat() && memory.rvalid;
@@ -130,7 +134,7 @@ struct Load {
         const bool issued = fetch(config, command, bursts_busy, job_ready);
         moved |= receive(config, t, beat, issued, counters, sequencer, tables_ready, drain_wake);
         awake = moved || state != before || arvalid || bursts.busy;
-        wake = std::min(slabs_free.next(), channels_free.next());
+        wake = std::min({slabs_free.next(), channels_free.next(), room.next()});
     }
 
     template <class V>
@@ -142,6 +146,7 @@ struct Load {
         bursts.visit(v);
         slabs_free.visit(v);
         channels_free.visit(v);
+        room.visit(v);
         const auto address = [&](uint64_t& x, bool never_split) {
             v.absolute(x);
             v.value(x % (never_split ? bus_bytes : PAGE_BYTES));
@@ -198,7 +203,13 @@ private:
             if (!bursts_busy) begin_slab(config);
             return false;
         case ACTIVATION_JOB:
-            if (!slabs_free.count || !job_ready) return false;
+            if (!slabs_free.count) return false;
+            if (walker.kept) {
+                --slabs_free.count;
+                state = WEIGHT_JOB;
+                return false;
+            }
+            if (!job_ready || !take_room(command)) return false;
             --slabs_free.count;
             state = ACTIVATION_REQUESTS;
             return issue(ACTIVATIONS, ACTIVATIONS, a_slab, command.a_tiled() ? whole_beats(config, slab_rows) : command.lda,
@@ -243,6 +254,15 @@ private:
         case NEXT_BLOCK: next_block(config, command); return false;
         }
         return false;
+    }
+
+    // For the slab of activations, if it is to be kept; returns whether there was enough.
+    bool take_room(const Command& command) {
+        if (!command.keep()) return true;
+        const uint64_t vectors = uint64_t(slab_tiles) * walker.rows;
+        if (room.vectors < vectors) return false;
+        room.vectors -= vectors;
+        return true;
     }
 
     // After a slab of keys or values.

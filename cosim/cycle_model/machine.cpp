@@ -58,8 +58,8 @@ Outcome Machine::run() {
 
 void Machine::cycle(Cycle t, bool memory_due) {
     if (m_sequencer.wake <= t)
-        m_sequencer.evaluate(m_config, m_command, t, m_counters, m_load.slabs_free, m_load.wake, m_drain.blocks_ready,
-                             m_drain.scales_ready, m_drain.wake);
+        m_sequencer.evaluate(m_config, m_command, t, m_counters, m_load.slabs_free, m_load.room, m_load.wake,
+                             m_drain.blocks_ready, m_drain.scales_ready, m_drain.wake);
     // All parts see the memory as it is before the edge.
     const Memory::Outputs out = m_memory.out;
     const bool wvalid = m_drain.wvalid(m_config);
@@ -155,7 +155,7 @@ void Machine::look_for_repetition(bool block_began) {
         && compare(ALONG_M, key,
                    {slabs, fetch.product, fetch.row_block - pass.row_block, fetch.col_block,
                     pass.row_block - drain.row_block, drain.col_block},
-                   fetch.row_block, Split{m_command.m, m_config.block_rows}.last_regular()))
+                   fetch.row_block, Split{m_command.m, m_command.largest_rows(m_config)}.last_regular()))
         return;
     if (same_row)
         compare(ALONG_N, key,

@@ -178,7 +178,7 @@ Model::Key Model::key(const Command& c, const Findings& findings, uint64_t token
     };
     // What happens with errors that are found takes no time of its own.
     const uint64_t shaping = uint64_t(c.channel()) | uint64_t(c.requant()) << 1 | uint64_t(c.check()) << 2
-        | uint64_t(c.int16()) << 3;
+                              | uint64_t(c.keep()) << 3 | uint64_t(c.int16()) << 4;
     Key key = {shaping | uint64_t(findings.logs.of(0)) << 8 | c.tiled() << 16, c.batch, c.m, c.n, c.k, c.lda, c.ldw, c.ldy,
                c.a_batch_stride, c.w_batch_stride, c.y_batch_stride, tokens, m_config.latency_cycles,
                m_config.bandwidth, c.a_addr % period, 0, 0, 0, 0, c.opcode, c.keys, c.block_rows, c.ldv,

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <utility>
+
 #include "types.h"
 
 namespace brownout::cycles {
@@ -50,6 +52,31 @@ struct Credits {
         if (count) v.time(since);
         v.value(coming.size());
         for (unsigned i = 0; i < coming.size(); ++i) v.time(coming[i]);
+    }
+};
+
+// Vectors of the activation buffer that are free, and those on their way to be.
+struct Room {
+    uint64_t vectors = 0;
+    Ring<std::pair<Cycle, uint32_t>, 64> coming;
+
+    void send(Cycle visible, uint64_t count) { coming.push({visible, uint32_t(count)}); }
+    void receive(Cycle now) {
+        while (!coming.empty() && coming.front().first <= now) {
+            vectors += coming.front().second;
+            coming.pop();
+        }
+    }
+    Cycle next() const { return coming.empty() ? NEVER : coming.front().first; }
+
+    template <class V>
+    void visit(V& v) {
+        v.value(vectors);
+        v.value(coming.size());
+        for (unsigned i = 0; i < coming.size(); ++i) {
+            v.time(coming[i].first);
+            v.value(coming[i].second);
+        }
     }
 };
 

@@ -53,7 +53,7 @@ struct Sequencer {
     }
 
     void evaluate(const Config& config, const Command& command, Cycle t, Counters& counters, Credits& slabs_free,
-                  Cycle& load_wake, Credits& blocks_ready, Credits& scales_ready, Cycle& drain_wake) {
+                  Room& room, Cycle& load_wake, Credits& blocks_ready, Credits& scales_ready, Cycle& drain_wake) {
         slabs.receive(t);
         tiles.receive(t);
         banks.receive(t);
@@ -67,7 +67,7 @@ struct Sequencer {
         const bool of_values = keys.values, of_scores = command.attention() && !of_values;
         // Of the sums of values only one block is on chip, and they wait for exponentials.
         const bool takes_bank = new_block && !of_scores;
-        const bool takes_slab = command.attention() ? new_block && of_scores : new_slab;
+        const bool takes_slab = command.attention() ? new_block && of_scores : new_slab && !walker.kept;
         const Cycle exponentials_at = of_values && new_tile ? scores.exponentials(config, key_tile) : 0;
         if ((takes_bank && banks.count < (of_values ? BANKS : 1u)) || (takes_slab && !slabs.count)
             || (new_tile && !tiles.count) || t < exponentials_at) {
@@ -114,6 +114,8 @@ struct Sequencer {
         if (last_col && tiles_left == 1) {
             // The slab is free after the last row of data; the digits of the last group come after it.
             slabs_free.send(rows_end - Cycle(digits) + 1);
+            if (command.keep() && walker.last_in_row)
+                room.send(rows_end - Cycle(digits) + 1, (uint64_t(k_tile) + 1) * walker.rows);
             load_wake = std::min(load_wake, slabs_free.next());
         }
         if (last_col && last_k && of_scores && keys.last(config)) {

@@ -17,6 +17,7 @@ class ConfigWords(SharedStructure):
 
     members = (
         Member("uint64_t", "rows cols bus_bytes block_rows block_col_tiles slab_k_tiles lanes"),
+        Member("uint64_t", "activation_vectors", "0: activations cannot be kept"),
         Member("uint64_t", "read_outstanding write_outstanding"),
         Member("uint64_t", "checksum", "1: there are checksum units"),
         Member("uint64_t", "group_rows"),
@@ -37,7 +38,8 @@ class CommandWords(SharedStructure):
     members = (
         Member("uint64_t", "opcode flags batch m n k lda ldw ldy a_batch_stride w_batch_stride y_batch_stride"),
         Member("uint64_t", "a_addr w_addr y_addr channel_addr log_addr log_bytes"),
-        Member("uint64_t", "v_addr v_batch_stride ldv keys block_rows", "ATTENTION"),
+        Member("uint64_t", "block_rows"),
+        Member("uint64_t", "v_addr v_batch_stride ldv keys", "ATTENTION"),
         Member("uint64_t", "domain point transition_cycles lengths_addr lengths_stride", "SET_POINT"),
         Member("uint64_t", "runs source_addr target_addr list_addr", "COPY"),
     )

@@ -38,12 +38,14 @@ struct Command : CommandWords {
     bool requant() const { return attention() || flags & FLAG_REQUANT; }
     bool int16() const { return flags & FLAG_INT16; }
     bool check() const { return flags & FLAG_CHECK; }
+    bool keep() const { return flags & FLAG_KEEP_ACTIVATIONS; }
     bool suppress() const { return flags & FLAG_SUPPRESS; }
     bool a_tiled() const { return flags & FLAG_A_TILED; }
     bool w_tiled() const { return flags & FLAG_W_TILED; }
     bool y_tiled() const { return flags & FLAG_Y_TILED; }
     uint64_t tiled() const { return flags & (FLAG_A_TILED | FLAG_W_TILED | FLAG_Y_TILED); }
     uint64_t output_bytes() const { return requant() ? 1 + int16() : ACC_BYTES; }
+    uint64_t largest_rows(const ConfigWords& config) const { return block_rows ? block_rows : config.block_rows; }
 };
 static_assert(sizeof(Command) == sizeof(CommandWords));
 

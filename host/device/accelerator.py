@@ -75,6 +75,10 @@ class Accelerator(OperatingControls):
     layout : {"row-major", "tiled"}
         How matrices lie in the accelerator's DRAM. In tiles, what is fetched or written at once lies together, which
         opens fewer rows of DRAM; results are the same.
+    loop_order : {"searched", "fixed"}
+        In which loop order products are computed: of each shape the one of least energy times time, or in the
+        configuration's blocks with activations read for each of them (docs/loop-order.md). On accelerators that cannot
+        keep activations both are the same. Sums are the same; a log is in the order of the blocks.
 
     Raises
     ------
@@ -95,6 +99,7 @@ class Accelerator(OperatingControls):
         energy_model: EnergyModel | None = None,
         mixed: MixedOptions | None = None,
         layout: str = "row-major",
+        loop_order: str = "searched",
     ) -> None:
         config = AcceleratorConfig() if config is None else config
         check_protection(config, protection)
@@ -103,6 +108,10 @@ class Accelerator(OperatingControls):
         if layout != "row-major" and not isinstance(backend, str):
             raise ValueError(
                 f"layout={layout!r} needs a backend by name; give the backend's own constructor the layout"
+            )
+        if loop_order != "searched" and not isinstance(backend, str):
+            raise ValueError(
+                f"loop_order={loop_order!r} needs a backend by name; give the backend's own constructor the order"
             )
         delay_model = DelayModel() if delay_model is None else delay_model
         model = EnergyModel() if energy_model is None else energy_model
@@ -114,9 +123,10 @@ class Accelerator(OperatingControls):
                 deadline_s=deadline_s,
                 mixed=mixed,
                 layout=layout,
+                loop_order=loop_order,
             )
         super().__init__(config, backend, delay_model, model)
-        self.protection, self.layout = protection, layout
+        self.protection, self.layout, self.loop_order = protection, layout, loop_order
         self._slots = Slots()
         self._interface_bytes = lru_cache(maxsize=SHAPES)(interface_bytes)
         self._ideal_cycles = lru_cache(maxsize=SHAPES)(partial(ideal_cycles, config))
@@ -238,7 +248,8 @@ class Accelerator(OperatingControls):
             )
             self._ledger.meter.add_operands(moved)
             if checks:
-                self._ledger.meter.add_checks(shape)
+                self._logs.blocks = device.blocks_of(product)
+                self._ledger.meter.add_checks(shape, self._logs.blocks)
             self._ledger.ideal_cycles += self._ideal_cycles(shape.m, shape.n, shape.k, shape.batch)
         return result
 
@@ -360,6 +371,12 @@ class Accelerator(OperatingControls):
         At most 64 of each block and `Protection.log_records` in all; ``stats["log_dropped"]`` counts the others.
         """
         return parse_log(self._log, self.config.log_record_bytes)
+
+    @property
+    def last_blocks(self) -> AcceleratorConfig:
+        """`config` with the blocks of this thread's last checked product, in whose order `last_log` is."""
+        blocks: AcceleratorConfig = getattr(self._logs, "blocks", self.config)
+        return blocks
 
     def last_uncorrectable(self, first_row: int = 0, first_col: int = 0) -> Places:
         """Elements that `last_log` says are uncorrectable in the product, which had this first row and column."""
@@ -522,6 +539,7 @@ class Accelerator(OperatingControls):
                 "config": self.config.to_dict(),
                 "rtl_hash": self.config.rtl_hash,
                 "layout": self.layout,
+                **({"loop_order": self.loop_order} if self.config.keeps_activations else {}),
                 "protection": None if self.protection is None else self.protection.to_dict(),
                 "timing_law": asdict(self._points.delay_model),
                 "energy_model": asdict(self._ledger.meter.model),

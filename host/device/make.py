@@ -21,6 +21,7 @@ def make_backend(
     deadline_s: float,
     mixed: MixedOptions | None,
     layout: str,
+    loop_order: str,
 ) -> Backend:
     """Make a backend by its name; parameters are those of `Accelerator`, and so are errors."""
     if name in ("rtl", "mixed"):
@@ -32,7 +33,7 @@ def make_backend(
             return Simulator(config, waves=waves, check_axi=check_axi, deadline_s=deadline_s)
 
         def start_rtl() -> RtlBackend:
-            return RtlBackend(config, start, deadline_s=deadline_s, layout=layout)
+            return RtlBackend(config, start, deadline_s=deadline_s, layout=layout, loop_order=loop_order)
 
         if name == "rtl":
             return start_rtl()
@@ -40,11 +41,11 @@ def make_backend(
         from .mixed.backend import MixedBackend
 
         options = MixedOptions() if mixed is None else mixed
-        return MixedBackend(config, options, start_rtl, layout=layout)
+        return MixedBackend(config, options, start_rtl, layout=layout, loop_order=loop_order)
     if name == "twin":
         from .backends.twin import TwinBackend
 
         if waves is not None:
             raise ValueError("waves are recorded from RTL; use backend='rtl', not 'twin'")
-        return TwinBackend(config, layout=layout)
+        return TwinBackend(config, layout=layout, loop_order=loop_order)
     raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, not {name!r}")

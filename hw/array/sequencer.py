@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -10,7 +10,7 @@ from ..attention.depths import exponential_depth
 from ..block_walker import BlockWalker
 from ..config import AcceleratorConfig
 from ..depths import BANKS, BUFFERS, SCORE_BANK, VALUE_BANK
-from ..load.receiver import activation_depth, weight_depth
+from ..load.receiver import activation_depth, ring_sum, weight_depth
 from ..params import K_BITS, params_layout
 from ..split import split_size
 from .systolic import output_latency
@@ -55,6 +55,7 @@ class Sequencer(wiring.Component):
     start : pulse, begin the product in `params`
     slab_loaded, tile_loaded, bank_freed : pulses that return credits
     slab_freed : pulse, the last row of a slab was read
+    vectors_freed : vectors of kept activations that were read for the last time; where activations can be kept
     w_addr, w_enable : weight scratchpad
     a_addr, a_enable : activation scratchpad; enable means a row of it was issued
     row_valid : a row was issued, from the scratchpad or of digits
@@ -76,6 +77,9 @@ class Sequencer(wiring.Component):
         attention: dict[str, object] = {}
         if config.attention:
             attention = {"from_exponentials": Out(1), "scores_done": Out(1), "exponentials_ready": In(1)}
+        kept: dict[str, object] = {}
+        if config.keeps_activations:
+            kept = {"vectors_freed": Out(range(config.activation_vectors + 1))}
         super().__init__(
             {
                 "params": In(params_layout(config)),
@@ -102,6 +106,7 @@ class Sequencer(wiring.Component):
                 "stall_weight": Out(1),
                 "stall_drain": Out(1),
                 **attention,
+                **kept,
             }
         )
 
@@ -113,9 +118,13 @@ class Sequencer(wiring.Component):
     def _pass_layout(self) -> data.StructLayout:
         config = self.config
         attention = {"of_scores": 1, "of_values": 1} if config.attention else {}
+        kept: dict[str, range] = {}
+        if config.keeps_activations:
+            kept = {"vectors": range(config.slab_k_tiles * config.block_rows + 1)}
         return data.StructLayout(
             {
                 **attention,
+                **kept,
                 "rows": range(config.block_rows + 1),
                 "a_addr": self._row_addresses(),
                 "acc_address": range(self.acc_depth),
@@ -200,6 +209,9 @@ class Sequencer(wiring.Component):
         waits_for_slab: Value = new_slab & (slabs_ready == 0)
         takes_bank: Value = new_block
         takes_slab: Value = new_slab
+        if config.keeps_activations:
+            takes_slab = new_slab & ~(params.keep_activations & ~walker.first_in_row)
+            waits_for_slab = takes_slab & (slabs_ready == 0)
         attention = None
         if config.attention:
             attention = _AttentionWalk(m, config, params)
@@ -211,7 +223,7 @@ class Sequencer(wiring.Component):
                 waits_for_bank,
             )
             takes_bank = new_block & ~scores
-            takes_slab = Mux(params.attention, new_block & scores, new_slab)
+            takes_slab = Mux(params.attention, new_block & scores, takes_slab)
             waits_for_slab = takes_slab & (slabs_ready == 0)
             m.d.sync += attention.ready.eq(attention.ready + self.exponentials_ready - (go & new_tile & values))
         m.d.comb += [
@@ -340,6 +352,30 @@ class Sequencer(wiring.Component):
                             ]
                 with m.Elif(slab_last_tile & last_col):
                     m.d.sync += [a_buffer.eq(~a_buffer), a_addr.eq(Mux(a_buffer, 0, half))]
+        if config.keeps_activations:
+            block_end: Value = last_k & last_col
+            reads_slab: Value = last_col
+            starts_over: Value = params.keep_activations & ~walker.last_in_row
+            if attention is not None:
+                reads_slab = last_col & ~attention.values
+                starts_over = Mux(params.attention, ~attention.last, starts_over)
+            freed = params.keep_activations & walker.last_in_row & slab_last_tile & last_col
+            # The k-tiles of a row of blocks, or of queries, follow each other in the ring.
+            following = Signal(range(activation_depth(config)), name="a_following")
+            row_base = Signal(range(activation_depth(config)), name="a_row_base")
+            m.d.comb += following.eq(ring_sum(a_addr, walker.rows, activation_depth(config)))
+            with m.If(go):
+                m.d.sync += [
+                    a_addr.eq(Mux(reads_slab, following, a_addr)),
+                    pending.vectors.eq(Mux(freed, (k_tile + 1) * walker.rows, 0)),
+                ]
+                with m.If(reads_slab & block_end):
+                    m.d.sync += [
+                        a_addr.eq(Mux(starts_over, row_base, following)),
+                        row_base.eq(Mux(starts_over, row_base, following)),
+                    ]
+            with m.If(self.start):
+                m.d.sync += row_base.eq(a_addr)
         if "first_row" in params_layout(config).members:
             with m.If(walker.advance):
                 m.d.sync += block_col.eq(block_col + walker.cols)
@@ -378,6 +414,8 @@ class Sequencer(wiring.Component):
             self.slab_freed.eq(last_row & current.slab_last),
             self.macs.eq(Mux(self.a_enable, current.macs, 0)),
         ]
+        if config.keeps_activations:
+            m.d.comb += self.vectors_freed.eq(Mux(last_row, current.vectors, 0))
         m.d.sync += self.swap.eq(taken)
         with m.If(self.a_enable):
             m.d.sync += [
@@ -386,6 +424,10 @@ class Sequencer(wiring.Component):
                 current.acc_address.eq(current.acc_address + 1),
                 current.row.eq(current.row + 1),
             ]
+            if config.keeps_activations:
+                in_ring: Value = ~current.of_values if config.attention else Const(1)
+                with m.If(in_ring & (current.a_addr == activation_depth(config) - 1)):
+                    m.d.sync += current.a_addr.eq(0)
         tag = Signal(row_tag_layout(config), name="tag")
         if config.group_count:
             self._digit_rows(m, current, rows_left, last_row, last, taken, tag)

@@ -10,7 +10,6 @@ from ..bus.read_port import burst_layout
 from ..commands import (
     CAUSE_BITS,
     COMMAND_BYTES,
-    COMMAND_FIELDS,
     RING_CAUSES,
     ErrorCause,
     GemmFlag,
@@ -23,7 +22,7 @@ from ..errors.draws import error_layout
 from ..params import params_layout
 from .bus_watch import BusWatch
 from .extents import Extents
-from .field_checks import FieldChecks, fields_of, known_opcodes, stored_bytes
+from .field_checks import FieldChecks, command_fields, fields_of, known_opcodes, stored_bytes
 from .ring import RING_INDEX_BITS, Ring
 from .settings import POINT_BITS, Settings
 
@@ -334,7 +333,7 @@ class CommandProcessor(wiring.Component):
                     for index, opcode in enumerate(known_opcodes(self.config)):
                         reserved = [
                             self.beat.payload.word_select(byte - first, 8)
-                            for low, high in reserved_ranges(COMMAND_FIELDS[opcode])
+                            for low, high in reserved_ranges(command_fields(self.config, opcode))
                             for byte in range(max(low, first), min(high, first + bus_bytes))
                         ]
                         if reserved:

@@ -13,6 +13,7 @@ from ..commands import (
     COMMAND_VERSION,
     RUN_BYTES,
     ErrorCause,
+    Field,
     GemmFlag,
     Opcode,
 )
@@ -37,6 +38,12 @@ def known_opcodes(config: AcceleratorConfig) -> tuple[Opcode, ...]:
     if config.attention:
         known.append(Opcode.ATTENTION)
     return tuple(known)
+
+
+def command_fields(config: AcceleratorConfig, opcode: Opcode) -> tuple[Field, ...]:
+    """Fields of a command that an accelerator of this configuration has; its other bytes are reserved."""
+    lacking = () if config.keeps_activations or opcode != Opcode.GEMM else ("block_rows",)
+    return tuple(spec for spec in COMMAND_FIELDS[opcode] if spec.name not in lacking)
 
 
 def stored_bytes(config: AcceleratorConfig) -> int:
@@ -167,6 +174,8 @@ class FieldChecks(wiring.Component):
         needs_check = GemmFlag.CORRECT | GemmFlag.SUPPRESS | GemmFlag.ZERO
         both = GemmFlag.SUPPRESS | GemmFlag.ZERO
         known = sum(GemmFlag) & ~GemmFlag.CAUSAL
+        if not self.config.keeps_activations:
+            known &= ~GemmFlag.KEEP_ACTIVATIONS
         if self.config.checksum is None:
             known &= ~(needs_check | GemmFlag.CHECK)
         row_bytes = Signal(DIMENSION_BITS + 2)
@@ -201,6 +210,25 @@ class FieldChecks(wiring.Component):
             (ErrorCause.WRITE_WINDOW, self._bad_window(fields["write_base"], fields["write_limit"])),
             (ErrorCause.THETA, Mux(check, fields["theta"] >> THETA_BITS, fields["theta"]) != 0),
             (ErrorCause.LOG, self._bad_log(fields, check)),
+            *self._kept_checks(fields),
+        ]
+
+    def _kept_checks(self, fields: dict[str, Value]) -> list[tuple[ErrorCause, Value]]:
+        config = self.config
+        if not config.keeps_activations:
+            return []
+        block_rows = fields["block_rows"]
+        wrong: Value = block_rows > config.block_rows
+        if config.group_count:
+            assert config.checksum is not None
+            wrong = wrong | (block_rows % config.checksum.group_rows != 0)
+        largest = Mux(block_rows == 0, config.block_rows, block_rows)
+        rows = Mux(fields["m"] < largest, fields["m"], largest)
+        k_tiles = (fields["k"][: K_LIMIT.bit_length()] + config.rows - 1) // config.rows
+        keep = (fields["flags"] & GemmFlag.KEEP_ACTIVATIONS) != 0
+        return [
+            (ErrorCause.BLOCK_ROWS, wrong),
+            (ErrorCause.KEPT, keep & (rows * k_tiles > config.activation_vectors)),
         ]
 
     def _bad_log(self, fields: dict[str, Value], check: Value) -> Value:

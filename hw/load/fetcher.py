@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
@@ -45,18 +45,26 @@ class Fetcher(wiring.Component):
     With a channel table the block's records come first. A slab waits until one of two slab buffers is free, a
     channel table until one of two channel buffers is.
 
+    With KEEP_ACTIVATIONS slabs after the first block of a row of blocks are of weights alone. Slab buffers are then
+    those of weights, and a slab of activations waits until there is room for its vectors.
+
     Members
     -------
     start : pulse, begin the product in `params`
     slab_freed, channel_freed : pulse, a buffer may be overwritten
+    vectors_freed : vectors of kept activations that may be overwritten; where activations can be kept
     request : stream of read bursts
     job : stream of jobs, in the order of the requests
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
+        kept: dict[str, object] = {}
+        if config.keeps_activations:
+            kept = {"vectors_freed": In(range(config.activation_vectors + 1))}
         super().__init__(
             {
+                **kept,
                 "params": In(params_layout(config)),
                 "start": In(1),
                 "slab_freed": In(1),
@@ -124,6 +132,16 @@ class Fetcher(wiring.Component):
             self.job.valid.eq(issue),
         ]
 
+        may_load: Value | None = None
+        if config.keeps_activations:
+            room = Signal(range(config.activation_vectors + 1), init=config.activation_vectors)
+            vectors = Signal(range(config.slab_k_tiles * config.block_rows + 1), name="slab_vectors")
+            may_load = ~params.keep_activations | (room >= vectors)
+            kept = params.keep_activations & ~walker.first_in_row
+            room_taken = Mux(slab_taken & params.keep_activations & ~kept, vectors, 0)
+            m.d.comb += vectors.eq(slab_tiles * walker.rows)
+            m.d.sync += room.eq(room + self.vectors_freed - room_taken)
+
         keys = _KeyWalk(m, config, params) if config.attention else None
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
@@ -164,13 +182,18 @@ class Fetcher(wiring.Component):
                     job.rows.eq(walker.rows),
                     job.elements.eq(slab_tiles),
                     job.row_bytes.eq(slab_rows),
-                    issue.eq(slabs_free != 0),
+                    issue.eq((slabs_free != 0) if may_load is None else (slabs_free != 0) & may_load),
                     slab_taken.eq(issue & self.job.ready),
                 ]
                 with m.If(~params.a_tiled):
                     m.d.comb += bursts.stride.eq(params.lda)
                 with m.If(slab_taken):
                     m.next = "ACTIVATION_REQUESTS"
+                if config.keeps_activations:
+                    with m.If(kept):
+                        m.d.comb += [issue.eq(0), slab_taken.eq(slabs_free != 0)]
+                        with m.If(slab_taken):
+                            m.next = "WEIGHTS"
             with m.State("ACTIVATION_REQUESTS"), m.If(~bursts.busy):
                 m.d.sync += a_slab.eq(Mux(params.a_tiled, bursts.next_row, a_slab + slab_k))
                 m.next = "WEIGHTS"

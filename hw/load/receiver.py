@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
@@ -26,8 +26,18 @@ def channel_entry_layout() -> data.StructLayout:
 
 
 def activation_depth(config: AcceleratorConfig) -> int:
-    """Entries of the activation scratchpad, each R bytes: [buffer][k-tile][row]."""
-    return BUFFERS * config.slab_k_tiles * config.block_rows
+    """Entries of the activation scratchpad, each R bytes: [buffer][k-tile][row].
+
+    Where activations can be kept it is a ring: of each slab [k-tile][row], as many rows as the block has, one slab
+    after the other.
+    """
+    return config.activation_vectors or config.two_slabs
+
+
+def ring_sum(address: Value, step: Value | int, depth: int) -> Value:
+    """Address `step` entries, at most `depth`, after `address` in a ring of `depth` entries."""
+    total = address + step
+    return Mux(total >= depth, total - depth, total)
 
 
 def weight_depth(config: AcceleratorConfig) -> int:
@@ -134,8 +144,9 @@ class Receiver(wiring.Component):
         buffer = Signal(range(BUFFERS))
         row = Signal(range(config.block_rows))
         tile_base = Signal(range(depth + config.block_rows))
+        address = self._ring_address(m, unpacker) if config.keeps_activations else tile_base + row
         m.d.comb += [
-            write.addr.eq(tile_base + row),
+            write.addr.eq(address),
             write.data.eq(unpacker.element),
             write.en.eq(unpacker.valid),
             self.a_written.eq(write.en),
@@ -144,6 +155,8 @@ class Receiver(wiring.Component):
             self.a_row.eq(read.data),
         ]
         m.d.sync += self.slab_loaded.eq(unpacker.valid & unpacker.job_end)
+        if config.keeps_activations:
+            return
         buffer_base = Array([index * config.slab_k_tiles * config.block_rows for index in range(BUFFERS)])
         with m.If(unpacker.valid):
             m.d.sync += tile_base.eq(tile_base + config.block_rows)
@@ -151,6 +164,23 @@ class Receiver(wiring.Component):
                 m.d.sync += [tile_base.eq(buffer_base[buffer]), row.eq(row + 1)]
             with m.If(unpacker.job_end):
                 m.d.sync += [tile_base.eq(buffer_base[~buffer]), row.eq(0), buffer.eq(~buffer)]
+
+    def _ring_address(self, m: Module, unpacker: Unpacker) -> Signal:
+        """Where the next vector of activations is written."""
+        config = self.config
+        depth = activation_depth(config)
+        rows = Signal(range(config.block_rows + 1), name="slab_rows")  # vectors from a k-tile to the next
+        here = Signal(range(depth), name="ring_address")
+        row_start = Signal(range(depth), name="ring_row")
+        with m.If(unpacker.start):
+            m.d.sync += rows.eq(unpacker.job.rows)
+        with m.If(unpacker.valid):
+            m.d.sync += here.eq(ring_sum(here, rows, depth))
+            with m.If(unpacker.row_end):
+                m.d.sync += [here.eq(ring_sum(row_start, 1, depth)), row_start.eq(ring_sum(row_start, 1, depth))]
+            with m.If(unpacker.job_end):
+                m.d.sync += [here.eq(ring_sum(here, 1, depth)), row_start.eq(ring_sum(here, 1, depth))]
+        return here
 
     def _store_weights(self, m: Module, unpacker: Unpacker) -> None:
         config = self.config

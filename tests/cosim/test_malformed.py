@@ -332,6 +332,8 @@ def test_every_cause_is_provoked_here() -> None:
         # In test_attention.py.
         *(ErrorCause.KEYS, ErrorCause.V_ADDR, ErrorCause.LDV, ErrorCause.V_BATCH_STRIDE),
         *(ErrorCause.BLOCK_ROWS, ErrorCause.SCALES, ErrorCause.V_WINDOW),
+        # In test_keep_activations.py.
+        ErrorCause.KEPT,
     }
     assert by_field | elsewhere == set(ErrorCause)
 

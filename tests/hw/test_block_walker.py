@@ -2,7 +2,7 @@ import pytest
 
 from brownout.hw.block_walker import BlockWalker
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.tiling import blocks
+from brownout.hw.tiling import blocks, with_block_rows
 
 from .amaranth_bench import simulate
 
@@ -37,6 +37,32 @@ def test_hardware_walks_the_blocks_of_the_python_rule(config):
                 assert ctx.get(walker.last) == (index + 1 == len(expected))
                 next_batch = expected[index + 1].batch if index + 1 < len(expected) else None
                 assert ctx.get(walker.last_in_product) == (next_batch != block.batch)
+                ctx.set(walker.advance, 1)
+                await ctx.tick()
+                ctx.set(walker.advance, 0)
+            assert not ctx.get(walker.valid)
+
+    simulate(walker, bench)
+
+
+@pytest.mark.parametrize("largest", [1, 3, 5, 8])
+def test_blocks_as_large_as_the_command_says_are_those_of_a_smaller_configuration(largest):
+    config = AcceleratorConfig(rows=4, cols=3, block_rows=8, block_col_tiles=2, slab_bytes=4, activation_vectors=16)
+    walker = BlockWalker(config)
+
+    async def bench(ctx):
+        ctx.set(walker.largest_rows, largest)
+        for m, n, batch in ((1, 1, 1), (23, 29, 2), (41, 4, 3)):
+            ctx.set(walker.m, m)
+            ctx.set(walker.n, n)
+            ctx.set(walker.batch, batch)
+            ctx.set(walker.start, 1)
+            await ctx.tick()
+            ctx.set(walker.start, 0)
+            for block in blocks(with_block_rows(config, largest), m, n, batch):
+                assert ctx.get(walker.valid)
+                assert ctx.get(walker.rows) == block.rows
+                assert ctx.get(walker.first_in_row) == (block.first_col_tile == 0)
                 ctx.set(walker.advance, 1)
                 await ctx.tick()
                 ctx.set(walker.advance, 0)

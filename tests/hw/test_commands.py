@@ -30,7 +30,7 @@ def test_fields_are_naturally_aligned():
 
 
 def test_every_field_is_of_use():
-    config = AcceleratorConfig(checksum=ChecksumConfig(), timing_model="flip")
+    config = AcceleratorConfig(checksum=ChecksumConfig(), timing_model="flip", activation_vectors=1024)
     checked = {"opcode", "version", "flags", "read_base", "read_limit", "write_base", "write_limit"}
     assert {field.name for field in GEMM_FIELDS} == checked | {
         name for name in params_layout(config).members if name in {field.name for field in GEMM_FIELDS}

@@ -18,6 +18,14 @@ from brownout.hw.config import AcceleratorConfig, ChecksumConfig, MemoryConfig
         ({"bus_bytes": 24}, "AcceleratorConfig.bus_bytes must be a power of two, not 24"),
         ({"razor": 1}, "AcceleratorConfig.razor must be a bool, not 1"),
         (
+            {"activation_vectors": (1 << 20) + 1},
+            "AcceleratorConfig.activation_vectors must be an integer in 0..1048576, not 1048577",
+        ),
+        (
+            {"activation_vectors": 1023},
+            "AcceleratorConfig.activation_vectors must be 0 or at least those of two slabs, 1024, not 1023",
+        ),
+        (
             {"razor": True},
             "AcceleratorConfig.razor=True needs a timing_model whose errors it can see, 'flip' or 'carry', not 'none'",
         ),
@@ -62,7 +70,7 @@ def test_every_field_but_the_memory_changes_the_rtl_hash():
         "rows": 8, "cols": 8, "bus_bytes": 32, "address_bits": 48, "block_rows": 64, "block_col_tiles": 2,
         "slab_bytes": 32, "drain_lanes": 2, "read_outstanding": 8, "write_outstanding": 8,
         "checksum": ChecksumConfig(), "timing_model": "carry", "voltage_domains": 2, "operating_points": 3,
-        "attention": True,
+        "attention": True, "activation_vectors": 1024,
     }  # fmt: skip
     names = {field.name for field in dataclasses.fields(AcceleratorConfig)} - {"memory"}
     assert names == set(changed) | {"razor"}
@@ -79,6 +87,11 @@ def test_memory_timing_does_not_change_the_rtl_hash():
 def test_it_survives_json():
     config = AcceleratorConfig(rows=3, memory=MemoryConfig(latency_cycles=9))
     assert AcceleratorConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_an_accelerator_with_the_plain_buffer_is_written_down_as_before_there_was_another():
+    assert "activation_vectors" not in AcceleratorConfig().to_dict()
+    assert AcceleratorConfig(activation_vectors=1024).to_dict()["activation_vectors"] == 1024
 
 
 def test_an_unknown_field_is_named():

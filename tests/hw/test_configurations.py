@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from brownout.hw.configurations import SERVER, SERVER_FLIP
+from brownout.host.device.power.memories import sram_bytes
+from brownout.hw.configurations import SERVER, SERVER_ATTENTION, SERVER_FLIP, SERVER_KEEP
+from brownout.hw.tiling import keeps
 
 
 def test_checks_and_errors_are_all_that_the_server_with_errors_has_more():
@@ -21,3 +23,9 @@ def test_the_server_has_the_bandwidth_that_its_blocks_need():
     results = 4 * SERVER.cols / tiles
     assert weights + activations + results <= SERVER.memory.bytes_per_cycle
     assert SERVER.lanes >= SERVER.cols / tiles
+
+
+def test_the_server_that_keeps_activations_has_no_more_memory_than_the_other():
+    assert sram_bytes(SERVER_KEEP) == sram_bytes(SERVER_ATTENTION)
+    assert keeps(SERVER_KEEP, 1 << 20, 1152)
+    assert not keeps(SERVER_KEEP, 1 << 20, 1153)

@@ -3,6 +3,7 @@ from brownout.hw.commands import (
     CopyCommand,
     ErrorCause,
     GemmCommand,
+    GemmFlag,
     Opcode,
     PlainCommand,
     SetErrorsCommand,
@@ -71,3 +72,29 @@ def test_bytes_are_reserved_for_the_command_that_does_not_have_them():
     index = known_opcodes(CHECKED).index(Opcode.FENCE)
     fence = PlainCommand(opcode=Opcode.FENCE).encode()
     assert causes(CHECKED, [(fence, 1 << index), (fence, ~(1 << index) & 0x3F)]) == ["RESERVED", "NONE"]
+
+
+def test_what_is_kept_must_fit_and_blocks_must_be_whole_groups():
+    config = AcceleratorConfig(
+        **{"rows": 4, "cols": 4, "address_bits": 32, "block_rows": 8, "slab_bytes": 8, "activation_vectors": 41},
+        checksum=ChecksumConfig(segment_cols=4, group_rows=4),
+    )
+    cases = [
+        ({"m": 8, "k": 20}, "NONE"),
+        ({"m": 9, "k": 21}, "KEPT"),
+        ({"m": 6, "k": 24}, "NONE"),
+        ({"m": 7, "k": 24}, "KEPT"),
+        ({"m": 100, "k": 40, "block_rows": 4}, "NONE"),
+        ({"m": 100, "k": 41, "block_rows": 4}, "KEPT"),
+        ({"m": (1 << 24) - 1, "k": 131_071}, "KEPT"),
+        ({"m": 1, "k": 164}, "NONE"),
+        ({"m": 1, "k": 165}, "KEPT"),
+        ({"block_rows": 3}, "BLOCK_ROWS"),
+        ({"block_rows": 12}, "BLOCK_ROWS"),
+    ]
+    keep = {"flags": int(GemmFlag.KEEP_ACTIVATIONS)}
+    encoded = [(GemmCommand(**GEMM | keep | fields).encode(), 0) for fields, _ in cases]
+    assert causes(config, encoded) == [cause for _, cause in cases]
+    without = [(GemmCommand(**GEMM | fields).encode(), 0) for fields, _ in cases]
+    assert causes(config, without) == ["NONE"] * 9 + ["BLOCK_ROWS"] * 2
+    assert causes(PLAIN, encoded[:1]) == ["FLAGS"]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from brownout.cosim.ownership import ProcessLock
+from brownout.hw.config import AcceleratorConfig
 
 from ...errors import AcceleratorClosedError
 from ...storage.state import State
@@ -62,6 +63,10 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def gemm(self, product: Product) -> bytes:
         """Fill ``product.out``; returns the log of the checks, empty without."""
+
+    @abc.abstractmethod
+    def blocks_of(self, product: Product) -> AcceleratorConfig:
+        """The accelerator with the blocks in which `gemm` computes a product: its loop order may have smaller ones."""
 
     def attention(self, attention: Attention) -> Attended:
         """Fill ``attention.out``.

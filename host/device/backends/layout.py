@@ -21,7 +21,8 @@ from brownout.hw.commands import (
     SetPointCommand,
 )
 from brownout.hw.config import AcceleratorConfig
-from brownout.hw.matrix_layout import MatrixLayout, row_major, tiled_activations, tiled_output, tiled_weights
+from brownout.hw.matrix_layout import MatrixLayout
+from brownout.hw.tiling import with_block_rows
 
 from ..product.attention import Attention
 from ..product.operands import GemmShape, Product, ResidentWeights
@@ -29,15 +30,14 @@ from ..product.reload import Places
 from ..twin.geometry import geometry
 from .arena import PAGE_BYTES, Arena, round_up
 from .banks import OutputPlaces
+from .loop_orders import AS_CONFIGURED, LOOP_ORDERS, LoopOrders
+from .shaped_command import LoopOrder, Matrices, shaped_command
 
 LAYOUTS = ("row-major", "tiled")
 """How matrices lie in memory."""
 
 STRIDE_LIMIT = (1 << 32) - 1
 RUNS_LIMIT = (1 << 24) - 1
-
-UNPLACED = dict.fromkeys(("a_addr", "w_addr", "y_addr", "read_base", "read_limit", "write_base", "write_limit"), 0)
-"""Addresses of a command whose operands have no memory yet."""
 
 MOST_PLANS = 1024
 """Shapes of products that are remembered; a model has a few dozen."""
@@ -91,11 +91,13 @@ class Layout:
         Addresses are ``0 .. usable_bytes-1``.
     layout : {"row-major", "tiled"}
         How matrices lie in memory.
+    loop_order : {"searched", "fixed"}
+        In which loop order products are computed.
 
     Raises
     ------
     ValueError
-        `layout` is unknown.
+        `layout` or `loop_order` is unknown.
 
     Attributes
     ----------
@@ -105,11 +107,21 @@ class Layout:
         First address of the weights that are alive.
     """
 
-    def __init__(self, config: AcceleratorConfig, usable_bytes: int, layout: str = "row-major") -> None:
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        usable_bytes: int,
+        layout: str = "row-major",
+        loop_order: str = "searched",
+    ) -> None:
         if layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {', '.join(map(repr, LAYOUTS))}, not {layout!r}")
+        if loop_order not in LOOP_ORDERS:
+            raise ValueError(f"loop_order must be one of {', '.join(map(repr, LOOP_ORDERS))}, not {loop_order!r}")
         self.config = config
         self.tiled = layout == "tiled"
+        self._matrices = Matrices(config, self.tiled)
+        self._orders = LoopOrders(self._matrices, search=loop_order == "searched")
         self._output_places = OutputPlaces(config) if self.tiled else None
         self.arena = Arena(usable_bytes)
         self.resident: weakref.WeakKeyDictionary[ResidentWeights, int] = weakref.WeakKeyDictionary()
@@ -119,20 +131,29 @@ class Layout:
         """Bytes from a row of `length` bytes to the next."""
         return round_up(length, self.config.bus_bytes)
 
-    def activations(self, m: int, k: int) -> MatrixLayout:
+    def order_of(self, product: Product) -> LoopOrder:
+        """In which order a product is computed."""
+        channels = product.bias is not None or product.requant is not None
+        flags = int(product.options.flags) | _channel_flags(
+            channels, product.requant is not None, product.out.element_size()
+        )
+        return self._orders.of(product.shape, product.out.element_size(), flags)
+
+    def blocks_of(self, product: Product) -> AcceleratorConfig:
+        """The accelerator with the blocks in which a product is computed."""
+        return with_block_rows(self.config, self.order_of(product).block_rows)
+
+    def activations(self, m: int, k: int, order: LoopOrder = AS_CONFIGURED) -> MatrixLayout:
         """How A (m, k) lies."""
-        return tiled_activations(self.config, m, k) if self.tiled else self._row_major(m, k, 1)
+        return self._matrices.of_order(order).activations(m, k)
 
     def weights(self, k: int, n: int) -> MatrixLayout:
         """How W (k, n) lies."""
-        return tiled_weights(self.config, k, n) if self.tiled else self._row_major(k, n, 1)
+        return self._matrices.weights(k, n)
 
-    def output(self, m: int, n: int, item_bytes: int) -> MatrixLayout:
+    def output(self, m: int, n: int, item_bytes: int, order: LoopOrder = AS_CONFIGURED) -> MatrixLayout:
         """How Y (m, n) lies."""
-        return tiled_output(self.config, m, n, item_bytes) if self.tiled else self._row_major(m, n, item_bytes)
-
-    def _row_major(self, rows: int, cols: int, item_bytes: int) -> MatrixLayout:
-        return row_major(rows, cols, self.row_bytes(cols * item_bytes), item_bytes)
+        return self._matrices.of_order(order).output(m, n, item_bytes)
 
     @property
     def _turn_bytes(self) -> int:
@@ -374,28 +395,10 @@ class Layout:
         ldy = self.output(shape.m, shape.n, item_bytes).row_bytes
         _check_strides(shape, lda, ldw, ldy)
         channels = biased or requantised
-        flags = (GemmFlag.CHANNEL if channels else 0) | (GemmFlag.REQUANT if requantised else 0)
-        if requantised and item_bytes == 2:
-            flags |= GemmFlag.INT16
-        if self.tiled:
-            flags |= GemmFlag.A_TILED | GemmFlag.W_TILED | GemmFlag.Y_TILED
-        batched = shape.batch > 1
+        flags = option_flags | _channel_flags(channels, requantised, item_bytes)
+        order = self._orders.of(shape, item_bytes, flags)
         log_bytes = self.log_bytes(shape, log_limit) if option_flags & GemmFlag.CHECK else 0
-        command = GemmCommand(
-            m=shape.m,
-            n=shape.n,
-            k=shape.k,
-            batch=shape.batch,
-            flags=int(flags | option_flags),
-            lda=lda,
-            ldw=ldw,
-            ldy=ldy,
-            a_batch_stride=shape.m * lda if batched else 0,
-            w_batch_stride=shape.k * ldw if batched else 0,
-            y_batch_stride=shape.m * ldy if batched else 0,
-            log_bytes=log_bytes,
-            **UNPLACED,
-        )
+        command = shaped_command(self._matrices, order, shape, item_bytes, flags, log_bytes)
         a_bytes, w_bytes = shape.batch * shape.m * lda, shape.batch * shape.k * ldw
         channel_bytes = self.row_bytes(shape.n * CHANNEL_RECORD_BYTES) if channels else 0
         log_room, y_bytes = self.row_bytes(log_bytes), shape.batch * shape.m * ldy
@@ -442,6 +445,13 @@ class Layout:
             write_limit=y_addr + plan.y_bytes,
             log_addr=log_addr if plan.command.log_bytes else 0,
         )
+
+
+def _channel_flags(channels: bool, requantised: bool, item_bytes: int) -> int:
+    flags = GemmFlag.CHANNEL if channels else GemmFlag(0)
+    if requantised:
+        flags |= GemmFlag.REQUANT | (GemmFlag.INT16 if item_bytes == 2 else 0)
+    return int(flags)
 
 
 def _check_strides(shape: GemmShape, lda: int, ldw: int, ldy: int) -> None:

@@ -59,6 +59,8 @@ class RtlBackend(Backend):
         Wall-clock seconds that a command may take beside its share for simulated cycles.
     layout : {"row-major", "tiled"}
         How matrices lie in memory.
+    loop_order : {"searched", "fixed"}
+        In which loop order products are computed.
     """
 
     name = "rtl"
@@ -71,15 +73,17 @@ class RtlBackend(Backend):
         *,
         deadline_s: float,
         layout: str = "row-major",
+        loop_order: str = "searched",
     ) -> None:
         self.config = config
         self.deadline_s = deadline_s
         # A product's operands, its entry in the ring, its result and its log belong together.
         self._lock = device_lock()
         self._simulator = start()
-        self._layout = Layout(config, self._simulator.usable_bytes, layout)
+        self._layout = Layout(config, self._simulator.usable_bytes, layout, loop_order)
         self._settings = DeviceSettings(config)
-        self._twin = TwinBackend(config)
+        # It finds the same orders, on which depends what is found in which block.
+        self._twin = TwinBackend(config, layout=layout, loop_order=loop_order)
         self._map()
 
     def _map(self) -> None:
@@ -107,6 +111,10 @@ class RtlBackend(Backend):
             self._twin.follow(command, self._count_truth(product) if self.config.error_model.errs else None)
             return log
 
+    def blocks_of(self, product: Product) -> AcceleratorConfig:
+        with self._lock:
+            return self._layout.blocks_of(product)
+
     def execute(self, product: Product) -> bytes:
         """As `gemm`, but without counting which results are wrong, and unseen by `state`."""
         with self._lock:
@@ -115,13 +123,13 @@ class RtlBackend(Backend):
     def _execute(self, product: Product) -> tuple[bytes, GemmCommand]:
         shape, options = product.shape, product.options
         with self._layout.place_product(product) as command:
-            layout = self._layout
-            self._store(product.a, command.a_addr, layout.activations(shape.m, shape.k))
+            layout, order = self._layout, self._layout.order_of(product)
+            self._store(product.a, command.a_addr, layout.activations(shape.m, shape.k, order))
             if not isinstance(product.w, ResidentWeights):
                 self._store(product.w, command.w_addr, layout.weights(shape.k, shape.n))
             if command.channel_addr:
                 self._store_channels(product, command.channel_addr)
-            matrix = layout.output(shape.m, shape.n, product.out.element_size())
+            matrix = layout.output(shape.m, shape.n, product.out.element_size(), order)
             if options.suppress:
                 self._store(product.out, command.y_addr, matrix)
             log = slice(command.log_addr, command.log_addr + command.log_bytes)

@@ -128,6 +128,8 @@ class ShapeBackend(TwinBackend):
     ----------
     config : AcceleratorConfig
         Accelerator whose errors, if any, are drawn: how many carries are late depends on the values.
+    loop_order : {"searched", "fixed"}
+        In which loop order products are computed.
 
     Raises
     ------
@@ -137,13 +139,13 @@ class ShapeBackend(TwinBackend):
 
     name = "shapes"
 
-    def __init__(self, config: AcceleratorConfig) -> None:
+    def __init__(self, config: AcceleratorConfig, *, loop_order: str = "searched") -> None:
         if config.error_model.settles:
             raise ValueError(
                 f"ShapeBackend needs timing_model={erring_models('draws')} or {ERROR_FREE!r}; "
                 "late carries depend on the values"
             )
-        super().__init__(config)
+        super().__init__(config, loop_order=loop_order)
         self._samples: dict[object, _Sample] = {}
         # Expected counts are rarely whole: what is left over is drawn.
         self._random = np.random.default_rng(0)
@@ -157,7 +159,7 @@ class ShapeBackend(TwinBackend):
             self._layout.place_weights(weights)
         return weights
 
-    def _compute(self, product: Product) -> tuple[bytes, Found | None]:
+    def _compute(self, product: Product, cut: AcceleratorConfig | None = None) -> tuple[bytes, Found | None]:
         shape, options, errors = product.shape, product.options, self.settings.errors
         checked = bool(options.check)
         if checked:
@@ -172,13 +174,14 @@ class ShapeBackend(TwinBackend):
         self._add(drawn | {"log_records": kept, "log_dropped": max(0, drawn["detected"] - kept)})
         if not checked:
             return b"", None
-        records = self._expected_records(product)
+        records = self._expected_records(product, self._layout.blocks_of(product) if cut is None else cut)
         return log, Found(records) if records.any() else None
 
     def _attend(self, attention: Attention) -> tuple[Attended, Found | None]:
         scores, values = attention.score_shape, attention.value_shape
         dropped = self._counts.get("log_dropped", 0)
-        self._compute(Product(scores, attention.q, attention.k, None, None, attention.out, attention.scores))
+        queries = Product(scores, attention.q, attention.k, None, None, attention.out, attention.scores)
+        self._compute(queries, self.config)
         if "log_dropped" in self._counts:
             # Scores are counted, not logged.
             self._counts["log_dropped"] = dropped
@@ -188,7 +191,8 @@ class ShapeBackend(TwinBackend):
             rows = min(attention.block_rows, values.m - first)
             shape = replace(values, m=rows)
             options = replace(attention.values, first_row=attention.values.first_row + first)
-            log, found = self._compute(Product(shape, attention.q, attention.v, None, None, attention.out, options))
+            part = Product(shape, attention.q, attention.v, None, None, attention.out, options)
+            log, found = self._compute(part, self.config)
             logs.append(log)
             records.append(np.zeros(values.batch, np.uint64) if found is None else found.records)
         # Blocks of a head come one after the other.
@@ -221,11 +225,11 @@ class ShapeBackend(TwinBackend):
         with self._lock, self._layout.place_copy(source, places) as (command, runs):
             self._time(command, Runs(runs))
 
-    def _expected_records(self, product: Product) -> NDArray[np.uint64]:
-        """Flagged segments of each block, in the order of `Found.records`."""
+    def _expected_records(self, product: Product, cut: AcceleratorConfig) -> NDArray[np.uint64]:
+        """Flagged segments of each block of `cut`, in the order of `Found.records`."""
         shape, config = product.shape, self.config
         assert config.checksum is not None
-        pieces = geometry(config, shape.m, shape.n)
+        pieces = geometry(cut, shape.m, shape.n)
         rates = np.array([self.settings.errors.rate_of(domain) for domain in range(config.domains)]) / RATE_ONE
         quiet = np.log1p(-rates)
         columns = np.add.reduceat(quiet[pieces.domains], pieces.segment_starts[:-1])

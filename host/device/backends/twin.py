@@ -56,6 +56,8 @@ class TwinBackend(Backend):
         The accelerator whose counters are reproduced.
     layout : {"row-major", "tiled"}
         How matrices lie in its memory.
+    loop_order : {"searched", "fixed"}
+        In which loop order products are computed.
 
     Attributes
     ----------
@@ -66,14 +68,14 @@ class TwinBackend(Backend):
     name = "twin"
     attends = True
 
-    def __init__(self, config: AcceleratorConfig, *, layout: str = "row-major") -> None:
+    def __init__(self, config: AcceleratorConfig, *, layout: str = "row-major", loop_order: str = "searched") -> None:
         self.config, self._errs = config, config.error_model.errs
         if self._errs:
             # That it is there is known before anything is computed.
             TWIN_ERROR_MODELS.get(config.timing_model)
         self._cycle_model = CycleModel(config)
         # The command ring begins where usable memory ends.
-        self._layout = Layout(config, self._cycle_model.ring_base, layout)
+        self._layout = Layout(config, self._cycle_model.ring_base, layout, loop_order)
         # Known names from the start, so that a counter never appears out of nothing.
         self._names = (
             *(COUNTERS if config.checksum is not None else ()),
@@ -163,7 +165,8 @@ class TwinBackend(Backend):
             return b"", None
         room = options.log_bytes // self.config.log_record_bytes
         log = b""
-        pieces = geometry(self.config, shape.m, shape.n)
+        cut = self._layout.blocks_of(product)
+        pieces = geometry(cut, shape.m, shape.n)
         records: list[NDArray[np.uint64]] = []
         suppressed: list[NDArray[np.uint64]] = []
         for index in range(shape.batch):
@@ -171,7 +174,7 @@ class TwinBackend(Backend):
             # All that the hardware keeps of each block, whether it is written or not: writing takes time.
             most = LOG_RECORDS_PER_BLOCK * pieces.blocks
             call = Call(options, self.errors, options.first_row + index * shape.m, most, self._threads())
-            findings = self._erring(product, a, b, out, call)
+            findings = self._erring(product, a, b, out, call, cut)
             self._observe(findings)
             records.append(findings.block_records)
             if options.suppress:
@@ -186,6 +189,10 @@ class TwinBackend(Backend):
         if not any(counts.any() for counts in records):
             return log, None
         return log, Found(np.concatenate(records), np.concatenate(suppressed) if suppressed else np.zeros(0, np.uint64))
+
+    def blocks_of(self, product: Product) -> AcceleratorConfig:
+        with self._lock:
+            return self._layout.blocks_of(product)
 
     def attention(self, attention: Attention) -> Attended:
         with self._lock:

@@ -48,6 +48,8 @@ class MixedBackend(Backend):
         Function that starts the backend of the RTL.
     layout : {"row-major", "tiled"}
         How matrices lie in the memory of twin and RTL.
+    loop_order : {"searched", "fixed"}
+        In which loop order products are computed. Replayed pieces have one column tile, and so one order.
 
     Raises
     ------
@@ -64,6 +66,7 @@ class MixedBackend(Backend):
         start: Callable[[], RtlBackend],
         *,
         layout: str = "row-major",
+        loop_order: str = "searched",
     ) -> None:
         if config.attention:
             raise ValueError(
@@ -76,7 +79,7 @@ class MixedBackend(Backend):
                 "be faulty; choose selection='random'"
             )
         self.config, self.options = config, options
-        self._twin = ObservedTwin(config, layout=layout)
+        self._twin = ObservedTwin(config, layout=layout, loop_order=loop_order)
         self._checker = Checker(config, start, layout=layout)
         self._worker = ThreadPoolExecutor(1, "brownout-replay")
         # Products of one pass are not worth threads that the next large product wants. Torch makes the number that is
@@ -132,6 +135,9 @@ class MixedBackend(Backend):
                 self._begin()
             return log
 
+    def blocks_of(self, product: Product) -> AcceleratorConfig:
+        return self._twin.blocks_of(product)
+
     def _begin(self) -> None:
         """Let the worker replay what waits."""
         cases, self._waiting = self._waiting, []
@@ -139,18 +145,19 @@ class MixedBackend(Backend):
 
     def _choose(self, product: Product) -> list[Case]:
         shape, seen = product.shape, self._coverage
-        places = tile_map(self.config, shape.m, shape.n)
+        blocks = self._twin.blocks_of(product)
+        places = tile_map(blocks, shape.m, shape.n)
         located = [places.locate(found) for found in self._twin.findings]
         faulty = [places.faulty(found) for found in located]
         number = seen.products
         self._coverage = dataclasses.replace(
             seen,
             products=number + 1,
-            passes=seen.passes + pass_count(self.config, shape),
+            passes=seen.passes + pass_count(blocks, shape),
             faulty_seen=seen.faulty_seen + sum(map(len, faulty)),
         )
         left = None if self.options.max_passes is None else self.options.max_passes - self._chosen
-        chosen = choose(self.config, self.options, shape, number, faulty)[:left]
+        chosen = choose(blocks, self.options, shape, number, faulty)[:left]
         self._chosen += len(chosen)
         return [
             cut(

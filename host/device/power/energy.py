@@ -297,9 +297,9 @@ class EnergyMeter:
         self._time_s, self._memory_s = values["time_s"], values["memory_s"]
         self._host_bytes, self._interface_bytes = values["host_bytes"], values["interface_bytes"]
 
-    def add_checks(self, shape: GemmShape) -> None:
-        """Note that a product has been checked."""
-        work = check_work(self.config, shape)
+    def add_checks(self, shape: GemmShape, blocks: AcceleratorConfig | None = None) -> None:
+        """Note that a product has been checked; `blocks`: the accelerator with the product's blocks, if they differ."""
+        work = check_work(self.config if blocks is None else blocks, shape)
         self._digit_macs += work.digit_macs
         self._check_macs += work.check_macs
         self._syndrome_bytes += work.syndrome_bytes

@@ -55,7 +55,7 @@ def concerned_segments(
     Parameters
     ----------
     config : AcceleratorConfig
-        Accelerator with ``classic`` checks.
+        Accelerator with ``classic`` checks, and with the blocks of the product.
     shape : tuple of int
         (M, N) or (B, M, N) of the product.
     log : list of LogRecord
@@ -204,7 +204,7 @@ class RecomputeAbft(Strategy):
         before = accelerator.check_counts["log_dropped"]
         run.run(call, out, point, Protection(correct=False, theta=theta, log_records=LOG_RECORDS))
         concerned = concerned_segments(
-            accelerator.config,
+            accelerator.last_blocks,
             call.shape,
             accelerator.last_log,
             first_row=call.first_row,
