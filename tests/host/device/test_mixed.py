@@ -338,8 +338,8 @@ def break_large_products(monkeypatch, change):
     """Let the twin err in products of more rows than any piece has."""
     erring = ObservedTwin._erring
 
-    def broken(twin, product, a, w, out, call):
-        findings = erring(twin, product, a, w, out, call)
+    def broken(twin, product, a, w, out, call, cut):
+        findings = erring(twin, product, a, w, out, call, cut)
         if product.shape.m > twin.config.block_rows:
             change(out, findings)
         return findings
