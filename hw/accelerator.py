@@ -152,6 +152,7 @@ class AcceleratorTop(wiring.Component):
             score_unit.params.eq(processor.params),
             score_unit.start.eq(processor.start),
             score_unit.scores_done.eq(sequencer.scores_done),
+            score_unit.score_tile_done.eq(sequencer.score_tile_done),
             accumulator.score_enable.eq(score_unit.score_enable),
             accumulator.score_address.eq(score_unit.score_address),
             score_unit.score_row.eq(accumulator.score_row),

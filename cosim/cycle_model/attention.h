@@ -25,16 +25,23 @@ struct KeyWalk {
 
 // A pass over the scores of a block for the largest of each row, one for exponentials: a row of a tile a cycle.
 struct ScorePasses {
-    Cycle begin = 0;  // of the second pass
+    Cycle begin = 0;  // of the second pass, once all scores are stored
     Cycle tile = 0;   // cycles of a column tile
     Cycle scaled = 0;  // when the drain sees the output scales of the block
+    bool started = false;  // the first pass
 
-    // `ready`: the cycle in which the unit sees that all scores of the block are stored.
-    ScorePasses() = default;
-    ScorePasses(const Config& config, uint64_t rows, uint64_t keys, Cycle ready) {
-        const Cycle tiles = Cycle(ceil_div(keys, config.cols));
+    // Of a block of so many rows.
+    void start(uint64_t rows) {
+        started = false;
         tile = Cycle(std::max<uint64_t>(rows, SCORE_LEAST_ROWS));
-        begin = ready + 1 + tiles * tile;
+    }
+    // In cycle `ready` the unit sees that so many further column tiles are stored, over which it can pass.
+    void stored(Cycle ready, uint64_t tiles) {
+        begin = (started ? std::max(begin, ready) : ready + 1) + Cycle(tiles) * tile;
+        started = true;
+    }
+    void finish(const Config& config, uint64_t rows, uint64_t keys) {
+        const Cycle tiles = Cycle(ceil_div(keys, config.cols));
         scaled = begin + (tiles - 1) * tile + Cycle(rows) + Cycle(config.scale_latency);
     }
     // When the sequencer sees that the exponentials of a column tile of keys are there.

@@ -118,10 +118,17 @@ struct Sequencer {
                 room.send(rows_end - Cycle(digits) + 1, (uint64_t(k_tile) + 1) * walker.rows);
             load_wake = std::min(load_wake, slabs_free.next());
         }
-        if (last_col && last_k && of_scores && keys.last(config)) {
-            // As `blocks_ready` below: `scores_done`, `waiting`.
+        // Heads of one k-tile: the score unit follows tile by tile, otherwise it waits for all of them.
+        const bool follows = command.k <= config.rows;
+        const bool all_scores = last_col && last_k && keys.last(config);
+        if (of_scores && new_block) scores.start(rows);
+        if (of_scores && (follows || all_scores)) {
+            // As `blocks_ready` below: `score_tile_done` or `scores_done`, `tiles_waiting` or `waiting`.
             const Cycle stored = rows_end + Cycle(config.rows + config.cols) + (config.checksum ? 4 : 2);
-            scores = ScorePasses(config, rows, command.keys, stored);
+            scores.stored(stored, follows ? 1 : ceil_div(command.keys, config.cols));
+        }
+        if (of_scores && all_scores) {
+            scores.finish(config, rows, command.keys);
             scales_ready.send(scores.scaled);
             drain_wake = std::min(drain_wake, scales_ready.next());
             const uint64_t vectors = rows * ceil_div(command.keys, config.cols);

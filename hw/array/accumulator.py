@@ -28,7 +28,8 @@ class Accumulator(Elaboratable):
         The sum as it is in cycle t + 1, and what is stored of it: the same, unless timing errors come between.
     drain_enable, drain_bank : 1 bit
     score_enable, score_address, score_row
-        Likewise of bank `SCORE_BANK`, whose scores are read while the drain reads the other; with an attention unit.
+        Likewise of bank `SCORE_BANK`, whose scores are read while the drain reads the other, and while first sums are
+        stored there, for which nothing is read; with an attention unit.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -69,10 +70,11 @@ class Accumulator(Elaboratable):
             m.submodules[f"bank_{index}"] = memory
             read = memory.read_port()
             write = memory.write_port()
-            summing = self.valid & (self.bank == index)
+            summing: Value = self.valid & (self.bank == index)
             address: Value = self.drain_address
             wanted: Value = self.drain_enable & (self.drain_bank == index)
             if self.config.attention and index == SCORE_BANK:
+                summing = summing & ~self.first
                 address, wanted = Mux(self.score_enable, self.score_address, address), wanted | self.score_enable
                 m.d.comb += self.score_row.eq(read.data)
             m.d.comb += [

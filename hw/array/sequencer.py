@@ -64,7 +64,7 @@ class Sequencer(wiring.Component):
     acc_valid, acc_tag : to the accumulator, one cycle before the row's sums are out
     block_done : pulse, all sums of a block are stored
     from_exponentials : `a_addr` is one of exponentials, not of the scratchpad; with an attention unit, as the next two
-    scores_done : pulse, all scores of a block are stored
+    scores_done, score_tile_done : pulses, all scores of a block, of a pass are stored
     exponentials_ready : pulse, a column tile of exponentials is there
     moving : weights are loaded, or rows are in the array
     macs : useful multiply-accumulates of the row issued
@@ -76,7 +76,12 @@ class Sequencer(wiring.Component):
         self.acc_depth = accumulator_depth(config)
         attention: dict[str, object] = {}
         if config.attention:
-            attention = {"from_exponentials": Out(1), "scores_done": Out(1), "exponentials_ready": In(1)}
+            attention = {
+                "from_exponentials": Out(1),
+                "scores_done": Out(1),
+                "score_tile_done": Out(1),
+                "exponentials_ready": In(1),
+            }
         kept: dict[str, object] = {}
         if config.keeps_activations:
             kept = {"vectors_freed": Out(range(config.activation_vectors + 1))}
@@ -461,6 +466,7 @@ class Sequencer(wiring.Component):
             m.d.comb += [
                 tag.of_scores.eq(current.of_scores),
                 tag.of_values.eq(current.of_values),
+                tag.tile_last.eq(last),
                 self.from_exponentials.eq(current.of_values),
             ]
         for name in ("final", "tile", "col", "cols"):
@@ -482,12 +488,17 @@ class Sequencer(wiring.Component):
         if not config.attention:
             m.d.sync += self.block_done.eq(done)
             return self.row_valid
-        of_scores = tag.of_scores
+        of_scores, tile_done = tag.of_scores, valid & tag.of_scores & tag.tile_last
         for stage in range(1 if config.checksum is None else 3):
             of_scores_next = Signal(name=f"storing_scores_{stage}")
-            m.d.sync += of_scores_next.eq(of_scores)
-            of_scores = of_scores_next
-        m.d.sync += [self.block_done.eq(done & ~of_scores), self.scores_done.eq(done & of_scores)]
+            tile_done_next = Signal(name=f"storing_tile_{stage}")
+            m.d.sync += [of_scores_next.eq(of_scores), tile_done_next.eq(tile_done)]
+            of_scores, tile_done = of_scores_next, tile_done_next
+        m.d.sync += [
+            self.block_done.eq(done & ~of_scores),
+            self.scores_done.eq(done & of_scores),
+            self.score_tile_done.eq(tile_done),
+        ]
         return self.row_valid
 
     def _digit_rows(

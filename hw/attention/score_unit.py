@@ -30,13 +30,15 @@ class ScoreUnit(wiring.Component):
     """Passes twice over the scores of a block, a row of a column tile in every cycle.
 
     The first pass finds the largest score of each row, the second writes exponentials and sums them up. Both see scores
-    that were corrected. What they do for a row of a column tile is a pipeline without stalls; a column tile takes at
+    that were corrected. Where heads have one k-tile, scores of a column tile are final after one pass of the array,
+    which reads nothing from their bank: then the first pass follows the array tile by tile. Otherwise it begins when
+    all scores are there. What they do for a row of a column tile is a pipeline without stalls; a column tile takes at
     least `LEAST_ROWS` cycles, so that a row's largest score and sum are there when its next tile comes.
 
     Members
     -------
     params, start : as of the other engines
-    scores_done : pulse, all scores of a block are stored
+    scores_done, score_tile_done : pulses, all scores of a block, of a pass of the array are stored
     score_enable, score_address, score_row : read port of the bank of scores
     score_syndromes : of the row checker, likewise; with checksum units
     write_enable, write_address, write_row : rows of exponentials, C bytes
@@ -60,6 +62,7 @@ class ScoreUnit(wiring.Component):
                 "params": In(params_layout(config)),
                 "start": In(1),
                 "scores_done": In(1),
+                "score_tile_done": In(1),
                 "score_enable": Out(1),
                 "score_address": Out(range(accumulator_depth(config))),
                 "score_row": In(ACC_BITS * config.cols),
@@ -122,6 +125,10 @@ class ScoreUnit(wiring.Component):
         m.submodules.walker = walker = BlockWalker(config)
         walker.walk(m, params)
         waiting = Signal()
+        tiles_waiting = Signal(range(exponential_depth(config) + 1))
+        follows = Signal()  # the array, tile by tile
+        here = Signal()  # scores of the position are
+        taken = Signal()
         second = Signal()
         row = Signal(range(config.block_rows + 1))
         position = Signal(range(max(config.block_rows, LEAST_ROWS) + 1))
@@ -142,12 +149,15 @@ class ScoreUnit(wiring.Component):
             last_tile.eq(left <= config.cols),
             cols.eq(Mux(last_tile, left, config.cols)),
             before.eq(query + row - key + 1),
-            tag.valid.eq(self.moving & (position < walker.rows)),
+            follows.eq(params.k <= config.rows),
+            here.eq(self.moving & (second | ~follows | (position != 0) | (tiles_waiting != 0))),
+            taken.eq(here & follows & ~second & (position == 0)),
+            tag.valid.eq(here & (position < walker.rows)),
             tag.second.eq(second),
             tag.first_tile.eq(first_tile),
             tag.last_tile.eq(last_tile),
             tag.last_row.eq(row == walker.rows - 1),
-            tag.tile_end.eq(self.moving & end),
+            tag.tile_end.eq(here & end),
             tag.row.eq(row),
             tag.address.eq(base + row),
             tag.parity.eq(parity),
@@ -161,8 +171,9 @@ class ScoreUnit(wiring.Component):
             m.d.comb += tag.counted.eq(Mux(before < 0, 0, before))
         with m.If(self.start):
             m.d.sync += query.eq(0)
-        with m.If(self.scores_done):
+        with m.If(self.scores_done & ~follows):
             m.d.sync += waiting.eq(1)
+        m.d.sync += tiles_waiting.eq(tiles_waiting + (self.score_tile_done & follows) - taken)
         with m.If(~self.moving):
             m.d.sync += [
                 second.eq(0),
@@ -173,9 +184,9 @@ class ScoreUnit(wiring.Component):
                 base.eq(0),
                 key.eq(0),
             ]
-            with m.If(waiting):
+            with m.If(waiting | (tiles_waiting != 0)):
                 m.d.sync += [waiting.eq(0), self.moving.eq(1)]
-        with m.Else():
+        with m.Elif(here):
             m.d.sync += [position.eq(position + 1), row.eq(row + 1)]
             with m.If(end):
                 m.d.sync += [

@@ -82,10 +82,11 @@ class RowChecker(Elaboratable):
             m.submodules[f"bank_{index}"] = memory
             read = memory.read_port()
             write = memory.write_port()
-            summing = read_valid & (read_tag.bank == index)
+            summing: Value = read_valid & (read_tag.bank == index)
             address: Value = self.drain_address
             wanted: Value = self.drain_enable & (self.drain_bank == index)
             if config.attention and index == SCORE_BANK:
+                summing = summing & ~read_tag.first
                 address, wanted = Mux(self.score_enable, self.score_address, address), wanted | self.score_enable
                 m.d.comb += self.score_syndromes.eq(read.data)
             m.d.comb += [

@@ -31,9 +31,11 @@ def golden(rows, first_query, causal):
     return found
 
 
+@pytest.mark.parametrize("follows", [False, True])
 @pytest.mark.parametrize("causal", [0, 1])
 @pytest.mark.parametrize(("queries", "block_rows", "keys"), [(1, 1, 1), (12, 12, 3), (7, 4, 8), (3, 3, 35), (9, 9, 10)])
-def test_blocks(queries, block_rows, keys, causal):
+def test_blocks(queries, block_rows, keys, causal, follows):
+    """Scores that are all there at once, of heads of several k-tiles, or tile by tile, sooner and later than needed."""
     rng = random.Random(queries * 100 + keys)
     scores = [
         [rng.choice([rng.randrange(-2000, 2000), -(2**31), 2**31 - 1, 0]) for _ in range(keys)] for _ in range(queries)
@@ -43,7 +45,13 @@ def test_blocks(queries, block_rows, keys, causal):
 
     async def bench(ctx):
         params = {"attention": 1, "causal": causal, "m": queries, "n": 1, "batch": 1, "keys": keys}
-        params |= {"block_rows": block_rows, "score_mult": MULT, "score_shift": SHIFT, "out_scale": OUT_SCALE}
+        params |= {
+            "k": CONFIG.rows + (not follows),
+            "block_rows": block_rows,
+            "score_mult": MULT,
+            "score_shift": SHIFT,
+            "out_scale": OUT_SCALE,
+        }
         for name, value in params.items():
             ctx.set(getattr(unit.params, name), value)
         ctx.set(unit.start, 1)
@@ -51,12 +59,16 @@ def test_blocks(queries, block_rows, keys, causal):
         ctx.set(unit.start, 0)
         for block, first in enumerate(range(0, queries, block_rows)):
             rows = scores[first : first + block_rows]
-            ctx.set(unit.scores_done, 1)
-            await ctx.tick()
-            ctx.set(unit.scores_done, 0)
             tile_cycles = max(len(rows), LEAST_ROWS)
+            # Cycle in which each tile is seen to be there. The first row is issued in the one after the first.
+            seen = sorted(rng.sample(range(1 + 2 * tiles * tile_cycles), tiles)) if follows else [0] * tiles
+            second_pass = seen[0] + 1 + tile_cycles
+            for each in seen[1:]:
+                second_pass = max(second_pass, each) + tile_cycles
             written, ready, scaled = {}, [], None
-            for cycle in range(2 * tiles * tile_cycles + scale_latency(CONFIG) + 4):
+            for cycle in range(-1, second_pass + tiles * tile_cycles + scale_latency(CONFIG) + 4):
+                ctx.set(unit.score_tile_done, follows and cycle + 1 in seen)
+                ctx.set(unit.scores_done, cycle + 1 == seen[-1])
                 if ctx.get(unit.write_enable):
                     written[ctx.get(unit.write_address)] = ctx.get(unit.write_row)
                 if ctx.get(unit.exponentials_ready):
@@ -69,8 +81,6 @@ def test_blocks(queries, block_rows, keys, causal):
                     tile, row = divmod(address, block_rows)
                     part = [*rows[row][tile * CONFIG.cols : (tile + 1) * CONFIG.cols], 99, 99, 99][: CONFIG.cols]
                     ctx.set(unit.score_row, sum((value & 0xFFFFFFFF) << 32 * c for c, value in enumerate(part)))
-            # `waiting` is seen in the first cycle, the first row issued in the second.
-            second_pass = 1 + tiles * tile_cycles
             latency = exponential_latency(CONFIG)
             assert ready == [second_pass + (tile + 1) * tile_cycles - 1 + latency for tile in range(tiles)]
             assert scaled == second_pass + (tiles - 1) * tile_cycles + len(rows) - 1 + scale_latency(CONFIG)
