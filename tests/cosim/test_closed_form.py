@@ -10,7 +10,7 @@ import pytest
 
 from brownout.cosim.cycle_model import CycleModel
 from brownout.cosim.dram import MemoryTiming
-from brownout.hw.commands import GemmFlag
+from brownout.hw.commands import GemmFlag, output_item_bytes
 from brownout.hw.config import AcceleratorConfig, MemoryConfig
 from brownout.hw.tiling import blocks, ideal_cycles, slabs
 
@@ -159,7 +159,7 @@ def test_compute_bound_products_follow_the_closed_form(protected: bool) -> None:
             memory, latency_cycles=timing.latency_cycles, bytes_per_cycle=timing.bandwidth >> 16
         )
         config = dataclasses.replace(config, memory=memory)
-        form = Form(config, m, n, k, batch, bool(flags), 1 if flags & 2 else 4, check, tiled)
+        form = Form(config, m, n, k, batch, bool(flags), output_item_bytes(flags), check, tiled)
         first_data = memory.latency_cycles + form.fill + (4 if flags else 5)
         stalls = [counts[f"stall_{cause}_cycles"] for cause in ("load", "weight", "drain")]
         if stalls == [first_data, 3, 0] and form.drains_evenly() and form.drains_in_time():
