@@ -240,7 +240,10 @@ def test_lengths_shrink_with_voltage_and_clock_and_are_safe_at_the_nominal_point
             "Protection.on_uncorrectable must be one of 'suppress', 'reload', 'zero', 'keep', not 'drop'",
         ),
         (lambda acc: acc.new_slot(3), "a slot must have shape (M, N) or (B, M, N), not (3,)"),
-        (lambda acc: acc.new_slot(3, 3, dtype=torch.int64), "dtype must be torch.int32 or torch.int8, not torch.int64"),
+        (
+            lambda acc: acc.new_slot(3, 3, dtype=torch.int64),
+            "dtype must be torch.int32, torch.int16 or torch.int8, not torch.int64",
+        ),
         (lambda acc: DelayModel(carry="fast"), "DelayModel.carry must be 'linear' or 'prefix', not 'fast'"),
         (lambda acc: EnergyModel(mac_j=-1.0), "EnergyModel.mac_j must not be negative, but is -1.0"),
         (lambda acc: parse_log(b"123", 16), "a log must hold whole records of 16 bytes, not 3 bytes"),

@@ -200,7 +200,7 @@ def test_checkpoints_that_do_not_fit(arguments: dict, error: type[Exception], me
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
-        (SLOT.float(), SLOT, r"^source must be int32 or int8, not torch.float32$"),
+        (SLOT.float(), SLOT, r"^source must be int32, int16 or int8, not torch.float32$"),
         (SLOT[0], SLOT[0], r"^source must have shape \(M, N\) or \(B, M, N\), not \(23,\)$"),
         (SLOT, SLOT[:, :5].clone(), r"^target must have shape \(37, 23\) like source, not \(37, 5\)$"),
         (SLOT, SLOT, r"^target must not be source itself; make another tensor with new_slot$"),

@@ -107,7 +107,7 @@ def random_call(rng, generator, pair):
             options["bias"] = torch.randint(-1000, 1000, (n,), dtype=torch.int32, generator=generator)
         if rng.random() < 0.5:
             mult = torch.randint(0, 2**31, (n,), generator=generator)
-            options["requant"] = Requantisation(mult, torch.full((n,), 40), rng.choice([8, 16]))
+            options["requant"] = Requantisation(mult, torch.full((n,), 40), 8 + 8 * (n % 2))
         if rng.random() < 0.3:
             options["out"] = torch.empty(
                 *batch, n, m, dtype=options["requant"].dtype if "requant" in options else torch.int32
@@ -164,7 +164,7 @@ def protected_call(rng, generator, pair):
         dtype = torch.int32
         if rng.random() < 0.4:
             mult = torch.randint(0, 2**20, (n,), generator=generator)
-            options["requant"] = Requantisation(mult, torch.full((n,), 30), rng.choice([8, 16]))
+            options["requant"] = Requantisation(mult, torch.full((n,), 30), 8 + 8 * (n % 2))
             dtype = options["requant"].dtype
         protection = random_protection(rng)
         a, w = random_int8(generator, *batch, m, k), random_int8(generator, *batch, k, n)
